@@ -1,0 +1,70 @@
+"""One tree of errors; a branch names what the caller does about it.
+
+``Retry``         the cause is outside and passes: wait and do the same again.
+``RefuseToStart`` the configuration, a pack, a model or a schema is wrong: say how to mend it, exit 2.
+``StopLoudly``    going on would lose data or tell lies: stop, exit 1, let the platform page someone.
+``Discard``       this work belongs to somebody else now: drop it, nothing is lost.
+``BadInput``      what a person or a file gave is wrong: name the field and the fix.
+
+Records that cannot be read are no errors: they become `records.DeadLetter` values.
+"""
+
+
+class MonitorError(Exception):
+    """The root. ``hint`` says what a person can do about it."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Retry(MonitorError):
+    """Wait and do the same again."""
+
+
+class BrokerUnavailable(Retry):
+    """Kafka does not answer."""
+
+
+class DatabaseUnavailable(Retry):
+    """Postgres does not answer, or gave up a transaction that can be repeated."""
+
+
+class RefuseToStart(MonitorError):
+    """The process must not start like this."""
+
+
+class ConfigurationError(RefuseToStart):
+    """A setting is unknown, missing or contradictory."""
+
+
+class PackError(RefuseToStart):
+    """A pack is unreadable, altered, or made for another model."""
+
+
+class ModelError(RefuseToStart):
+    """A model cannot be loaded, or is of an unsupported kind."""
+
+
+class SchemaError(RefuseToStart):
+    """The database schema is not the one this version needs."""
+
+
+class StopLoudly(MonitorError):
+    """Going on would lose data or tell lies."""
+
+
+class EverythingUnreadable(StopLoudly):
+    """Nearly all recent records were dead-lettered: a bad deploy upstream, not bad records."""
+
+
+class Discard(MonitorError):
+    """The work in hand is no longer ours."""
+
+
+class StaleChunk(Discard):
+    """Another worker has stored these offsets; the partition was taken away from us."""
+
+
+class BadInput(MonitorError):
+    """A person's or a file's input is wrong; the message names the field and the fix."""
