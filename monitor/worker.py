@@ -1,0 +1,489 @@
+"""The worker loop: Kafka → prompt → replay → scores → Postgres, then Kafka's own commit.
+
+Three chunks are in flight: one is fetched, parsed and tokenised while the one before it runs through
+the model and the one before that is stored. Only the store decides what is done: a chunk whose
+offsets are not the next ones there raises `StaleChunk`, and everything in flight is dropped and read
+again from the offsets that the store holds. So a crash anywhere loses nothing and repeats nothing.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import hmac
+import random
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import numpy as np
+from sqlalchemy import Engine
+
+from monitor.drift.histogram import bucket_scores
+from monitor.errors import DatabaseUnavailable, EverythingUnreadable, Retry, StaleChunk
+from monitor.ingest.formats import parse
+from monitor.ingest.sampling import sample, segments_of
+from monitor.records import (
+    CANARY,
+    CanaryRun,
+    Chunk,
+    ChunkResult,
+    DeadLetter,
+    Floats,
+    IngestCount,
+    Lineage,
+    OffsetSpan,
+    Parsed,
+    Prompt,
+    RawRecord,
+    RecordKey,
+    Replayed,
+    ScoredPrompt,
+    Skip,
+    SkipReason,
+    Unreplayable,
+)
+from monitor.score.pack import Pack
+from monitor.score.scorer import Scorer
+from monitor.settings import IngestSettings, Settings
+from monitor.store import scores as store
+from monitor.store.database import transaction
+from monitor.telemetry import METRICS, Heartbeat, get_logger
+
+log = get_logger(__name__)
+
+POLL_SECONDS = 0.5
+PRESENCE_EVERY = timedelta(seconds=15)
+LONGEST_BACKOFF_SECONDS = 30.0
+
+
+class Source(Protocol):
+    """Where chunks come from; `monitor.ingest.kafka.KafkaSource` in production."""
+
+    def poll(self, timeout_seconds: float) -> Chunk | None: ...
+    def commit(self, spans: Sequence[OffsetSpan]) -> None: ...
+    def rewind(self) -> None: ...
+
+
+class DeadLetterSink(Protocol):
+    """Where dead letters are announced beside the table, at least once."""
+
+    def send(self, letters: Sequence[DeadLetter]) -> None: ...
+
+
+class Replay(Protocol):
+    """What the loop needs of `monitor.replay.engine.ReplayEngine`; ``prepare`` runs beside ``run``."""
+
+    def prepare(self, prompts: Sequence[Prompt]) -> Any: ...
+    def run(self, prepared: Any) -> Sequence[Replayed | Unreplayable]: ...
+    def lineage(self, pack_id: str) -> Lineage: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A chunk that is parsed, sampled and tokenised, and waits for the model."""
+
+    chunk: Chunk
+    tokenised: Any
+    dead: tuple[DeadLetter, ...]
+    skipped: tuple[Skip, ...]
+
+
+class Worker:
+    """Moves chunks from the source to the store; one per process.
+
+    ``step`` handles one chunk from end to end; ``run`` overlaps the stages until ``stop`` is set, then
+    finishes the chunk in the model, stores it, and returns. Raises `StopLoudly` when nearly all
+    records are unreadable, before the chunk that shows it is stored.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        replay: Replay,
+        pack: Pack,
+        database: Engine,
+        settings: Settings,
+        hash_key: bytes,
+        worker_id: str,
+        dead_letters: DeadLetterSink | None = None,
+        heartbeat: Heartbeat | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        jitter: random.Random | None = None,
+    ) -> None:
+        self._source = source
+        self._replay = replay
+        self._pack = pack
+        self._database = database
+        self._settings = settings
+        self._hash_key = hash_key
+        self._worker_id = worker_id
+        self._dead_letters = dead_letters
+        self._heartbeat = heartbeat or Heartbeat()
+        self._clock = clock
+        self._jitter = jitter or random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._scorer = Scorer(pack)
+        self._lineage = replay.lineage(pack.pack_id)
+        self._tail = np.array([f.tail_threshold for f in pack.features], dtype=np.float32)
+        self._falls = np.array([f.expected == "falls" for f in pack.features])
+        self._segments: set[str] = set()
+        self._readable: deque[bool] = deque(maxlen=settings.ingest.dead_letter_window)
+        self._canaries_due = datetime.min.replace(tzinfo=UTC)
+        self._presence_due = datetime.min.replace(tzinfo=UTC)
+        self._stop = threading.Event()
+
+    def step(self) -> bool:
+        """Handle one chunk from poll to commit; False when there was nothing to do."""
+        self._keep_watch()
+        prepared = self._fetch()
+        if prepared is None:
+            return False
+        try:
+            self._store(self._measure(prepared))
+        except StaleChunk as stale:
+            self._start_over(stale)
+        return True
+
+    def run(self, stop: threading.Event) -> None:
+        """Overlap fetching, replaying and storing until ``stop`` is set."""
+        self._stop = stop
+        with (
+            ThreadPoolExecutor(1, "fetch") as fetching,
+            ThreadPoolExecutor(1, "store") as storing,
+        ):
+            upcoming = fetching.submit(self._fetch)
+            stored: Future[None] | None = None
+            while not stop.is_set():
+                prepared = upcoming.result()
+                self._keep_watch()
+                upcoming = fetching.submit(self._fetch)
+                result = self._measure(prepared) if prepared else None
+                try:
+                    if stored:
+                        stored.result()
+                    stored = storing.submit(self._store, result) if result else None
+                except StaleChunk as stale:
+                    stored = None
+                    upcoming.result()  # fetched from offsets that are no longer ours to trust
+                    self._start_over(stale)
+                    upcoming = fetching.submit(self._fetch)
+            try:
+                if stored:
+                    stored.result()
+            except (StaleChunk, Retry) as error:
+                log.warning("worker.last_chunk_not_stored", error=str(error), effect="read again")
+
+    # --- stages --------------------------------------------------------------------------------
+
+    def _fetch(self) -> Prepared | None:
+        chunk = self._source.poll(POLL_SECONDS)
+        self._heartbeat.beat("worker")
+        if chunk is None:
+            return None
+        started = time.monotonic()
+        ingest = self._settings.ingest
+        outcomes = [read(parsed, ingest) for record in chunk.records for parsed in parse(record, ingest)]
+        prompts = [outcome for outcome in outcomes if isinstance(outcome, Prompt)]
+        prepared = Prepared(
+            chunk=chunk,
+            tokenised=self._replay.prepare(prompts),
+            dead=tuple(outcome for outcome in outcomes if isinstance(outcome, DeadLetter)),
+            skipped=tuple(outcome for outcome in outcomes if isinstance(outcome, Skip)),
+        )
+        METRICS.chunk_seconds.labels(stage="prepare").observe(time.monotonic() - started)
+        return prepared
+
+    def _measure(self, prepared: Prepared) -> ChunkResult:
+        started = time.monotonic()
+        outcomes = self._replay.run(prepared.tokenised)
+        self._heartbeat.beat("worker")
+        replayed = [outcome for outcome in outcomes if isinstance(outcome, Replayed)]
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Unreplayable)]
+        dead = (*prepared.dead, *(letter_of(outcome) for outcome in failed))
+        self._refuse_a_bad_deploy(len(replayed) + len(prepared.skipped), len(dead))
+        scored = self._scored(replayed)
+        METRICS.chunk_seconds.labels(stage="replay").observe(time.monotonic() - started)
+        return ChunkResult(
+            group_id=self._settings.kafka.group_id,
+            worker_id=self._worker_id,
+            spans=prepared.chunk.spans,
+            lineage=self._lineage,
+            scored=scored,
+            buckets=bucket_scores(
+                scored, tail=self._tail, falls=self._falls, bucket=self._settings.drift.bucket
+            ),
+            dead_letters=with_content(dead, prepared.chunk.records, self._settings.ingest),
+            counts=count_outcomes(scored, dead, prepared.skipped, self._settings.drift.bucket),
+        )
+
+    def _scored(self, replayed: Sequence[Replayed]) -> tuple[ScoredPrompt, ...]:
+        if not replayed:
+            return ()
+        readings: Floats = np.stack([outcome.readings for outcome in replayed])
+        tokens = np.stack([outcome.pooled_tokens for outcome in replayed])
+        scores = self._scorer.score(readings, tokens)
+        return tuple(
+            scored_prompt(outcome, row, self._segments_of(outcome.prompt), self._hash_key)
+            for outcome, row in zip(replayed, scores, strict=True)
+        )
+
+    def _segments_of(self, prompt: Prompt) -> tuple[str, ...]:
+        ingest = self._settings.ingest
+        return segments_of(prompt, ingest.segment_keys, self._segments, ingest.max_segments)
+
+    def _store(self, result: ChunkResult) -> None:
+        started = time.monotonic()
+        if result.dead_letters and self._dead_letters:
+            self._patiently(lambda: self._announce(result.dead_letters))
+        self._patiently(lambda: self._keep(result))
+        self._source.commit(result.spans)
+        seconds = time.monotonic() - started
+        METRICS.chunk_seconds.labels(stage="store").observe(seconds)
+        METRICS.prompts_scored.inc(len(result.scored))
+        for letter in result.dead_letters:
+            METRICS.dead_letters.labels(reason=letter.reason.value).inc()
+        for count in result.counts:
+            METRICS.records.labels(outcome=count.outcome.partition(":")[0]).inc(count.n)
+        log.info(
+            "chunk.stored",
+            spans=[f"{s.topic}/{s.partition}:{s.start}-{s.end}" for s in result.spans],
+            scored=len(result.scored),
+            dead=len(result.dead_letters),
+            store_seconds=round(seconds, 4),
+        )
+
+    def _keep(self, result: ChunkResult) -> None:
+        with transaction(self._database) as connection:
+            store.store_chunk(connection, result)
+
+    def _announce(self, letters: Sequence[DeadLetter]) -> None:
+        if self._dead_letters:
+            self._dead_letters.send(letters)
+
+    # --- what can go wrong ---------------------------------------------------------------------
+
+    def _patiently(self, action: Callable[[], None]) -> None:
+        """Repeat ``action`` while its cause is outside and passes; once told to stop, not for long."""
+        delay = 0.5
+        patience = self._settings.shutdown_grace.total_seconds() / 2
+        while True:
+            try:
+                return action()
+            except Retry as error:
+                kind = "database" if isinstance(error, DatabaseUnavailable) else "broker"
+                METRICS.retries.labels(dependency=kind).inc()
+                log.warning("worker.waiting", dependency=kind, error=str(error), seconds=round(delay, 1))
+                if self._stop.wait(delay * self._jitter.uniform(0.8, 1.2)):
+                    patience -= delay
+                    if patience <= 0:
+                        raise
+                    time.sleep(min(delay, patience))
+                self._heartbeat.beat("worker")
+                delay = min(delay * 2, LONGEST_BACKOFF_SECONDS)
+
+    def _start_over(self, stale: StaleChunk) -> None:
+        METRICS.stale_chunks.inc()
+        log.warning("chunk.discarded", reason=str(stale), effect="read again from stored offsets")
+        self._source.rewind()
+
+    def _refuse_a_bad_deploy(self, readable: int, dead: int) -> None:
+        ingest = self._settings.ingest
+        self._readable.extend([True] * readable + [False] * dead)
+        seen = len(self._readable)
+        share = self._readable.count(False) / seen if seen else 0.0
+        if seen >= min(ingest.dead_letter_window, ingest.chunk_records) and (
+            share > ingest.dead_letter_limit
+        ):
+            raise EverythingUnreadable(
+                f"{share:.0%} of the last {seen} records cannot be read or replayed "
+                f"(ingest.dead_letter_limit is {ingest.dead_letter_limit:.0%})",
+                hint="The chunk that showed it was not stored. Look at the newest dead letters, mend "
+                "the producer or set ingest.format; dead_letter_limit: 1.0 lets everything pass.",
+            )
+
+    # --- presence and canaries -----------------------------------------------------------------
+
+    def _keep_watch(self) -> None:
+        """Replay the canaries and show presence in the store when they are due."""
+        now = self._clock()
+        if now >= self._canaries_due and self._pack.canaries:
+            self._canaries_due = now + self._settings.pack.canary_interval
+            self._patiently(self._check_canaries)
+        if now >= self._presence_due:
+            self._presence_due = now + PRESENCE_EVERY
+            self._patiently(self._show_presence)
+
+    def _check_canaries(self) -> None:
+        run = canary_run(
+            self._pack,
+            self._replay,
+            worker_id=self._worker_id,
+            tolerance=self._settings.pack.canary_tolerance,
+            now=self._clock(),
+        )
+        METRICS.canary_deviation.set(run.largest_deviation)
+        METRICS.canary_reproduced.set(float(run.reproduced))
+        level = log.info if run.reproduced else log.error
+        level("canaries.replayed", reproduced=run.reproduced, largest_deviation=run.largest_deviation)
+        with transaction(self._database) as connection:
+            store.record_canary_run(connection, run)
+
+    def _show_presence(self) -> None:
+        with transaction(self._database) as connection:
+            store.heartbeat(
+                connection,
+                worker_id=self._worker_id,
+                group_id=self._settings.kafka.group_id,
+                pack_id=self._pack.pack_id,
+                state="running",
+                at=self._clock(),
+            )
+
+
+def canary_run(
+    pack: Pack, replay: Replay, *, worker_id: str, tolerance: float, now: datetime
+) -> CanaryRun:
+    """Replay the pack's canaries; deviations are in calibration deviations, so features compare."""
+    prompts = [
+        Prompt(
+            key=RecordKey(topic=CANARY, partition=0, offset=index),
+            recorded_at=now,
+            messages=canary.messages,
+            text=canary.text,
+            response=canary.response,
+            prompt_id=f"{CANARY}-{index}",
+        )
+        for index, canary in enumerate(pack.canaries)
+    ]
+    outcomes = replay.run(replay.prepare(prompts))
+    scorer = Scorer(pack)
+    largest = 0.0
+    for canary, outcome in zip(pack.canaries, outcomes, strict=True):
+        if isinstance(outcome, Unreplayable):
+            largest = float("inf")
+            continue
+        pair = np.stack([outcome.readings, canary.readings])
+        scores = scorer.score(pair, np.stack([outcome.pooled_tokens] * 2))
+        difference = np.abs(scores[0] - scores[1])
+        missing = np.isnan(scores[0]) != np.isnan(scores[1])
+        worst = np.inf if missing.any() else float(np.nanmax(difference, initial=0.0))
+        largest = max(largest, float(worst))
+    return CanaryRun(
+        worker_id=worker_id,
+        ran_at=now,
+        lineage=replay.lineage(pack.pack_id),
+        largest_deviation=largest,
+        noise_floor=tolerance,
+        reproduced=largest <= tolerance,
+    )
+
+
+def read(parsed: Parsed, ingest: IngestSettings) -> Parsed:
+    """A parsed record after the model filter and the sampling."""
+    if not isinstance(parsed, Prompt):
+        return parsed
+    if ingest.models and not any(fnmatch.fnmatch(parsed.model or "", m) for m in ingest.models):
+        return Skip(key=parsed.key, recorded_at=parsed.recorded_at, reason=SkipReason.OTHER_MODEL)
+    return sample(parsed, ingest.sampling_rate)
+
+
+def letter_of(outcome: Unreplayable) -> DeadLetter:
+    return DeadLetter(
+        key=outcome.prompt.key,
+        recorded_at=outcome.prompt.recorded_at,
+        reason=outcome.reason,
+        detail=outcome.detail,
+    )
+
+
+def with_content(
+    letters: Iterable[DeadLetter], records: Sequence[RawRecord], ingest: IngestSettings
+) -> tuple[DeadLetter, ...]:
+    """The letters without their content, or with the record's bytes where that was asked for."""
+    values: dict[tuple[str, int, int], bytes | None] = {}
+    if ingest.store_dead_letter_content:
+        values = {(r.topic, r.partition, r.offset): r.value for r in records}
+    return tuple(
+        DeadLetter(
+            key=letter.key,
+            recorded_at=letter.recorded_at,
+            reason=letter.reason,
+            detail=letter.detail,
+            content=values.get((letter.key.topic, letter.key.partition, letter.key.offset)),
+        )
+        for letter in letters
+    )
+
+
+def scored_prompt(
+    outcome: Replayed, scores: Floats, segments: tuple[str, ...], hash_key: bytes
+) -> ScoredPrompt:
+    """The row that is kept of a prompt: scores, counts and keyed hashes, never its text."""
+    prompt = outcome.prompt
+    conversation = prompt.conversation_id
+    return ScoredPrompt(
+        key=prompt.key,
+        recorded_at=prompt.recorded_at,
+        prompt_id=prompt.prompt_id,
+        content_hash=keyed_hash(hash_key, *content_of(prompt)),
+        conversation_hash=keyed_hash(hash_key, conversation) if conversation else None,
+        segments=segments,
+        model=prompt.model,
+        model_revision=prompt.model_revision,
+        prompt_tokens=outcome.prompt_tokens,
+        response_tokens=outcome.response_tokens,
+        cut=outcome.cut,
+        generated=outcome.generated,
+        inclusion_probability=prompt.inclusion_probability,
+        readings=outcome.readings,
+        scores=scores,
+    )
+
+
+def content_of(prompt: Prompt) -> Iterable[str]:
+    yield prompt.text or ""
+    for message in prompt.messages:
+        yield message.role
+        yield message.content
+    yield prompt.response or ""
+
+
+def keyed_hash(key: bytes, *parts: str) -> bytes:
+    """HMAC-SHA256 over the parts, each preceded by its length so that borders count."""
+    digest = hmac.new(key, digestmod=hashlib.sha256)
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.digest()
+
+
+def count_outcomes(
+    scored: Iterable[ScoredPrompt],
+    dead: Iterable[DeadLetter],
+    skipped: Iterable[Skip],
+    bucket: timedelta,
+) -> tuple[IngestCount, ...]:
+    """What became of the chunk's prompts, by interval, source and outcome."""
+    seconds = bucket.total_seconds()
+    tally: Counter[tuple[float, str, str]] = Counter()
+
+    def add(key: RecordKey, recorded_at: datetime, outcome: str) -> None:
+        start = recorded_at.timestamp() // seconds * seconds
+        tally[start, f"{key.topic}/{key.partition}", outcome] += 1
+
+    for prompt in scored:
+        add(prompt.key, prompt.recorded_at, "scored")
+    for letter in dead:
+        add(letter.key, letter.recorded_at, f"dead:{letter.reason.value}")
+    for skip in skipped:
+        add(skip.key, skip.recorded_at, f"skipped:{skip.reason.value}")
+    return tuple(
+        IngestCount(bucket_start=datetime.fromtimestamp(start, UTC), source=source, outcome=outcome, n=n)
+        for (start, source, outcome), n in sorted(tally.items())
+    )
