@@ -1,0 +1,481 @@
+"""What the monitor says about itself: the log, every metric in one table, the loops' heartbeat.
+
+The log is one JSON object (or one console line) per event on stderr. It never holds prompt text
+and never a secret: `CONTENT_KEYS` are refused whatever module logs them.
+
+Every metric is declared once in this file, with what an operator does about it;
+``docs/metrics.md`` is `metrics_page()`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+import structlog
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from monitor import __version__
+from monitor.settings import LogSettings
+
+# --- log -----------------------------------------------------------------------------------------
+
+CONTENT_KEYS: Final = frozenset(
+    {
+        "answer",
+        "body",
+        "completion",
+        "content",
+        "generated",
+        "input",
+        "inputs",
+        "messages",
+        "output",
+        "outputs",
+        "payload",
+        "prompt",
+        "prompt_text",
+        "raw",
+        "record",
+        "response",
+        "response_text",
+        "system_prompt",
+        "text",
+        "texts",
+        "value",
+    }
+)
+"""Keys under which a logged value could carry what a user or the model said: refused, always."""
+
+_SECRET_KEY = re.compile(
+    r"(?:^|_)(?:password|passwd|secret|secrets|authorization|api_key|routing_key|hash_key"
+    r"|private_key|access_token|token|credentials)$"
+)
+_SECRET_VALUES = (
+    (re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+@"), r"\1:***@"),
+    (re.compile(r"whsec_[A-Za-z0-9+/=_-]+"), "whsec_***"),
+    (re.compile(r"(?i)\b(bearer|basic) [A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
+    (re.compile(r"(https://hooks\.slack\.com/)\S+"), r"\1***"),
+)
+_PARAMETERS = re.compile(r"\n?\[parameters: .*?(?=\n\(Background|\n\S|\Z)", re.DOTALL)
+"""SQLAlchemy puts a statement's parameters into the error's text; they may hold anything."""
+
+_QUIET: Final = {
+    "kafka": logging.WARNING,
+    "sqlalchemy": logging.WARNING,
+    "alembic": logging.INFO,
+    "apscheduler": logging.WARNING,
+    "transformers": logging.WARNING,
+    "huggingface_hub": logging.WARNING,
+    "httpx": logging.WARNING,  # its INFO line holds the whole URL, and a webhook's URL is a secret
+    "httpcore": logging.WARNING,
+    "uvicorn": logging.WARNING,
+}
+_SELF_HANDLED: Final = ("transformers", "huggingface_hub")
+
+Event = MutableMapping[str, Any]
+
+
+def configure(log: LogSettings) -> None:
+    """Send every log line of the process, our own and the libraries', through one renderer.
+
+    May be called again: the later call wins.
+    """
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        refuse_content,
+    ]
+    if log.format == "json":
+        renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(default=str)
+    else:
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    tail = [structlog.processors.format_exc_info, redact_secrets, renderer]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(log.level.upper())
+    logging.captureWarnings(True)
+    for name in _SELF_HANDLED:
+        _adopt(name)
+    for name, level in _QUIET.items():
+        logging.getLogger(name).setLevel(max(level, root.level))
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """The logger of a module; events are short names, everything else is a key: ``log.info("chunk stored", n=3)``."""
+    return cast("structlog.stdlib.BoundLogger", structlog.get_logger(name))
+
+
+def refuse_content(_logger: object, _method: str, event: Event) -> Event:
+    """Replace what could be prompt text by the names of the refused keys."""
+    refused = sorted(key for key in event if key.lower() in CONTENT_KEYS)
+    for key in refused:
+        del event[key]
+    if refused:
+        event["refused_keys"] = refused
+    return event
+
+
+def redact_secrets(_logger: object, _method: str, event: Event) -> Event:
+    """Mask secrets by key and, inside any string, by shape; drop SQL parameters from errors."""
+    for key, value in event.items():
+        event[key] = "***" if _SECRET_KEY.search(key.lower()) and value else _redacted(value)
+    return event
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        value = _PARAMETERS.sub("", value)
+        for pattern, replacement in _SECRET_VALUES:
+            value = pattern.sub(replacement, value)
+        return value
+    if isinstance(value, BaseException):
+        return _redacted(str(value))
+    if isinstance(value, dict):
+        return {
+            key: "***" if _SECRET_KEY.search(str(key).lower()) and item else _redacted(item)
+            for key, item in value.items()
+            if str(key).lower() not in CONTENT_KEYS
+        }
+    if isinstance(value, list | tuple):
+        return [_redacted(item) for item in value]
+    return value
+
+
+class _Adopted(logging.Logger):
+    """The logger of a library that installs a handler of its own when it is imported later."""
+
+    def addHandler(self, hdlr: logging.Handler) -> None:
+        """Ours, at the root, is the only one."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, True if name == "propagate" else value)
+
+
+def _adopt(name: str) -> None:
+    usual = logging.getLoggerClass()
+    logging.setLoggerClass(_Adopted)
+    try:
+        logger = logging.getLogger(name)
+    finally:
+        logging.setLoggerClass(usual)
+    logger.handlers.clear()
+    logger.propagate = True
+
+
+# --- metrics -------------------------------------------------------------------------------------
+
+REGISTRY: Final = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One row of the table. ``action`` says what an operator does about it."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+    action: str
+
+
+_table: list[Metric] = []
+
+
+def _row(
+    kind: Literal["counter", "gauge", "histogram"],
+    name: str,
+    labels: Sequence[str],
+    meaning: str,
+    action: str,
+) -> None:
+    row = Metric(name=name, kind=kind, labels=tuple(labels), help=meaning, action=action)
+    _table.append(row)
+
+
+def _counter(name: str, labels: Sequence[str], meaning: str, *, action: str) -> Counter:
+    _row("counter", name, labels, meaning, action)
+    return Counter(name, meaning, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, labels: Sequence[str], meaning: str, *, action: str) -> Gauge:
+    _row("gauge", name, labels, meaning, action)
+    return Gauge(name, meaning, labels, registry=REGISTRY)
+
+
+def _histogram(
+    name: str, labels: Sequence[str], meaning: str, *, buckets: Sequence[float], action: str
+) -> Histogram:
+    _row("histogram", name, labels, meaning, action)
+    return Histogram(name, meaning, labels, registry=REGISTRY, buckets=buckets)
+
+
+_CHUNK_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
+
+RECORDS = _counter(
+    "monitor_records_total",
+    ("outcome",),
+    "Prompts and unreadable records taken from the topic, by what became of them: scored, "
+    "dead:REASON or skipped:REASON.",
+    action="No growth while the topic grows: look at lag and at the worker's log. Mostly skipped: "
+    "check ingest.sampling_rate and ingest.models.",
+)
+PROMPTS_SCORED = _counter(
+    "monitor_prompts_scored_total",
+    (),
+    "Prompts replayed, scored and committed.",
+    action="Its rate is the monitor's throughput: scale workers when it stays below the sampled "
+    "traffic.",
+)
+DEAD_LETTERS = _counter(
+    "monitor_dead_letters_total",
+    ("reason",),
+    "Records that could not be read or replayed.",
+    action="Read the view dead_letters for topic, offset and reason; a jump after a deploy upstream "
+    "is a changed record format.",
+)
+CHUNK_SECONDS = _histogram(
+    "monitor_chunk_seconds",
+    ("stage",),
+    "Time of one chunk in a stage: fetch, prepare, replay or store.",
+    buckets=_CHUNK_SECONDS,
+    action="Replay should dominate. A slow store: look at Postgres; a slow fetch with lag: at Kafka.",
+)
+TOKENS = _counter(
+    "monitor_tokens_total",
+    ("kind",),
+    "Tokens run through the model (run), and spared by running identical prompts (saved_dedupe) and "
+    "shared prefixes (saved_prefix) once.",
+    action="Its rate against the machine's own says whether the replay is slow or the prompts are "
+    "long.",
+)
+BATCH_HALVINGS = _counter(
+    "monitor_batch_halvings_total",
+    (),
+    "Batches split because the device ran out of memory.",
+    action="Lower replay.batch_tokens when it keeps growing: every split is work done twice.",
+)
+LAG = _gauge(
+    "monitor_lag_records",
+    ("topic", "partition"),
+    "Records between the committed offset and the partition's end, for partitions of this worker.",
+    action="Growing: add workers (up to the number of partitions), or lower ingest.sampling_rate.",
+)
+OFFSET_GAPS = _counter(
+    "monitor_offset_gaps_total",
+    ("topic",),
+    "Offsets that the topic no longer held when they were to be read (retention, compaction).",
+    action="Records were lost before they were read: raise the topic's retention, catch up faster.",
+)
+STALE_CHUNKS = _counter(
+    "monitor_stale_chunks_total",
+    (),
+    "Chunks discarded because another worker had stored their offsets.",
+    action="A few after each rebalance are normal; a steady flow means two groups share one "
+    "group_id in Postgres, or rebalances that never end.",
+)
+REBALANCES = _counter(
+    "monitor_rebalances_total",
+    (),
+    "Changes of this worker's partitions.",
+    action="Frequent ones: raise kafka.session_timeout_ms, look for restarting workers.",
+)
+CANARY_DEVIATION = _gauge(
+    "monitor_canary_deviation",
+    (),
+    "Largest deviation of the last canary replay, in calibration deviations.",
+    action="Above pack.canary_tolerance the copy is not the instrument that the pack was made with: "
+    "compare dtype, attention, device and model files.",
+)
+CANARY_REPRODUCED = _gauge(
+    "monitor_canary_reproduced",
+    (),
+    "1 when the last canary replay gave the recorded readings, 0 when it did not.",
+    action="0 holds drift alerts (instrument shift): restore the model or device, or rebuild the "
+    "pack and its baseline.",
+)
+PACK = _gauge(
+    "monitor_pack_info",
+    ("pack_id", "pack_name", "model_id", "dtype", "device"),
+    "1 for the pack and the model copy in use.",
+    action="Two different values across workers: finish the rollout, scores of the two do not "
+    "compare.",
+)
+DRIFT_SHIFT = _gauge(
+    "monitor_drift_shift",
+    ("feature", "window"),
+    "Latest standardised mean shift of a feature against its baseline, segment all.",
+    action="A view of the trend only: alerts rest on confidence bounds and stand in SQL.",
+)
+DRIFT_TAIL_RATIO = _gauge(
+    "monitor_drift_tail_ratio",
+    ("feature", "window"),
+    "Latest rate of tail prompts against the baseline's, segment all.",
+    action="Well above 1 while the shift is small: a persona in few answers; read the strongest "
+    "prompts of the feature.",
+)
+EVALUATION_SECONDS = _histogram(
+    "monitor_evaluation_seconds",
+    (),
+    "Time of one evaluation of all windows.",
+    buckets=_CALL_SECONDS,
+    action="Near drift.evaluate_every: fewer windows or segments, or a faster Postgres.",
+)
+JOB_FAILURES = _counter(
+    "monitor_job_failures_total",
+    ("job",),
+    "Watcher jobs that raised.",
+    action="Read the log of that job; drift is not evaluated while evaluate fails.",
+)
+WATCHER_ACTIVE = _gauge(
+    "monitor_watcher_active",
+    (),
+    "1 in the process that holds the watcher's lock.",
+    action="The sum over replicas must be 1: at 0 nobody evaluates drift.",
+)
+ALERTS_OPEN = _gauge(
+    "monitor_alerts_open",
+    ("severity",),
+    "Alerts that fire now.",
+    action="Above 0: `monitor alerts list`, or the dashboard.",
+)
+ALERT_EVENTS = _counter(
+    "monitor_alert_events_total",
+    ("type",),
+    "Events put into the outbox.",
+    action="Many detected and resolved in turn: lengthen the rule's `for` or cooldown.",
+)
+DELIVERIES = _counter(
+    "monitor_deliveries_total",
+    ("endpoint", "outcome"),
+    "Attempts to tell an endpoint, by outcome: delivered, retry, slow_down, refused or gone.",
+    action="Anything but delivered: `monitor deliveries list`; mend the endpoint, then "
+    "`monitor deliveries replay`.",
+)
+DELIVERIES_WAITING = _gauge(
+    "monitor_deliveries_waiting",
+    (),
+    "Deliveries in the outbox that are due or will be tried again.",
+    action="Growing while alerts open: the courier does not run, or an endpoint is down.",
+)
+DELIVERY_SECONDS = _histogram(
+    "monitor_delivery_seconds",
+    ("endpoint",),
+    "Time of one attempt.",
+    buckets=_CALL_SECONDS,
+    action="Near the endpoint's timeout: answer first and work later, at the receiver.",
+)
+DATABASE_ERRORS = _counter(
+    "monitor_database_errors_total",
+    (),
+    "Transactions that failed because Postgres did not answer, or gave them up.",
+    action="They are repeated and nothing is lost; look at Postgres when it keeps growing.",
+)
+HEARTBEAT_AGE = _gauge(
+    "monitor_loop_heartbeat_age_seconds",
+    ("loop",),
+    "Time since a loop last went round, at the time of the scrape.",
+    action="Above web.live_within the process answers /livez with 503 and is restarted.",
+)
+BUILD = _gauge(
+    "monitor_build_info",
+    ("version",),
+    "1 for the version that runs.",
+    action="Two versions at once: a rollout is under way, or stuck.",
+)
+BUILD.labels(version=__version__).set(1)
+
+METRICS: Final[tuple[Metric, ...]] = tuple(_table)
+"""Every metric of the monitor, in the order of the documentation."""
+
+
+def metrics_page() -> str:
+    """The text of ``docs/metrics.md``."""
+    lines = [
+        "# Metrics",
+        "",
+        "Served at `/metrics` by every process. Beside these, the usual `process_*` and "
+        "`python_info` metrics.",
+        "This page is generated from `monitor/telemetry.py`; a test holds the two equal.",
+        "",
+        "| metric | kind | labels | meaning | what to do about it |",
+        "|---|---|---|---|---|",
+    ]
+    for row in METRICS:
+        labels = ", ".join(f"`{label}`" for label in row.labels) or "–"
+        lines.append(f"| `{row.name}` | {row.kind} | {labels} | {row.help} | {row.action} |")
+    return "\n".join(lines) + "\n"
+
+
+# --- heartbeat -----------------------------------------------------------------------------------
+
+
+class Heartbeat:
+    """When each loop of this process last went round. Safe to use from several threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._beats: dict[str, float] = {}
+
+    def beat(self, loop: str) -> None:
+        """The loop is alive. The first beat makes it known."""
+        with self._lock:
+            self._beats[loop] = self._clock()
+
+    def retire(self, loop: str) -> None:
+        """The loop has ended as it should: it is watched no more."""
+        with self._lock:
+            self._beats.pop(loop, None)
+
+    def age(self, loop: str, now: float | None = None) -> float | None:
+        """Seconds since the loop's last beat, on the clock given when built; None before the first."""
+        with self._lock:
+            beat = self._beats.get(loop)
+        return None if beat is None else (self._clock() if now is None else now) - beat
+
+    def ages(self, now: float | None = None) -> dict[str, float]:
+        """`age` of every loop that has beaten."""
+        with self._lock:
+            beats = dict(self._beats)
+        now = self._clock() if now is None else now
+        return {loop: now - beat for loop, beat in beats.items()}
