@@ -1,0 +1,225 @@
+"""Scores to additive buckets, and what can be read off merged histograms.
+
+All histograms share `records.SCORE_BIN_EDGES`, so a window is a sum of buckets and every figure here
+is a figure of the sum: nothing is approximated but the position of a score within its bin.
+
+Array legend: n = prompts, k = features of the pack, b = `SCORE_BINS` bins.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.records import (
+    CANARY,
+    SCORE_BIN_EDGES,
+    SCORE_BINS,
+    Bucket,
+    Counts,
+    Doubles,
+    Feature,
+    Floats,
+    ScoredPrompt,
+    Window,
+)
+
+EDGES: Final[Doubles] = np.array(SCORE_BIN_EDGES, dtype=np.float64)
+_OUTER: Final = 22.5
+"""Where the two open bins are taken to sit: half their neighbour's width beyond the last edge."""
+CENTRES: Final[Doubles] = np.concatenate([[-_OUTER], (EDGES[1:] + EDGES[:-1]) / 2, [_OUTER]])
+"""The score that stands for each bin [b]."""
+
+
+def tails(features: Sequence[Feature]) -> tuple[Floats, NDArray[np.bool_]]:
+    """Signed tail thresholds [k] and which features fall [k], in the pack's order.
+
+    A feature that is expected to fall has its tail below: ``-|tail_threshold|``.
+    """
+    falls = np.array([feature.expected == "falls" for feature in features], dtype=np.bool_)
+    height = np.array([feature.tail_threshold for feature in features], dtype=np.float32)
+    return np.where(falls, -np.abs(height), height).astype(np.float32), falls
+
+
+def floor_time(moment: datetime, step: timedelta) -> datetime:
+    """The start of the interval of length ``step`` (whole seconds, counted from 1970) around it."""
+    seconds = int(step.total_seconds())
+    return datetime.fromtimestamp(int(moment.timestamp() // seconds) * seconds, tz=UTC)
+
+
+def bucket_scores(
+    scored: Sequence[ScoredPrompt],
+    *,
+    tail: Floats,
+    falls: NDArray[np.bool_],
+    bucket: timedelta,
+    canary: bool = False,
+) -> tuple[Bucket, ...]:
+    """The additive statistics of ``scored``, per bucket of the record's time, source and segment.
+
+    ``tail`` [k] and ``falls`` [k] come from `tails`: a score counts as tail above its threshold, or
+    below it where the feature falls. NaN scores (region absent) are left out; buckets without a
+    single score are not made. Canaries go to the segment and source ``canary`` alone.
+    Prompts count once each, whatever their inclusion probability: the monitor samples whole
+    conversations at one rate, so the sample's statistics are the traffic's.
+    Raises ValueError on an infinite score: those are dead-lettered before.
+    """
+    if not scored:
+        return ()
+    scores = np.stack([prompt.scores for prompt in scored]).astype(np.float64)
+    if np.isinf(scores).any():
+        raise ValueError(
+            "scores must be finite or NaN: non-finite readings belong in a dead letter"
+        )
+    present = ~np.isnan(scores)
+    # Compared in the scores' own precision: a float32 score equal to its threshold is not above it.
+    bounds = tail.astype(np.float64)
+    beyond = present & np.where(falls, scores < bounds, scores > bounds)
+    bins = np.searchsorted(EDGES, np.where(present, scores, 0.0), side="right")
+    filled = np.where(present, scores, 0.0)
+
+    groups: dict[tuple[datetime, str, str], list[int]] = defaultdict(list)
+    for row, prompt in enumerate(scored):
+        start = floor_time(prompt.recorded_at, bucket)
+        source = CANARY if canary else f"{prompt.key.topic}/{prompt.key.partition}"
+        for segment in (CANARY,) if canary else prompt.segments:
+            groups[start, source, segment].append(row)
+
+    buckets: list[Bucket] = []
+    for (start, source, segment), rows in sorted(groups.items()):
+        counts = present[rows].sum(axis=0)
+        totals = filled[rows].sum(axis=0)
+        squares = (filled[rows] ** 2).sum(axis=0)
+        tail_counts = beyond[rows].sum(axis=0)
+        histograms = _histograms(bins[rows], present[rows])
+        buckets.extend(
+            Bucket(
+                bucket_start=start,
+                bucket_seconds=int(bucket.total_seconds()),
+                feature=int(feature),
+                segment=segment,
+                source=source,
+                n=int(counts[feature]),
+                total=float(totals[feature]),
+                total_squares=float(squares[feature]),
+                histogram=histograms[feature],
+                tail_count=int(tail_counts[feature]),
+            )
+            for feature in np.flatnonzero(counts)
+        )
+    return tuple(buckets)
+
+
+def _histograms(bins: NDArray[Any], present: NDArray[np.bool_]) -> Counts:
+    """Counts [k, b] of bin numbers [n, k] where ``present`` [n, k]."""
+    k = bins.shape[1]
+    flat = (bins + np.arange(k) * SCORE_BINS)[present]
+    return np.bincount(flat, minlength=k * SCORE_BINS).astype(np.int64).reshape(k, SCORE_BINS)
+
+
+def histogram_of(scores: Floats | Doubles) -> Counts:
+    """The histogram [b] of scores of any shape; NaN is left out."""
+    values = np.asarray(scores, dtype=np.float64).ravel()
+    bins = np.searchsorted(EDGES, values[~np.isnan(values)], side="right")
+    return np.bincount(bins, minlength=SCORE_BINS).astype(np.int64)
+
+
+def merge(buckets: Iterable[Bucket]) -> tuple[Window, ...]:
+    """One window per feature and segment, from the first bucket's start to the last one's end."""
+    groups: dict[tuple[int, str], list[Bucket]] = defaultdict(list)
+    for bucket in buckets:
+        groups[bucket.feature, bucket.segment].append(bucket)
+    return tuple(
+        Window(
+            feature=feature,
+            segment=segment,
+            start=min(b.bucket_start for b in members),
+            end=max(b.bucket_start + timedelta(seconds=b.bucket_seconds) for b in members),
+            n=sum(b.n for b in members),
+            total=sum(b.total for b in members),
+            total_squares=sum(b.total_squares for b in members),
+            histogram=np.sum([b.histogram for b in members], axis=0, dtype=np.int64),
+            tail_count=sum(b.tail_count for b in members),
+        )
+        for (feature, segment), members in sorted(groups.items())
+    )
+
+
+def quantile(histogram: Counts, q: float) -> float:
+    """The q-quantile, 0 ≤ q ≤ 1, interpolated within its bin; NaN of an empty histogram.
+
+    Scores in an open outer bin are only known to lie beyond the last edge: that edge is returned.
+    """
+    if not 0.0 <= q <= 1.0:
+        raise ValueError(f"q must lie between 0 and 1, found {q}")
+    n = int(histogram.sum())
+    if n == 0:
+        return float("nan")
+    cumulated = np.cumsum(histogram)
+    index = int(np.searchsorted(cumulated, q * n, side="left"))
+    if index == 0:
+        # q = 0 asks for the smallest score: the first bin that holds any.
+        index = int(np.flatnonzero(histogram)[0])
+    if index == 0:
+        return float(EDGES[0])
+    if index >= SCORE_BINS - 1:
+        return float(EDGES[-1])
+    before = float(cumulated[index] - histogram[index])
+    share = (q * n - before) / float(histogram[index])
+    return float(EDGES[index - 1] + np.clip(share, 0.0, 1.0) * (EDGES[index] - EDGES[index - 1]))
+
+
+def psi(window: Counts, baseline: Counts) -> float:
+    """Population stability index of two histograms, on groups of about equal baseline share.
+
+    ``Σ (p_i - q_i) ln(p_i / q_i)`` over groups of neighbouring bins (see `deciles`), with half a count added to every group so that an empty one stays finite
+    (Jeffreys' prior; Yurdakul, "Statistical properties of the population stability index", 2018).
+    Grouping keeps the sampling bias, which grows with the number of bins, small. 0 when either
+    histogram is empty.
+    """
+    groups = deciles(baseline)
+    return grouped_psi(grouped(window, groups), grouped(baseline, groups))
+
+
+def deciles(baseline: Counts) -> NDArray[np.intp]:
+    """First bins of neighbouring groups that each hold about a tenth of ``baseline``.
+
+    A bin that holds more than a tenth by itself is a group by itself.
+    """
+    n = int(baseline.sum())
+    if n == 0:
+        return np.array([0], dtype=np.intp)
+    cuts = np.searchsorted(np.cumsum(baseline), n * np.arange(1, 10) / 10.0, side="left")
+    heavy = np.flatnonzero(baseline * 10 > n)
+    starts = np.unique(np.concatenate([[0], cuts + 1, heavy, heavy + 1]))
+    return starts[starts < SCORE_BINS].astype(np.intp)
+
+
+def grouped(histogram: Counts, groups: NDArray[np.intp]) -> Counts:
+    """Counts of the groups that start at the given bins."""
+    return np.asarray(np.add.reduceat(histogram, groups), dtype=np.int64)
+
+
+def grouped_psi(window: Counts, baseline: Counts) -> float:
+    """PSI of two equally grouped histograms; see `psi`."""
+    if window.sum() == 0 or baseline.sum() == 0:
+        return 0.0
+    p = (window + 0.5) / (window.sum() + 0.5 * window.size)
+    q = (baseline + 0.5) / (baseline.sum() + 0.5 * baseline.size)
+    return float(((p - q) * np.log(p / q)).sum())
+
+
+def ks(window: Counts, baseline: Counts) -> float:
+    """Kolmogorov-Smirnov distance at the bin edges: largest difference of the two distributions.
+
+    A lower bound of the distance on raw scores. 0 when either histogram is empty.
+    """
+    if window.sum() == 0 or baseline.sum() == 0:
+        return 0.0
+    gaps = np.cumsum(window) / window.sum() - np.cumsum(baseline) / baseline.sum()
+    return float(np.abs(gaps).max())
