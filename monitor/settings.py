@@ -361,6 +361,9 @@ class AlertSettings(Section):
 class WebSettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65_535)
+    live_within: Duration = Field(
+        timedelta(minutes=10), description="a loop silent for longer fails /livez"
+    )
 
 
 class LogSettings(Section):

@@ -205,10 +205,6 @@ def _adopt(name: str) -> None:
 
 # --- metrics -------------------------------------------------------------------------------------
 
-REGISTRY: Final = CollectorRegistry()
-ProcessCollector(registry=REGISTRY)
-PlatformCollector(registry=REGISTRY)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
@@ -221,215 +217,221 @@ class Metric:
     action: str
 
 
-_table: list[Metric] = []
-
-
-def _row(
-    kind: Literal["counter", "gauge", "histogram"],
-    name: str,
-    labels: Sequence[str],
-    meaning: str,
-    action: str,
-) -> None:
-    row = Metric(name=name, kind=kind, labels=tuple(labels), help=meaning, action=action)
-    _table.append(row)
-
-
-def _counter(name: str, labels: Sequence[str], meaning: str, *, action: str) -> Counter:
-    _row("counter", name, labels, meaning, action)
-    return Counter(name, meaning, labels, registry=REGISTRY)
-
-
-def _gauge(name: str, labels: Sequence[str], meaning: str, *, action: str) -> Gauge:
-    _row("gauge", name, labels, meaning, action)
-    return Gauge(name, meaning, labels, registry=REGISTRY)
-
-
-def _histogram(
-    name: str, labels: Sequence[str], meaning: str, *, buckets: Sequence[float], action: str
-) -> Histogram:
-    _row("histogram", name, labels, meaning, action)
-    return Histogram(name, meaning, labels, registry=REGISTRY, buckets=buckets)
-
-
 _CHUNK_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
 
-RECORDS = _counter(
-    "monitor_records_total",
-    ("outcome",),
-    "Prompts and unreadable records taken from the topic, by what became of them: scored, "
-    "dead:REASON or skipped:REASON.",
-    action="No growth while the topic grows: look at lag and at the worker's log. Mostly skipped: "
-    "check ingest.sampling_rate and ingest.models.",
-)
-PROMPTS_SCORED = _counter(
-    "monitor_prompts_scored_total",
-    (),
-    "Prompts replayed, scored and committed.",
-    action="Its rate is the monitor's throughput: scale workers when it stays below the sampled "
-    "traffic.",
-)
-DEAD_LETTERS = _counter(
-    "monitor_dead_letters_total",
-    ("reason",),
-    "Records that could not be read or replayed.",
-    action="Read the view dead_letters for topic, offset and reason; a jump after a deploy upstream "
-    "is a changed record format.",
-)
-CHUNK_SECONDS = _histogram(
-    "monitor_chunk_seconds",
-    ("stage",),
-    "Time of one chunk in a stage: fetch, prepare, replay or store.",
-    buckets=_CHUNK_SECONDS,
-    action="Replay should dominate. A slow store: look at Postgres; a slow fetch with lag: at Kafka.",
-)
-TOKENS = _counter(
-    "monitor_tokens_total",
-    ("kind",),
-    "Tokens run through the model (run), and spared by running identical prompts (saved_dedupe) and "
-    "shared prefixes (saved_prefix) once.",
-    action="Its rate against the machine's own says whether the replay is slow or the prompts are "
-    "long.",
-)
-BATCH_HALVINGS = _counter(
-    "monitor_batch_halvings_total",
-    (),
-    "Batches split because the device ran out of memory.",
-    action="Lower replay.batch_tokens when it keeps growing: every split is work done twice.",
-)
-LAG = _gauge(
-    "monitor_lag_records",
-    ("topic", "partition"),
-    "Records between the committed offset and the partition's end, for partitions of this worker.",
-    action="Growing: add workers (up to the number of partitions), or lower ingest.sampling_rate.",
-)
-OFFSET_GAPS = _counter(
-    "monitor_offset_gaps_total",
-    ("topic",),
-    "Offsets that the topic no longer held when they were to be read (retention, compaction).",
-    action="Records were lost before they were read: raise the topic's retention, catch up faster.",
-)
-STALE_CHUNKS = _counter(
-    "monitor_stale_chunks_total",
-    (),
-    "Chunks discarded because another worker had stored their offsets.",
-    action="A few after each rebalance are normal; a steady flow means two groups share one "
-    "group_id in Postgres, or rebalances that never end.",
-)
-REBALANCES = _counter(
-    "monitor_rebalances_total",
-    (),
-    "Changes of this worker's partitions.",
-    action="Frequent ones: raise kafka.session_timeout_ms, look for restarting workers.",
-)
-CANARY_DEVIATION = _gauge(
-    "monitor_canary_deviation",
-    (),
-    "Largest deviation of the last canary replay, in calibration deviations.",
-    action="Above pack.canary_tolerance the copy is not the instrument that the pack was made with: "
-    "compare dtype, attention, device and model files.",
-)
-CANARY_REPRODUCED = _gauge(
-    "monitor_canary_reproduced",
-    (),
-    "1 when the last canary replay gave the recorded readings, 0 when it did not.",
-    action="0 holds drift alerts (instrument shift): restore the model or device, or rebuild the "
-    "pack and its baseline.",
-)
-PACK = _gauge(
-    "monitor_pack_info",
-    ("pack_id", "pack_name", "model_id", "dtype", "device"),
-    "1 for the pack and the model copy in use.",
-    action="Two different values across workers: finish the rollout, scores of the two do not "
-    "compare.",
-)
-DRIFT_SHIFT = _gauge(
-    "monitor_drift_shift",
-    ("feature", "window"),
-    "Latest standardised mean shift of a feature against its baseline, segment all.",
-    action="A view of the trend only: alerts rest on confidence bounds and stand in SQL.",
-)
-DRIFT_TAIL_RATIO = _gauge(
-    "monitor_drift_tail_ratio",
-    ("feature", "window"),
-    "Latest rate of tail prompts against the baseline's, segment all.",
-    action="Well above 1 while the shift is small: a persona in few answers; read the strongest "
-    "prompts of the feature.",
-)
-EVALUATION_SECONDS = _histogram(
-    "monitor_evaluation_seconds",
-    (),
-    "Time of one evaluation of all windows.",
-    buckets=_CALL_SECONDS,
-    action="Near drift.evaluate_every: fewer windows or segments, or a faster Postgres.",
-)
-JOB_FAILURES = _counter(
-    "monitor_job_failures_total",
-    ("job",),
-    "Watcher jobs that raised.",
-    action="Read the log of that job; drift is not evaluated while evaluate fails.",
-)
-WATCHER_ACTIVE = _gauge(
-    "monitor_watcher_active",
-    (),
-    "1 in the process that holds the watcher's lock.",
-    action="The sum over replicas must be 1: at 0 nobody evaluates drift.",
-)
-ALERTS_OPEN = _gauge(
-    "monitor_alerts_open",
-    ("severity",),
-    "Alerts that fire now.",
-    action="Above 0: `monitor alerts list`, or the dashboard.",
-)
-ALERT_EVENTS = _counter(
-    "monitor_alert_events_total",
-    ("type",),
-    "Events put into the outbox.",
-    action="Many detected and resolved in turn: lengthen the rule's `for` or cooldown.",
-)
-DELIVERIES = _counter(
-    "monitor_deliveries_total",
-    ("endpoint", "outcome"),
-    "Attempts to tell an endpoint, by outcome: delivered, retry, slow_down, refused or gone.",
-    action="Anything but delivered: `monitor deliveries list`; mend the endpoint, then "
-    "`monitor deliveries replay`.",
-)
-DELIVERIES_WAITING = _gauge(
-    "monitor_deliveries_waiting",
-    (),
-    "Deliveries in the outbox that are due or will be tried again.",
-    action="Growing while alerts open: the courier does not run, or an endpoint is down.",
-)
-DELIVERY_SECONDS = _histogram(
-    "monitor_delivery_seconds",
-    ("endpoint",),
-    "Time of one attempt.",
-    buckets=_CALL_SECONDS,
-    action="Near the endpoint's timeout: answer first and work later, at the receiver.",
-)
-DATABASE_ERRORS = _counter(
-    "monitor_database_errors_total",
-    (),
-    "Transactions that failed because Postgres did not answer, or gave them up.",
-    action="They are repeated and nothing is lost; look at Postgres when it keeps growing.",
-)
-HEARTBEAT_AGE = _gauge(
-    "monitor_loop_heartbeat_age_seconds",
-    ("loop",),
-    "Time since a loop last went round, at the time of the scrape.",
-    action="Above web.live_within the process answers /livez with 503 and is restarted.",
-)
-BUILD = _gauge(
-    "monitor_build_info",
-    ("version",),
-    "1 for the version that runs.",
-    action="Two versions at once: a rollout is under way, or stuck.",
-)
-BUILD.labels(version=__version__).set(1)
 
-METRICS: Final[tuple[Metric, ...]] = tuple(_table)
-"""Every metric of the monitor, in the order of the documentation."""
+class Metrics:
+    """Every metric, each declared once; ``table`` holds the rows in the order of the documentation."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._rows: list[Metric] = []
+
+        self.records = self._counter(
+            "monitor_records_total",
+            ("outcome",),
+            "Prompts and unreadable records taken from the topic, by what became of them: scored, "
+            "dead or skipped; the view of ingest counts holds the reasons.",
+            action="No growth while the topic grows: look at lag and at the worker's log. Mostly skipped: "
+            "check ingest.sampling_rate and ingest.models.",
+        )
+        self.prompts_scored = self._counter(
+            "monitor_prompts_scored_total",
+            (),
+            "Prompts replayed, scored and committed.",
+            action="Its rate is the monitor's throughput: scale workers when it stays below the sampled "
+            "traffic.",
+        )
+        self.dead_letters = self._counter(
+            "monitor_dead_letters_total",
+            ("reason",),
+            "Records that could not be read or replayed.",
+            action="Read the view dead_letters for topic, offset and reason; a jump after a deploy upstream "
+            "is a changed record format.",
+        )
+        self.chunk_seconds = self._histogram(
+            "monitor_chunk_seconds",
+            ("stage",),
+            "Time of one chunk in a stage: fetch, prepare, replay or store.",
+            buckets=_CHUNK_SECONDS,
+            action="Replay should dominate. A slow store: look at Postgres; a slow fetch with lag: at Kafka.",
+        )
+        self.tokens = self._counter(
+            "monitor_tokens_total",
+            ("kind",),
+            "Tokens run through the model (run), and spared by running identical prompts (saved_dedupe) and "
+            "shared prefixes (saved_prefix) once.",
+            action="Its rate against the machine's own says whether the replay is slow or the prompts are "
+            "long.",
+        )
+        self.batch_halvings = self._counter(
+            "monitor_batch_halvings_total",
+            (),
+            "Batches split because the device ran out of memory.",
+            action="Lower replay.batch_tokens when it keeps growing: every split is work done twice.",
+        )
+        self.lag = self._gauge(
+            "monitor_lag_records",
+            ("topic", "partition"),
+            "Records between the committed offset and the partition's end, for partitions of this worker.",
+            action="Growing: add workers (up to the number of partitions), or lower ingest.sampling_rate.",
+        )
+        self.offset_gaps = self._counter(
+            "monitor_offset_gaps_total",
+            ("topic",),
+            "Offsets that the topic no longer held when they were to be read (retention, compaction).",
+            action="Records were lost before they were read: raise the topic's retention, catch up faster.",
+        )
+        self.stale_chunks = self._counter(
+            "monitor_stale_chunks_total",
+            (),
+            "Chunks discarded because another worker had stored their offsets.",
+            action="A few after each rebalance are normal; a steady flow means two groups share one "
+            "group_id in Postgres, or rebalances that never end.",
+        )
+        self.rebalances = self._counter(
+            "monitor_rebalances_total",
+            (),
+            "Changes of this worker's partitions.",
+            action="Frequent ones: raise kafka.session_timeout_ms, look for restarting workers.",
+        )
+        self.canary_deviation = self._gauge(
+            "monitor_canary_deviation",
+            (),
+            "Largest deviation of the last canary replay, in calibration deviations.",
+            action="Above pack.canary_tolerance the copy is not the instrument that the pack was made with: "
+            "compare dtype, attention, device and model files.",
+        )
+        self.canary_reproduced = self._gauge(
+            "monitor_canary_reproduced",
+            (),
+            "1 when the last canary replay gave the recorded readings, 0 when it did not.",
+            action="0 holds drift alerts (instrument shift): restore the model or device, or rebuild the "
+            "pack and its baseline.",
+        )
+        self.pack_info = self._gauge(
+            "monitor_pack_info",
+            ("pack_id", "pack_name", "model_id", "dtype", "device"),
+            "1 for the pack and the model copy in use.",
+            action="Two different values across workers: finish the rollout, scores of the two do not "
+            "compare.",
+        )
+        self.drift_shift = self._gauge(
+            "monitor_drift_shift",
+            ("feature", "window"),
+            "Latest standardised mean shift of a feature against its baseline, segment all.",
+            action="A view of the trend only: alerts rest on confidence bounds and stand in SQL.",
+        )
+        self.drift_tail_ratio = self._gauge(
+            "monitor_drift_tail_ratio",
+            ("feature", "window"),
+            "Latest rate of tail prompts against the baseline's, segment all.",
+            action="Well above 1 while the shift is small: a persona in few answers; read the strongest "
+            "prompts of the feature.",
+        )
+        self.evaluation_seconds = self._histogram(
+            "monitor_evaluation_seconds",
+            (),
+            "Time of one evaluation of all windows.",
+            buckets=_CALL_SECONDS,
+            action="Near drift.evaluate_every: fewer windows or segments, or a faster Postgres.",
+        )
+        self.job_failures = self._counter(
+            "monitor_job_failures_total",
+            ("job",),
+            "Watcher jobs that raised.",
+            action="Read the log of that job; drift is not evaluated while evaluate fails.",
+        )
+        self.watcher_active = self._gauge(
+            "monitor_watcher_active",
+            (),
+            "1 in the process that holds the watcher's lock.",
+            action="The sum over replicas must be 1: at 0 nobody evaluates drift.",
+        )
+        self.alerts_open = self._gauge(
+            "monitor_alerts_open",
+            ("severity",),
+            "Alerts that fire now.",
+            action="Above 0: `monitor alerts list`, or the dashboard.",
+        )
+        self.alert_events = self._counter(
+            "monitor_alert_events_total",
+            ("type",),
+            "Events put into the outbox.",
+            action="Many detected and resolved in turn: lengthen the rule's `for` or cooldown.",
+        )
+        self.deliveries = self._counter(
+            "monitor_deliveries_total",
+            ("endpoint", "outcome"),
+            "Attempts to tell an endpoint, by outcome: delivered, retry, slow_down, refused or gone.",
+            action="Anything but delivered: `monitor deliveries list`; mend the endpoint, then "
+            "`monitor deliveries replay`.",
+        )
+        self.deliveries_waiting = self._gauge(
+            "monitor_deliveries_waiting",
+            (),
+            "Deliveries in the outbox that are due or will be tried again.",
+            action="Growing while alerts open: the courier does not run, or an endpoint is down.",
+        )
+        self.delivery_seconds = self._histogram(
+            "monitor_delivery_seconds",
+            ("endpoint",),
+            "Time of one attempt.",
+            buckets=_CALL_SECONDS,
+            action="Near the endpoint's timeout: answer first and work later, at the receiver.",
+        )
+        self.retries = self._counter(
+            "monitor_retries_total",
+            ("dependency",),
+            "Waits because a dependency did not answer, or gave up a transaction: database or broker.",
+            action="The work is repeated and nothing is lost; look at the dependency when it keeps growing.",
+        )
+        self.heartbeat_age = self._gauge(
+            "monitor_loop_heartbeat_age_seconds",
+            ("loop",),
+            "Time since a loop last went round, at the time of the scrape.",
+            action="Above web.live_within the process answers /livez with 503 and is restarted.",
+        )
+        self.build_info = self._gauge(
+            "monitor_build_info",
+            ("version",),
+            "1 for the version that runs.",
+            action="Two versions at once: a rollout is under way, or stuck.",
+        )
+
+        self.build_info.labels(version=__version__).set(1)
+        self.table: Final = tuple(self._rows)
+
+    def _counter(self, name: str, labels: Sequence[str], help: str, *, action: str) -> Counter:
+        self._declare("counter", name, labels, help, action)
+        return Counter(name, help, labels, registry=self.registry)
+
+    def _gauge(self, name: str, labels: Sequence[str], help: str, *, action: str) -> Gauge:
+        self._declare("gauge", name, labels, help, action)
+        return Gauge(name, help, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, labels: Sequence[str], help: str, *, buckets: Sequence[float], action: str
+    ) -> Histogram:
+        self._declare("histogram", name, labels, help, action)
+        return Histogram(name, help, labels, registry=self.registry, buckets=buckets)
+
+    def _declare(
+        self,
+        kind: Literal["counter", "gauge", "histogram"],
+        name: str,
+        labels: Sequence[str],
+        help: str,
+        action: str,
+    ) -> None:
+        row = Metric(name=name, kind=kind, labels=tuple(labels), help=help, action=action)
+        self._rows.append(row)
+
+
+METRICS: Final = Metrics()
 
 
 def metrics_page() -> str:
@@ -444,7 +446,7 @@ def metrics_page() -> str:
         "| metric | kind | labels | meaning | what to do about it |",
         "|---|---|---|---|---|",
     ]
-    for row in METRICS:
+    for row in METRICS.table:
         labels = ", ".join(f"`{label}`" for label in row.labels) or "–"
         lines.append(f"| `{row.name}` | {row.kind} | {labels} | {row.help} | {row.action} |")
     return "\n".join(lines) + "\n"
