@@ -1,0 +1,154 @@
+"""Which alarms about the monitor itself hold now: "no data" is never read as "no drift". Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from monitor.alert.rules import figure
+from monitor.records import CanaryRun, Condition
+from monitor.settings import SilenceRule
+
+MIN_RECORDS: Final = 20
+"""Shares of records (dead letters, non-finite readings) are not judged on fewer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What the watcher knows of the monitor itself. None and empty mean "not known"."""
+
+    since: datetime
+    """``outcomes`` counts the records from here to now."""
+    watching_since: datetime
+    """When there was first something to watch: starvation counts from here before the first score."""
+    pack_id: str | None = None
+    baseline_id: str | None = None
+    """The approved baseline of the pack."""
+    lag: Mapping[str, int] | None = None
+    """Records behind the end of the log, by ``topic/partition``."""
+    last_scored_at: datetime | None = None
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    """``scored``, ``dead:<reason>``, ``skipped:<reason>`` → records."""
+    mismatches: Sequence[str] = ()
+    """Sentences: why a pack and a model do not belong together."""
+    canaries: Sequence[CanaryRun] = ()
+    """The latest run of every live worker."""
+
+
+def silence_conditions(
+    health: Health, rules: Sequence[SilenceRule], now: datetime
+) -> list[Condition]:
+    """What the silence rules say about the monitor itself; nothing where the facts are not known.
+
+    Shares of records are judged from `MIN_RECORDS` on; with fewer, starvation is the alarm.
+    """
+    made = []
+    for rule in rules:
+        verdict = _VERDICTS[rule.name](health, rule.limit, now)
+        if verdict is None:
+            continue
+        active, summary, details = verdict
+        made.append(
+            Condition(
+                dedupe_key=f"silence/{rule.name}",
+                rule=rule.name,
+                kind="silence",
+                severity=rule.severity,
+                active=active,
+                summary=summary,
+                labels={"kind": "silence", "rule": rule.name},
+                details={**details, "limit": rule.limit, "pack": health.pack_id},
+                hold_for=rule.hold_for,
+                cooldown=rule.cooldown,
+                reminder=rule.reminder,
+            )
+        )
+    return made
+
+
+_Verdict = tuple[bool, str, dict[str, Any]] | None
+
+
+def _lag(health: Health, limit: float | None, now: datetime) -> _Verdict:
+    if health.lag is None or limit is None:
+        return None
+    total = sum(health.lag.values())
+    worst = sorted(health.lag.items(), key=lambda item: -item[1])[:5]
+    summary = f"the monitor is {total} records behind the end of its topics (limit {limit:g})"
+    return total > limit, summary, {"lag": total, "worst_partitions": dict(worst)}
+
+
+def _starvation(health: Health, limit: float | None, now: datetime) -> _Verdict:
+    if limit is None:
+        return None
+    last = health.last_scored_at or health.watching_since
+    quiet = (now - last).total_seconds()
+    summary = f"no prompt was scored for {quiet:.0f} s (limit {limit:g} s): drift cannot be seen"
+    scored = health.last_scored_at.isoformat() if health.last_scored_at else None
+    return quiet > limit, summary, {"quiet_seconds": round(quiet), "last_scored_at": scored}
+
+
+def _share(health: Health, limit: float | None, prefix: str, what: str) -> _Verdict:
+    read = sum(n for outcome, n in health.outcomes.items() if not outcome.startswith("skipped"))
+    if limit is None or read < MIN_RECORDS:
+        return None
+    hit = {name: n for name, n in health.outcomes.items() if name.startswith(prefix)}
+    share = sum(hit.values()) / read
+    summary = f"{share:.1%} of {read} records {what} (limit {limit:.1%})"
+    return share > limit, summary, {"share": figure(share), "records": read, "reasons": hit}
+
+
+def _dead_letters(health: Health, limit: float | None, now: datetime) -> _Verdict:
+    return _share(health, limit, "dead:", "could not be read or replayed")
+
+
+def _non_finite(health: Health, limit: float | None, now: datetime) -> _Verdict:
+    return _share(health, limit, "dead:non_finite", "gave non-finite readings")
+
+
+def _model_mismatch(health: Health, limit: float | None, now: datetime) -> _Verdict:
+    reasons = list(health.mismatches)
+    summary = reasons[0] if reasons else "pack and model belong together"
+    return bool(reasons), summary, {"mismatches": reasons}
+
+
+def _instrument(health: Health, limit: float | None, now: datetime) -> _Verdict:
+    if not health.canaries:
+        return None
+    failed = [run for run in health.canaries if not run.reproduced]
+    if not failed:
+        return False, "the canaries read as recorded", {"workers": []}
+    worst = max(failed, key=lambda run: run.largest_deviation)
+    summary = (
+        f"{len(failed)} of {len(health.canaries)} copies do not reproduce the pack's canaries: off by"
+        f" {worst.largest_deviation:.3g} SD (noise floor {worst.noise_floor:.3g}); drift alerts are held"
+    )
+    workers = [
+        {"worker": run.worker_id, "deviation": figure(run.largest_deviation)} for run in failed
+    ]
+    return True, summary, {"workers": workers}
+
+
+def _no_baseline(health: Health, limit: float | None, now: datetime) -> _Verdict:
+    if health.pack_id is None:
+        return None
+    missing = health.baseline_id is None
+    summary = (
+        f"pack {health.pack_id} has no approved baseline: drift is not watched"
+        if missing
+        else "a baseline is approved"
+    )
+    return missing, summary, {"baseline": health.baseline_id}
+
+
+_VERDICTS: Final = {
+    "lag": _lag,
+    "starvation": _starvation,
+    "dead_letter_ratio": _dead_letters,
+    "model_mismatch": _model_mismatch,
+    "instrument": _instrument,
+    "non_finite": _non_finite,
+    "no_baseline": _no_baseline,
+}

@@ -1,0 +1,282 @@
+"""Which drift holds now, by the configured rules. Pure.
+
+What is quiet, on purpose:
+
+* One change raises one alert. The dedupe key of a drift alert is pack, feature and segment: all rules
+  and all windows that see the change share the alert, and the most severe of them speaks.
+* Unknown is not resolved. A window with fewer than ``min_n`` prompts says nothing, and an alert that
+  only such windows showed stays as it is until they know again.
+* While the instrument itself does not reproduce its canaries, no drift condition is made at all: the
+  ``instrument`` silence rule is the alert then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import Any, Final, Literal, Protocol, get_args
+
+from monitor.records import CANARY, Bound, Cause, Condition, Drift, Severity
+from monitor.settings import DriftRule, Thresholds
+
+SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
+"""From the mildest to the gravest."""
+_CAUSES: Final[Mapping[Cause, str]] = {
+    Cause.INPUT_SHIFT: "the canaries read as recorded: the traffic changed, not the monitored copy",
+    Cause.MODEL_SHIFT: "the canaries moved as well: the model itself changed",
+    Cause.INSTRUMENT_SHIFT: "the monitor's copy does not reproduce its canaries",
+    Cause.UNKNOWN: "no recent canary run tells whether the model or the traffic changed",
+}
+
+
+class FeatureInfo(Protocol):
+    """What the policy needs to know of a feature; `records.Feature` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tags(self) -> tuple[str, ...]: ...
+    @property
+    def expected(self) -> Literal["rises", "falls"]: ...
+    @property
+    def description(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finding:
+    """One window of one rule: its gravest crossed severity, and by how much it was crossed."""
+
+    rule: DriftRule
+    drift: Drift
+    window: str
+    severity: Severity | None
+    crossed: tuple[dict[str, Any], ...] = ()
+    margin: float = 0.0
+
+    @property
+    def strength(self) -> tuple[int, float]:
+        return (-1 if self.severity is None else rank(self.severity), self.margin)
+
+
+def rank(severity: Severity) -> int:
+    """0 for info, 1 for warning, 2 for critical."""
+    return SEVERITIES.index(severity)
+
+
+def matches(rule: DriftRule, feature: FeatureInfo, segment: str) -> bool:
+    """Does the rule watch this feature in this segment? Names are globs; ``tag:NAME`` selects by tag."""
+    if segment == CANARY or not any(fnmatchcase(segment, pattern) for pattern in rule.segments):
+        return False
+    for pattern in rule.features:
+        if pattern.startswith("tag:"):
+            if any(fnmatchcase(tag, pattern[4:]) for tag in feature.tags):
+                return True
+        elif fnmatchcase(feature.name, pattern):
+            return True
+    return False
+
+
+def conditions(
+    drifts: Sequence[Drift],
+    rules: Sequence[DriftRule],
+    features: Sequence[FeatureInfo],
+    *,
+    windows: Mapping[str, timedelta],
+    evidence_bound: float = math.inf,
+) -> list[Condition]:
+    """What the rules say about these drifts: at most one condition per pack, feature and segment.
+
+    ``windows`` names the window lengths (``drift.windows``); ``evidence_bound`` is the log e-value
+    at which ``process_change`` counts as seen. A threshold is crossed by the *lower* confidence
+    bound, in the feature's expected direction or, with ``direction: either``, in any:
+
+    * ``shift``: `Drift.shift`, mirrored for features that fall. ``tail_ratio``: the tail is already
+      counted on the feature's expected side.
+    * ``psi`` and ``ks`` have no direction of their own: under ``expected`` they count only while
+      the mean has moved the expected way.
+
+    Thin windows (n < ``min_n``) are left out; where only thin ones are, there is no condition.
+    """
+    known = {feature.name: feature for feature in features}
+    names = {length: name for name, length in reversed(list(windows.items()))}
+    groups: dict[tuple[str, str, str], list[_Finding]] = {}
+    for drift in drifts:
+        feature = known.get(drift.feature)
+        window = names.get(drift.window_end - drift.window_start)
+        if feature is None or window is None or drift.cause is Cause.INSTRUMENT_SHIFT:
+            continue
+        for rule in rules:
+            if rule.windows and window not in rule.windows:
+                continue
+            if drift.n >= rule.min_n and matches(rule, feature, drift.segment):
+                lows = _lower_bounds(drift, rule, feature)
+                finding = _judged(drift, window, rule, lows, evidence_bound)
+                groups.setdefault((drift.pack_id, drift.feature, drift.segment), []).append(finding)
+    return [_drift_condition(found, known[name]) for (_, name, _), found in groups.items()]
+
+
+def _judged(
+    drift: Drift,
+    window: str,
+    rule: DriftRule,
+    lows: Mapping[str, float],
+    evidence_bound: float,
+) -> _Finding:
+    for severity in sorted(rule.severities, key=rank, reverse=True):
+        limits = _limits(rule.severities[severity])
+        crossed = [
+            (name, lows[name], limit) for name, limit in limits.items() if lows[name] >= limit
+        ]
+        if rule.severities[severity].process_change and drift.evidence >= evidence_bound:
+            crossed.append(("process_change", drift.evidence, evidence_bound))
+        if crossed:
+            return _Finding(
+                rule=rule,
+                drift=drift,
+                window=window,
+                severity=severity,
+                crossed=tuple(
+                    {
+                        "rule": rule.name,
+                        "window": window,
+                        "severity": severity,
+                        "statistic": name,
+                        "lower_bound": figure(low),
+                        "threshold": figure(limit),
+                    }
+                    for name, low, limit in crossed
+                ),
+                margin=max(low / limit for _, low, limit in crossed),
+            )
+    return _Finding(rule=rule, drift=drift, window=window, severity=None)
+
+
+def _limits(thresholds: Thresholds) -> dict[str, float]:
+    given = {name: getattr(thresholds, name) for name in ("shift", "psi", "ks", "tail_ratio")}
+    return {name: limit for name, limit in given.items() if limit is not None}
+
+
+def _lower_bounds(drift: Drift, rule: DriftRule, feature: FeatureInfo) -> dict[str, float]:
+    rising, falling = drift.shift.low, -drift.shift.high
+    expected = rising if feature.expected == "rises" else falling
+    moved = drift.shift.value if feature.expected == "rises" else -drift.shift.value
+    either = rule.direction == "either"
+    seen = either or moved > 0
+    return {
+        "shift": max(rising, falling) if either else expected,
+        "psi": drift.psi if seen else -math.inf,
+        "ks": drift.ks if seen else -math.inf,
+        "tail_ratio": drift.tail_ratio.low,
+    }
+
+
+def _drift_condition(found: Sequence[_Finding], feature: FeatureInfo) -> Condition:
+    shown = [finding for finding in found if finding.severity is not None]
+    strongest = max(shown or found, key=lambda finding: finding.strength)
+    drift, rule = strongest.drift, strongest.rule
+    mildest = sorted(rule.severities, key=rank)[0]
+    shown_by = _by_length(shown)
+    return Condition(
+        dedupe_key=f"drift/{drift.pack_id}/{drift.feature}/{drift.segment}",
+        rule=rule.name,
+        kind="drift",
+        severity=strongest.severity or mildest,
+        active=bool(shown),
+        summary=_summary(strongest),
+        labels={
+            "kind": "drift",
+            "rule": rule.name,
+            "feature": drift.feature,
+            "segment": drift.segment,
+            "pack": drift.pack_id,
+        },
+        details={
+            **_figures(drift),
+            "meaning": feature.description,
+            "tags": list(feature.tags),
+            "expected": feature.expected,
+            "window": strongest.window,
+            "verdict": _CAUSES[drift.cause],
+            "crossed": [crossing for finding in shown for crossing in finding.crossed],
+            "shown_by": shown_by,
+            "clear_windows": [name for name in _by_length(found) if name not in shown_by],
+            "query": query(drift),
+        },
+        hold_for=rule.hold_for,
+        cooldown=rule.cooldown,
+        reminder=rule.reminder,
+    )
+
+
+def _by_length(found: Iterable[_Finding]) -> list[str]:
+    lengths = {f.window: f.drift.window_end - f.drift.window_start for f in found}
+    return sorted(lengths, key=lengths.__getitem__)
+
+
+def _summary(finding: _Finding) -> str:
+    drift = finding.drift
+    where = "" if drift.segment == "all" else f" in {drift.segment}"
+    if finding.severity is None:
+        return f"{drift.feature}{where} is within its thresholds over {finding.window}"
+    direction = "rose" if drift.shift.value >= 0 else "fell"
+    return (
+        f"{drift.feature}{where} {direction} over {finding.window}: mean {drift.shift.value:+.2f} SD "
+        f"[{drift.shift.low:+.2f}, {drift.shift.high:+.2f}] from baseline, "
+        f"tail {drift.tail_rate:.2%} against {drift.baseline_tail_rate:.2%} (n={drift.n})"
+    )
+
+
+def _figures(drift: Drift) -> dict[str, Any]:
+    return {
+        "pack": drift.pack_id,
+        "feature": drift.feature,
+        "segment": drift.segment,
+        "window_start": drift.window_start.isoformat(),
+        "window_end": drift.window_end.isoformat(),
+        "baseline": {
+            "id": drift.baseline_id,
+            "n": drift.baseline_n,
+            "mean": figure(drift.baseline_mean),
+            "tail_rate": figure(drift.baseline_tail_rate),
+            "pooled": drift.pooled_baseline,
+        },
+        "current": {
+            "n": drift.n,
+            "mean": figure(drift.mean),
+            "tail_rate": figure(drift.tail_rate),
+        },
+        "shift": _bound(drift.shift),
+        "tail_ratio": _bound(drift.tail_ratio),
+        "psi": figure(drift.psi),
+        "ks": figure(drift.ks),
+        "evidence": figure(drift.evidence),
+        "cause": drift.cause.value,
+    }
+
+
+def _bound(bound: Bound) -> dict[str, float | None]:
+    return {"value": figure(bound.value), "low": figure(bound.low), "high": figure(bound.high)}
+
+
+def figure(number: float) -> float | None:
+    """JSON has no infinity and no NaN; six significant digits are plenty for a person."""
+    return float(f"{number:.6g}") if math.isfinite(number) else None
+
+
+def query(drift: Drift) -> str:
+    """The SQL that shows the history behind an alert, for a person with the reader's role."""
+    feature, segment = (text.replace("'", "''") for text in (drift.feature, drift.segment))
+    return (
+        "SELECT * FROM drift_history"
+        f" WHERE feature = '{feature}' AND segment = '{segment}'"
+        f" AND window_end <= '{drift.window_end.isoformat()}'"
+        " ORDER BY window_end DESC LIMIT 20"
+    )
+
+
+def with_prompts(condition: Condition, prompts: Sequence[Mapping[str, Any]]) -> Condition:
+    """The condition with the ids and scores of the strongest prompts (never their text)."""
+    return replace(condition, details={**condition.details, "strongest_prompts": list(prompts)})
