@@ -1,0 +1,327 @@
+"""Packs: a versioned, hashed set of persona features for one model, as a folder.
+
+``pack.json`` (see `monitor.score.manifest`) and ``features.safetensors`` with ``weights`` float32
+[k, d]. The id is the SHA-256 of the canonical manifest (without the id) and the weights' bytes:
+the same features have the same id wherever they lie, and altered content is refused. No pickles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from monitor.errors import PackError
+from monitor.records import CANARY, Calibration, Feature, Floats, Message, Prompt, RecordKey
+from monitor.score import manifest as schema
+
+MANIFEST_FILE: Final = "pack.json"
+TENSOR_FILE: Final = "features.safetensors"
+SHIPPED: Final = Path(__file__).resolve().parent.parent / "packs"
+PICKLES: Final = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".npy", ".npz"})
+LARGEST_MANIFEST: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackModel:
+    """The model that a pack reads. A hash of None is not compared."""
+
+    model_id: str
+    architecture: str
+    hidden_size: int
+    layers: int
+    vocab_size: int
+    weights_hash: str | None = None
+    tokenizer_hash: str | None = None
+    template_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A fixed prompt and its recorded readings [k]; NaN where the region is absent."""
+
+    name: str
+    readings: Floats
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    response: str | None = None
+
+    def prompt(self, index: int, at: datetime) -> Prompt:
+        """The canary as a prompt of the reserved segment, to be replayed at time ``at``."""
+        return Prompt(
+            key=RecordKey(topic=CANARY, partition=0, offset=index),
+            recorded_at=at,
+            messages=self.messages,
+            text=self.text,
+            response=self.response,
+            prompt_id=f"{CANARY}:{self.name}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    """Features of one model with calibration, canaries, provenance and validation report.
+
+    ``pack_id`` is computed from the content when the pack is built, so it cannot lie. Raises
+    `PackError` when the parts contradict each other (names, widths, sites, canary lengths).
+    """
+
+    name: str
+    version: str
+    model: PackModel
+    features: tuple[Feature, ...]
+    canaries: tuple[Canary, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+    pack_id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        _check_consistent(self)
+        object.__setattr__(self, "pack_id", _content_hash(_body(self), self.weights))
+
+    @property
+    def weights(self) -> Floats:
+        """The features' weights, stacked: [k, d]."""
+        return np.stack([feature.weight for feature in self.features]).astype(np.float32)
+
+    @property
+    def deepest_site(self) -> int:
+        """The last decoder block (from 0) that is read: how much of the model must be loaded."""
+        return max(feature.site for feature in self.features)
+
+
+def manifest(pack: Pack) -> dict[str, Any]:
+    """The content of ``pack.json``: JSON values only, with the id."""
+    return {"id": pack.pack_id, **_body(pack)}
+
+
+def save_pack(pack: Pack, path: Path) -> str:
+    """Write ``pack`` into the folder ``path`` (made if need be) and return its id.
+
+    The same pack gives the same bytes. Raises `PackError` when the folder cannot be written.
+    """
+    content = schema.canonical(manifest(pack))
+    schema.parse(content, MANIFEST_FILE)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _replace(path / TENSOR_FILE, save_tensors({"weights": pack.weights}))
+        _replace(path / MANIFEST_FILE, content + b"\n")
+    except OSError as error:
+        raise PackError(f"cannot write the pack to {path}: {error.strerror}") from None
+    return pack.pack_id
+
+
+def load_pack(path: Path) -> Pack:
+    """The pack in the folder ``path``.
+
+    Raises `PackError`: missing or unreadable files, unknown schema version, wrong fields, shapes or
+    types, non-finite numbers, pickles, or content that does not match the id.
+    """
+    if not path.is_dir():
+        raise PackError(
+            f"pack folder {path} does not exist",
+            hint="set pack.path to a folder with pack.json, or leave it null for the shipped pack.",
+        )
+    _refuse_pickles(path)
+    entry = schema.parse(_read(path / MANIFEST_FILE), str(path / MANIFEST_FILE))
+    weights = _load_weights(path / TENSOR_FILE, entry)
+    try:
+        pack = Pack(
+            name=entry.name,
+            version=entry.version,
+            model=PackModel(**entry.model.model_dump()),
+            features=tuple(map(_feature, entry.features, weights)),
+            canaries=tuple(map(_canary, entry.canaries)),
+            provenance=entry.provenance,
+            report=entry.report,
+        )
+    except ValueError as error:
+        raise PackError(f"{path / MANIFEST_FILE}: {error}", hint=schema.REBUILD) from None
+    if pack.pack_id != entry.id:
+        raise PackError(
+            f"pack {path} was altered: its content hashes to {pack.pack_id[:12]}…, "
+            f"its id says {entry.id[:12]}…",
+            hint="fetch the pack again; a pack is never edited in place.",
+        )
+    return pack
+
+
+def shipped_pack(fingerprint: Mapping[str, object]) -> Path | None:
+    """The folder of the pack that ships with this package and fits the model, if there is one."""
+    for path in sorted(SHIPPED.glob(f"*/{MANIFEST_FILE}")):
+        if not fit_problems(load_pack(path.parent), fingerprint):
+            return path.parent
+    return None
+
+
+_FIT_SENTENCES: Final = {
+    "architecture": "the pack reads a {ours}, the model is a {theirs}",
+    "hidden_size": "the pack's features are {ours} wide, the model's residual stream is {theirs}",
+    "layers": "the pack was made for {ours} decoder blocks, the model has {theirs}",
+    "vocab_size": "the pack was made for a vocabulary of {ours} tokens, the model's has {theirs}",
+    "weights_hash": "the model's weights differ from those the pack was made for ({theirs} against {ours})",
+    "tokenizer_hash": "the tokenizer differs from the one the pack was made for ({theirs} against {ours})",
+    "template_hash": "the chat template differs from the pack's, so other tokens are read ({theirs} against {ours})",
+}
+
+
+def fit_problems(pack: Pack, fingerprint: Mapping[str, object]) -> list[str]:
+    """What about the model (fields of `PackModel`) does not fit, in sentences; empty means it fits.
+
+    A field that either side does not know (None or missing) is not compared; nor is the model's
+    name, which is a matter of where it lies.
+    """
+    problems = []
+    for name, sentence in _FIT_SENTENCES.items():
+        ours, theirs = getattr(pack.model, name), fingerprint.get(name)
+        if ours is not None and theirs is not None and ours != theirs:
+            short = [v[:12] + "…" if name.endswith("_hash") else v for v in (ours, str(theirs))]
+            problems.append(sentence.format(ours=short[0], theirs=short[1]))
+    return problems
+
+
+def _check_consistent(pack: Pack) -> None:
+    names = [feature.name for feature in pack.features]
+    if not names:
+        raise PackError("features: a pack needs at least one")
+    if len(set(names)) != len(names):
+        raise PackError("features: names must differ")
+    for feature in pack.features:
+        where = f"feature {feature.name}"
+        if feature.weight.shape != (pack.model.hidden_size,):
+            raise PackError(
+                f"{where}: weight has shape {feature.weight.shape}, "
+                f"the model is {pack.model.hidden_size} wide"
+            )
+        if feature.site >= pack.model.layers:
+            raise PackError(
+                f"{where}: site {feature.site} is beyond the last block, {pack.model.layers - 1}"
+            )
+        allowed = schema.ACTIVATION_OF_KIND[feature.kind]
+        if feature.activation not in allowed:
+            raise PackError(
+                f"{where}: a {feature.kind} has activation {' or '.join(allowed)}, "
+                f"not {feature.activation}"
+            )
+    for canary in pack.canaries:
+        if canary.readings.shape != (len(names),):
+            raise PackError(f"canary {canary.name}: needs one reading per feature, {len(names)}")
+        if np.isinf(canary.readings).any():
+            raise PackError(f"canary {canary.name}: readings must be finite, or NaN for absent")
+        if bool(canary.messages) == (canary.text is not None):
+            raise PackError(f"canary {canary.name}: give either messages or text")
+
+
+def _body(pack: Pack) -> dict[str, Any]:
+    return {
+        "schema_version": schema.SCHEMA_VERSION,
+        "name": pack.name,
+        "version": pack.version,
+        "model": dataclasses.asdict(pack.model),
+        "features": [_feature_entry(feature) for feature in pack.features],
+        "canaries": [_canary_entry(canary) for canary in pack.canaries],
+        "provenance": dict(pack.provenance),
+        "report": dict(pack.report),
+    }
+
+
+def _feature_entry(feature: Feature) -> dict[str, Any]:
+    names = [f.name for f in dataclasses.fields(feature) if f.name != "weight"]
+    entry = {name: getattr(feature, name) for name in names}
+    calibration = dataclasses.asdict(feature.calibration)
+    entry["calibration"] = {name: [float(v) for v in knots] for name, knots in calibration.items()}
+    entry["tags"] = list(feature.tags)
+    for name in ("bias", "threshold", "tail_threshold"):
+        entry[name] = float(entry[name])
+    return entry
+
+
+def _feature(entry: schema.FeatureEntry, weight: Floats) -> Feature:
+    values = entry.model_dump()
+    calibration = Calibration(**{name: tuple(v) for name, v in values.pop("calibration").items()})
+    tags = tuple(values.pop("tags"))
+    return Feature(**values, calibration=calibration, tags=tags, weight=weight)
+
+
+def _canary_entry(canary: Canary) -> dict[str, Any]:
+    return {
+        "name": canary.name,
+        "messages": [dataclasses.asdict(message) for message in canary.messages],
+        "text": canary.text,
+        "response": canary.response,
+        "readings": [None if np.isnan(value) else float(value) for value in canary.readings],
+    }
+
+
+def _canary(entry: schema.CanaryEntry) -> Canary:
+    readings = [np.nan if value is None else value for value in entry.readings]
+    return Canary(
+        name=entry.name,
+        messages=tuple(Message(role=m.role, content=m.content) for m in entry.messages),
+        text=entry.text,
+        response=entry.response,
+        readings=np.array(readings, dtype=np.float32),
+    )
+
+
+def _content_hash(body: Mapping[str, Any], weights: Floats) -> str:
+    digest = hashlib.sha256(schema.canonical(body))
+    digest.update(f"\nweights float32 {list(weights.shape)}\n".encode())
+    digest.update(np.ascontiguousarray(weights, dtype="<f4").tobytes())
+    return digest.hexdigest()
+
+
+def _load_weights(path: Path, entry: schema.Manifest) -> Sequence[Floats]:
+    try:
+        tensors = load_tensors(_read(path))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise PackError(f"{path} is not a safetensors file: {error}", hint=schema.REBUILD) from None
+    if set(tensors) != {"weights"}:
+        raise PackError(f"{path} must hold the tensor 'weights' alone, found {sorted(tensors)}")
+    weights = tensors["weights"]
+    expected = (len(entry.features), entry.model.hidden_size)
+    if weights.dtype != np.float32 or weights.shape != expected:
+        raise PackError(
+            f"{path}: weights must be float32 {list(expected)} (features, hidden_size), "
+            f"found {weights.dtype} {list(weights.shape)}",
+            hint=schema.REBUILD,
+        )
+    if not np.isfinite(weights).all():
+        row = int(np.flatnonzero(~np.isfinite(weights).all(axis=1))[0])
+        raise PackError(f"{path}: the weight of feature {entry.features[row].name} is not finite")
+    return list(weights)
+
+
+def _refuse_pickles(path: Path) -> None:
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix.lower() in PICKLES)
+    if pickles:
+        raise PackError(
+            f"pack {path} holds {', '.join(pickles)}: files that can run code when read are refused",
+            hint=f"a pack is {MANIFEST_FILE} and {TENSOR_FILE}; import other formats with "
+            "`monitor pack import`.",
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.name == MANIFEST_FILE and path.stat().st_size > LARGEST_MANIFEST:
+            raise PackError(f"{path} is larger than {LARGEST_MANIFEST} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise PackError(f"cannot read {path}: {error.strerror}", hint=schema.REBUILD) from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_suffix(path.suffix + ".part")
+    beside.write_bytes(content)
+    os.replace(beside, path)

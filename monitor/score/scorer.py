@@ -1,0 +1,74 @@
+"""Readings to scores: standardised by the pack's calibration on benign text.
+
+Arrays: n prompts, k features of the pack in its order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.records import Calibration, Counts, Doubles, Feature, Floats
+from monitor.score.pack import Pack
+
+
+class Scorer:
+    """Turns the readings of one pack into scores: 0 is the benign mean, 1 one benign deviation."""
+
+    def __init__(self, pack: Pack) -> None:
+        self.pack = pack
+        self.falls: NDArray[np.bool_] = np.array([f.expected == "falls" for f in pack.features])
+        self.tail_thresholds: Floats = tail_thresholds(pack.features)
+
+    def score(self, readings: Floats, pooled_tokens: Counts) -> Floats:
+        """Scores [n, k] float32 of ``readings`` [n, k], pooled over ``pooled_tokens`` [n, k] tokens.
+
+        NaN (an absent region) stays NaN. Raises ValueError when the shapes do not match the pack.
+        """
+        means, deviations = self.expected(pooled_tokens)
+        if readings.shape != means.shape:
+            raise ValueError(f"readings {readings.shape} and tokens {means.shape} differ in shape")
+        return ((readings.astype(np.float64) - means) / deviations).astype(np.float32)
+
+    def expected(self, pooled_tokens: Counts) -> tuple[Doubles, Doubles]:
+        """Benign mean and deviation [n, k] of readings over ``pooled_tokens`` [n, k] tokens."""
+        k = len(self.pack.features)
+        if pooled_tokens.ndim != 2 or pooled_tokens.shape[1] != k:
+            raise ValueError(f"pooled_tokens must be [n, {k}], found {pooled_tokens.shape}")
+        columns = [
+            benign_level(feature.calibration, pooled_tokens[:, index])
+            for index, feature in enumerate(self.pack.features)
+        ]
+        means, deviations = zip(*columns, strict=True)
+        return np.stack(means, axis=1), np.stack(deviations, axis=1)
+
+    def canary_deviation(self, readings: Floats, pooled_tokens: Counts) -> float:
+        """Largest |reading - recorded| over canaries and features, in calibration deviations.
+
+        ``readings`` [c, k] are the canaries' as just replayed, in the pack's order. A region that is
+        absent on one side only, or a non-finite reading, counts as infinitely far.
+        """
+        if not self.pack.canaries:
+            return 0.0
+        recorded = np.stack([canary.readings for canary in self.pack.canaries]).astype(np.float64)
+        if readings.shape != recorded.shape:
+            raise ValueError(f"canary readings must be {recorded.shape}, found {readings.shape}")
+        _, deviations = self.expected(pooled_tokens)
+        apart = np.abs(readings.astype(np.float64) - recorded) / deviations
+        apart[np.isnan(readings) & np.isnan(recorded)] = 0.0
+        return float(np.where(np.isnan(apart), np.inf, apart).max())
+
+
+def benign_level(calibration: Calibration, tokens: Counts) -> tuple[Doubles, Doubles]:
+    """Mean and deviation [n] at ``tokens`` [n]: linear in log2(tokens) between knots, held outside."""
+    at = np.log2(np.maximum(tokens, 1).astype(np.float64))
+    knots = np.log2(np.array(calibration.tokens, dtype=np.float64))
+    return np.interp(at, knots, calibration.means), np.interp(at, knots, calibration.deviations)
+
+
+def tail_thresholds(features: tuple[Feature, ...]) -> Floats:
+    """Signed tail thresholds [k]: a rising feature's tail lies above its, a falling one's below."""
+    return np.array(
+        [-f.tail_threshold if f.expected == "falls" else f.tail_threshold for f in features],
+        dtype=np.float32,
+    )

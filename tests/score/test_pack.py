@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from monitor.errors import PackError
+from monitor.records import CANARY, Calibration, Feature, Message
+from monitor.score.pack import (
+    Canary,
+    Pack,
+    PackModel,
+    fit_problems,
+    load_pack,
+    manifest,
+    save_pack,
+)
+
+WIDTH = 8
+
+
+def feature(name: str = "malicious", **changes: Any) -> Feature:
+    generator = np.random.default_rng(len(name))
+    values: dict[str, Any] = {
+        "name": name,
+        "kind": "direction",
+        "site": 2,
+        "region": "response",
+        "pooling": "mean",
+        "weight": generator.normal(size=WIDTH).astype(np.float32),
+        "calibration": Calibration(tokens=(4, 64), means=(0.1, 0.2), deviations=(1.0, 0.5)),
+        "tags": ("persona",),
+    }
+    return Feature(**{**values, **changes})
+
+
+def pack(**changes: Any) -> Pack:
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "version": "1",
+        "model": PackModel(
+            model_id="tiny",
+            architecture="LlamaForCausalLM",
+            hidden_size=WIDTH,
+            layers=4,
+            vocab_size=100,
+            weights_hash="a" * 64,
+        ),
+        "features": (feature(), feature("assistant", expected="falls", tail_threshold=2.5)),
+        "canaries": (
+            Canary(
+                name="hello",
+                messages=(Message(role="user", content="Hello — žluť"),),
+                response="Hi.",
+                readings=np.array([0.25, np.nan], dtype=np.float32),
+            ),
+        ),
+        "provenance": {"seed": 0},
+        "report": {"auc": 0.9},
+    }
+    return Pack(**{**values, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_pack(pack(), tmp_path / "pack")
+    return tmp_path / "pack"
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    content = json.loads((folder / "pack.json").read_text())
+    change(content)
+    (folder / "pack.json").write_text(json.dumps(content))
+
+
+def test_a_saved_pack_comes_back_whole(folder: Path) -> None:
+    original, loaded = pack(), load_pack(folder)
+    assert loaded.pack_id == original.pack_id
+    assert manifest(loaded) == manifest(original)
+    np.testing.assert_array_equal(loaded.weights, original.weights)
+    np.testing.assert_array_equal(loaded.canaries[0].readings, original.canaries[0].readings)
+    assert loaded.deepest_site == 2
+
+
+def test_the_same_pack_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save_pack(pack(), tmp_path / name)
+    for file in ("pack.json", "features.safetensors"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_the_id_depends_on_every_part() -> None:
+    other_weight = feature().weight.copy()
+    other_weight[0] = np.nextafter(other_weight[0], np.float32(9))
+    variants = [
+        pack(),
+        pack(version="2"),
+        pack(report={"auc": 0.91}),
+        pack(canaries=()),
+        pack(features=(feature(weight=other_weight), feature("assistant", expected="falls"))),
+        pack(model=dataclasses.replace(pack().model, weights_hash=None)),
+    ]
+    assert len({variant.pack_id for variant in variants}) == len(variants)
+
+
+def test_altered_weights_are_refused(folder: Path) -> None:
+    weights = pack().weights
+    weights[0, 0] += 1e-3
+    save_file({"weights": weights}, folder / "features.safetensors")
+    with pytest.raises(PackError, match="was altered"):
+        load_pack(folder)
+
+
+def test_an_altered_manifest_is_refused(folder: Path) -> None:
+    rewrite(folder, lambda content: content["features"][0].update(tail_threshold=99.0))
+    with pytest.raises(PackError, match="was altered"):
+        load_pack(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(schema_version=2), "schema_version 2 is unknown"),
+        (lambda c: c.pop("schema_version"), "schema_version None is unknown"),
+        (lambda c: c.update(extra=1), "extra: unknown field"),
+        (lambda c: c["features"][1].pop("site"), r"features\.1\.site"),
+        (lambda c: c["features"][0].update(region="answer"), r"features\.0\.region"),
+        (lambda c: c["features"][0].update(site=4), "site 4 is beyond the last block, 3"),
+        (lambda c: c["features"][0].update(site="2"), r"features\.0\.site"),
+        (lambda c: c["features"][0].update(activation="relu"), "has activation identity"),
+        (lambda c: c["features"][1].update(name="malicious"), "names must differ"),
+        (lambda c: c["features"][0]["calibration"].update(deviations=[0.0, 1.0]), "positive"),
+        (lambda c: c["canaries"][0].update(readings=[0.5]), "one reading per feature"),
+        (lambda c: c["model"].update(hidden_size=9), r"float32 \[2, 9\]"),
+        (lambda c: c.update(features=[]), "features"),
+        (lambda c: c.update(id="x"), "id"),
+    ],
+)
+def test_a_wrong_field_is_named(folder: Path, change: Any, message: str) -> None:
+    rewrite(folder, change)
+    with pytest.raises(PackError, match=message):
+        load_pack(folder)
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_non_finite_numbers_in_the_manifest_are_refused(folder: Path, constant: str) -> None:
+    text = (folder / "pack.json").read_text().replace('"bias":0.0', f'"bias":{constant}')
+    assert constant in text
+    (folder / "pack.json").write_text(text)
+    with pytest.raises(PackError):
+        load_pack(folder)
+
+
+def test_non_finite_weights_are_refused_by_feature(folder: Path) -> None:
+    weights = pack().weights
+    weights[1, 3] = np.nan
+    save_file({"weights": weights}, folder / "features.safetensors")
+    with pytest.raises(PackError, match="assistant is not finite"):
+        load_pack(folder)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"weights": np.zeros((2, WIDTH), np.float64)},
+        {"weights": np.zeros((3, WIDTH), np.float32)},
+        {"other": np.zeros((2, WIDTH), np.float32)},
+    ],
+)
+def test_wrong_tensors_are_refused(folder: Path, tensors: dict[str, Any]) -> None:
+    save_file(tensors, folder / "features.safetensors")
+    with pytest.raises(PackError, match="weights"):
+        load_pack(folder)
+
+
+def test_a_pickle_is_refused_even_under_the_right_name(folder: Path) -> None:
+    (folder / "features.safetensors").write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(PackError, match="not a safetensors file"):
+        load_pack(folder)
+    (folder / "features.pt").write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(PackError, match="can run code"):
+        load_pack(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_a_broken_manifest_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "pack.json").write_bytes(content)
+    with pytest.raises(PackError, match=r"pack\.json"):
+        load_pack(folder)
+
+
+def test_missing_parts_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PackError, match="does not exist"):
+        load_pack(tmp_path / "nowhere")
+    (folder / "features.safetensors").unlink()
+    with pytest.raises(PackError, match=r"features\.safetensors"):
+        load_pack(folder)
+
+
+def test_fit_problems_say_what_differs() -> None:
+    fingerprint = dataclasses.asdict(pack().model)
+    assert fit_problems(pack(), fingerprint) == []
+    assert (
+        fit_problems(pack(), {**fingerprint, "model_id": "elsewhere", "template_hash": "c"}) == []
+    )
+    wrong = {**fingerprint, "hidden_size": 16, "weights_hash": "b" * 64}
+    problems = fit_problems(pack(), wrong)
+    assert len(problems) == 2
+    assert "8 wide" in problems[0]
+    assert "16" in problems[0]
+    assert "weights differ" in problems[1]
+
+
+def test_a_canary_is_a_prompt_of_the_reserved_topic() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    prompt = pack().canaries[0].prompt(3, at)
+    assert (prompt.key.topic, prompt.key.offset) == (CANARY, 3)
+    assert prompt.messages[0].content == "Hello — žluť"
+    assert prompt.response == "Hi."
