@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, Protocol, get_args
 
@@ -51,7 +50,6 @@ class _Finding:
 
     rule: DriftRule
     drift: Drift
-    window: str
     severity: Severity | None
     crossed: tuple[dict[str, Any], ...] = ()
     margin: float = 0.0
@@ -83,65 +81,50 @@ def conditions(
     drifts: Sequence[Drift],
     rules: Sequence[DriftRule],
     features: Sequence[FeatureInfo],
-    *,
-    windows: Mapping[str, timedelta],
-    evidence_bound: float = math.inf,
 ) -> list[Condition]:
     """What the rules say about these drifts: at most one condition per pack, feature and segment.
 
-    ``windows`` names the window lengths (``drift.windows``); ``evidence_bound`` is the log e-value
-    at which ``process_change`` counts as seen. A threshold is crossed by the *lower* confidence
-    bound, in the feature's expected direction or, with ``direction: either``, in any:
+    A threshold is crossed by the *lower* confidence bound, in the feature's expected direction or,
+    with ``direction: either``, in any:
 
     * ``shift``: `Drift.shift`, mirrored for features that fall. ``tail_ratio``: the tail is already
       counted on the feature's expected side.
-    * ``psi`` and ``ks`` have no direction of their own: under ``expected`` they count only while
-      the mean has moved the expected way.
+    * ``psi`` and ``ks`` (`Drift.psi_low`, `Drift.ks_low`) have no direction of their own: under
+      ``expected`` they count only while the mean has moved the expected way.
+    * ``process_change``: `Drift.evidence` has reached `Drift.evidence_limit`.
 
     Thin windows (n < ``min_n``) are left out; where only thin ones are, there is no condition.
     """
     known = {feature.name: feature for feature in features}
-    names = {length: name for name, length in reversed(list(windows.items()))}
     groups: dict[tuple[str, str, str], list[_Finding]] = {}
     for drift in drifts:
         feature = known.get(drift.feature)
-        window = names.get(drift.window_end - drift.window_start)
-        if feature is None or window is None or drift.cause is Cause.INSTRUMENT_SHIFT:
+        if feature is None or drift.cause is Cause.INSTRUMENT_SHIFT:
             continue
         for rule in rules:
-            if rule.windows and window not in rule.windows:
+            if rule.windows and drift.window not in rule.windows:
                 continue
             if drift.n >= rule.min_n and matches(rule, feature, drift.segment):
-                lows = _lower_bounds(drift, rule, feature)
-                finding = _judged(drift, window, rule, lows, evidence_bound)
+                finding = _judged(drift, rule, _lower_bounds(drift, rule, feature))
                 groups.setdefault((drift.pack_id, drift.feature, drift.segment), []).append(finding)
     return [_drift_condition(found, known[name]) for (_, name, _), found in groups.items()]
 
 
-def _judged(
-    drift: Drift,
-    window: str,
-    rule: DriftRule,
-    lows: Mapping[str, float],
-    evidence_bound: float,
-) -> _Finding:
+def _judged(drift: Drift, rule: DriftRule, lows: Mapping[str, float]) -> _Finding:
     for severity in sorted(rule.severities, key=rank, reverse=True):
-        limits = _limits(rule.severities[severity])
+        limits = _limits(rule.severities[severity], drift)
         crossed = [
             (name, lows[name], limit) for name, limit in limits.items() if lows[name] >= limit
         ]
-        if rule.severities[severity].process_change and drift.evidence >= evidence_bound:
-            crossed.append(("process_change", drift.evidence, evidence_bound))
         if crossed:
             return _Finding(
                 rule=rule,
                 drift=drift,
-                window=window,
                 severity=severity,
                 crossed=tuple(
                     {
                         "rule": rule.name,
-                        "window": window,
+                        "window": drift.window,
                         "severity": severity,
                         "statistic": name,
                         "lower_bound": figure(low),
@@ -149,14 +132,17 @@ def _judged(
                     }
                     for name, low, limit in crossed
                 ),
-                margin=max(low / limit for _, low, limit in crossed),
+                margin=max(low / limit if limit > 0 else math.inf for _, low, limit in crossed),
             )
-    return _Finding(rule=rule, drift=drift, window=window, severity=None)
+    return _Finding(rule=rule, drift=drift, severity=None)
 
 
-def _limits(thresholds: Thresholds) -> dict[str, float]:
+def _limits(thresholds: Thresholds, drift: Drift) -> dict[str, float]:
     given = {name: getattr(thresholds, name) for name in ("shift", "psi", "ks", "tail_ratio")}
-    return {name: limit for name, limit in given.items() if limit is not None}
+    limits: dict[str, float] = {name: limit for name, limit in given.items() if limit is not None}
+    if thresholds.process_change and math.isfinite(drift.evidence_limit):
+        limits["process_change"] = drift.evidence_limit
+    return limits
 
 
 def _lower_bounds(drift: Drift, rule: DriftRule, feature: FeatureInfo) -> dict[str, float]:
@@ -167,9 +153,10 @@ def _lower_bounds(drift: Drift, rule: DriftRule, feature: FeatureInfo) -> dict[s
     seen = either or moved > 0
     return {
         "shift": max(rising, falling) if either else expected,
-        "psi": drift.psi if seen else -math.inf,
-        "ks": drift.ks if seen else -math.inf,
+        "psi": drift.psi_low if seen else -math.inf,
+        "ks": drift.ks_low if seen else -math.inf,
         "tail_ratio": drift.tail_ratio.low,
+        "process_change": drift.evidence,
     }
 
 
@@ -198,7 +185,7 @@ def _drift_condition(found: Sequence[_Finding], feature: FeatureInfo) -> Conditi
             "meaning": feature.description,
             "tags": list(feature.tags),
             "expected": feature.expected,
-            "window": strongest.window,
+            "window": drift.window,
             "verdict": _CAUSES[drift.cause],
             "crossed": [crossing for finding in shown for crossing in finding.crossed],
             "shown_by": shown_by,
@@ -212,7 +199,7 @@ def _drift_condition(found: Sequence[_Finding], feature: FeatureInfo) -> Conditi
 
 
 def _by_length(found: Iterable[_Finding]) -> list[str]:
-    lengths = {f.window: f.drift.window_end - f.drift.window_start for f in found}
+    lengths = {f.drift.window: f.drift.window_end - f.drift.window_start for f in found}
     return sorted(lengths, key=lengths.__getitem__)
 
 
@@ -220,10 +207,10 @@ def _summary(finding: _Finding) -> str:
     drift = finding.drift
     where = "" if drift.segment == "all" else f" in {drift.segment}"
     if finding.severity is None:
-        return f"{drift.feature}{where} is within its thresholds over {finding.window}"
+        return f"{drift.feature}{where} is within its thresholds over {drift.window}"
     direction = "rose" if drift.shift.value >= 0 else "fell"
     return (
-        f"{drift.feature}{where} {direction} over {finding.window}: mean {drift.shift.value:+.2f} SD "
+        f"{drift.feature}{where} {direction} over {drift.window}: mean {drift.shift.value:+.2f} SD "
         f"[{drift.shift.low:+.2f}, {drift.shift.high:+.2f}] from baseline, "
         f"tail {drift.tail_rate:.2%} against {drift.baseline_tail_rate:.2%} (n={drift.n})"
     )
@@ -250,9 +237,9 @@ def _figures(drift: Drift) -> dict[str, Any]:
         },
         "shift": _bound(drift.shift),
         "tail_ratio": _bound(drift.tail_ratio),
-        "psi": figure(drift.psi),
-        "ks": figure(drift.ks),
-        "evidence": figure(drift.evidence),
+        "psi": {"value": figure(drift.psi), "low": figure(drift.psi_low)},
+        "ks": {"value": figure(drift.ks), "low": figure(drift.ks_low)},
+        "evidence": {"value": figure(drift.evidence), "limit": figure(drift.evidence_limit)},
         "cause": drift.cause.value,
     }
 
