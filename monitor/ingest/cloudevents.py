@@ -1,0 +1,100 @@
+"""CloudEvents 1.0 on Kafka: the envelope is taken off, its data is any of the other formats.
+
+Binary mode: attributes in ``ce_*`` headers, data in the value. Structured mode: ``content-type``
+begins with ``application/cloudevents`` (or the value looks like an envelope), data inside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from monitor.ingest import fields
+from monitor.ingest.fields import Unreadable
+from monitor.records import DeadReason
+
+_STRUCTURED: Final = "application/cloudevents"
+_BATCH: Final = "application/cloudevents-batch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """What the envelope says of its data; the data's own id and time win over it."""
+
+    data: Any
+    event_id: str | None = None
+    time: datetime | None = None
+
+
+def is_binary(headers: Mapping[str, bytes]) -> bool:
+    return "ce_specversion" in headers
+
+
+def is_structured(headers: Mapping[str, bytes], document: object) -> bool:
+    content_type = headers.get("content-type", b"").lower()
+    return content_type.startswith(_STRUCTURED.encode()) or (
+        isinstance(document, dict)
+        and "specversion" in document
+        and ("data" in document or "data_base64" in document or "source" in document)
+    )
+
+
+def from_headers(headers: Mapping[str, bytes], document: Any) -> Envelope:
+    """The binary mode: ``document`` is the data already."""
+    read = {key: _header(headers, f"ce_{key}") for key in ("specversion", "id", "time")}
+    _require_version(read["specversion"], "header ce_specversion")
+    return Envelope(
+        data=document,
+        event_id=fields.name(read["id"], "header ce_id"),
+        time=fields.timestamp(read["time"] or None, "header ce_time"),
+    )
+
+
+def from_document(headers: Mapping[str, bytes], document: Any, max_nesting: int) -> Envelope:
+    """The structured mode. Data may also be base64 (``data_base64``) or a string holding JSON."""
+    if headers.get("content-type", b"").lower().startswith(_BATCH.encode()):
+        raise Unreadable(
+            DeadReason.UNKNOWN_FORMAT, "content-type: send one CloudEvent per record, not a batch"
+        )
+    event = fields.mapping(document, "record")
+    _require_version(event.get("specversion"), "specversion")
+    return Envelope(
+        data=_data(event, max_nesting),
+        event_id=fields.name(event.get("id"), "id"),
+        time=fields.timestamp(event.get("time"), "time"),
+    )
+
+
+def _data(event: dict[str, Any], max_nesting: int) -> Any:
+    data = event.get("data")
+    if data is None and "data_base64" in event:
+        encoded = fields.text(event["data_base64"], "data_base64")
+        try:
+            return fields.decode(
+                base64.b64decode(encoded, validate=True), "data_base64", max_nesting
+            )
+        except (binascii.Error, ValueError):
+            raise fields.Unreadable(
+                DeadReason.INVALID_FIELD, "data_base64: expected base64 of a JSON document"
+            ) from None
+    if data is None:
+        raise Unreadable(DeadReason.EMPTY, "data: the event carries none")
+    return fields.decode(data, "data", max_nesting) if isinstance(data, str) else data
+
+
+def _header(headers: Mapping[str, bytes], key: str) -> str | None:
+    if key not in headers:
+        return None
+    try:
+        return headers[key].decode("utf-8")
+    except UnicodeDecodeError:
+        raise Unreadable(DeadReason.NOT_UTF8, f"header {key}: not UTF-8") from None
+
+
+def _require_version(value: object, where: str) -> None:
+    if not isinstance(value, str) or not value.startswith("1."):
+        raise Unreadable(DeadReason.INVALID_FIELD, f"{where}: expected CloudEvents 1.0")

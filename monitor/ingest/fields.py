@@ -1,0 +1,277 @@
+"""Checked access to the fields of a record: a wrong one is named, its content is never repeated.
+
+Every function takes the value and ``where``, the path that a dead letter will name, for example
+``messages[3].content``. Paths are made of our own words and of indices, never of a record's keys.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+from monitor.records import DeadReason, Message, SkipReason
+
+EARLIEST: Final = datetime(2015, 1, 1, tzinfo=UTC)
+"""No language model served traffic before: an older timestamp is a clock or a unit gone wrong."""
+_LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+
+NAME_LIMIT: Final = 256
+"""Longest id, model name or segment value, in characters; they stand in database indexes."""
+SEGMENT_LIMIT: Final = 64
+"""Most entries of a segment map, and longest key."""
+SMALLEST_PROBABILITY: Final = 1e-9
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SEGMENT_KEY = re.compile(r"[A-Za-z0-9_.\-/]{1,64}")
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """What a format's reader finds, before the record's identity and sampling are added.
+
+    Either ``messages`` or ``text``, never empty. ``timestamp`` is the record's own, not yet held
+    against the time at which the record was appended.
+    """
+
+    source_format: str
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    response: str | None = None
+    prompt_id: str | None = None
+    conversation_id: str | None = None
+    model: str | None = None
+    model_revision: str | None = None
+    segment: Mapping[str, str] = field(default_factory=dict)
+    inclusion_probability: float = 1.0
+    timestamp: datetime | None = None
+
+
+class Unreadable(Exception):
+    """The record becomes a dead letter. Never leaves `monitor.ingest.formats.parse`."""
+
+    def __init__(self, reason: DeadReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Skipped(Exception):
+    """The record is readable and not for us. Never leaves `monitor.ingest.formats.parse`."""
+
+    def __init__(self, reason: SkipReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+def invalid(where: str, expected: str, found: object) -> Unreadable:
+    """The refusal of one field: its path, what belongs there, and the JSON type found instead."""
+    return Unreadable(
+        DeadReason.INVALID_FIELD, f"{where}: expected {expected}, found {kind_of(found)}"
+    )
+
+
+def kind_of(value: object) -> str:
+    """The JSON name of a decoded value's type."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "an object"
+
+
+def decode(value: bytes | str, where: str, max_nesting: int) -> Any:
+    """The JSON document in ``value``; a UTF-8 byte order mark is passed over.
+
+    Refuses other encodings (NOT_UTF8), anything but JSON, lone surrogates included (NOT_JSON), and
+    more than ``max_nesting`` arrays and objects inside each other (TOO_DEEP).
+    """
+    if isinstance(value, bytes):
+        value = value.removeprefix(_BOM)
+    try:
+        document = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise _not_json(value, where, error) from None
+    if _deeper_than(document, max_nesting):
+        raise _too_deep(where, f"more than {max_nesting} levels")
+    return document
+
+
+def _not_json(value: bytes | str, where: str, error: orjson.JSONDecodeError) -> Unreadable:
+    if isinstance(value, bytes):
+        try:
+            value.decode("utf-8")
+        except UnicodeDecodeError as wrong:
+            return Unreadable(
+                DeadReason.NOT_UTF8, f"{where}: not UTF-8 at byte {wrong.start}; send JSON in UTF-8"
+            )
+    if "depth" in error.msg or "ecursion" in error.msg:
+        return _too_deep(where, "more levels than the parser takes")
+    if "surrogate" in error.msg:
+        return Unreadable(
+            DeadReason.NOT_JSON,
+            f"{where}: lone surrogate escape at character {error.pos}; send whole characters",
+        )
+    return Unreadable(DeadReason.NOT_JSON, f"{where}: not JSON at character {error.pos}")
+
+
+def _too_deep(where: str, found: str) -> Unreadable:
+    return Unreadable(
+        DeadReason.TOO_DEEP, f"{where}: {found} of nesting; flatten it or raise ingest.max_nesting"
+    )
+
+
+def _deeper_than(document: object, limit: int) -> bool:
+    """Level by level rather than recursively: hostile depth must not become our own."""
+    level = [document] if isinstance(document, list | dict) else []
+    for _ in range(limit):
+        if not level:
+            return False
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, list | dict)
+        ]
+    return bool(level)
+
+
+def mapping(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise invalid(where, "an object", value)
+    return value
+
+
+def sequence(value: object, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise invalid(where, "an array", value)
+    return value
+
+
+def text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise invalid(where, "a string", value)
+    return value
+
+
+def name(value: object, where: str) -> str | None:
+    """An id, model name or the like: at most `NAME_LIMIT` characters, no control characters.
+
+    Absent, null and "" are all None. NUL is a control character: Postgres could not store it.
+    """
+    if value is None or value == "":
+        return None
+    found = text(value, where)
+    if len(found) > NAME_LIMIT or _CONTROL.search(found):
+        raise Unreadable(
+            DeadReason.INVALID_FIELD,
+            f"{where}: expected at most {NAME_LIMIT} characters and no control characters (NUL, newline)",
+        )
+    return found
+
+
+def probability(value: object, where: str) -> float:
+    """A sampling probability in [`SMALLEST_PROBABILITY`, 1]; absent and null are 1."""
+    if value is None:
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid(where, "a number", value)
+    if not SMALLEST_PROBABILITY <= value <= 1.0:
+        raise Unreadable(
+            DeadReason.INVALID_FIELD,
+            f"{where}: expected a probability from {SMALLEST_PROBABILITY:g} to 1",
+        )
+    return float(value)
+
+
+def segment(value: object, where: str) -> dict[str, str]:
+    """A map of strings that says which slice of traffic the record is of; absent and null are {}."""
+    if value is None:
+        return {}
+    entries = mapping(value, where)
+    if len(entries) > SEGMENT_LIMIT:
+        raise Unreadable(
+            DeadReason.INVALID_FIELD, f"{where}: expected at most {SEGMENT_LIMIT} entries"
+        )
+    labels: dict[str, str] = {}
+    for key, entry in entries.items():
+        if not _SEGMENT_KEY.fullmatch(key):
+            raise Unreadable(
+                DeadReason.INVALID_FIELD,
+                f"{where}: keys are 1 to 64 letters, digits and any of _ . - /",
+            )
+        label = name(text(entry, f"{where}.*"), f"{where}.*")
+        if label is not None:
+            labels[key] = label
+    return labels
+
+
+def chosen_labels(entries: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:
+    """The entries of a foreign record's free-form metadata that the operator named as segments.
+
+    What cannot be a label (objects, over-long text) is left out: metadata is not ours to refuse.
+    """
+    labels: dict[str, str] = {}
+    for key in keys:
+        match entries.get(key):
+            case bool() as flag:
+                labels[key] = "true" if flag else "false"
+            case (str() | int()) as value:
+                label = str(value)
+                if 0 < len(label) <= NAME_LIMIT and not _CONTROL.search(label):
+                    labels[key] = label
+    return labels
+
+
+def timestamp(value: object, where: str) -> datetime | None:
+    """Unix seconds, or ISO 8601 (UTC where it names no zone); absent and null are None."""
+    match value:
+        case None:
+            return None
+        case bool():
+            pass
+        case int() | float():
+            return from_unix(value, where)
+        case str():
+            try:
+                moment = datetime.fromisoformat(value)
+                moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+                return _plausible(moment.astimezone(UTC), where)
+            except (ValueError, OverflowError):
+                pass
+    raise Unreadable(
+        DeadReason.BAD_TIMESTAMP, f"{where}: expected Unix seconds or ISO 8601 with a zone"
+    )
+
+
+def from_unix(seconds: float, where: str) -> datetime:
+    """The moment ``seconds`` after 1970 in UTC, when it is a plausible one."""
+    if not EARLIEST.timestamp() <= seconds <= _LATEST.timestamp():
+        raise _implausible(where)
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _plausible(moment: datetime, where: str) -> datetime:
+    if not EARLIEST <= moment <= _LATEST:
+        raise _implausible(where)
+    return moment
+
+
+def _implausible(where: str) -> Unreadable:
+    return Unreadable(
+        DeadReason.BAD_TIMESTAMP,
+        f"{where}: before {EARLIEST:%Y} or after {_LATEST:%Y}; check its unit and the sender's clock",
+    )

@@ -1,0 +1,64 @@
+"""Which prompts are replayed, and which slices of traffic they count in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from monitor.records import EVERYTHING, Prompt, Skip, SkipReason
+
+OTHER: Final = "(other)"
+"""The value that stands for every segment beyond the limit."""
+
+_PERSON: Final = b"monitor.sampling"
+"""Keeps our choice independent of a sampler upstream that hashes the same id."""
+
+
+def sample(prompt: Prompt, rate: float) -> Prompt | Skip:
+    """Keeps the prompt with probability ``rate`` in (0, 1], the same for a whole conversation.
+
+    Deterministic: conversations (else prompt ids, else positions in the log) are hashed to [0, 1) and
+    kept below ``rate``, so what is kept at a lower rate is kept at every higher one. A prompt that is
+    kept carries its inclusion probability times ``rate``.
+    """
+    if _fraction(_unit(prompt)) >= rate:
+        return Skip(key=prompt.key, recorded_at=prompt.recorded_at, reason=SkipReason.SAMPLED_OUT)
+    return replace(prompt, inclusion_probability=prompt.inclusion_probability * rate)
+
+
+def _unit(prompt: Prompt) -> str:
+    key = prompt.key
+    return (
+        prompt.conversation_id
+        or prompt.prompt_id
+        or f"{key.topic}/{key.partition}/{key.offset}/{key.index}"
+    )
+
+
+def _fraction(unit: str) -> float:
+    digest = hashlib.blake2b(unit.encode("utf-8"), digest_size=8, person=_PERSON).digest()
+    return (int.from_bytes(digest) >> 11) / 2**53
+
+
+def segments_of(
+    prompt: Prompt, keys: Sequence[str], known: set[str], limit: int
+) -> tuple[str, ...]:
+    """``("all", "route=/chat", …)``: one segment for each of ``keys`` that the prompt carries.
+
+    ``known`` holds the segments seen so far and grows to ``limit``; from then on a new one counts as
+    ``route=(other)``, so that a key with unbounded values cannot fill the store.
+    """
+    segments = [EVERYTHING]
+    for key in keys:
+        if (value := prompt.segment.get(key)) is None:
+            continue
+        segment = f"{key}={value}"
+        if segment not in known:
+            if len(known) < limit:
+                known.add(segment)
+            else:
+                segment = f"{key}={OTHER}"
+        segments.append(segment)
+    return tuple(segments)
