@@ -1,0 +1,424 @@
+"""The life of an alert: a model of what a receiver may ever hear, tried on generated histories."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monitor.alert.policy import (
+    audience,
+    event_of,
+    is_silenced,
+    orphan_conditions,
+    rank,
+    resolution_owed,
+    transition,
+)
+from monitor.records import Alert, AlertState, Condition, Event, EventType, Severity, Silence
+from monitor.settings import DriftRule, Endpoint, SilenceRule, Thresholds
+
+T0 = datetime(2026, 3, 1, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+HOLD, COOLDOWN, REMINDER = 2 * MINUTE, 30 * MINUTE, 60 * MINUTE
+
+
+def condition(*, active: bool, severity: Severity = "warning", **changes: Any) -> Condition:
+    given: dict[str, Any] = {
+        "dedupe_key": "drift/p/toxic/all",
+        "rule": "persona",
+        "kind": "drift",
+        "severity": severity,
+        "active": active,
+        "summary": "toxic rose",
+        "labels": {"feature": "toxic"},
+        "details": {},
+        "hold_for": HOLD,
+        "cooldown": COOLDOWN,
+        "reminder": REMINDER,
+    }
+    return Condition(**given | changes)
+
+
+@dataclass
+class Told:
+    minute: int
+    type: EventType
+    event: Event
+
+
+class History:
+    """One dedupe key through the minutes: what the store would keep, and what was announced."""
+
+    def __init__(self) -> None:
+        self.alert: Alert | None = None
+        self.told: list[Told] = []
+        self.minute = 0
+
+    def see(
+        self,
+        active: bool | None,
+        *,
+        severity: Severity = "warning",
+        silenced: bool = False,
+        **changes: Any,
+    ) -> Alert | None:
+        """The next minute; ``active`` None is "unknown": no condition is made."""
+        self.minute += 1
+        now = T0 + self.minute * MINUTE
+        if active is not None:
+            seen = condition(active=active, severity=severity, **changes)
+            self.alert, announced = transition(self.alert, seen, now, silenced=silenced)
+            if announced:
+                assert self.alert is not None
+                event = event_of(self.alert, announced, now)
+                self.told.append(Told(minute=self.minute, type=announced, event=event))
+        return self.alert
+
+    def acknowledge(self) -> None:
+        if self.alert and self.alert.state is AlertState.FIRING:
+            at = T0 + self.minute * MINUTE
+            self.alert = replace(self.alert, acknowledged_at=at, acknowledged_by="ann")
+
+    @property
+    def types(self) -> list[str]:
+        return [told.type for told in self.told]
+
+
+def seen(*minutes: bool | None) -> History:
+    history = History()
+    for active in minutes:
+        history.see(active)
+    return history
+
+
+def test_it_waits_for_hold_then_fires_once() -> None:
+    history = seen(True, True)
+    assert history.alert is not None
+    assert history.alert.state is AlertState.PENDING
+    assert history.types == []
+    history.see(True)
+    history.see(True)
+    assert history.types == ["drift.detected"]
+
+
+def test_a_short_rise_is_forgotten() -> None:
+    history = seen(True, True, False)
+    assert history.alert is None
+    assert history.types == []
+
+
+def test_hold_of_zero_fires_and_resolves_at_once() -> None:
+    history = History()
+    history.see(True, hold_for=timedelta(0))
+    history.see(False, hold_for=timedelta(0))
+    assert history.types == ["drift.detected", "drift.resolved"]
+
+
+def test_one_dip_does_not_resolve_and_a_steady_calm_does() -> None:
+    history = seen(True, True, True, False, True, False)
+    assert history.types == ["drift.detected"]
+    history.see(False)
+    assert history.types == ["drift.detected", "drift.resolved"]
+    assert history.alert is not None
+    assert history.alert.state is AlertState.RESOLVED
+    assert history.alert.details["at_resolution"]["summary"] == "toxic rose"
+
+
+def test_cooldown_keeps_the_key_quiet_unless_it_gets_worse() -> None:
+    history = seen(True, True, True, False, False)
+    for _ in range(10):
+        history.see(True)
+    assert history.types == ["drift.detected", "drift.resolved"]
+    for _ in range(3):
+        history.see(True, severity="critical")
+    assert history.types == ["drift.detected", "drift.resolved", "drift.detected"]
+    first, last = history.told[0].event, history.told[-1].event
+    assert first.alert_id != last.alert_id
+    assert last.alert.severity == "critical"
+
+
+def test_after_the_cooldown_a_new_alert_begins_with_its_own_hold() -> None:
+    history = seen(True, True, True, False, False)
+    resolved_at = history.told[-1].minute
+    while len(history.told) < 3:
+        history.see(True)
+    assert history.told[2].minute == resolved_at + (COOLDOWN + HOLD) // MINUTE
+
+
+def test_severity_rises_aloud_and_never_falls() -> None:
+    history = seen(True, True, True)
+    history.see(True, severity="critical")
+    history.see(True, severity="warning")
+    history.see(True, severity="critical")
+    assert history.types == ["drift.detected", "drift.detected"]
+    assert [t.event.alert.severity for t in history.told] == ["warning", "critical"]
+    assert history.alert is not None
+    assert history.alert.severity == "critical"
+
+
+def test_reminders_until_acknowledged_and_a_rise_withdraws_the_acknowledgement() -> None:
+    history = seen(True, True, True)
+    for _ in range(130):
+        history.see(True)
+    assert history.types == ["drift.detected", "drift.reminder", "drift.reminder"]
+    history.acknowledge()
+    for _ in range(130):
+        history.see(True)
+    assert len(history.told) == 3
+    history.see(True, severity="critical")
+    assert history.types[3:] == ["drift.detected"]
+    assert history.alert is not None
+    assert history.alert.acknowledged_at is None
+    history.acknowledge()
+    history.see(False)
+    history.see(False)
+    history.see(False)
+    assert history.types[4:] == ["drift.resolved"]
+
+
+def test_no_reminder_when_none_is_wanted() -> None:
+    history = seen(True, True, True)
+    for _ in range(300):
+        history.see(True, reminder=None)
+    assert history.types == ["drift.detected"]
+
+
+def test_silence_holds_the_news_and_tells_it_afterwards() -> None:
+    history = History()
+    for _ in range(5):
+        history.see(True, silenced=True)
+    assert history.alert is not None
+    assert history.alert.state is AlertState.FIRING
+    assert history.types == []
+    history.see(True)
+    assert history.types == ["drift.detected"]
+    history.see(True, severity="critical", silenced=True)
+    assert history.alert is not None
+    assert history.alert.severity == "warning", "severity stays what was announced"
+    history.see(True, severity="critical")
+    assert history.types == ["drift.detected", "drift.detected"]
+
+
+def test_what_began_and_ended_in_silence_is_never_told() -> None:
+    history = History()
+    for active in (True, True, True, True, False, False, False):
+        history.see(active, silenced=True)
+    history.see(False)
+    assert history.alert is not None
+    assert history.alert.state is AlertState.RESOLVED
+    assert history.types == []
+
+
+def test_a_resolution_in_silence_is_owed_and_told_afterwards() -> None:
+    history = seen(True, True, True)
+    for _ in range(4):
+        history.see(False, silenced=True)
+    assert history.alert is not None
+    assert resolution_owed(history.alert)
+    history.see(False)
+    assert history.types == ["drift.detected", "drift.resolved"]
+    assert not resolution_owed(history.alert)
+
+
+def test_a_return_before_the_owed_resolution_goes_on_with_the_same_alert() -> None:
+    history = seen(True, True, True)
+    before = history.alert
+    for _ in range(4):
+        history.see(False, silenced=True)
+    history.see(True, silenced=True)
+    assert before is not None
+    assert history.alert is not None
+    assert history.alert.state is AlertState.FIRING
+    assert history.alert.alert_id == before.alert_id
+    assert history.alert.resolved_at is None
+    assert history.types == ["drift.detected"]
+
+
+def test_an_alert_resolves_only_when_the_window_that_showed_it_is_clear() -> None:
+    history = History()
+    for _ in range(3):
+        history.see(True, details={"shown_by": ["15m", "1h"]})
+    for _ in range(9):
+        history.see(False, details={"clear_windows": ["15m", "24h"]})
+    assert history.types == ["drift.detected"], "the 1h window is thin: unknown is not resolved"
+    history.see(False, details={"clear_windows": ["1h", "24h"]})
+    assert history.types == ["drift.detected", "drift.resolved"]
+
+
+moves = st.lists(
+    st.tuples(
+        st.sampled_from([True, True, False, None, "acknowledge"]),
+        st.sampled_from(["info", "warning", "critical"]),
+        st.booleans() | st.just(False),
+        st.integers(1, 40),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(moves=moves)
+def test_what_a_receiver_hears_is_always_sound(moves: list[Any]) -> None:
+    history = History()
+    for active, severity, silenced, minutes in moves:
+        for _ in range(minutes):
+            if active == "acknowledge":
+                history.acknowledge()
+                break
+            before = len(history.told)
+            was = history.alert
+            history.see(active, severity=severity, silenced=silenced)
+            assert len(history.told) - before <= (0 if silenced else 1)
+            if (
+                was is not None
+                and history.alert is not None
+                and was.alert_id != history.alert.alert_id
+            ):
+                assert was.state is AlertState.RESOLVED, (
+                    "a new alert begins only after the old ended"
+                )
+    told = history.told
+    assert len({t.event.event_id for t in told}) == len(told)
+    assert not any("." in t.event.event_id for t in told)
+    open_alert: str | None = None
+    spoken: Severity = "info"
+    sequences: dict[str, int] = {}
+    for at, t in enumerate(told):
+        alert, what = t.event.alert, t.type.rpartition(".")[2]
+        assert t.event.sequence == sequences.get(alert.alert_id, 0) + 1, "numbered without a gap"
+        sequences[alert.alert_id] = t.event.sequence
+        if open_alert is None:
+            assert what == "detected"
+        else:
+            assert alert.alert_id == open_alert, "never two open alerts of one key"
+            if what == "detected":
+                assert rank(alert.severity) > rank(spoken), "detected again only when graver"
+            if what == "reminder":
+                assert t.minute - told[at - 1].minute >= REMINDER // MINUTE
+                assert alert.acknowledged_at is None
+            if what == "resolved":
+                assert t.event.alert.last_active_at <= t.event.created_at - HOLD
+        if at and told[at - 1].type.endswith("resolved") and rank(alert.severity) <= rank(spoken):
+            resolved_at = told[at - 1].event.alert.resolved_at
+            assert resolved_at is not None
+            assert t.event.created_at >= resolved_at + COOLDOWN + HOLD, "quiet during the cooldown"
+        open_alert = None if what == "resolved" else alert.alert_id
+        spoken = alert.severity
+    # Nothing stays unsaid: after a long calm every alert that was told of is told to be over.
+    for _ in range(5):
+        history.see(False)
+    assert not history.told or history.told[-1].type == "drift.resolved"
+
+
+@settings(max_examples=100, deadline=None)
+@given(minutes=st.lists(st.booleans(), min_size=1, max_size=400))
+def test_flapping_never_announces_more_often_than_the_cooldown_allows(minutes: list[bool]) -> None:
+    history = History()
+    for active in minutes:
+        history.see(active)
+    detected = [t.minute for t in history.told if t.type == "drift.detected"]
+    quiet = (COOLDOWN + 2 * HOLD) // MINUTE
+    assert all(b - a >= quiet for a, b in itertools.pairwise(detected))
+
+
+def endpoint(name: str, severity: Severity) -> Endpoint:
+    return Endpoint(name=name, url="http://x", format="slack", min_severity=severity)
+
+
+def test_who_heard_of_it_hears_of_its_end() -> None:
+    endpoints = [
+        endpoint("all", "info"),
+        endpoint("most", "warning"),
+        endpoint("grave", "critical"),
+    ]
+    history = seen(True, True, True)
+    history.see(True, severity="critical")
+    for _ in range(3):
+        history.see(False, severity="warning")
+    heard = [audience(t.event.alert, endpoints) for t in history.told]
+    assert heard == [("all", "most"), ("all", "most", "grave"), ("all", "most", "grave")]
+
+
+def test_silences_match_by_glob_within_their_time() -> None:
+    silence = Silence(
+        silence_id="s",
+        matchers={"feature": "tox*", "segment": "all"},
+        starts_at=T0,
+        ends_at=T0 + MINUTE,
+        created_by="ann",
+    )
+    labels = {"feature": "toxic", "segment": "all"}
+    assert is_silenced(labels, [silence], T0)
+    assert not is_silenced(labels, [silence], T0 + MINUTE)
+    assert not is_silenced(labels, [silence], T0 - MINUTE)
+    assert not is_silenced({"feature": "toxic"}, [silence], T0)
+    assert not is_silenced(labels, [], T0)
+
+
+def test_a_silence_without_matchers_is_for_everything() -> None:
+    silence = Silence(
+        silence_id="s", matchers={}, starts_at=T0, ends_at=T0 + MINUTE, created_by="a"
+    )
+    assert is_silenced({}, [silence], T0)
+
+
+@dataclass(frozen=True)
+class Described:
+    name: str = "toxic"
+    tags: tuple[str, ...] = ()
+    expected: Literal["rises", "falls"] = "rises"
+    description: str = ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "orphaned"),
+    [
+        ({}, False),
+        ({"pack_id": "p-2"}, True),
+        ({"features": []}, True),
+        ({"rules": []}, True),
+    ],
+)
+def test_alerts_that_nothing_watches_are_ended(changes: dict[str, Any], orphaned: bool) -> None:
+    history = History()
+    for _ in range(3):
+        labels = {"feature": "toxic", "segment": "all", "pack": "p"}
+        history.see(True, labels=labels, details={"shown_by": ["1h"]})
+    assert history.alert is not None
+    watched: dict[str, Any] = {
+        "pack_id": "p",
+        "features": [Described()],
+        "rules": [DriftRule(name="any", severities={"info": Thresholds(shift=1.0)})],
+        "silence_rules": [],
+    }
+    ended = orphan_conditions([history.alert], **watched | changes)
+    assert bool(ended) is orphaned
+    for found in ended:
+        alert, announced = transition(history.alert, found, T0 + 9 * MINUTE, silenced=False)
+        assert announced == "drift.resolved"
+        assert alert is not None
+        assert orphan_conditions([alert], **watched | changes) == []
+
+
+def test_a_silence_rule_that_left_the_configuration_ends_its_alert() -> None:
+    history = History()
+    for _ in range(3):
+        history.see(True, rule="lag", kind="silence")
+    assert history.alert is not None
+    none: dict[str, Any] = {"pack_id": "p", "features": [], "rules": []}
+    kept = orphan_conditions([history.alert], silence_rules=[SilenceRule(name="lag")], **none)
+    assert kept == []
+    assert len(orphan_conditions([history.alert], silence_rules=[], **none)) == 1
+
+
+def test_alert_and_event_ids_follow_from_what_happened() -> None:
+    a, b = seen(True, True, True), seen(True, True, True)
+    assert a.told[0].event == b.told[0].event
+    json.dumps(dict(a.told[0].event.alert.details))

@@ -1,0 +1,265 @@
+"""Which drift holds: bounds and not estimates, the rule's direction, one alert for one change."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitor.alert.policy import conditions, with_prompts
+from monitor.records import Bound, Calibration, Cause, Condition, Drift, Feature
+from monitor.settings import DriftRule, DriftSettings, Thresholds
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LENGTHS = {"15m": timedelta(minutes=15), "1h": timedelta(hours=1), "24h": timedelta(hours=24)}
+
+
+def feature(name: str = "toxic", **changes: Any) -> Feature:
+    given: dict[str, Any] = {
+        "name": name,
+        "kind": "direction",
+        "site": 15,
+        "region": "response",
+        "pooling": "mean",
+        "weight": np.ones(4, np.float32),
+        "calibration": Calibration(tokens=(1,), means=(0,), deviations=(1,)),
+        "tags": ("persona",),
+        "description": "Insults and threats.",
+    }
+    return Feature(**given | changes)
+
+
+def drift(
+    *,
+    shift: tuple[float, float] = (0.0, 0.1),
+    tail: tuple[float, float] = (0.5, 2.0),
+    window: str = "15m",
+    **changes: Any,
+) -> Drift:
+    given: dict[str, Any] = {
+        "baseline_id": "base-1",
+        "pack_id": "pack-1",
+        "feature": "toxic",
+        "segment": "all",
+        "window": window,
+        "window_start": NOW - LENGTHS[window],
+        "window_end": NOW,
+        "n": 1_000,
+        "baseline_n": 5_000,
+        "pooled_baseline": False,
+        "mean": 0.5,
+        "baseline_mean": 0.0,
+        "shift": Bound(value=sum(shift) / 2, low=shift[0], high=shift[1]),
+        "psi": 0.0,
+        "ks": 0.0,
+        "tail_rate": 0.02,
+        "baseline_tail_rate": 0.01,
+        "tail_ratio": Bound(value=sum(tail) / 2, low=tail[0], high=tail[1]),
+        "evidence": 0.0,
+        "cause": Cause.INPUT_SHIFT,
+        "evaluated_at": NOW,
+    }
+    return Drift(**given | changes)
+
+
+def rule(name: str = "persona", **changes: Any) -> DriftRule:
+    given: dict[str, Any] = {
+        "severities": {
+            "warning": Thresholds(shift=0.3, tail_ratio=3.0),
+            "critical": Thresholds(shift=0.8, tail_ratio=10.0),
+        },
+    }
+    return DriftRule(name=name, **given | changes)
+
+
+def only(found: list[Condition]) -> Condition:
+    (condition,) = found
+    return condition
+
+
+def test_the_lower_bound_decides_and_not_the_estimate() -> None:
+    wide = drift(shift=(0.29, 2.0))
+    narrow = drift(shift=(0.31, 0.4))
+    assert not only(conditions([wide], [rule()], [feature()])).active
+    assert only(conditions([narrow], [rule()], [feature()])).active
+
+
+@pytest.mark.parametrize(
+    ("low", "severity"), [(0.3, "warning"), (0.79, "warning"), (0.8, "critical"), (3.0, "critical")]
+)
+def test_the_gravest_crossed_severity_counts(low: float, severity: str) -> None:
+    condition = only(conditions([drift(shift=(low, low + 0.2))], [rule()], [feature()]))
+    assert (condition.active, condition.severity) == (True, severity)
+
+
+def test_a_feature_that_falls_is_mirrored() -> None:
+    assistant = feature(expected="falls")
+    fallen, risen = drift(shift=(-0.9, -0.5)), drift(shift=(0.5, 0.9))
+    assert only(conditions([fallen], [rule()], [assistant])).active
+    assert not only(conditions([risen], [rule()], [assistant])).active
+    assert not only(conditions([fallen], [rule()], [feature()])).active
+    either = rule(direction="either")
+    assert only(conditions([fallen], [either], [feature()])).active
+    assert only(conditions([risen], [either], [assistant])).active
+
+
+def test_psi_and_ks_count_by_their_lower_bounds_and_only_the_expected_way() -> None:
+    shape = rule(severities={"warning": Thresholds(psi=0.2), "critical": Thresholds(ks=0.5)})
+    up = {"shift": (0.01, 0.2)}
+    assert not only(conditions([drift(psi=0.5, psi_low=0.1, **up)], [shape], [feature()])).active
+    assert only(conditions([drift(psi=0.5, psi_low=0.3, **up)], [shape], [feature()])).active
+    found = only(conditions([drift(ks=0.7, ks_low=0.6, **up)], [shape], [feature()]))
+    assert (found.active, found.severity) == (True, "critical")
+    down = drift(shift=(-0.2, -0.01), psi=0.5, psi_low=0.3, ks_low=0.6)
+    assert not only(conditions([down], [shape], [feature()])).active
+    shape = shape.model_copy(update={"direction": "either"})
+    assert only(conditions([down], [shape], [feature()])).active
+
+
+def test_a_process_change_needs_the_evidence_and_a_running_detector() -> None:
+    process = rule(severities={"warning": Thresholds(process_change=True)})
+    assert not only(conditions([drift(evidence=50.0)], [process], [feature()])).active
+    below, at = drift(evidence=11.9, evidence_limit=12.0), drift(evidence=12.0, evidence_limit=12.0)
+    assert not only(conditions([below], [process], [feature()])).active
+    assert only(conditions([at], [process], [feature()])).active
+
+
+def test_a_rare_persona_shows_in_the_tail_while_the_mean_stands_still() -> None:
+    condition = only(
+        conditions([drift(shift=(-0.05, 0.05), tail=(4.0, 9.0))], [rule()], [feature()])
+    )
+    assert condition.active
+    assert condition.details["crossed"] == [
+        {
+            "rule": "persona",
+            "window": "15m",
+            "severity": "warning",
+            "statistic": "tail_ratio",
+            "lower_bound": 4.0,
+            "threshold": 3.0,
+        }
+    ]
+
+
+def test_thin_windows_say_nothing() -> None:
+    thin = drift(shift=(2.0, 3.0), n=199)
+    assert conditions([thin], [rule()], [feature()]) == []
+    clear = drift(window="1h")
+    condition = only(conditions([thin, clear], [rule()], [feature()]))
+    assert not condition.active
+    assert condition.details["clear_windows"] == ["1h"]
+
+
+def test_an_instrument_shift_holds_the_drift_conditions() -> None:
+    assert (
+        conditions([drift(shift=(2, 3), cause=Cause.INSTRUMENT_SHIFT)], [rule()], [feature()]) == []
+    )
+
+
+def test_one_change_is_one_condition_over_windows_and_rules() -> None:
+    drifts = [
+        drift(shift=(0.9, 1.1)),
+        drift(shift=(0.4, 0.6), window="1h"),
+        drift(shift=(0.0, 0.2), window="24h", evidence=20.0, evidence_limit=12.0),
+    ]
+    process = rule("process", severities={"warning": Thresholds(process_change=True)})
+    condition = only(conditions(drifts, [process, rule()], [feature()]))
+    assert (condition.rule, condition.severity) == ("persona", "critical")
+    assert condition.details["window"] == "15m"
+    assert condition.details["shown_by"] == ["15m", "1h", "24h"]
+    assert {c["rule"] for c in condition.details["crossed"]} == {"persona", "process"}
+
+
+def test_features_segments_and_packs_are_told_apart() -> None:
+    drifts = [
+        drift(),
+        drift(feature="sarcastic"),
+        drift(segment="route=/chat"),
+        drift(pack_id="pack-2"),
+        drift(segment="canary"),
+        drift(feature="unheard-of"),
+    ]
+    found = conditions(drifts, [rule(segments=("*",))], [feature(), feature("sarcastic")])
+    assert len({condition.dedupe_key for condition in found}) == len(found) == 4
+
+
+def test_rules_select_features_by_name_glob_and_tag_and_segments_by_glob() -> None:
+    features = [
+        feature("toxic/a"),
+        feature("toxic/b", tags=("rude",)),
+        feature("calm", tags=("rude",)),
+    ]
+    drifts = [drift(feature=f.name, segment=s) for f in features for s in ("all", "route=/a")]
+
+    def selected(**changes: Any) -> set[tuple[str, str]]:
+        found = conditions(drifts, [rule(**changes)], features)
+        return {(c.labels["feature"], c.labels["segment"]) for c in found}
+
+    assert selected(features=("toxic/*",)) == {("toxic/a", "all"), ("toxic/b", "all")}
+    assert selected(features=("tag:rude",)) == {("toxic/b", "all"), ("calm", "all")}
+    assert selected(features=("calm",), segments=("route=*",)) == {("calm", "route=/a")}
+
+
+def test_a_rule_of_one_window_leaves_the_others_alone() -> None:
+    drifts = [drift(shift=(2.0, 3.0)), drift(window="1h")]
+    assert not only(conditions(drifts, [rule(windows=("1h",))], [feature()])).active
+
+
+def test_labels_identify_and_details_measure() -> None:
+    a = only(conditions([drift(shift=(0.4, 0.6))], [rule()], [feature()]))
+    b = only(conditions([drift(shift=(0.5, 0.9), n=4_000)], [rule()], [feature()]))
+    assert a.labels == b.labels
+    assert a.details != b.details
+    assert set(a.labels) == {"kind", "rule", "feature", "segment", "pack"}
+    assert a.details["meaning"] == "Insults and threats."
+    assert a.details["shift"] == {"value": 0.5, "low": 0.4, "high": 0.6}
+    assert "canaries" in a.details["verdict"]
+
+
+def test_quotes_in_names_do_not_leave_the_query() -> None:
+    name = "it's'; DROP TABLE alerts; --"
+    condition = only(conditions([drift(feature=name)], [rule()], [feature(name)]))
+    assert "'it''s''; DROP TABLE alerts; --'" in condition.details["query"]
+
+
+def test_the_shipped_rules_fire_on_a_large_shift_and_not_on_none() -> None:
+    rules = DriftSettings().rules
+    assert not only(conditions([drift()], rules, [feature()])).active
+    found = only(conditions([drift(shift=(1.0, 1.2))], rules, [feature()]))
+    assert (found.active, found.severity) == (True, "critical")
+
+
+def test_strongest_prompts_are_added_to_the_details() -> None:
+    condition = only(conditions([drift(shift=(1.0, 1.2))], [rule()], [feature()]))
+    told = with_prompts(condition, [{"prompt_id": "p-1", "score": 7.5}])
+    assert told.details["strongest_prompts"] == [{"prompt_id": "p-1", "score": 7.5}]
+    assert told.details["shift"] == condition.details["shift"]
+
+
+numbers = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@given(low=numbers, high=numbers, tail=numbers, psi=numbers, evidence=numbers, limit=numbers)
+def test_no_figure_breaks_the_rules_or_the_json(
+    low: float, high: float, tail: float, psi: float, evidence: float, limit: float
+) -> None:
+    odd = drift(
+        shift=(low, high),
+        tail=(tail, tail),
+        psi=psi,
+        psi_low=psi,
+        evidence=evidence,
+        evidence_limit=limit,
+    )
+    every = Thresholds(shift=0.3, psi=0.1, ks=0.1, tail_ratio=2.0, process_change=True)
+    condition = only(conditions([odd], [rule(severities={"critical": every})], [feature()]))
+    json.dumps(dict(condition.details), allow_nan=False)
+    crossed = low >= 0.3 or tail >= 2.0 or (math.isfinite(limit) and evidence >= limit)
+    if crossed:
+        assert condition.active

@@ -1,0 +1,116 @@
+"""Silence rules: no data is never read as no drift, and no facts are never read as health."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from monitor.alert.policy import Health, silence_conditions
+from monitor.records import CanaryRun, Condition, Lineage
+from monitor.settings import DriftSettings, SilenceRule
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LINEAGE = Lineage(
+    pack_id="p", model_id="m", model_hash="h", dtype="float32", attention="sdpa",
+    device="cpu", engine="1", rules="{}",
+)  # fmt: skip
+
+
+def health(**known: Any) -> Health:
+    return Health(**{"since": NOW - timedelta(hours=1), "watching_since": NOW} | known)
+
+
+def canary(worker: str, *, reproduced: bool, deviation: float = 0.01) -> CanaryRun:
+    return CanaryRun(
+        worker_id=worker,
+        ran_at=NOW,
+        lineage=LINEAGE,
+        largest_deviation=deviation,
+        noise_floor=0.05,
+        reproduced=reproduced,
+    )
+
+
+def judged(facts: Health, name: Any, limit: float | None = None) -> Condition | None:
+    found = silence_conditions(facts, [SilenceRule(name=name, limit=limit)], NOW)
+    assert len(found) <= 1
+    for condition in found:
+        json.dumps(dict(condition.details), allow_nan=False)
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "facts", "active"),
+    [
+        ("lag", 100, {"lag": {"prompts/0": 60, "prompts/1": 41}}, True),
+        ("lag", 100, {"lag": {"prompts/0": 60, "prompts/1": 40}}, False),
+        ("lag", 100, {}, None),
+        ("starvation", 900, {"last_scored_at": NOW - timedelta(seconds=901)}, True),
+        ("starvation", 900, {"last_scored_at": NOW - timedelta(seconds=899)}, False),
+        ("starvation", 900, {"watching_since": NOW - timedelta(seconds=901)}, True),
+        ("starvation", 900, {"watching_since": NOW - timedelta(seconds=10)}, False),
+        ("dead_letter_ratio", 0.05, {"outcomes": {"scored": 94, "dead:not_json": 6}}, True),
+        ("dead_letter_ratio", 0.05, {"outcomes": {"scored": 95, "dead:not_json": 5}}, False),
+        ("dead_letter_ratio", 0.05, {"outcomes": {"dead:empty": 19}}, None),
+        (
+            "dead_letter_ratio",
+            0.05,
+            {"outcomes": {"scored": 90, "dead:empty": 10, "skipped:sampled_out": 9_000}},
+            True,
+        ),
+        ("non_finite", 0.01, {"outcomes": {"scored": 90, "dead:not_json": 10}}, False),
+        ("non_finite", 0.01, {"outcomes": {"scored": 98, "dead:non_finite": 2}}, True),
+        ("model_mismatch", None, {"mismatches": ["hidden size 576, pack 960"]}, True),
+        ("model_mismatch", None, {}, False),
+        ("instrument", None, {"canaries": [canary("a", reproduced=True)]}, False),
+        ("instrument", None, {}, None),
+        ("no_baseline", None, {"pack_id": "p"}, True),
+        ("no_baseline", None, {"pack_id": "p", "baseline_id": "b"}, False),
+        ("no_baseline", None, {}, None),
+    ],
+)
+def test_each_rule(
+    name: str, limit: float | None, facts: dict[str, Any], active: bool | None
+) -> None:
+    condition = judged(health(**facts), name, limit)
+    assert (condition.active if condition else None) is active
+
+
+def test_one_broken_copy_among_good_ones_is_named() -> None:
+    runs = [
+        canary("good", reproduced=True),
+        canary("bad", reproduced=False, deviation=float("inf")),
+    ]
+    condition = judged(health(canaries=runs), "instrument")
+    assert condition is not None
+    assert condition.active
+    assert condition.details["workers"] == [{"worker": "bad", "deviation": None}]
+    assert "1 of 2" in condition.summary
+
+
+def test_the_worst_partitions_are_named_and_labels_hold_no_figures() -> None:
+    lag = {f"prompts/{p}": p for p in range(100)}
+    condition = judged(health(lag=lag), "lag", 10)
+    assert condition is not None
+    assert list(condition.details["worst_partitions"]) == [
+        f"prompts/{p}" for p in range(99, 94, -1)
+    ]
+    assert condition.labels == {"kind": "silence", "rule": "lag"}
+
+
+def test_every_shipped_rule_is_judged() -> None:
+    facts = health(
+        pack_id="p",
+        lag={},
+        outcomes={"scored": 100},
+        canaries=[canary("a", reproduced=True)],
+        baseline_id="b",
+        last_scored_at=NOW,
+    )
+    rules = DriftSettings().silence_rules
+    found = silence_conditions(facts, rules, NOW)
+    assert [c.rule for c in found] == [r.name for r in rules]
+    assert not any(c.active for c in found)
