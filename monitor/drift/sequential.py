@@ -103,17 +103,20 @@ def detector(
     """The bets of one stream. ``streams`` is how many share `BASELINE_RISK`.
 
     Rising, falling and tail components weigh a third each: evidence is for a change in either
-    direction. Where all baseline scores fall into one bin the mean components bet nothing.
+    direction. Where all baseline scores fall into one bin there is nothing to bet on means with:
+    those components get no weight.
     """
     # Three bounds per stream, each at an equal share of the risk (Bonferroni).
     risk = BASELINE_RISK / (3 * streams)
     means = np.concatenate([_mean_gains(baseline, sign, risk) for sign in (1.0, -1.0)])
     tail = _tail_gains(baseline, risk)
     sizes = (len(SHIFTS), len(SHIFTS), len(RATIOS))
+    weights = np.concatenate([np.full(size, -math.log(3 * size)) for size in sizes])
+    weights[: 2 * len(SHIFTS)][~means.any(axis=1)] = -math.inf
     return Detector(
         bin_gains=np.concatenate([means, np.zeros((len(RATIOS), CENTRES.size))]),
         tail_gains=np.concatenate([np.zeros((2 * len(SHIFTS), 2)), tail]),
-        log_weights=np.concatenate([np.full(size, -math.log(3 * size)) for size in sizes]),
+        log_weights=weights,
         limit=limit,
         kind=kind,
     )

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from monitor.drift.baseline import (
+    MOST_INTERVALS,
+    baseline_for,
+    capture,
+    design_effect,
+    intervals,
+    unwatched,
+)
+from monitor.errors import BadInput
+from monitor.records import BaselineStatus
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+
+
+def draft(windows, *, min_n=100):
+    return capture(
+        windows,
+        baseline_id="b1",
+        pack_id="pack",
+        name="march",
+        start=START,
+        end=START + HOUR,
+        created_at=START + HOUR,
+        fingerprint={"sampling_rate": "0.5"},
+        min_n=min_n,
+    )
+
+
+def test_intervals_cover_without_gap_or_overlap():
+    for length in (MINUTE, HOUR, timedelta(days=1), timedelta(days=30, minutes=7)):
+        pieces = intervals(START, START + length, MINUTE)
+        assert len(pieces) <= MOST_INTERVALS
+        assert pieces[0][0] == START
+        assert pieces[-1][1] == START + length
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(pieces))
+        assert all((end - start) % MINUTE == timedelta(0) for start, end in pieces)
+    with pytest.raises(BadInput, match="after its start"):
+        intervals(START, START, MINUTE)
+
+
+def test_a_baseline_is_the_sum_of_its_interval(window_of):
+    random = np.random.default_rng(1)
+    pieces = [window_of(random.normal(size=40), at=i) for i in range(30)]
+    baseline = draft([*pieces, window_of([9.0] * 500, segment="canary")])
+    assert baseline.status is BaselineStatus.DRAFT
+    assert baseline.n == 1_200
+    assert set(baseline.streams) == {(0, "all")}
+    whole = baseline.streams[0, "all"].window
+    assert whole.n == sum(w.n for w in pieces) == whole.histogram.sum()
+    assert whole.total == pytest.approx(sum(w.total for w in pieces))
+    assert whole.tail_count == sum(w.tail_count for w in pieces)
+    assert (whole.start, whole.end) == (START, START + HOUR)
+    assert baseline.fingerprint["sampling_rate"] == "0.5"
+    assert baseline.fingerprint["n"] == "1200"
+
+
+def test_a_thin_interval_is_refused_with_the_fix(window_of):
+    with pytest.raises(BadInput, match="holds 40 scored prompts, a baseline needs 100") as refused:
+        draft([window_of(np.zeros(40))])
+    assert "longer interval" in refused.value.hint
+    with pytest.raises(BadInput, match="holds 0"):
+        draft([])
+
+
+def test_a_thin_feature_is_left_out_and_named(window_of):
+    baseline = draft([window_of(np.zeros(500)), window_of(np.zeros(20), feature=1)])
+    assert unwatched(baseline, 3) == (1, 2)
+    assert baseline_for(baseline, 1, "all", 500) is None
+
+
+def test_thin_segments_fall_back_on_all_traffic(window_of):
+    baseline = draft(
+        [
+            window_of(np.zeros(900)),
+            window_of(np.zeros(700), segment="route=/a"),
+            window_of(np.zeros(200), segment="route=/b"),
+        ]
+    )
+    own = baseline_for(baseline, 0, "route=/a", 500)
+    assert own is not None
+    assert (own[0].window.n, own[1]) == (700, False)
+    for segment in ("route=/b", "route=/new"):
+        pooled = baseline_for(baseline, 0, segment, 500)
+        assert pooled is not None
+        assert (pooled[0].window.n, pooled[1]) == (900, True)
+
+
+def test_independent_prompts_have_a_design_effect_near_one(window_of):
+    random = np.random.default_rng(2)
+    found = [
+        draft([window_of(random.normal(size=25), at=i) for i in range(100)])
+        .streams[0, "all"]
+        .design_effect
+        for _ in range(50)
+    ]
+    assert 1.0 <= np.mean(found) < 1.35
+
+
+def test_conversations_are_counted_as_what_they_are(window_of, clustered):
+    """Five prompts correlated 0.6: 1 + 4·0.6 = 3.4 (Kish)."""
+    random = np.random.default_rng(3)
+    found = [
+        draft([window_of(clustered(random, 25), at=i) for i in range(140)])
+        .streams[0, "all"]
+        .design_effect
+        for _ in range(50)
+    ]
+    assert 3.0 < np.mean(found) < 4.8
+
+
+def test_waves_longer_than_a_batch_show_in_the_joined_ones():
+    random = np.random.default_rng(4)
+    wave = 0.3 * np.sin(np.arange(96) / 96 * 4 * np.pi)
+    totals = 20 * wave + np.sqrt(20) * random.normal(size=96)
+    effect = design_effect([20] * 96, list(totals), 1.0 + 0.045)
+    assert effect > 5
+    assert design_effect([20] * 11, list(totals[:11]), 1.0) == 1.0
+    assert design_effect([20] * 96, list(totals), 0.0) == 1.0
