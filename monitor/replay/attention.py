@@ -1,0 +1,155 @@
+"""Attention over a packed row: many prompts side by side in one forward pass, none seeing another.
+
+Legend: t = tokens of the row, h = query heads, g = key/value heads, e = head width.
+
+Everything but attention works token by token, so prompts can stand in one row without padding. Here
+each segment attends to itself, causally, and to the kept keys and values of the prefixes it
+continues. The function is registered with transformers under `PACKED`; transformers builds no mask
+for a name it knows no mask for, and hands ``packed_row`` through from the model's call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface
+
+PACKED = "monitor_packed"
+
+PROVEN_ARCHITECTURES = frozenset(
+    {
+        "gemma2",
+        "gemma3_text",
+        "gpt2",
+        "gpt_neox",
+        "llama",
+        "mistral",
+        "mixtral",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+    }
+)
+"""Model types whose packed readings the tests compare with transformers' own, prompt by prompt.
+
+Their attention is wholly described by what they pass: scaling, sliding window, soft cap. Any other
+architecture is replayed one prompt at a time with its stock attention.
+"""
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(slots=True, kw_only=True)
+class PackedSegment:
+    """Tokens [start, stop) of the row. ``chain`` are the kept prefixes it continues, root first."""
+
+    start: int
+    stop: int
+    chain: tuple[int, ...] = ()
+    keep: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class PackedRow:
+    """One forward pass. ``kept[prefix][block]`` are keys and values [1, g, tokens, e].
+
+    ``exact_softmax``: compute the attention weights openly instead of by a fused kernel.
+    """
+
+    segments: tuple[PackedSegment, ...]
+    kept: dict[int, dict[int, KeysValues]]
+    exact_softmax: bool = False
+    masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _attention_mask: torch.Tensor | None,
+    *,
+    packed_row: PackedRow,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_ignored: object,
+) -> tuple[torch.Tensor, None]:
+    """Attention of query [1, h, t, e] over key, value [1, g, t, e], segment by segment: [1, t, h, e]."""
+    block = int(module.layer_idx)  # type: ignore[arg-type]
+    groups = query.shape[1] // key.shape[1]
+    output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+    for segment in packed_row.segments:
+        here = slice(segment.start, segment.stop)
+        own = (key[:, :, here], value[:, :, here])
+        if segment.keep is not None:
+            kept = packed_row.kept.setdefault(segment.keep, {})
+            kept[block] = (own[0].clone(), own[1].clone())
+        parts = [packed_row.kept[prefix][block] for prefix in segment.chain]
+        keys = torch.cat([*(k for k, _ in parts), own[0]], dim=2) if parts else own[0]
+        values = torch.cat([*(v for _, v in parts), own[1]], dim=2) if parts else own[1]
+        mask = _mask(
+            packed_row, here.stop - here.start, keys.shape[2], sliding_window, query.device
+        )
+        if softcap is not None or packed_row.exact_softmax:
+            result = _open(query[:, :, here], keys, values, mask, scaling, softcap, groups)
+        else:
+            result = functional.scaled_dot_product_attention(
+                query[:, :, here],
+                keys if groups == 1 else keys.repeat_interleave(groups, dim=1),
+                values if groups == 1 else values.repeat_interleave(groups, dim=1),
+                attn_mask=mask,
+                is_causal=mask is None and keys.shape[2] > 1,
+                scale=scaling,
+            )
+        output[:, here] = result.transpose(1, 2)
+    return output, None
+
+
+def _mask(
+    row: PackedRow, queries: int, keys: int, window: int | None, device: torch.device
+) -> torch.Tensor | None:
+    """Who may see whom [queries, keys]; None when plain causal attention says the same.
+
+    The last query stands at the last key. A window of w sees w keys, its own among them.
+    """
+    if window is not None and keys <= window:
+        window = None
+    if queries == keys and window is None and not row.exact_softmax:
+        return None
+    known = (queries, keys, window)
+    if known not in row.masks:
+        before = keys - queries
+        allowed = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(before)
+        if window is not None:
+            allowed = allowed.triu(before - window + 1)
+        row.masks[known] = allowed
+    return row.masks[known]
+
+
+def _open(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+    groups: int,
+) -> torch.Tensor:
+    """``softmax(softcap·tanh(q kᵀ·scaling / softcap)) v`` with the softmax in float32 or wider."""
+    keys = keys.repeat_interleave(groups, dim=1)
+    values = values.repeat_interleave(groups, dim=1)
+    weights = query @ keys.transpose(2, 3) * (scaling or query.shape[3] ** -0.5)
+    if softcap is not None:
+        weights = torch.tanh(weights / softcap) * softcap
+    if mask is None:
+        mask = torch.ones(weights.shape[2:], dtype=torch.bool, device=weights.device).tril()
+    weights = weights.masked_fill(~mask, float("-inf"))
+    wide = torch.promote_types(weights.dtype, torch.float32)
+    return torch.softmax(weights, dim=-1, dtype=wide).to(values.dtype) @ values
+
+
+AttentionInterface.register(PACKED, packed_attention)

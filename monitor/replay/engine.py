@@ -1,0 +1,299 @@
+"""The hot path: prompts in, readings out.
+
+``prepare`` tokenises and plans, and may run in another thread while ``run`` holds the model.
+Identical replays of a chunk are run once, prefixes that several share are run once, and what is
+left stands packed in rows without padding. The features' activations are taken inside the forward
+pass; the residual stream never leaves the device.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from monitor.records import (
+    DeadReason,
+    Feature,
+    Floats,
+    Lineage,
+    Prompt,
+    Replayed,
+    Unreplayable,
+)
+from monitor.replay.answer import answered
+from monitor.replay.forward import Forward, RowReader
+from monitor.replay.model import LoadedModel, positions_limit
+from monitor.replay.plan import Plan, plan
+from monitor.replay.pooling import FeatureBank
+from monitor.replay.tokens import CUT_RULE, Tokeniser, Tokens
+from monitor.settings import ReplaySettings
+
+ENGINE = "1"
+"""Version of the numerics: raised whenever the same prompt may read differently than before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What the engine did since it was built. Tokens asked for = run + duplicate + shared (+ failed)."""
+
+    prompts: int = 0
+    tokens_run: int = 0
+    tokens_duplicate: int = 0
+    tokens_shared: int = 0
+    passes: int = 0
+    splits: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Tokenised and planned prompts. ``replays[r]`` are distinct; prompt i has ``replay_of[i]``."""
+
+    prompts: tuple[Prompt, ...]
+    refused: dict[int, Unreplayable]
+    replays: tuple[Tokens, ...]
+    replay_of: dict[int, int]
+    plan: Plan
+    generated: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    readings: Floats
+    pooled_tokens: np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+class ReplayEngine:
+    """Reads a pack's features off a loaded model. One thread may run it at a time."""
+
+    def __init__(
+        self, loaded: LoadedModel, features: Sequence[Feature], settings: ReplaySettings
+    ) -> None:
+        """Raises `PackError` when the features do not fit the model's width."""
+        self.loaded = loaded
+        self.settings = settings
+        self._bank = FeatureBank(features, loaded.config.hidden_size, loaded.device)
+        self._limit = positions_limit(settings, loaded.config)
+        self._tokeniser = tokeniser(loaded, settings)
+        self._statistics = Statistics()
+
+    @property
+    def statistics(self) -> Statistics:
+        return self._statistics
+
+    def lineage(self, pack_id: str) -> Lineage:
+        """Everything beside the prompt that the readings depend on."""
+        settings = self.settings
+        rules: dict[str, object] = {
+            "batch_tokens": settings.batch_tokens,
+            "cut": CUT_RULE,
+            "mask_special_tokens": settings.mask_special_tokens,
+            "mask_template": settings.mask_template,
+            "max_tokens": self._limit,
+            "mode": settings.mode,
+            "shared_from": self._least_shared(),
+            "template": str(self.loaded.fingerprint["template_hash"])[:16],
+        }
+        if settings.mode == "generate":
+            rules["generate_tokens"] = settings.generate_tokens
+        device = self.loaded.device
+        return Lineage(
+            pack_id=pack_id,
+            model_id=self.loaded.model_id,
+            model_hash=self.loaded.model_hash,
+            dtype=str(self.loaded.dtype).removeprefix("torch."),
+            attention=self.loaded.attention,
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            engine=ENGINE,
+            rules=json.dumps(rules, sort_keys=True, separators=(",", ":")),
+        )
+
+    def replay(self, prompts: Sequence[Prompt]) -> list[Replayed | Unreplayable]:
+        """Readings of each prompt, in order. Blocks while the model runs."""
+        return self.run(self.prepare(prompts))
+
+    def prepare(self, prompts: Sequence[Prompt]) -> Prepared:
+        """Tokenise and plan; does not touch the model."""
+        refused: dict[int, Unreplayable] = {}
+        tokens: dict[int, Tokens] = {}
+        for index, outcome in enumerate(self._tokeniser.tokenise(prompts)):
+            if isinstance(outcome, Unreplayable):
+                refused[index] = outcome
+            else:
+                tokens[index] = outcome
+        return self._planned(tuple(prompts), refused, tokens)
+
+    def run(self, prepared: Prepared) -> list[Replayed | Unreplayable]:
+        """Run what was prepared: a `Replayed` or `Unreplayable` for each prompt, in order."""
+        if self.settings.mode == "generate":
+            prepared = self._with_answers(prepared)
+        activations, failed = self._activations(prepared.plan, prepared.replays)
+        for replay in failed:
+            # Alone and without kept prefixes it may still fit.
+            alone = plan(
+                [prepared.replays[replay].ids],
+                batch_tokens=self.settings.batch_tokens,
+                min_shared_tokens=None,
+            )
+            again, still_failed = self._activations(alone, [prepared.replays[replay]])
+            if not still_failed:
+                activations[replay] = again[0]
+        readings = self._pooled(prepared.replays, activations)
+        self._count(prepared)
+        return [self._outcome(prepared, index, readings) for index in range(len(prepared.prompts))]
+
+    def _planned(
+        self,
+        prompts: tuple[Prompt, ...],
+        refused: dict[int, Unreplayable],
+        tokens: dict[int, Tokens],
+        generated: frozenset[int] = frozenset(),
+    ) -> Prepared:
+        known: dict[tuple[tuple[int, ...], int, bytes], int] = {}
+        replays: list[Tokens] = []
+        replay_of: dict[int, int] = {}
+        for index, one in tokens.items():
+            key = (one.ids, one.prompt_tokens, one.readable.tobytes())
+            if key not in known:
+                known[key] = len(replays)
+                replays.append(one)
+            replay_of[index] = known[key]
+        return Prepared(
+            prompts=prompts,
+            refused=refused,
+            replays=tuple(replays),
+            replay_of=replay_of,
+            plan=plan(
+                [one.ids for one in replays],
+                batch_tokens=self.settings.batch_tokens,
+                min_shared_tokens=self._least_shared(),
+            ),
+            generated=generated,
+        )
+
+    def _least_shared(self) -> int | None:
+        share = self.settings.share_prefixes and self.loaded.packed
+        return self.settings.min_shared_tokens if share else None
+
+    def _with_answers(self, prepared: Prepared) -> Prepared:
+        """Prompts without a response, with the model's own greedy answer behind them."""
+        wanting = {
+            r for r in prepared.replay_of.values() if not prepared.replays[r].response_tokens
+        }
+        room = self._limit - min(self.settings.generate_tokens, self._limit // 2)
+        given: dict[int, Tokens] = {}
+        for replay in sorted(wanting):
+            short = self._tokeniser.shortened(prepared.replays[replay], room)
+            answer = answered(
+                self.loaded, short.ids, min(self.settings.generate_tokens, self._limit // 2)
+            )
+            given[replay] = self._tokeniser.with_answer(short, answer)
+        tokens = {i: given.get(r, prepared.replays[r]) for i, r in prepared.replay_of.items()}
+        generated = frozenset(i for i, r in prepared.replay_of.items() if r in given)
+        return self._planned(prepared.prompts, prepared.refused, tokens, generated)
+
+    def _activations(
+        self, work: Plan, replays: Sequence[Tokens]
+    ) -> tuple[dict[int, torch.Tensor], list[int]]:
+        """Activations [tokens, k] of each replay, and the replays that did not fit into memory."""
+        columns = len(self._bank.features)
+        parts: dict[int, torch.Tensor] = {}
+        row = torch.empty(0)
+
+        def start_row(_members: tuple[int, ...], total: int) -> RowReader:
+            nonlocal row
+            row = torch.empty(total, columns, device=self.loaded.device)
+            into = row
+            return lambda site, residual: self._bank.project(site, residual, into)
+
+        def finish_row(members: tuple[int, ...]) -> None:
+            sizes = [len(work.segments[index].ids) for index in members]
+            parts.update(zip(members, row.split(sizes), strict=True))
+
+        forward = Forward(self.loaded, work, self._bank.sites, start_row, finish_row)
+        with torch.inference_mode():
+            forward.run()
+            whole = {
+                replay: torch.cat([parts[index] for index in path])
+                for replay, path in enumerate(work.paths)
+                if all(index in parts for index in path)
+            }
+        before = self._statistics
+        self._statistics = replace(
+            before,
+            tokens_run=before.tokens_run + forward.tokens,
+            passes=before.passes + forward.passes,
+            splits=before.splits + forward.splits,
+        )
+        return whole, [replay for replay in range(len(replays)) if replay not in whole]
+
+    def _pooled(
+        self, replays: Sequence[Tokens], activations: dict[int, torch.Tensor]
+    ) -> dict[int, _Reading]:
+        order = sorted(activations)
+        with torch.inference_mode():
+            pairs = [self._bank.pool(replays[r], activations[r]) for r in order]
+            values = self._bank.finished(reading for reading, _ in pairs)
+        return {replay: _Reading(values[row], pairs[row][1]) for row, replay in enumerate(order)}
+
+    def _count(self, prepared: Prepared) -> None:
+        asked = sum(len(prepared.replays[r].ids) for r in prepared.replay_of.values())
+        distinct = sum(len(replay.ids) for replay in prepared.replays)
+        before = self._statistics
+        self._statistics = replace(
+            before,
+            prompts=before.prompts + len(prepared.prompts),
+            tokens_duplicate=before.tokens_duplicate + asked - distinct,
+            tokens_shared=before.tokens_shared + distinct - prepared.plan.tokens,
+        )
+
+    def _outcome(
+        self, prepared: Prepared, index: int, readings: dict[int, _Reading]
+    ) -> Replayed | Unreplayable:
+        prompt = prepared.prompts[index]
+        if index in prepared.refused:
+            return prepared.refused[index]
+        replay = prepared.replay_of[index]
+        tokens, reading = prepared.replays[replay], readings.get(replay)
+        if reading is None:
+            return Unreplayable(
+                prompt=prompt,
+                reason=DeadReason.OUT_OF_MEMORY,
+                detail=f"{len(tokens.ids)} tokens do not fit into memory even alone",
+            )
+        present = reading.pooled_tokens > 0
+        if not present.any():
+            return Unreplayable(
+                prompt=prompt,
+                reason=DeadReason.NO_TOKENS,
+                detail="no token in any feature's region",
+            )
+        broken = present & ~np.isfinite(reading.readings)
+        if broken.any():
+            return Unreplayable(
+                prompt=prompt,
+                reason=DeadReason.NON_FINITE,
+                detail=f"{int(broken.sum())} of {int(present.sum())} readings are not finite",
+            )
+        return Replayed(
+            prompt=prompt,
+            readings=reading.readings,
+            pooled_tokens=reading.pooled_tokens,
+            prompt_tokens=tokens.prompt_tokens,
+            response_tokens=tokens.response_tokens,
+            cut=tokens.cut,
+            generated=index in prepared.generated,
+        )
+
+
+def tokeniser(loaded: LoadedModel, settings: ReplaySettings) -> Tokeniser:
+    """The tokeniser that replay and research share."""
+    return Tokeniser(
+        loaded.tokenizer,
+        positions_limit(settings, loaded.config),
+        mask_special_tokens=settings.mask_special_tokens,
+        mask_template=settings.mask_template,
+    )

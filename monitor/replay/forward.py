@@ -1,0 +1,122 @@
+"""Run planned batches through the model; halve a batch that does not fit into memory.
+
+Legend: t = tokens of one forward pass, d = model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from monitor.replay.attention import KeysValues, PackedRow, PackedSegment
+from monitor.replay.model import LoadedModel
+from monitor.replay.plan import Plan, Segment
+from monitor.replay.taps import tapped
+
+RowReader = Callable[[int, torch.Tensor], None]
+"""Takes a site and its residual stream [t, d] for the whole row."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """Segments that stand side by side in one forward pass, and who reads it."""
+
+    members: tuple[int, ...]
+    read: RowReader
+
+
+@dataclass(slots=True)
+class Forward:
+    """Runs the batches of one plan. ``failed`` collects the segments that fit no memory."""
+
+    loaded: LoadedModel
+    plan: Plan
+    sites: Sequence[int]
+    start_row: Callable[[tuple[int, ...], int], RowReader]
+    """Called before each forward pass with its segments and number of tokens."""
+    finish_row: Callable[[tuple[int, ...]], None]
+    failed: set[int] = field(default_factory=set)
+    passes: int = 0
+    splits: int = 0
+    tokens: int = 0
+    _kept: dict[int, dict[int, KeysValues]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Run every batch. Segments behind a failed prefix fail with it."""
+        for batch in self.plan.batches:
+            pending = [batch] if self.loaded.packed else [(index,) for index in reversed(batch)]
+            while pending:
+                members = tuple(i for i in pending.pop() if self.failed.isdisjoint(self._chain(i)))
+                if members and not self._fits(members):
+                    self.splits += 1
+                    half = len(members) // 2
+                    if half == 0:
+                        self.failed.update(members)
+                    else:
+                        pending += [members[half:], members[:half]]
+
+    def _chain(self, index: int) -> tuple[int, ...]:
+        return self.plan.segments[index].chain
+
+    def _fits(self, members: tuple[int, ...]) -> bool:
+        try:
+            self._pass(members)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            for index in members:
+                self._kept.pop(index, None)
+        else:
+            return True
+        # Outside the handler, where the traceback no longer holds the failed pass's tensors.
+        if self.loaded.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return False
+
+    def _pass(self, members: tuple[int, ...]) -> None:
+        segments = [self.plan.segments[index] for index in members]
+        total = sum(len(segment.ids) for segment in segments)
+        read = self.start_row(members, total)
+        readers = {
+            site: (lambda residual, site=site: read(site, residual[0])) for site in self.sites
+        }
+        loaded = self.loaded
+        ids = torch.tensor([[i for segment in segments for i in segment.ids]], device=loaded.device)
+        inputs: dict[str, object] = {}
+        if loaded.packed:
+            inputs["packed_row"] = self._packed(members, segments)
+            inputs["position_ids"] = torch.cat(
+                [torch.arange(s.first, s.first + len(s.ids)) for s in segments]
+            )[None].to(loaded.device)
+        with torch.inference_mode(), tapped(loaded.blocks, readers):
+            loaded.model(input_ids=ids, use_cache=False, **inputs)
+        self.finish_row(members)
+        self.passes += 1
+        self.tokens += total
+
+    def _packed(self, members: Sequence[int], segments: Sequence[Segment]) -> PackedRow:
+        parts: list[PackedSegment] = []
+        start = 0
+        for index, segment in zip(members, segments, strict=True):
+            stop = start + len(segment.ids)
+            parts.append(
+                PackedSegment(
+                    start=start,
+                    stop=stop,
+                    chain=segment.chain,
+                    keep=index if segment.shared else None,
+                )
+            )
+            start = stop
+        return PackedRow(
+            segments=tuple(parts),
+            kept=self._kept,
+            exact_softmax=self.loaded.attention.endswith("eager"),
+        )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether ``error`` says that device or host memory is used up."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

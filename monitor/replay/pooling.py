@@ -1,0 +1,151 @@
+"""Activations of the stacked features while the forward pass stands at their site, and their pooling.
+
+Legend: t = tokens, d = model width, k = features of the pack.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from monitor.errors import PackError
+from monitor.records import Counts, Feature, Floats, InputNorm, Pooling, Region
+from monitor.replay.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Projection:
+    """Features of one site and input norm: ``columns`` [m], ``weight`` [d, m], the rest [m]."""
+
+    norm: InputNorm
+    columns: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+    rectified: torch.Tensor
+    threshold: torch.Tensor
+
+
+class FeatureBank:
+    """The pack's features, stacked by site on the model's device."""
+
+    def __init__(self, features: Sequence[Feature], width: int, device: torch.device) -> None:
+        """Raises `PackError` when a feature does not have the model's ``width``."""
+        for feature in features:
+            if feature.weight.size != width:
+                raise PackError(
+                    f"feature {feature.name}: weight has {feature.weight.size} entries, "
+                    f"the model's width is {width}"
+                )
+        if not features:
+            raise PackError("a pack without features has nothing to replay for")
+        self.features = tuple(features)
+        grouped: dict[tuple[int, InputNorm], list[int]] = defaultdict(list)
+        pools: dict[tuple[Region, int, Pooling, int], list[int]] = defaultdict(list)
+        for column, feature in enumerate(features):
+            grouped[feature.site, feature.input_norm].append(column)
+            rolling = feature.rolling_tokens if feature.pooling == "max_rolling_mean" else 0
+            pools[feature.region, feature.skip_tokens, feature.pooling, rolling].append(column)
+        self._pools = {
+            key: (torch.tensor(columns, device=device), np.array(columns))
+            for key, columns in pools.items()
+        }
+        self._sites: dict[int, list[_Projection]] = defaultdict(list)
+        for (site, norm), columns in grouped.items():
+            members = [features[column] for column in columns]
+            self._sites[site].append(_projection(norm, columns, members, device))
+        self._sigmoid = np.array([f.activation == "sigmoid" for f in features])
+        self.device = device
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        return tuple(sorted(self._sites))
+
+    def project(self, site: int, residual: torch.Tensor, into: torch.Tensor) -> None:
+        """Write the activations of residual [t, d] at ``site`` into the columns of ``into`` [t, k].
+
+        ``a = relu-or-identity(norm(x) @ weight + bias)`` in float32; sigmoids come after pooling.
+        """
+        wide = residual.to(torch.float32)
+        for part in self._sites[site]:
+            activation = torch.addmm(part.bias, normalised(wide, part.norm), part.weight)
+            passed = activation * (activation > part.threshold)
+            into[:, part.columns] = torch.where(part.rectified, passed, activation)
+
+    def pool(self, tokens: Tokens, activations: torch.Tensor) -> tuple[torch.Tensor, Counts]:
+        """Readings [k] on the device before sigmoids, and how many tokens each pooled [k].
+
+        ``activations`` [t, k]. An absent region reads NaN and counts 0.
+        """
+        readings = torch.full((len(self.features),), torch.nan, device=self.device)
+        counts = np.zeros(len(self.features), dtype=np.int64)
+        for (region, skip, pooling, rolling), (columns, where) in self._pools.items():
+            positions = tokens.positions(region, skip)
+            if positions.size == 0:
+                continue
+            chosen = activations[torch.from_numpy(positions).to(self.device)][:, columns]
+            readings[columns] = pooled(chosen, pooling, rolling)
+            counts[where] = 1 if pooling == "last" else positions.size
+        return readings, counts
+
+    def finished(self, readings: Iterable[torch.Tensor]) -> Floats:
+        """Readings [n, k] on the host; the one copy from the device for a whole chunk."""
+        rows = list(readings)
+        if not rows:
+            return np.empty((0, len(self.features)), dtype=np.float32)
+        values: Floats = torch.stack(rows).cpu().numpy()
+        if self._sigmoid.any():
+            logits = values[:, self._sigmoid].astype(np.float64)
+            # exp of the negative magnitude alone never overflows.
+            small = np.exp(-np.abs(logits))
+            values[:, self._sigmoid] = np.where(logits >= 0, 1.0, small) / (1.0 + small)
+        return values
+
+
+def normalised(residual: torch.Tensor, norm: InputNorm) -> torch.Tensor:
+    """Residuals [t, d] as an SAE trained on normalised activations expects them (SAELens' rules)."""
+    if norm == "rescale":
+        scale = residual.shape[1] ** 0.5
+        return residual * (scale / residual.norm(dim=1, keepdim=True).clamp_min(1e-12))
+    if norm == "layer_norm":
+        centred = residual - residual.mean(dim=1, keepdim=True)
+        return centred / (centred.std(dim=1, keepdim=True) + 1e-5)
+    return residual
+
+
+def pooled(values: torch.Tensor, pooling: Pooling, rolling_tokens: int) -> torch.Tensor:
+    """Pool values [t, m] over their t ≥ 1 tokens: [m].
+
+    ``max_rolling_mean`` is the largest mean of ``rolling_tokens`` consecutive tokens; of fewer
+    tokens than that, their mean.
+    """
+    if pooling == "max":
+        return values.amax(dim=0)
+    if pooling == "last":
+        return values[-1]
+    if pooling == "mean" or values.shape[0] <= rolling_tokens:
+        return values.mean(dim=0)
+    sums = torch.cumsum(values.to(torch.float64), dim=0)
+    windows = sums[rolling_tokens - 1 :].clone()
+    windows[1:] -= sums[:-rolling_tokens]
+    return (windows.amax(dim=0) / rolling_tokens).to(values.dtype)
+
+
+def _projection(
+    norm: InputNorm, columns: Sequence[int], members: Sequence[Feature], device: torch.device
+) -> _Projection:
+    def row(values: Iterable[float]) -> torch.Tensor:
+        return torch.tensor(list(values), dtype=torch.float32, device=device)
+
+    weight = np.stack([np.asarray(f.weight, dtype=np.float32) for f in members], axis=1)
+    return _Projection(
+        norm=norm,
+        columns=torch.tensor(columns, device=device),
+        weight=torch.from_numpy(np.ascontiguousarray(weight)).to(device),
+        bias=row(f.bias for f in members),
+        rectified=torch.tensor([f.activation in ("relu", "jumprelu") for f in members]).to(device),
+        threshold=row(f.threshold if f.activation == "jumprelu" else 0.0 for f in members),
+    )

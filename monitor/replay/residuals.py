@@ -1,0 +1,91 @@
+"""Whole residual vectors for research: the same tokens, regions and forward passes as in production.
+
+Legend: n = prompts, d = model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from monitor.errors import BadInput
+from monitor.records import Floats, Prompt, Region, Unreplayable
+from monitor.replay.engine import tokeniser
+from monitor.replay.forward import Forward, RowReader
+from monitor.replay.model import LoadedModel
+from monitor.replay.plan import plan
+from monitor.replay.tokens import Tokens
+from monitor.settings import ReplaySettings
+
+
+class ResidualReader:
+    """Mean residual streams of prompts at several sites at once."""
+
+    def __init__(self, loaded: LoadedModel, settings: ReplaySettings) -> None:
+        self.loaded = loaded
+        self.settings = settings
+        self._tokeniser = tokeniser(loaded, settings)
+
+    def token_counts(
+        self, prompts: Sequence[Prompt], region: Region, skip_tokens: int = 1
+    ) -> list[int]:
+        """How many tokens ``region`` pools in each prompt; 0 for one that cannot be replayed."""
+        return [
+            0 if isinstance(one, Unreplayable) else one.positions(region, skip_tokens).size
+            for one in self._tokeniser.tokenise(prompts)
+        ]
+
+    def mean_residuals(
+        self,
+        prompts: Sequence[Prompt],
+        sites: Sequence[int],
+        region: Region,
+        skip_tokens: int = 1,
+    ) -> Floats:
+        """Mean over ``region`` of the residual stream, float32 [n, len(sites), d].
+
+        NaN where the region is absent. Raises `BadInput` for a prompt that cannot be replayed.
+        """
+        rows: list[Tokens] = []
+        for index, one in enumerate(self._tokeniser.tokenise(prompts)):
+            if isinstance(one, Unreplayable):
+                raise BadInput(
+                    f"prompt {index} cannot be replayed: {one.reason.value} {one.detail}"
+                )
+            rows.append(one)
+        width = self.loaded.config.hidden_size
+        means = np.full((len(rows), len(sites), width), np.nan, dtype=np.float32)
+        work = plan(
+            [one.ids for one in rows],
+            batch_tokens=self.settings.batch_tokens,
+            min_shared_tokens=None,
+        )
+        where = {site: index for index, site in enumerate(sites)}
+
+        def start_row(members: tuple[int, ...], total: int) -> RowReader:
+            weights = torch.zeros(len(members), total)
+            start = 0
+            for line, member in enumerate(members):
+                positions = rows[member].positions(region, skip_tokens)
+                weights[line, start + positions] = 1.0 / max(positions.size, 1)
+                start += len(rows[member].ids)
+            weights = weights.to(self.loaded.device)
+            present = [
+                i for i, m in enumerate(members) if rows[m].positions(region, skip_tokens).size
+            ]
+
+            def read(site: int, residual: torch.Tensor) -> None:
+                values = (weights @ residual.to(torch.float32)).cpu().numpy()
+                means[[members[i] for i in present], where[site]] = values[present]
+
+            return read
+
+        forward = Forward(self.loaded, work, tuple(sites), start_row, lambda members: None)
+        forward.run()
+        if forward.failed:
+            raise BadInput(
+                f"prompt {min(forward.failed)} does not fit into memory: lower replay.max_tokens"
+            )
+        return means
