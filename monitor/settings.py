@@ -124,7 +124,7 @@ class IngestSettings(Section):
     chunk_records: int = Field(256, ge=1, le=10_000)
     chunk_wait: Duration = Field(timedelta(seconds=1), description="longest wait to fill a chunk")
     max_record_bytes: int = Field(4 * 1024 * 1024, ge=1024)
-    max_nesting: int = Field(64, ge=4)
+    max_nesting: int = Field(64, ge=4, le=200)
     segment_keys: tuple[str, ...] = Field(
         (), description="record segment keys that become segments of their own: key=value"
     )
@@ -167,6 +167,9 @@ class ReplaySettings(Section):
 
 class PackSettings(Section):
     path: Path | None = Field(None, description="pack folder; null: the pack shipped for the model")
+    other_weights: bool = Field(
+        False, description="read a model whose weights differ from the pack's, e.g. a fine-tuned one"
+    )
     canary_interval: Duration = timedelta(minutes=30)
     canary_tolerance: float = Field(
         0.05,
@@ -182,7 +185,10 @@ class PostgresSettings(Section):
     statement_timeout: Duration = timedelta(seconds=60)
     connect_timeout: Duration = timedelta(seconds=10)
     keep_scores: Duration = timedelta(days=14)
-    keep_buckets: Duration = timedelta(days=730)
+    keep_fine_buckets: Duration = Field(
+        timedelta(days=45), description="buckets of drift.bucket's length; hourly ones are kept longer"
+    )
+    keep_buckets: Duration = Field(timedelta(days=730), description="hourly buckets and counts")
     keep_dead_letters: Duration = timedelta(days=30)
     keep_drift: Duration = timedelta(days=730)
     partitions_ahead_days: int = Field(3, ge=1)

@@ -29,7 +29,6 @@ from monitor.errors import DatabaseUnavailable, EverythingUnreadable, Retry, Sta
 from monitor.ingest.formats import parse
 from monitor.ingest.sampling import sample, segments_of
 from monitor.records import (
-    CANARY,
     CanaryRun,
     Chunk,
     ChunkResult,
@@ -350,17 +349,7 @@ def canary_run(
     pack: Pack, replay: Replay, *, worker_id: str, tolerance: float, now: datetime
 ) -> CanaryRun:
     """Replay the pack's canaries; deviations are in calibration deviations, so features compare."""
-    prompts = [
-        Prompt(
-            key=RecordKey(topic=CANARY, partition=0, offset=index),
-            recorded_at=now,
-            messages=canary.messages,
-            text=canary.text,
-            response=canary.response,
-            prompt_id=f"{CANARY}-{index}",
-        )
-        for index, canary in enumerate(pack.canaries)
-    ]
+    prompts = [canary.prompt(index, now) for index, canary in enumerate(pack.canaries)]
     outcomes = replay.run(replay.prepare(prompts))
     scorer = Scorer(pack)
     largest = 0.0

@@ -93,7 +93,7 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
         )
     packed = _packable(config, positions_limit(settings, config))
     with _translated(settings.model):
-        whole = _weights(
+        whole: Any = _weights(
             folder,
             config if full else truncated(config, deepest_site + 1),
             source | {"attn_implementation": PACKED if packed else settings.attention},
@@ -112,6 +112,18 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
         attention=f"packed-{settings.attention}" if packed else stack.config._attn_implementation,
         fingerprint=_fingerprint(folder, gguf, config, tokenizer),
     )
+
+
+def fingerprint_of(settings: ReplaySettings) -> Mapping[str, object]:
+    """The fingerprint of the model in ``settings`` without reading its weights; `ModelError` as above."""
+    folder, gguf = _located(settings.model)
+    source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    if gguf is not None:
+        source["gguf_file"] = gguf.name
+    with _translated(settings.model):
+        config = AutoConfig.from_pretrained(folder, **source)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+    return _fingerprint(folder, gguf, config, tokenizer)
 
 
 def placement(settings: ReplaySettings) -> tuple[torch.device, torch.dtype]:
@@ -198,7 +210,7 @@ def _weights(
     options = dict(source)
     if "gguf_file" not in options:
         options["use_safetensors"] = True
-    kind = AutoModelForCausalLM if full else AutoModel
+    kind: Any = AutoModelForCausalLM if full else AutoModel
     with _quiet():
         try:
             model, report = kind.from_pretrained(
@@ -214,13 +226,14 @@ def _weights(
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{folder}: {len(missing)} weights are missing, first {missing[0]}")
     model.eval().requires_grad_(False)
-    return model  # type: ignore[no-any-return]
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """transformers reports the weights left out; leaving them out is the point."""
-    log = transformers.logging
+    log: Any = transformers.logging
     level, bar = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
     log.disable_progress_bar()

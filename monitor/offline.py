@@ -1,0 +1,94 @@
+"""`monitor score FILE`: the production path on a file of records, without Kafka and without Postgres."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monitor.app import Instrument
+from monitor.ingest.files import read_file
+from monitor.ingest.formats import parse
+from monitor.records import DeadLetter, Parsed, Prompt, Replayed, Skip, Unreplayable
+from monitor.score.scorer import Scorer
+from monitor.settings import Settings
+
+Row = dict[str, Any]
+
+
+def score_file(path: Path, instrument: Instrument, settings: Settings) -> Iterator[Row]:
+    """One row per prompt of the file, in its order; unreadable records are rows with a reason.
+
+    Rows hold id, line, token counts, every feature's score and reading, and the lineage's pack and
+    model hashes. Reads and replays ``ingest.chunk_records`` records at a time, so memory stays flat.
+    """
+    scorer = Scorer(instrument.pack)
+    lineage = instrument.engine.lineage(instrument.pack.pack_id)
+    origin: Row = {
+        "pack_id": lineage.pack_id,
+        "model_hash": lineage.model_hash,
+        "dtype": lineage.dtype,
+        "attention": lineage.attention,
+        "engine": lineage.engine,
+    }
+    records = read_file(path)
+    while chunk := list(islice(records, settings.ingest.chunk_records)):
+        outcomes = [outcome for record in chunk for outcome in parse(record, settings.ingest)]
+        yield from _scored(outcomes, instrument, scorer, origin)
+
+
+def _scored(
+    outcomes: Sequence[Parsed], instrument: Instrument, scorer: Scorer, origin: Row
+) -> Iterator[Row]:
+    prompts = [outcome for outcome in outcomes if isinstance(outcome, Prompt)]
+    replayed = iter(instrument.engine.replay(prompts))
+    for outcome in outcomes:
+        if isinstance(outcome, DeadLetter | Skip):
+            yield _refused(outcome)
+            continue
+        result = next(replayed)
+        if isinstance(result, Unreplayable):
+            yield _refused(result)
+        else:
+            yield _row(result, instrument, scorer) | origin
+
+
+def _refused(outcome: DeadLetter | Skip | Unreplayable) -> Row:
+    key = outcome.prompt.key if isinstance(outcome, Unreplayable) else outcome.key
+    kind = "skipped" if isinstance(outcome, Skip) else "dead_letter"
+    return {
+        "line": key.offset + 1,
+        "index": key.index,
+        "outcome": kind,
+        "reason": outcome.reason.value,
+        "detail": "" if isinstance(outcome, Skip) else outcome.detail,
+    }
+
+
+def _row(replayed: Replayed, instrument: Instrument, scorer: Scorer) -> Row:
+    prompt = replayed.prompt
+    names = [feature.name for feature in instrument.pack.features]
+    scores = scorer.score(replayed.readings[None, :], replayed.pooled_tokens[None, :])[0]
+    return {
+        "line": prompt.key.offset + 1,
+        "index": prompt.key.index,
+        "outcome": "scored",
+        "id": prompt.prompt_id,
+        "prompt_tokens": replayed.prompt_tokens,
+        "response_tokens": replayed.response_tokens,
+        "cut": replayed.cut,
+        "generated": replayed.generated,
+        "scores": _by_name(names, scores),
+        "readings": _by_name(names, replayed.readings),
+    }
+
+
+def _by_name(names: Sequence[str], values: np.ndarray[Any, Any]) -> dict[str, float | None]:
+    return {
+        name: None if math.isnan(value) else round(float(value), 6)
+        for name, value in zip(names, values, strict=True)
+    }
