@@ -66,5 +66,9 @@ class StaleChunk(Discard):
     """Another worker has stored these offsets; the partition was taken away from us."""
 
 
+class StaleAlert(Discard):
+    """Another watcher has taken this step of the alert."""
+
+
 class BadInput(MonitorError):
     """A person's or a file's input is wrong; the message names the field and the fix."""

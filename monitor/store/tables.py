@@ -1,0 +1,487 @@
+"""The tables, as SQLAlchemy knows them: for migrations to be checked against, not for queries.
+
+Three schemas: ``monitor_data`` holds these tables, ``monitor_partitions`` their partitions, and
+``monitor`` the documented views (docs/sql.md), which are all that the read-only role may read.
+Queries name the schema; nothing depends on a search path.
+
+Partitioned tables (see partitions.py) carry ``info["partition_by"]``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import (
+    ARRAY,
+    BIGINT,
+    BOOLEAN,
+    BYTEA,
+    DOUBLE_PRECISION,
+    INTEGER,
+    JSONB,
+    REAL,
+    SMALLINT,
+    TEXT,
+    TIMESTAMP,
+)
+
+DATA_SCHEMA: Final = "monitor_data"
+PARTITION_SCHEMA: Final = "monitor_partitions"
+VIEW_SCHEMA: Final = "monitor"
+
+MOMENT: Final = TIMESTAMP(timezone=True)
+NOW: Final = text("now()")
+
+metadata = MetaData(
+    schema=DATA_SCHEMA,
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    },
+)
+
+# --- what is measured ----------------------------------------------------------------------------
+
+packs = Table(
+    "packs",
+    metadata,
+    Column("pack_id", TEXT, primary_key=True),
+    Column("name", TEXT, nullable=False),
+    Column("manifest", JSONB, nullable=False),
+    Column("registered_at", MOMENT, nullable=False, server_default=NOW),
+)
+
+pack_features = Table(
+    "pack_features",
+    metadata,
+    Column("pack_id", TEXT, ForeignKey("monitor_data.packs.pack_id"), nullable=False),
+    Column("ordinal", SMALLINT, nullable=False),
+    Column("name", TEXT, nullable=False),
+    Column("kind", TEXT, nullable=False),
+    Column("site", SMALLINT, nullable=False),
+    Column("region", TEXT, nullable=False),
+    Column("pooling", TEXT, nullable=False),
+    Column("tags", ARRAY(TEXT), nullable=False),
+    Column("expected", TEXT, nullable=False),
+    Column("description", TEXT, nullable=False),
+    Column("tail_threshold", REAL, nullable=False),
+    PrimaryKeyConstraint("pack_id", "ordinal"),
+    UniqueConstraint("pack_id", "name"),
+)
+
+lineages = Table(
+    "lineages",
+    metadata,
+    Column("lineage_id", INTEGER, Identity(always=True), primary_key=True),
+    Column("pack_id", TEXT, ForeignKey("monitor_data.packs.pack_id"), nullable=False),
+    Column("model_id", TEXT, nullable=False),
+    Column("model_hash", TEXT, nullable=False),
+    Column("dtype", TEXT, nullable=False),
+    Column("attention", TEXT, nullable=False),
+    Column("device", TEXT, nullable=False),
+    Column("engine", TEXT, nullable=False),
+    Column("rules", TEXT, nullable=False),
+    UniqueConstraint(
+        "pack_id",
+        "model_id",
+        "model_hash",
+        "dtype",
+        "attention",
+        "device",
+        "engine",
+        "rules",
+        name="lineages_key",
+    ),
+)
+
+# --- one prompt, one row -------------------------------------------------------------------------
+
+scores = Table(
+    "scores",
+    metadata,
+    Column("recorded_at", MOMENT, nullable=False),
+    Column("topic", TEXT, nullable=False),
+    Column("partition", INTEGER, nullable=False),
+    Column("record_offset", BIGINT, nullable=False),
+    Column("record_index", INTEGER, nullable=False),
+    Column("lineage_id", INTEGER, nullable=False),
+    Column("prompt_id", TEXT, nullable=False),
+    Column("content_hash", BYTEA, nullable=False),
+    Column("conversation_hash", BYTEA),
+    Column("segments", ARRAY(TEXT), nullable=False),
+    Column("model", TEXT),
+    Column("model_revision", TEXT),
+    Column("prompt_tokens", INTEGER, nullable=False),
+    Column("response_tokens", INTEGER, nullable=False),
+    Column("cut", BOOLEAN, nullable=False),
+    Column("generated", BOOLEAN, nullable=False),
+    Column("inclusion_probability", REAL, nullable=False),
+    Column("readings", ARRAY(REAL), nullable=False),
+    Column("scores", ARRAY(REAL), nullable=False),
+    PrimaryKeyConstraint(
+        "topic", "partition", "record_offset", "record_index", "lineage_id", "recorded_at"
+    ),
+    Index(
+        "scores_recorded_at_idx",
+        "recorded_at",
+        postgresql_using="brin",
+        postgresql_with={"pages_per_range": 16, "autosummarize": True},
+    ),
+    Index("scores_prompt_id_idx", "prompt_id"),
+    Index(
+        "scores_conversation_hash_idx",
+        "conversation_hash",
+        postgresql_where=text("conversation_hash IS NOT NULL"),
+    ),
+    info={"partition_by": "recorded_at"},
+    postgresql_partition_by="RANGE (recorded_at)",
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("recorded_at", MOMENT, nullable=False),
+    Column("topic", TEXT, nullable=False),
+    Column("partition", INTEGER, nullable=False),
+    Column("record_offset", BIGINT, nullable=False),
+    Column("record_index", INTEGER, nullable=False),
+    Column("reason", TEXT, nullable=False),
+    Column("detail", TEXT, nullable=False),
+    Column("content", BYTEA),
+    Column("stored_at", MOMENT, nullable=False, server_default=NOW),
+    PrimaryKeyConstraint("topic", "partition", "record_offset", "record_index", "recorded_at"),
+    Index("dead_letters_recorded_at_idx", "recorded_at"),
+    info={"partition_by": "recorded_at"},
+    postgresql_partition_by="RANGE (recorded_at)",
+)
+
+# --- additive statistics -------------------------------------------------------------------------
+
+buckets = Table(
+    "buckets",
+    metadata,
+    Column("bucket_start", MOMENT, nullable=False),
+    Column("lineage_id", INTEGER, nullable=False),
+    Column("feature", SMALLINT, nullable=False),
+    Column("segment", TEXT, nullable=False),
+    Column("source", TEXT, nullable=False),
+    Column("bucket_seconds", INTEGER, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    Column("tail_count", BIGINT, nullable=False),
+    Column("total", DOUBLE_PRECISION, nullable=False),
+    Column("total_squares", DOUBLE_PRECISION, nullable=False),
+    Column("histogram", ARRAY(INTEGER), nullable=False),
+    PrimaryKeyConstraint(
+        "bucket_start", "lineage_id", "feature", "segment", "source", "bucket_seconds"
+    ),
+    info={"partition_by": "bucket_start"},
+    postgresql_partition_by="RANGE (bucket_start)",
+)
+
+buckets_hourly = Table(
+    "buckets_hourly",
+    metadata,
+    Column("bucket_start", MOMENT, nullable=False),
+    Column("lineage_id", INTEGER, nullable=False),
+    Column("feature", SMALLINT, nullable=False),
+    Column("segment", TEXT, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    Column("tail_count", BIGINT, nullable=False),
+    Column("total", DOUBLE_PRECISION, nullable=False),
+    Column("total_squares", DOUBLE_PRECISION, nullable=False),
+    Column("histogram", ARRAY(INTEGER), nullable=False),
+    PrimaryKeyConstraint("bucket_start", "lineage_id", "feature", "segment"),
+    Index("buckets_hourly_feature_idx", "lineage_id", "feature", "segment", "bucket_start"),
+    info={"partition_by": "bucket_start"},
+    postgresql_partition_by="RANGE (bucket_start)",
+)
+
+touched_hours = Table(
+    "touched_hours",
+    metadata,
+    Column("hour", MOMENT, nullable=False),
+    Column("lineage_id", INTEGER, nullable=False),
+    Column("source", TEXT, nullable=False),
+    Column("touched_at", MOMENT, nullable=False, server_default=NOW),
+    PrimaryKeyConstraint("hour", "lineage_id", "source"),
+)
+
+retention = Table(
+    "retention",
+    metadata,
+    Column("table_name", TEXT, primary_key=True),
+    Column("kept_from", MOMENT, nullable=False),
+)
+
+ingest_counts = Table(
+    "ingest_counts",
+    metadata,
+    Column("bucket_start", MOMENT, nullable=False),
+    Column("group_id", TEXT, nullable=False),
+    Column("source", TEXT, nullable=False),
+    Column("outcome", TEXT, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    PrimaryKeyConstraint("bucket_start", "group_id", "source", "outcome"),
+    info={"partition_by": "bucket_start"},
+    postgresql_partition_by="RANGE (bucket_start)",
+)
+
+# --- who reads what ------------------------------------------------------------------------------
+
+offsets = Table(
+    "offsets",
+    metadata,
+    Column("group_id", TEXT, nullable=False),
+    Column("topic", TEXT, nullable=False),
+    Column("partition", INTEGER, nullable=False),
+    Column("next_offset", BIGINT, nullable=False),
+    Column("log_end", BIGINT),
+    Column("updated_at", MOMENT, nullable=False, server_default=NOW),
+    Column("worker_id", TEXT, nullable=False),
+    PrimaryKeyConstraint("group_id", "topic", "partition"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker_id", TEXT, primary_key=True),
+    Column("group_id", TEXT, nullable=False),
+    Column("pack_id", TEXT, nullable=False),
+    Column("state", TEXT, nullable=False),
+    Column("started_at", MOMENT, nullable=False),
+    Column("seen_at", MOMENT, nullable=False),
+)
+
+canary_runs = Table(
+    "canary_runs",
+    metadata,
+    Column("run_id", BIGINT, Identity(always=True), primary_key=True),
+    Column("worker_id", TEXT, nullable=False),
+    Column("ran_at", MOMENT, nullable=False),
+    Column("lineage_id", INTEGER, ForeignKey("monitor_data.lineages.lineage_id"), nullable=False),
+    Column("largest_deviation", DOUBLE_PRECISION, nullable=False),
+    Column("noise_floor", DOUBLE_PRECISION, nullable=False),
+    Column("reproduced", BOOLEAN, nullable=False),
+    Index("canary_runs_ran_at_idx", "ran_at"),
+)
+
+# --- drift ---------------------------------------------------------------------------------------
+
+baselines = Table(
+    "baselines",
+    metadata,
+    Column("baseline_id", TEXT, primary_key=True),
+    Column("pack_id", TEXT, ForeignKey("monitor_data.packs.pack_id"), nullable=False),
+    Column("name", TEXT, nullable=False),
+    Column("status", TEXT, nullable=False),
+    Column("window_start", MOMENT, nullable=False),
+    Column("window_end", MOMENT, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    Column("fingerprint", JSONB, nullable=False),
+    Column("created_at", MOMENT, nullable=False),
+    Column("approved_at", MOMENT),
+    Column("approved_by", TEXT),
+    Column("retired_at", MOMENT),
+    Column("retired_by", TEXT),
+    CheckConstraint("status IN ('draft', 'approved', 'retired')", name="status"),
+    Index(
+        "baselines_approved_idx",
+        "pack_id",
+        unique=True,
+        postgresql_where=text("status = 'approved'"),
+    ),
+)
+
+baseline_windows = Table(
+    "baseline_windows",
+    metadata,
+    Column("baseline_id", TEXT, ForeignKey("monitor_data.baselines.baseline_id"), nullable=False),
+    Column("feature", SMALLINT, nullable=False),
+    Column("segment", TEXT, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    Column("tail_count", BIGINT, nullable=False),
+    Column("total", DOUBLE_PRECISION, nullable=False),
+    Column("total_squares", DOUBLE_PRECISION, nullable=False),
+    Column("histogram", ARRAY(BIGINT), nullable=False),
+    Column("design_effect", DOUBLE_PRECISION, nullable=False),
+    Column("tail_design_effect", DOUBLE_PRECISION, nullable=False),
+    PrimaryKeyConstraint("baseline_id", "feature", "segment"),
+)
+
+drifts = Table(
+    "drifts",
+    metadata,
+    Column("evaluated_at", MOMENT, nullable=False),
+    Column("baseline_id", TEXT, nullable=False),
+    Column("pack_id", TEXT, nullable=False),
+    Column("feature", TEXT, nullable=False),
+    Column("segment", TEXT, nullable=False),
+    Column("window_start", MOMENT, nullable=False),
+    Column("window_end", MOMENT, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    Column("baseline_n", BIGINT, nullable=False),
+    Column("pooled_baseline", BOOLEAN, nullable=False),
+    Column("mean", DOUBLE_PRECISION),
+    Column("baseline_mean", DOUBLE_PRECISION),
+    Column("shift", DOUBLE_PRECISION),
+    Column("shift_low", DOUBLE_PRECISION),
+    Column("shift_high", DOUBLE_PRECISION),
+    Column("psi", DOUBLE_PRECISION),
+    Column("ks", DOUBLE_PRECISION),
+    Column("tail_rate", DOUBLE_PRECISION),
+    Column("baseline_tail_rate", DOUBLE_PRECISION),
+    Column("tail_ratio", DOUBLE_PRECISION),
+    Column("tail_ratio_low", DOUBLE_PRECISION),
+    Column("tail_ratio_high", DOUBLE_PRECISION),
+    Column("evidence", DOUBLE_PRECISION),
+    Column("cause", TEXT, nullable=False),
+    PrimaryKeyConstraint(
+        "feature", "segment", "evaluated_at", "window_start", "window_end", "baseline_id"
+    ),
+    Index("drifts_evaluated_at_idx", "evaluated_at"),
+    info={"partition_by": "evaluated_at"},
+    postgresql_partition_by="RANGE (evaluated_at)",
+)
+
+detectors = Table(
+    "detectors",
+    metadata,
+    Column("baseline_id", TEXT, ForeignKey("monitor_data.baselines.baseline_id"), nullable=False),
+    Column("feature", SMALLINT, nullable=False),
+    Column("segment", TEXT, nullable=False),
+    Column("started_at", MOMENT, nullable=False),
+    Column("last_bucket", MOMENT, nullable=False),
+    Column("steps", BIGINT, nullable=False),
+    Column("log_values", ARRAY(DOUBLE_PRECISION), nullable=False),
+    PrimaryKeyConstraint("baseline_id", "feature", "segment"),
+)
+
+# --- alerts --------------------------------------------------------------------------------------
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("alert_id", TEXT, primary_key=True),
+    Column("dedupe_key", TEXT, nullable=False),
+    Column("rule", TEXT, nullable=False),
+    Column("kind", TEXT, nullable=False),
+    Column("severity", TEXT, nullable=False),
+    Column("state", TEXT, nullable=False),
+    Column("summary", TEXT, nullable=False),
+    Column("labels", JSONB, nullable=False),
+    Column("details", JSONB, nullable=False),
+    Column("pending_since", MOMENT, nullable=False),
+    Column("last_active_at", MOMENT, nullable=False),
+    Column("fired_at", MOMENT),
+    Column("resolved_at", MOMENT),
+    Column("acknowledged_at", MOMENT),
+    Column("acknowledged_by", TEXT),
+    Column("last_announced_at", MOMENT),
+    Column("sequence", INTEGER, nullable=False),
+    CheckConstraint("state IN ('pending', 'firing', 'resolved')", name="state"),
+    Index(
+        "alerts_open_idx",
+        "dedupe_key",
+        unique=True,
+        postgresql_where=text("state <> 'resolved'"),
+    ),
+    Index("alerts_dedupe_key_idx", "dedupe_key", "pending_since"),
+    Index("alerts_pending_since_idx", "pending_since"),
+)
+
+silences = Table(
+    "silences",
+    metadata,
+    Column("silence_id", TEXT, primary_key=True),
+    Column("matchers", JSONB, nullable=False),
+    Column("starts_at", MOMENT, nullable=False),
+    Column("ends_at", MOMENT, nullable=False),
+    Column("created_by", TEXT, nullable=False),
+    Column("comment", TEXT, nullable=False),
+    Index("silences_ends_at_idx", "ends_at"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("event_id", TEXT, primary_key=True),
+    # No foreign key: a `monitor.test` event announces an alert that was never stored.
+    Column("alert_id", TEXT, nullable=False),
+    Column("type", TEXT, nullable=False),
+    Column("sequence", INTEGER, nullable=False),
+    Column("created_at", MOMENT, nullable=False),
+    Column("alert", JSONB, nullable=False),
+    UniqueConstraint("alert_id", "sequence"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("delivery_id", BIGINT, Identity(always=True), primary_key=True),
+    Column("event_id", TEXT, ForeignKey("monitor_data.events.event_id"), nullable=False),
+    Column("endpoint", TEXT, nullable=False),
+    Column("alert_id", TEXT, nullable=False),
+    Column("sequence", INTEGER, nullable=False),
+    Column("state", TEXT, nullable=False),
+    Column("attempts", INTEGER, nullable=False, server_default=text("0")),
+    Column("next_attempt_at", MOMENT, nullable=False),
+    Column("leased_until", MOMENT),
+    Column("finished_at", MOMENT),
+    UniqueConstraint("event_id", "endpoint"),
+    CheckConstraint("state IN ('waiting', 'delivered', 'given_up')", name="state"),
+    Index(
+        "deliveries_due_idx",
+        "endpoint",
+        "next_attempt_at",
+        postgresql_where=text("state = 'waiting'"),
+    ),
+    Index(
+        "deliveries_order_idx",
+        "alert_id",
+        "endpoint",
+        "sequence",
+        postgresql_where=text("state = 'waiting'"),
+    ),
+)
+
+delivery_attempts = Table(
+    "delivery_attempts",
+    metadata,
+    Column(
+        "delivery_id",
+        BIGINT,
+        ForeignKey("monitor_data.deliveries.delivery_id", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    Column("number", INTEGER, nullable=False),
+    Column("attempted_at", MOMENT, nullable=False),
+    Column("outcome", TEXT, nullable=False),
+    Column("status", INTEGER),
+    Column("latency_seconds", DOUBLE_PRECISION, nullable=False),
+    Column("error", TEXT, nullable=False),
+    Column("retry_after_seconds", DOUBLE_PRECISION),
+    PrimaryKeyConstraint("delivery_id", "number"),
+)
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("name", TEXT, primary_key=True),
+    Column("disabled_at", MOMENT),
+    Column("reason", TEXT, nullable=False, server_default=text("''")),
+)
