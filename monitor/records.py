@@ -176,13 +176,18 @@ Parsed = Prompt | DeadLetter | Skip
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OffsetSpan:
-    """The offsets of one partition that a chunk covers: [start, end). ``log_end`` is the broker's."""
+    """The offsets of one partition that a chunk covers: [start, end). ``log_end`` is the broker's.
+
+    ``assignment`` tells spans read before the partition was taken away, or read again, from later
+    ones; it means nothing outside the source that counts it.
+    """
 
     topic: str
     partition: int
     start: int
     end: int
     log_end: int | None = None
+    assignment: int = 0
 
     def __post_init__(self) -> None:
         _require(0 <= self.start <= self.end, f"offsets must rise: {self.start}..{self.end}")

@@ -1,0 +1,11 @@
+"""Kafka: where chunks of sampled prompts come from and where dead letters are announced.
+
+The only package that speaks to the client library; its exceptions end here.
+"""
+
+from monitor.ingest.kafka.dead_letters import DeadLetterProducer
+from monitor.ingest.kafka.options import client_options
+from monitor.ingest.kafka.report import BrokerReport, describe
+from monitor.ingest.kafka.source import KafkaSource
+
+__all__ = ["BrokerReport", "DeadLetterProducer", "KafkaSource", "client_options", "describe"]

@@ -1,0 +1,444 @@
+"""The consumer against a real broker: order, contiguity, rebalances, restarts.
+
+The broker of the wheel (noida-db 0.2) differs from Apache Kafka in what it persists (about once a
+second) and in that it neither compacts nor expires records; gaps are made by deleting records.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+
+from monitor.demo.services import Broker, create_topic, free_port
+from monitor.errors import ConfigurationError, DatabaseUnavailable, StaleChunk, StopLoudly
+from monitor.ingest.kafka import KafkaSource
+from monitor.records import Chunk, OffsetSpan
+from monitor.settings import IngestSettings, KafkaSettings
+
+Partition = tuple[str, int]
+SOON = 20.0
+
+
+class Offsets:
+    """Stands in for the store: offsets advanced by compare-and-swap, and what was stored."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.next: dict[Partition, int] = {}
+        self.values: dict[Partition, list[int]] = defaultdict(list)
+        self.asked: list[frozenset[Partition]] = []
+
+    def start(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        with self.lock:
+            self.asked.append(frozenset(partitions))
+            return {key: self.next[key] for key in partitions if key in self.next}
+
+    def store(self, chunk: Chunk) -> None:
+        with self.lock:
+            for span in chunk.spans:
+                if self.next.get((span.topic, span.partition), span.start) != span.start:
+                    raise StaleChunk(f"{span} does not follow")
+            for span in chunk.spans:
+                self.next[span.topic, span.partition] = span.end
+            for record in chunk.records:
+                assert record.value is not None
+                self.values[record.topic, record.partition].append(int(record.value))
+
+    @property
+    def count(self) -> int:
+        with self.lock:
+            return sum(map(len, self.values.values()))
+
+
+def settings(bootstrap: str, topic: str, **changed: object) -> KafkaSettings:
+    defaults: dict[str, object] = {
+        "bootstrap_servers": bootstrap,
+        "topics": (topic,),
+        "group_id": f"group-{topic}",
+        "heartbeat_interval_ms": 200,
+        "session_timeout_ms": 6_000,
+    }
+    return KafkaSettings(**(defaults | changed))
+
+
+def ingest(**changed: object) -> IngestSettings:
+    defaults: dict[str, object] = {"chunk_records": 50, "chunk_wait": timedelta(seconds=0.2)}
+    return IngestSettings(**(defaults | changed))
+
+
+def produce(bootstrap: str, topic: str, numbers: range, *, partitions: int = 1) -> None:
+    producer = KafkaProducer(bootstrap_servers=bootstrap)
+    for number in numbers:
+        producer.send(topic, value=str(number).encode(), partition=number % partitions)
+    producer.flush(30)
+    producer.close()
+
+
+def drain(source: KafkaSource, until: Callable[[list[Chunk]], bool]) -> list[Chunk]:
+    chunks: list[Chunk] = []
+    deadline = time.monotonic() + SOON
+    while not until(chunks):
+        assert time.monotonic() < deadline, f"{len(chunks)} chunks so far; {source.problem!r}"
+        chunk = source.poll(0.2)
+        if chunk:
+            chunks.append(chunk)
+    return chunks
+
+
+def holding(count: int) -> Callable[[list[Chunk]], bool]:
+    return lambda chunks: sum(len(chunk.records) for chunk in chunks) >= count
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = SOON) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def spans_of(chunks: list[Chunk]) -> dict[Partition, list[OffsetSpan]]:
+    spans: dict[Partition, list[OffsetSpan]] = defaultdict(list)
+    for chunk in chunks:
+        for span in chunk.spans:
+            spans[span.topic, span.partition].append(span)
+    return spans
+
+
+def assert_contiguous(chunks: list[Chunk]) -> None:
+    for spans in spans_of(chunks).values():
+        for before, after in zip(spans, spans[1:], strict=False):
+            assert before.end == after.start
+
+
+def test_three_partitions_in_order_with_contiguous_spans(
+    kafka_bootstrap: str, make_topic: Callable[..., str]
+) -> None:
+    topic = make_topic(partitions=3)
+    produce(kafka_bootstrap, topic, range(600), partitions=3)
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), Offsets().start) as source:
+        chunks = drain(source, holding(600))
+        assert source.assigned() == {(topic, 0), (topic, 1), (topic, 2)}
+    assert_contiguous(chunks)
+    assert all(len(chunk.records) <= 50 for chunk in chunks)
+    read: dict[int, list[int]] = defaultdict(list)
+    for chunk in chunks:
+        covered = {(span.topic, span.partition): span for span in chunk.spans}
+        for record in chunk.records:
+            span = covered[record.topic, record.partition]
+            assert span.start <= record.offset < span.end
+            assert record.value is not None
+            read[record.partition].append(int(record.value))
+    assert read == {number: list(range(number, 600, 3)) for number in range(3)}
+    for (_, _), spans in spans_of(chunks).items():
+        assert (spans[0].start, spans[-1].end, spans[-1].log_end) == (0, 200, 200)
+
+
+def test_reading_begins_where_the_store_says_not_where_kafka_says(
+    kafka_bootstrap: str, topic: str
+) -> None:
+    produce(kafka_bootstrap, topic, range(100))
+    offsets = Offsets()
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets.start) as source:
+        for chunk in drain(source, holding(100)):
+            source.commit(chunk.spans)
+        wait_for(lambda: committed(kafka_bootstrap, topic) == 100, "the commit reaches Kafka")
+    offsets.next = {(topic, 0): 37}
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets.start) as source:
+        again = drain(source, holding(63))
+    assert [int(r.value or b"") for chunk in again for r in chunk.records] == list(range(37, 100))
+
+
+def committed(bootstrap: str, topic: str) -> int | None:
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=f"group-{topic}")
+    try:
+        return consumer.committed(TopicPartition(topic, 0))
+    finally:
+        consumer.close(autocommit=False)
+
+
+def test_start_at_latest_is_told_to_the_store_before_any_record(
+    kafka_bootstrap: str, topic: str
+) -> None:
+    produce(kafka_bootstrap, topic, range(10))
+    asked = settings(kafka_bootstrap, topic, start_at="latest")
+    with KafkaSource(asked, ingest(), Offsets().start) as source:
+        (first,) = drain(source, lambda chunks: len(chunks) == 1)
+        produce(kafka_bootstrap, topic, range(10, 15))
+        later = drain(source, holding(5))
+    assert first.records == ()
+    assert [(span.start, span.end) for span in first.spans] == [(10, 10)]
+    assert [record.offset for chunk in later for record in chunk.records] == [10, 11, 12, 13, 14]
+
+
+def test_the_queue_is_bounded_and_everything_arrives_late(kafka_bootstrap: str, topic: str) -> None:
+    produce(kafka_bootstrap, topic, range(1_000))
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), Offsets().start) as source:
+        drain(source, lambda chunks: len(chunks) == 1)
+        time.sleep(1.0)
+        assert len(source._chunks) == 2
+        assert source._readings.records <= 50
+        rest = drain(source, holding(950))
+    assert [r.offset for chunk in rest for r in chunk.records] == list(range(50, 1_000))
+
+
+def test_a_chunk_may_outlast_the_poll_interval(kafka_bootstrap: str, topic: str) -> None:
+    produce(kafka_bootstrap, topic, range(500))
+    asked = settings(kafka_bootstrap, topic, max_poll_interval_ms=2_000)
+    with KafkaSource(asked, ingest(), Offsets().start) as source:
+        (first,) = drain(source, lambda chunks: len(chunks) == 1)
+        time.sleep(5.0)
+        assert not source.is_revoked(first.spans[0])
+        rest = drain(source, holding(450))
+        assert not source.is_revoked(first.spans[0])
+    assert_contiguous([first, *rest])
+
+
+def test_rewind_reads_again_and_revokes_what_was_handed_out(
+    kafka_bootstrap: str, topic: str
+) -> None:
+    produce(kafka_bootstrap, topic, range(200))
+    offsets = Offsets()
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets.start) as source:
+        first, second = drain(source, lambda chunks: len(chunks) == 2)
+        offsets.store(first)
+        source.rewind()
+        assert source.is_revoked(first.spans[0])
+        assert source.is_revoked(second.spans[0])
+        again = drain(source, holding(150))
+        assert not source.is_revoked(again[0].spans[0])
+    assert again[0].spans[0].start == 50
+    assert [r.offset for chunk in again for r in chunk.records] == list(range(50, 200))
+
+
+def test_a_store_that_is_away_is_waited_for(kafka_bootstrap: str, topic: str) -> None:
+    produce(kafka_bootstrap, topic, range(10))
+    attempts = 0
+
+    def start(_: Collection[Partition]) -> Mapping[Partition, int]:
+        nonlocal attempts
+        attempts += 1
+        if attempts <= 2:
+            raise DatabaseUnavailable("starting up")
+        return {(topic, 0): 4}
+
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), start) as source:
+        wait_for(lambda: "starting up" in source.problem, "the problem is told")
+        (chunk,) = drain(source, holding(6))
+        assert source.problem == ""
+    assert chunk.spans[0].start == 4
+
+
+def test_lag_counts_what_is_not_committed(kafka_bootstrap: str, topic: str) -> None:
+    produce(kafka_bootstrap, topic, range(60))
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), Offsets().start) as source:
+        chunks = drain(source, holding(60))
+        assert source.lag() == {(topic, 0): 60}
+        source.commit(chunks[0].spans)
+        assert source.lag() == {(topic, 0): 60 - len(chunks[0].records)}
+
+
+# --- rebalances ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def member(asked: KafkaSettings, offsets: Offsets, seconds: float = 0.0) -> Iterator[KafkaSource]:
+    """A worker in a thread of its own: poll, take its time, store, commit."""
+    stop = threading.Event()
+    with KafkaSource(asked, ingest(chunk_records=20), offsets.start) as source:
+
+        def work() -> None:
+            while not stop.is_set():
+                chunk = source.poll(0.1)
+                if chunk is None:
+                    continue
+                time.sleep(seconds)
+                try:
+                    offsets.store(chunk)
+                except StaleChunk:
+                    source.rewind()
+                else:
+                    source.commit(chunk.spans)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield source
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_two_then_three_then_one_members_lose_nothing_and_repeat_nothing(
+    kafka_bootstrap: str, make_topic: Callable[..., str]
+) -> None:
+    topic = make_topic(partitions=6)
+    asked, offsets = settings(kafka_bootstrap, topic), Offsets()
+    produced = 0
+
+    def produce_more() -> None:
+        nonlocal produced
+        produce(kafka_bootstrap, topic, range(produced, produced + 600), partitions=6)
+        produced += 600
+
+    def owners(*sources: KafkaSource) -> list[int]:
+        return sorted(len(source.assigned()) for source in sources)
+
+    with member(asked, offsets, 0.01) as first:
+        with ExitStack() as others:
+            second = others.enter_context(member(asked, offsets, 0.01))
+            produce_more()
+            wait_for(lambda: owners(first, second) == [3, 3], "two members share")
+            third = others.enter_context(member(asked, offsets, 0.01))
+            produce_more()
+            wait_for(lambda: owners(first, second, third) == [2, 2, 2], "three members share")
+            produce_more()
+        produce_more()
+        wait_for(lambda: owners(first) == [6], "one member has all")
+        wait_for(lambda: offsets.count >= produced, "everything is stored")
+    stored = {number: offsets.values[topic, number] for number in range(6)}
+    assert stored == {number: list(range(number, produced, 6)) for number in range(6)}
+
+
+def test_a_partition_that_moved_revokes_its_spans_and_no_others(
+    kafka_bootstrap: str, make_topic: Callable[..., str]
+) -> None:
+    topic = make_topic(partitions=2)
+    produce(kafka_bootstrap, topic, range(400), partitions=2)
+    asked, offsets = settings(kafka_bootstrap, topic), Offsets()
+    with KafkaSource(asked, ingest(), offsets.start) as stays:
+        handed = drain(stays, lambda chunks: len(spans_of(chunks)) == 2)
+        with KafkaSource(asked, ingest(), offsets.start) as comes:
+            wait_for(lambda: len(comes.assigned()) == 1, "the second member gets a partition")
+            moved = comes.assigned()
+            for key, spans in spans_of(handed).items():
+                assert all(stays.is_revoked(span) == (key in moved) for span in spans)
+            # What was buffered of the moved partition is gone, the other one goes on.
+            rest = drain(stays, lambda chunks: len(chunks) >= 2)
+            assert not moved & spans_of(rest).keys()
+            assert_contiguous([*handed, *rest])
+
+
+def test_a_member_that_is_evicted_reads_again_from_the_store(
+    kafka_bootstrap: str, topic: str
+) -> None:
+    """The thread hangs in the store for longer than the poll interval; membership is lost."""
+    produce(kafka_bootstrap, topic, range(100))
+    offsets = Offsets()
+    hang = threading.Event()
+
+    def start(partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        if hang.is_set():
+            hang.clear()
+            time.sleep(4.0)
+        return offsets.start(partitions)
+
+    asked = settings(kafka_bootstrap, topic, max_poll_interval_ms=1_500)
+    with KafkaSource(asked, ingest(), start) as source:
+        (first,) = drain(source, lambda chunks: len(chunks) == 1)
+        offsets.store(first)
+        hang.set()
+        source.rewind()
+        rest = drain(source, holding(50))
+    assert [r.offset for chunk in rest for r in chunk.records] == list(range(50, 100))
+
+
+# --- when the broker is away, or says no -----------------------------------------------------------
+
+
+def test_a_broker_restart_in_mid_stream_loses_and_repeats_nothing(
+    restartable_broker: Broker,
+) -> None:
+    bootstrap, topic, offsets = restartable_broker.bootstrap, "stream", Offsets()
+    restartable_broker.create_topic(topic, partitions=3)
+    produce(bootstrap, topic, range(300), partitions=3)
+    with member(settings(bootstrap, topic), offsets, 0.05):
+        wait_for(lambda: offsets.count > 50, "reading has begun")
+        restartable_broker.stop()
+        time.sleep(1.0)
+        restartable_broker.start()
+        produce(bootstrap, topic, range(300, 600), partitions=3)
+        wait_for(lambda: offsets.count >= 600, "everything is stored", 60.0)
+    stored = {number: offsets.values[topic, number] for number in range(3)}
+    assert stored == {number: list(range(number, 600, 3)) for number in range(3)}
+
+
+def test_a_broker_that_comes_later_is_waited_for(tmp_path_factory: pytest.TempPathFactory) -> None:
+    broker = Broker(tmp_path_factory.mktemp("late"), port=free_port())
+    with KafkaSource(settings(broker.bootstrap, "late"), ingest(), Offsets().start) as source:
+        assert source.poll(1.5) is None
+        assert "no Kafka broker answers" in source.problem
+        with broker:
+            create_topic(broker.bootstrap, "late")
+            produce(broker.bootstrap, "late", range(5))
+            drain(source, holding(5))
+            assert source.problem == ""
+
+
+def test_an_unknown_topic_is_named(kafka_bootstrap: str) -> None:
+    asked = settings(kafka_bootstrap, "no-such-topic")
+    with (
+        KafkaSource(asked, ingest(), Offsets().start) as source,
+        pytest.raises(ConfigurationError, match=r"no-such-topic not found"),
+    ):
+        source.poll(SOON)
+
+
+def test_an_error_of_the_store_that_does_not_pass_reaches_the_worker(
+    kafka_bootstrap: str, topic: str
+) -> None:
+    def start(_: Collection[Partition]) -> Mapping[Partition, int]:
+        raise ZeroDivisionError("a bug")
+
+    with (
+        KafkaSource(settings(kafka_bootstrap, topic), ingest(), start) as source,
+        pytest.raises(ZeroDivisionError),
+    ):
+        source.poll(SOON)
+
+
+def test_records_removed_by_retention_are_counted_and_covered_by_a_span(
+    kafka_bootstrap: str, topic: str
+) -> None:
+    produce(kafka_bootstrap, topic, range(100))
+    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    admin.delete_records({TopicPartition(topic, 0): 60})
+    admin.close()
+    offsets = Offsets()
+    offsets.next = {(topic, 0): 10}
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets.start) as source:
+        chunks = drain(source, holding(40))
+        assert source.gaps == {(topic, 0): 50}
+    assert chunks[0].spans[0].start == 10
+    assert_contiguous(chunks)
+    assert [r.offset for chunk in chunks for r in chunk.records] == list(range(60, 100))
+
+
+def test_a_stored_offset_beyond_the_log_stops_loudly(kafka_bootstrap: str, topic: str) -> None:
+    produce(kafka_bootstrap, topic, range(10))
+    offsets = Offsets()
+    offsets.next = {(topic, 0): 1_000}
+    with (
+        KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets.start) as source,
+        pytest.raises(StopLoudly, match="ends before the stored offset"),
+    ):
+        source.poll(SOON)
+
+
+def test_a_large_record_comes_through_whole(kafka_bootstrap: str, topic: str) -> None:
+    """Records above every fetch limit still arrive: the parser decides what is oversize."""
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, max_request_size=4_000_000)
+    producer.send(topic, value=b"x" * 3_000_000, headers=[("kind", b"large"), ("empty", None)])
+    producer.flush(30)
+    producer.close()
+    asked = settings(kafka_bootstrap, topic, max_partition_fetch_bytes=1_024)
+    with KafkaSource(asked, ingest(), Offsets().start) as source:
+        (chunk,) = drain(source, holding(1))
+    assert len(chunk.records[0].value or b"") == 3_000_000
+    assert chunk.records[0].headers == (("kind", b"large"), ("empty", b""))
