@@ -115,7 +115,8 @@ def run_loops(settings: Settings, names: Sequence[str], stop: threading.Event | 
             name: _loop(name, settings, database, heartbeat, readiness, stop) for name in names
         }
         threads = [
-            threading.Thread(target=guarded, args=(name, run), name=name) for name, run in loops.items()
+            threading.Thread(target=guarded, args=(name, run), name=name)
+            for name, run in loops.items()
         ]
         for thread in threads:
             thread.start()

@@ -6,20 +6,25 @@ schema, bad input).
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from monitor import __version__
 from monitor.errors import MonitorError, StopLoudly
 from monitor.settings import Settings, load
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 app = typer.Typer(
     help="Watches inside a served language model while it serves: replays sampled prompts, scores "
@@ -48,7 +53,12 @@ pack.add_typer(imports, name="import", no_args_is_help=True)
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="YAML file; MONITOR_* variables win over it.", envvar="MONITOR_CONFIG"),
+    typer.Option(
+        "--config",
+        "-c",
+        help="YAML file; MONITOR_* variables win over it.",
+        envvar="MONITOR_CONFIG",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -131,20 +141,24 @@ def doctor(
     from monitor.doctor import examine
 
     findings = list(examine(load(config_file), with_model=not skip_model))
-    rows = [
-        {"part": f.subject, "well": f.well, "seen": f.seen, "mend": f.mend} for f in findings
-    ]
-    _show(rows, as_json, marks={"well"})
+    rows = [{"part": f.subject, "well": f.well, "seen": f.seen, "mend": f.mend} for f in findings]
+    _show(rows, as_json)
     if not all(finding.well for finding in findings):
         raise typer.Exit(1)
 
 
 @app.command()
 def score(
-    file: Annotated[Path, typer.Argument(help="Records, one per line, of any supported format; - reads stdin.")],
+    file: Annotated[
+        Path, typer.Argument(help="Records, one per line, of any supported format; - reads stdin.")
+    ],
     config_file: ConfigOption = None,
-    model: Annotated[Path | None, typer.Option(help="Model folder, in place of replay.model.")] = None,
-    pack_folder: Annotated[Path | None, typer.Option("--pack", help="Pack folder, in place of pack.path.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Model folder, in place of replay.model.")
+    ] = None,
+    pack_folder: Annotated[
+        Path | None, typer.Option("--pack", help="Pack folder, in place of pack.path.")
+    ] = None,
     table: Annotated[bool, typer.Option("--table", help="A table instead of JSON lines.")] = False,
 ) -> None:
     """Score a file of records offline: ids, token counts, lineage and every feature's score.
@@ -180,19 +194,265 @@ def score(
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("line", "outcome", "id", "prompt_tokens", "response_tokens", "reason", "detail")
     shown = {key: row.get(key) for key in kept}
-    return shown | {name: value for name, value in row.get("scores", {}).items()}
+    return shown | row.get("scores", {})
 
 
 @app.command()
 def demo(
     keep: Annotated[bool, typer.Option(help="Leave everything running at the end.")] = False,
     record: Annotated[Path | None, typer.Option(help="Save the last screen as an SVG.")] = None,
-    state: Annotated[Path, typer.Option(help="Everything the demo writes; deleted at its start.")] = Path(
-        ".state/demo"
+    state: Annotated[
+        Path, typer.Option(help="Everything the demo writes; deleted at its start.")
+    ] = Path(".state/demo"),
+    cache: Annotated[Path, typer.Option(help="Where the converted model is kept.")] = Path(
+        ".cache"
     ),
-    cache: Annotated[Path, typer.Option(help="Where the converted model is kept.")] = Path(".cache"),
 ) -> None:
     """The main job on embedded real parts: a persona appears, a signed alert arrives, it resolves."""
     from monitor.demo.story import tell
 
     raise typer.Exit(0 if tell(state=state, cache=cache, keep=keep, record=record) else 1)
+
+
+# --- baselines -----------------------------------------------------------------------------------
+
+
+@baseline.command("capture")
+def baseline_capture(
+    last: Annotated[
+        str, typer.Option(help="How far back the baseline reaches: 24h, 90m, 7d.")
+    ] = "24h",
+    name: Annotated[str, typer.Option(help="What it is, for people.")] = "",
+    approve: Annotated[bool, typer.Option(help="Approve it at once.")] = False,
+    by: Annotated[str, typer.Option(help="Who approves.")] = "",
+    config_file: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Freeze recent scores as a draft baseline; it is compared with nothing until approved."""
+    from monitor import operate
+    from monitor.store import drift
+
+    settings = load(config_file)
+    now = datetime.now(UTC)
+    with _database(settings) as c:
+        made = operate.capture_baseline(
+            c,
+            settings,
+            name=name or f"captured {now:%Y-%m-%d %H:%M}",
+            start=now - _span(last),
+            end=now,
+            now=now,
+        )
+        if approve:
+            drift.approve_baseline(c, made.baseline_id, _who(by), now)
+    status = "approved" if approve else "draft"
+    _show([{"baseline_id": made.baseline_id, "n": made.n, "status": status}], as_json)
+
+
+@baseline.command("list")
+def baseline_list(config_file: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """All baselines, newest first."""
+    from monitor.store import drift
+
+    with _database(load(config_file)) as c:
+        _show(drift.list_baselines(c), as_json)
+
+
+@baseline.command("approve")
+def baseline_approve(
+    baseline_id: str,
+    by: Annotated[str, typer.Option(help="Who approves.")] = "",
+    config_file: ConfigOption = None,
+) -> None:
+    """Compare with this baseline from now on; the one approved before is retired."""
+    from monitor.store import drift
+
+    with _database(load(config_file)) as c:
+        drift.approve_baseline(c, baseline_id, _who(by), datetime.now(UTC))
+    out.print(f"{baseline_id} is approved")
+
+
+@baseline.command("retire")
+def baseline_retire(
+    baseline_id: str,
+    by: Annotated[str, typer.Option(help="Who retires it.")] = "",
+    config_file: ConfigOption = None,
+) -> None:
+    """Compare with this baseline no more."""
+    from monitor.store import drift
+
+    with _database(load(config_file)) as c:
+        drift.retire_baseline(c, baseline_id, _who(by), datetime.now(UTC))
+    out.print(f"{baseline_id} is retired")
+
+
+# --- alerts and deliveries -----------------------------------------------------------------------
+
+
+@alerts.command("list")
+def alerts_list(
+    every: Annotated[bool, typer.Option("--all", help="Resolved ones too.")] = False,
+    config_file: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Open alerts, newest first."""
+    from monitor import operate
+    from monitor.store.alerts import list_alerts
+
+    states = None if every else ("pending", "firing")
+    with _database(load(config_file)) as c:
+        _show([operate.alert_row(alert) for alert in list_alerts(c, states=states)], as_json)
+
+
+@alerts.command("ack")
+def alerts_ack(
+    alert_id: str,
+    by: Annotated[str, typer.Option(help="Who takes it.")] = "",
+    config_file: ConfigOption = None,
+) -> None:
+    """Say that somebody is on it: reminders end, its resolution is still announced."""
+    from monitor.store.alerts import acknowledge
+
+    with _database(load(config_file)) as c:
+        acknowledge(c, alert_id, _who(by), datetime.now(UTC))
+    out.print(f"{alert_id} is acknowledged")
+
+
+@alerts.command("silence")
+def alerts_silence(
+    match: Annotated[
+        list[str], typer.Argument(help="label=glob, e.g. feature=toxic-* segment=all")
+    ],
+    length: Annotated[str, typer.Option("--for", help="How long: 2h, 30m, 1d.")] = "2h",
+    comment: Annotated[str, typer.Option(help="Why.")] = "",
+    by: Annotated[str, typer.Option(help="Who.")] = "",
+    config_file: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Announce nothing about alerts whose labels match, for a while."""
+    from monitor import operate
+
+    matchers = dict(_pair(item) for item in match)
+    with _database(load(config_file)) as c:
+        made = operate.silence(
+            c,
+            matchers=matchers,
+            length=_span(length),
+            by=_who(by),
+            comment=comment,
+            now=datetime.now(UTC),
+        )
+    _show([operate.silence_row(made)], as_json)
+
+
+@deliveries.command("list")
+def deliveries_list(
+    state: Annotated[str | None, typer.Option(help="waiting, delivered or given_up.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Only this endpoint.")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    config_file: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What the endpoints were told, newest first."""
+    from monitor import operate
+    from monitor.store.alerts import list_deliveries
+
+    states = [state] if state else None
+    with _database(load(config_file)) as c:
+        rows = list_deliveries(c, states=states, endpoint=endpoint, limit=limit)
+        _show([operate.delivery_row(row) for row in rows], as_json)
+
+
+@deliveries.command("replay")
+def deliveries_replay(delivery_id: int, config_file: ConfigOption = None) -> None:
+    """Send a delivery once more, with the same webhook-id."""
+    from monitor.store.alerts import replay_delivery
+
+    with _database(load(config_file)) as c:
+        replay_delivery(c, delivery_id, datetime.now(UTC))
+    out.print(f"delivery {delivery_id} will be sent again")
+
+
+# --- configuration -------------------------------------------------------------------------------
+
+
+@config.command("show")
+def config_show(config_file: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """The configuration in force, secrets hidden."""
+    import yaml
+
+    content = load(config_file).model_dump(mode="json", by_alias=True)
+    sys.stdout.write(
+        json.dumps(content, indent=2) + "\n"
+        if as_json
+        else yaml.safe_dump(content, sort_keys=False)
+    )
+
+
+@config.command("schema")
+def config_schema() -> None:
+    """JSON Schema of the configuration file: every key, its meaning and default."""
+    sys.stdout.write(json.dumps(Settings.model_json_schema(), indent=2) + "\n")
+
+
+# --- reading arguments, showing rows ---------------------------------------------------------------
+
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def _span(value: str) -> timedelta:
+    number, unit = value[:-1], value[-1:]
+    if unit not in _UNITS or not number.isdigit() or int(number) == 0:
+        raise typer.BadParameter(f"{value!r} is no length of time; write 90m, 24h or 7d")
+    return timedelta(seconds=int(number) * _UNITS[unit])
+
+
+def _pair(item: str) -> tuple[str, str]:
+    label, found, pattern = item.partition("=")
+    if not found or not pattern:
+        raise typer.BadParameter(f"{item!r} is no label=glob")
+    return label, pattern
+
+
+def _who(by: str) -> str:
+    return by or getpass.getuser()
+
+
+def _database(settings: Settings) -> AbstractContextManager[Connection]:
+    from monitor.store.database import connect, require_schema, transaction
+
+    database = connect(settings.postgres)
+    require_schema(database)
+    return transaction(database)
+
+
+def _show(rows: Iterable[Mapping[str, Any]], as_json: bool) -> None:
+    rows = list(rows)
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=2, default=str) + "\n")
+        return
+    if not rows:
+        out.print("nothing to show")
+        return
+    table = Table(*dict.fromkeys(key for row in rows for key in row))
+    for row in rows:
+        table.add_row(*(_cell(row.get(str(column.header))) for column in table.columns))
+    out.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "[green]yes[/]" if value else "[bold red]no[/]"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return _plain(f"{value:.3g}" if isinstance(value, float) else str(value))
+
+
+def _plain(value: str) -> str:
+    return escape(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 
 import httpx
 
-from monitor.app import build_instrument, pack_path
-from monitor.errors import MonitorError
+from monitor.alert.keys import routing_key, signing_keys
+from monitor.app import build_instrument
+from monitor.errors import MonitorError, PackError, RefuseToStart
 from monitor.ingest.kafka import describe
 from monitor.score.pack import load_pack
 from monitor.settings import Endpoint, Settings
-from monitor.store.database import connect, require_schema, transaction
-from monitor.store.drift import load_baseline
-from monitor.alert.webhook import secrets_of
+from monitor.store.database import connect, current_revision, require_schema, transaction
+from monitor.store.drift import active_pack, load_baseline
+from monitor.worker import canary_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,7 @@ def examine(settings: Settings, *, with_model: bool = True) -> Iterator[Finding]
             mend="Add one under alerts.endpoints.",
         )
     for endpoint in settings.alerts.endpoints:
-        yield from _look(f"endpoint {endpoint.name}", lambda endpoint=endpoint: _endpoint(endpoint))
+        yield from _look(f"endpoint {endpoint.name}", partial(_endpoint, endpoint))
 
 
 def _look(subject: str, action: Callable[[], str]) -> Iterator[Finding]:
@@ -55,3 +59,81 @@ def _look(subject: str, action: Callable[[], str]) -> Iterator[Finding]:
         yield Finding(subject=subject, well=True, seen=action())
     except MonitorError as error:
         yield Finding(subject=subject, well=False, seen=str(error), mend=error.hint)
+
+
+def _pack(settings: Settings) -> str:
+    if settings.pack.path is None:
+        return "the one shipped for the model, chosen when the model is looked at"
+    pack = load_pack(settings.pack.path)
+    return f"{pack.name} {pack.version}, {len(pack.features)} features, id {pack.pack_id[:12]}"
+
+
+def _model(settings: Settings) -> str:
+    instrument = build_instrument(settings)
+    lineage = instrument.engine.lineage(instrument.pack.pack_id)
+    run = canary_run(
+        instrument.pack,
+        instrument.engine,
+        worker_id="doctor",
+        tolerance=settings.pack.canary_tolerance,
+        now=datetime.now(UTC),
+    )
+    if not run.reproduced:
+        raise PackError(
+            f"the copy in {settings.replay.model} does not reproduce the pack's canaries: "
+            f"largest deviation {run.largest_deviation:.3g}, tolerated {run.noise_floor:.3g}",
+            hint="Use the dtype, attention and model that the pack was made with, or rebuild the pack.",
+        )
+    return (
+        f"{lineage.model_id} in {lineage.dtype} on {lineage.device}, read by "
+        f"{instrument.pack.name}; canaries within {run.largest_deviation:.2g}"
+    )
+
+
+def _postgres(settings: Settings) -> str:
+    database = connect(settings.postgres)
+    require_schema(database)
+    return f"schema {current_revision(database)}"
+
+
+def _baseline(settings: Settings) -> str:
+    with transaction(connect(settings.postgres)) as connection:
+        pack_id = active_pack(connection)
+        approved = load_baseline(connection, pack_id=pack_id) if pack_id else None
+    if approved is None:
+        raise RefuseToStart(
+            "no baseline is approved for the pack in use: no drift can be seen",
+            hint="`monitor baseline capture --last 24h`, look at it, `monitor baseline approve ID`.",
+        )
+    return f"{approved.name}, {approved.n} prompts, approved by {approved.approved_by}"
+
+
+def _kafka(settings: Settings) -> str:
+    report = describe(settings.kafka)
+    missing = list(report.missing_topics)
+    if report.dead_letter_topic_missing:
+        missing.append(str(settings.kafka.dead_letter_topic))
+    if missing:
+        raise RefuseToStart(
+            f"topics that do not exist: {', '.join(missing)}",
+            hint="Create them, or mend kafka.topics and kafka.dead_letter_topic.",
+        )
+    return ", ".join(f"{name}: {count} partitions" for name, count in report.partitions.items())
+
+
+def _endpoint(endpoint: Endpoint) -> str:
+    """Looks at the secret and knocks at the address; nothing is posted that a person would see."""
+    if endpoint.format == "standard":
+        signing_keys(endpoint)
+    elif endpoint.format == "pagerduty":
+        routing_key(endpoint)
+    address = httpx.URL(endpoint.url)
+    host, port = address.host, address.port or (443 if address.scheme == "https" else 80)
+    try:
+        with socket.create_connection((host, port), timeout=5):
+            return f"{host} answers, {endpoint.format}"
+    except OSError as error:
+        raise RefuseToStart(
+            f"{host} cannot be reached: {error}",
+            hint="Look at the URL, DNS and the network policy for webhook egress.",
+        ) from None

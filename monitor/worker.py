@@ -126,7 +126,7 @@ class Worker:
         self._dead_letters = dead_letters
         self._heartbeat = heartbeat or Heartbeat()
         self._clock = clock
-        self._jitter = jitter or random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._jitter = jitter or random.Random()
         self._scorer = Scorer(pack)
         self._lineage = replay.lineage(pack.pack_id)
         self._tail = np.array([f.tail_threshold for f in pack.features], dtype=np.float32)
@@ -187,7 +187,9 @@ class Worker:
             return None
         started = time.monotonic()
         ingest = self._settings.ingest
-        outcomes = [read(parsed, ingest) for record in chunk.records for parsed in parse(record, ingest)]
+        outcomes = [
+            read(parsed, ingest) for record in chunk.records for parsed in parse(record, ingest)
+        ]
         prompts = [outcome for outcome in outcomes if isinstance(outcome, Prompt)]
         prepared = Prepared(
             chunk=chunk,
@@ -277,7 +279,9 @@ class Worker:
             except Retry as error:
                 kind = "database" if isinstance(error, DatabaseUnavailable) else "broker"
                 METRICS.retries.labels(dependency=kind).inc()
-                log.warning("worker.waiting", dependency=kind, error=str(error), seconds=round(delay, 1))
+                log.warning(
+                    "worker.waiting", dependency=kind, error=str(error), seconds=round(delay, 1)
+                )
                 if self._stop.wait(delay * self._jitter.uniform(0.8, 1.2)):
                     patience -= delay
                     if patience <= 0:
@@ -329,7 +333,9 @@ class Worker:
         METRICS.canary_deviation.set(run.largest_deviation)
         METRICS.canary_reproduced.set(float(run.reproduced))
         level = log.info if run.reproduced else log.error
-        level("canaries.replayed", reproduced=run.reproduced, largest_deviation=run.largest_deviation)
+        level(
+            "canaries.replayed", reproduced=run.reproduced, largest_deviation=run.largest_deviation
+        )
         with transaction(self._database) as connection:
             store.record_canary_run(connection, run)
 
@@ -473,6 +479,8 @@ def count_outcomes(
     for skip in skipped:
         add(skip.key, skip.recorded_at, f"skipped:{skip.reason.value}")
     return tuple(
-        IngestCount(bucket_start=datetime.fromtimestamp(start, UTC), source=source, outcome=outcome, n=n)
+        IngestCount(
+            bucket_start=datetime.fromtimestamp(start, UTC), source=source, outcome=outcome, n=n
+        )
         for (start, source, outcome), n in sorted(tally.items())
     )

@@ -1,0 +1,119 @@
+"""What a person does beside the loops: baselines, alerts, silences, deliveries. Rows are plain JSON values."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from monitor.drift import baseline as baselines
+from monitor.errors import BadInput
+from monitor.records import Alert, Baseline, Delivery, Silence
+from monitor.settings import Settings
+from monitor.store import alerts as alert_store
+from monitor.store import buckets, drift
+
+Row = dict[str, Any]
+
+SILENCED_LABELS = ("rule", "feature", "segment", "severity", "kind", "pack")
+
+
+def capture_baseline(
+    c: Connection, settings: Settings, *, name: str, start: datetime, end: datetime, now: datetime
+) -> Baseline:
+    """Freeze [start, end) of the active pack's scores as a draft, and store it.
+
+    Both times are floored to whole buckets. Raises `BadInput` when no pack has scored anything yet,
+    or the interval holds too few prompts.
+    """
+    pack_id = drift.active_pack(c)
+    if pack_id is None:
+        raise BadInput("no worker has registered a pack yet: start one, then capture the baseline")
+    bucket = settings.drift.bucket
+    start, end = floored(start, bucket), floored(min(end, now), bucket)
+    lineages = drift.lineages_between(c, pack_id, start, end)
+    captured = baselines.capture(
+        buckets.read_windows(c, pack_id, baselines.intervals(start, end, bucket)),
+        baseline_id=f"bl-{start:%Y%m%d}-{secrets.token_hex(4)}",
+        pack_id=pack_id,
+        name=name,
+        start=start,
+        end=end,
+        created_at=now,
+        fingerprint={
+            "bucket_seconds": f"{bucket.total_seconds():g}",
+            "sampling_rate": f"{settings.ingest.sampling_rate:g}",
+            "lineages": " ".join(
+                sorted({f"{lineage.model_hash[:12]}/{lineage.dtype}" for lineage in lineages})
+            ),
+        },
+        min_n=settings.drift.min_baseline_n,
+    )
+    drift.save_baseline(c, captured)
+    return captured
+
+
+def floored(moment: datetime, bucket: timedelta) -> datetime:
+    seconds = bucket.total_seconds()
+    past = moment.timestamp() % seconds
+    return moment - timedelta(seconds=past)
+
+
+def silence(
+    c: Connection,
+    *,
+    matchers: Mapping[str, str],
+    length: timedelta,
+    by: str,
+    comment: str,
+    now: datetime,
+) -> Silence:
+    """Keep alerts whose labels match (globs, all of them) from being announced for ``length``."""
+    unknown = sorted(set(matchers) - set(SILENCED_LABELS))
+    if unknown or not matchers:
+        named = f"unknown label {unknown[0]!r}" if unknown else "no label given"
+        raise BadInput(f"{named}: a silence matches on {', '.join(SILENCED_LABELS)}")
+    made = Silence(
+        silence_id=f"sil-{secrets.token_hex(6)}",
+        matchers=matchers,
+        starts_at=now,
+        ends_at=now + length,
+        created_by=by,
+        comment=comment,
+    )
+    alert_store.add_silence(c, made)
+    return made
+
+
+def alert_row(alert: Alert) -> Row:
+    return {
+        "alert_id": alert.alert_id,
+        "state": str(alert.state),
+        "severity": alert.severity,
+        "rule": alert.rule,
+        **{name: alert.labels[name] for name in ("feature", "segment") if name in alert.labels},
+        "since": alert.fired_at or alert.pending_since,
+        "acknowledged_by": alert.acknowledged_by,
+        "summary": alert.summary,
+    }
+
+
+def delivery_row(delivery: Delivery) -> Row:
+    return {
+        "delivery_id": delivery.delivery_id,
+        "endpoint": delivery.endpoint,
+        "event_id": delivery.event.event_id,
+        "type": delivery.event.type,
+        "state": str(delivery.state),
+        "attempts": delivery.attempts,
+        "next_attempt_at": delivery.next_attempt_at,
+        "alert_id": delivery.event.alert_id,
+    }
+
+
+def silence_row(made: Silence) -> Row:
+    return asdict(made) | {"matchers": dict(made.matchers)}
