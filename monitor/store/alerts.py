@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, exc, text
+from sqlalchemy import Connection, RowMapping, bindparam, exc, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from monitor.errors import BadInput, StaleAlert
@@ -169,7 +169,7 @@ def _alert_row(alert: Alert) -> dict[str, Any]:
     return row
 
 
-def _alert(row: Mapping[str, Any]) -> Alert:
+def _alert(row: RowMapping | Mapping[str, Any]) -> Alert:
     moments = {name: _moment(row[name]) for name in _MOMENTS}
     return Alert(**{**row, **moments, "state": AlertState(row["state"])})
 
@@ -429,7 +429,7 @@ def replay_delivery(c: Connection, delivery_id: int, now: datetime) -> None:
         raise BadInput(f"there is no delivery {delivery_id}; `monitor deliveries list` shows them")
 
 
-def _delivery(row: Mapping[str, Any]) -> Delivery:
+def _delivery(row: RowMapping) -> Delivery:
     return Delivery(
         delivery_id=row["delivery_id"],
         endpoint=row["endpoint"],

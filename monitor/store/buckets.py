@@ -317,7 +317,7 @@ def read_windows(
     In the order of ``ends``, then feature, then segment. A bucket belongs to the window that its
     start lies in. Part hours from before fine buckets were dropped are missing.
     """
-    windows = []
+    windows: list[Window] = []
     for given_start, given_end in ends:
         start, end = utc(given_start), utc(given_end)
         first_hour = hour_of(start + HOUR - timedelta(microseconds=1))

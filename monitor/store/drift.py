@@ -6,7 +6,7 @@ Buckets and windows are in buckets.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -87,13 +87,14 @@ def pack_features(c: Connection, pack_id: str) -> list[PackFeature]:
 
 def active_pack(c: Connection) -> str | None:
     """The pack of the worker seen last; before any worker was seen, the pack registered last."""
-    return c.scalar(
+    pack_id: str | None = c.scalar(
         text("""
             SELECT coalesce(
                 (SELECT pack_id FROM monitor_data.workers ORDER BY seen_at DESC LIMIT 1),
                 (SELECT pack_id FROM monitor_data.packs ORDER BY registered_at DESC LIMIT 1))
         """)
     )
+    return pack_id
 
 
 def lineages_between(c: Connection, pack_id: str, start: datetime, end: datetime) -> list[Lineage]:
@@ -453,6 +454,6 @@ _LINEAGE_FIELDS: Final[Sequence[str]] = (
 )
 
 
-def _canary_run(row: Mapping[str, Any]) -> CanaryRun:
+def _canary_run(row: RowMapping) -> CanaryRun:
     run = {name: value for name, value in row.items() if name not in _LINEAGE_FIELDS}
     return CanaryRun(**run, lineage=Lineage(**{name: row[name] for name in _LINEAGE_FIELDS}))

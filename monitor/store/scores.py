@@ -119,7 +119,7 @@ def _lineage_values(lineage: Lineage) -> dict[str, str]:
 
 
 def _find_lineage(c: Connection, values: Mapping[str, str]) -> int | None:
-    return c.scalar(
+    lineage_id: int | None = c.scalar(
         text("""
             SELECT lineage_id FROM monitor_data.lineages
             WHERE (pack_id, model_id, model_hash, dtype, attention, device, engine, rules)
@@ -127,6 +127,7 @@ def _find_lineage(c: Connection, values: Mapping[str, str]) -> int | None:
         """),
         values,
     )
+    return lineage_id
 
 
 # --- chunks --------------------------------------------------------------------------------------
@@ -457,7 +458,8 @@ def outcomes_between(c: Connection, since: datetime, before: datetime) -> dict[s
 
 def last_progress(c: Connection) -> datetime | None:
     """When a chunk was last stored, by the server's clock."""
-    return c.scalar(text("SELECT max(updated_at) FROM monitor_data.offsets"))
+    moment: datetime | None = c.scalar(text("SELECT max(updated_at) FROM monitor_data.offsets"))
+    return moment
 
 
 def live_workers(c: Connection, since: datetime) -> list[dict[str, Any]]:
