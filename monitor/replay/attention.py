@@ -95,7 +95,9 @@ def packed_attention(
             packed_row, here.stop - here.start, keys.shape[2], sliding_window, query.device
         )
         if softcap is not None or packed_row.exact_softmax:
-            result = _open(query[:, :, here], keys, values, mask, scaling, softcap, groups)
+            result = _open(
+                query[:, :, here], keys, values, mask=mask, scaling=scaling, softcap=softcap
+            )
         else:
             result = functional.scaled_dot_product_attention(
                 query[:, :, here],
@@ -134,12 +136,13 @@ def _open(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
+    *,
     mask: torch.Tensor | None,
     scaling: float | None,
     softcap: float | None,
-    groups: int,
 ) -> torch.Tensor:
     """``softmax(softcap·tanh(q kᵀ·scaling / softcap)) v`` with the softmax in float32 or wider."""
+    groups = query.shape[1] // keys.shape[1]
     keys = keys.repeat_interleave(groups, dim=1)
     values = values.repeat_interleave(groups, dim=1)
     weights = query @ keys.transpose(2, 3) * (scaling or query.shape[3] ** -0.5)

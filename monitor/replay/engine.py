@@ -211,7 +211,7 @@ class ReplayEngine:
 
         def finish_row(members: tuple[int, ...]) -> None:
             sizes = [len(work.segments[index].ids) for index in members]
-            parts.update(zip(members, row.split(sizes), strict=True))
+            parts.update(zip(members, torch.split(row, sizes), strict=True))
 
         forward = Forward(self.loaded, work, self._bank.sites, start_row, finish_row)
         with torch.inference_mode():

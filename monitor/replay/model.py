@@ -99,7 +99,8 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
             source | {"attn_implementation": PACKED if packed else settings.attention},
             dtype=dtype,
             full=full,
-        ).to(device)
+        )
+        whole.to(device)
     stack = whole.base_model if full else whole
     return LoadedModel(
         model=stack,

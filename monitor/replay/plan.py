@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +38,14 @@ def plan(
     rows: Sequence[tuple[int, ...]], *, batch_tokens: int, min_shared_tokens: int | None
 ) -> Plan:
     """Plan distinct ``rows`` of token ids. ``min_shared_tokens`` None: share no prefixes."""
-    segments: list[Segment] = []
-    paths: list[tuple[int, ...]] = [()] * len(rows)
+    paths: list[tuple[int, ...]]
     if min_shared_tokens is None:
         segments = [Segment(ids=row) for row in rows]
         paths = [(index,) for index in range(len(rows))]
     else:
         order = sorted(range(len(rows)), key=rows.__getitem__)
-        common = [_common(rows[a], rows[b]) for a, b in zip(order, order[1:], strict=False)]
-        _share(rows, order, common, min_shared_tokens, segments, paths)
+        common = [_common(rows[a], rows[b]) for a, b in pairwise(order)]
+        segments, paths = _shared(rows, order, common, min_shared_tokens)
     return Plan(
         segments=tuple(segments),
         paths=tuple(paths),
@@ -53,18 +53,15 @@ def plan(
     )
 
 
-def _share(
-    rows: Sequence[tuple[int, ...]],
-    order: Sequence[int],
-    common: Sequence[int],
-    least: int,
-    segments: list[Segment],
-    paths: list[tuple[int, ...]],
-) -> None:
+def _shared(
+    rows: Sequence[tuple[int, ...]], order: Sequence[int], common: Sequence[int], least: int
+) -> tuple[list[Segment], list[tuple[int, ...]]]:
     """Split sorted rows into runs that share at least ``least`` further tokens, level by level.
 
     ``common[i]`` is the number of leading tokens that rows ``order[i]`` and ``order[i + 1]`` share.
     """
+    segments: list[Segment] = []
+    paths: list[tuple[int, ...]] = [()] * len(rows)
     pending: list[tuple[int, int, int, tuple[int, ...]]] = [(0, len(order), 0, ())]
     while pending:
         low, high, depth, chain = pending.pop()
@@ -85,6 +82,7 @@ def _share(
                 segments.append(Segment(ids=ids, first=depth, chain=chain, shared=True))
                 pending.append((start, stop, end, (*chain, len(segments) - 1)))
             start = stop
+    return segments, paths
 
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:

@@ -5,6 +5,7 @@ Legend: t = tokens, d = model width, k = features of the pack.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -108,8 +109,9 @@ class FeatureBank:
 def normalised(residual: torch.Tensor, norm: InputNorm) -> torch.Tensor:
     """Residuals [t, d] as an SAE trained on normalised activations expects them (SAELens' rules)."""
     if norm == "rescale":
-        scale = residual.shape[1] ** 0.5
-        return residual * (scale / residual.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        length = torch.linalg.vector_norm(residual, dim=1, keepdim=True).clamp_min(1e-12)
+        unit: torch.Tensor = residual / length
+        return unit * math.sqrt(residual.shape[1])
     if norm == "layer_norm":
         centred = residual - residual.mean(dim=1, keepdim=True)
         return centred / (centred.std(dim=1, keepdim=True) + 1e-5)
