@@ -1,0 +1,201 @@
+"""What the web face shows. Every query here reads, is bounded, and uses an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, text
+
+from monitor.store.database import transaction
+from monitor.store.drift import active_pack
+
+Database = Engine
+Reader = Connection
+"""The web face is given these and hands them on; it never speaks SQL itself."""
+
+STATEMENT_SECONDS: Final = 10
+
+
+@contextmanager
+def reading(database: Database) -> Iterator[Connection]:
+    """A transaction that can only read, each statement within `STATEMENT_SECONDS`."""
+    with transaction(database) as c:
+        c.execute(text("SET TRANSACTION READ ONLY"))
+        c.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"))
+        yield c
+
+
+def pack_in_use(c: Connection) -> dict[str, Any] | None:
+    """The pack that the watcher evaluates. Keys: pack_id, name, registered_at."""
+    rows = c.execute(
+        text("""
+            SELECT pack_id, name, registered_at
+            FROM monitor_data.packs
+            WHERE pack_id = :pack_id
+        """),
+        {"pack_id": active_pack(c)},
+    )
+    row = rows.mappings().first()
+    return dict(row) if row else None
+
+
+def approved_baseline(c: Connection, pack_id: str) -> dict[str, Any] | None:
+    """Keys: baseline_id, name, n, window_start, window_end, approved_at, approved_by."""
+    rows = c.execute(
+        text("""
+            SELECT baseline_id, name, n, window_start, window_end, approved_at, approved_by
+            FROM monitor_data.baselines
+            WHERE pack_id = :pack_id AND status = 'approved'
+        """),
+        {"pack_id": pack_id},
+    )
+    row = rows.mappings().first()
+    return dict(row) if row else None
+
+
+def canary_states(c: Connection, since: datetime) -> list[dict[str, Any]]:
+    """The latest canary run of every worker since then.
+
+    Keys: worker_id, ran_at, model_id, dtype, device, largest_deviation, noise_floor, reproduced.
+    """
+    rows = c.execute(
+        text("""
+            SELECT DISTINCT ON (run.worker_id) run.worker_id, run.ran_at, lineage.model_id,
+                lineage.dtype, lineage.device,
+                CASE WHEN run.largest_deviation < 'Infinity' THEN run.largest_deviation END
+                    AS largest_deviation,
+                run.noise_floor, run.reproduced
+            FROM monitor_data.canary_runs AS run
+            JOIN monitor_data.lineages AS lineage USING (lineage_id)
+            WHERE run.ran_at >= :since
+            ORDER BY run.worker_id, run.ran_at DESC
+        """),
+        {"since": since},
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def drift_views(c: Connection, pack_id: str, since: datetime) -> dict[str, list[Any]]:
+    """Which segments and which window lengths (seconds) were evaluated since then."""
+    rows = c.execute(
+        text("""
+            SELECT DISTINCT segment, extract(epoch FROM window_end - window_start)::bigint AS seconds
+            FROM monitor_data.drifts
+            WHERE evaluated_at >= :since AND pack_id = :pack_id
+        """),
+        {"pack_id": pack_id, "since": since},
+    ).all()
+    return {
+        "segments": sorted({row.segment for row in rows}),
+        "window_seconds": sorted({int(row.seconds) for row in rows}),
+    }
+
+
+_FACTS: Final = (
+    *("evaluated_at", "window_start", "window_end"),
+    *("n", "baseline_n", "pooled_baseline", "cause"),
+)
+_FIGURES: Final = (
+    *("mean", "baseline_mean", "shift", "shift_low", "shift_high", "psi", "ks", "tail_rate"),
+    *("baseline_tail_rate", "tail_ratio", "tail_ratio_low", "tail_ratio_high", "evidence"),
+)
+DRIFT_KEYS: Final = (*_FACTS, *_FIGURES)
+
+
+def _finite(key: str) -> str:
+    """JSON has no infinity: a bound that is infinite, or not a number, is shown as absent."""
+    inside = f"drift.{key} > '-Infinity' AND drift.{key} < 'Infinity'"
+    return f"CASE WHEN {inside} THEN drift.{key} END AS {key}"
+
+
+_DRIFT_SERIES: Final = text(f"""
+    SELECT feature.name AS feature, {", ".join(_FACTS)}, {", ".join(map(_finite, _FIGURES))}
+    FROM unnest(CAST(:features AS text[])) WITH ORDINALITY AS feature (name, place)
+    CROSS JOIN generate_series(
+        CAST(:since AS timestamptz), CAST(:until AS timestamptz) - CAST(:step AS interval),
+        CAST(:step AS interval)) AS slice
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM monitor_data.drifts
+        WHERE feature = feature.name AND segment = :segment AND pack_id = :pack_id
+            AND evaluated_at >= slice AND evaluated_at < slice + CAST(:step AS interval)
+            AND window_end - window_start = CAST(:window AS interval)
+        ORDER BY evaluated_at DESC
+        LIMIT 1
+    ) AS drift
+    ORDER BY feature.place, slice
+""")
+
+
+def drift_series(
+    c: Connection,
+    pack_id: str,
+    features: list[str],
+    *,
+    segment: str,
+    window: timedelta,
+    since: datetime,
+    until: datetime,
+    points: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """By feature, the last drift of each of ``points`` equal slices of [since, until), oldest first.
+
+    Slices without an evaluation are left out. Keys: `DRIFT_KEYS`; figures that are not finite are
+    None.
+    """
+    rows = c.execute(
+        _DRIFT_SERIES,
+        {
+            "pack_id": pack_id,
+            "features": features,
+            "segment": segment,
+            "window": window,
+            "since": since,
+            "until": until,
+            "step": (until - since) / points,
+        },
+    )
+    series: dict[str, list[dict[str, Any]]] = {name: [] for name in features}
+    for row in rows.mappings():
+        series[row["feature"]].append({key: row[key] for key in DRIFT_KEYS})
+    return series
+
+
+def alerts_now(c: Connection, resolved_since: datetime, limit: int) -> list[dict[str, Any]]:
+    """Firing and pending alerts, and those resolved since then; firing ones first, newest first."""
+    rows = c.execute(
+        text("""
+            SELECT alert_id, rule, kind, severity, state, summary, labels, pending_since, fired_at,
+                resolved_at, acknowledged_at, acknowledged_by
+            FROM monitor_data.alerts
+            WHERE state <> 'resolved' OR resolved_at >= :resolved_since
+            ORDER BY array_position(ARRAY['firing', 'pending', 'resolved'], state),
+                coalesce(resolved_at, fired_at, pending_since) DESC
+            LIMIT :limit
+        """),
+        {"resolved_since": resolved_since, "limit": limit},
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def deliveries_waiting(c: Connection) -> list[dict[str, Any]]:
+    """By endpoint: deliveries that wait, the due time of the oldest, and whether it is disabled."""
+    rows = c.execute(
+        text("""
+            SELECT coalesce(waiting.endpoint, endpoint.name) AS endpoint,
+                coalesce(waiting.n, 0) AS waiting, waiting.oldest, endpoint.disabled_at
+            FROM (
+                SELECT endpoint, count(*) AS n, min(next_attempt_at) AS oldest
+                FROM monitor_data.deliveries
+                WHERE state = 'waiting'
+                GROUP BY endpoint
+            ) AS waiting
+            FULL JOIN (SELECT * FROM monitor_data.endpoints WHERE disabled_at IS NOT NULL) AS endpoint
+                ON endpoint.name = waiting.endpoint
+            ORDER BY 1
+        """)
+    )
+    return [dict(row) for row in rows.mappings()]

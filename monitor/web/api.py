@@ -1,0 +1,172 @@
+"""The read-only API: what the dashboard shows, as JSON. It holds scores and ids, never prompt text.
+
+``/api/overview``  pack, baseline, canaries, ingest, open alerts, waiting deliveries
+``/api/features``  the pack's features
+``/api/drift``     drift over time: ``feature`` (all when left out), ``segment``, ``window`` (seconds),
+                   ``hours`` back
+``/api/alerts``    firing, pending, and those resolved within ``hours``
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from monitor.errors import BadInput
+from monitor.records import EVERYTHING
+from monitor.store import overview
+from monitor.store.drift import PackFeature, pack_features
+from monitor.store.overview import Database, Reader
+from monitor.store.scores import ingest_health
+
+MOST_HOURS: Final = 24 * 31
+POINTS: Final = 180
+MOST_ALERTS: Final = 100
+DEFAULT_WINDOW_SECONDS: Final = 3_600
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What part of the drift a request asks for."""
+
+    hours: float
+    segment: str
+    window: timedelta
+    feature: str | None
+
+    @classmethod
+    def of(cls, request: Request) -> View:
+        """Raises `BadInput` naming the parameter."""
+        return cls(
+            hours=_number(request, "hours", 24.0, 0.1, MOST_HOURS),
+            segment=_name(request, "segment") or EVERYTHING,
+            window=timedelta(
+                seconds=_number(request, "window", DEFAULT_WINDOW_SECONDS, 1, MOST_HOURS * 3_600)
+            ),
+            feature=_name(request, "feature"),
+        )
+
+    def with_window(self, seconds: int) -> View:
+        return replace(self, window=timedelta(seconds=seconds))
+
+
+def _name(request: Request, name: str) -> str | None:
+    given = request.query_params.get(name) or None
+    if given and "\0" in given:
+        raise BadInput(f"{name} must not hold NUL")
+    return given
+
+
+def _number(request: Request, name: str, default: float, least: float, most: float) -> float:
+    given = request.query_params.get(name)
+    if given is None:
+        return default
+    try:
+        value = float(given)
+    except ValueError:
+        value = float("nan")
+    if not least <= value <= most:
+        raise BadInput(f"{name} must be a number from {least} to {most}")
+    return value
+
+
+def state_of_things(c: Reader, now: datetime) -> dict[str, Any]:
+    """Everything but the drift: what ``/api/overview`` answers and the top of the dashboard shows."""
+    pack = overview.pack_in_use(c)
+    alerts = overview.alerts_now(c, now - timedelta(hours=24), MOST_ALERTS)
+    health = ingest_health(c, now - timedelta(hours=1), now)
+    return {
+        "now": now,
+        "pack": pack,
+        "baseline": overview.approved_baseline(c, pack["pack_id"]) if pack else None,
+        "canaries": overview.canary_states(c, now - timedelta(days=1)),
+        "ingest": {
+            "lag_records": sum((health["lag"] or {}).values()),
+            "lag": health["lag"] or {},
+            "last_hour": health["outcomes"],
+            "last_stored_at": health["last_scored_at"],
+            "workers": health["workers"],
+        },
+        "alerts": [alert for alert in alerts if alert["state"] != "resolved"],
+        "resolved": [alert for alert in alerts if alert["state"] == "resolved"],
+        "deliveries": overview.deliveries_waiting(c),
+    }
+
+
+def drift_of(c: Reader, pack_id: str, features: list[str], view: View, now: datetime) -> Any:
+    return overview.drift_series(
+        c,
+        pack_id,
+        features,
+        segment=view.segment,
+        window=view.window,
+        since=now - timedelta(hours=view.hours),
+        until=now,
+        points=POINTS,
+    )
+
+
+def routes(database: Database, clock: Clock) -> list[Route]:
+    def overview_(_request: Request) -> Response:
+        with overview.reading(database) as c:
+            return _json(state_of_things(c, clock()))
+
+    def features(_request: Request) -> Response:
+        with overview.reading(database) as c:
+            pack = overview.pack_in_use(c)
+            found = pack_features(c, pack["pack_id"]) if pack else []
+        return _json({"pack": pack, "features": [_described(feature) for feature in found]})
+
+    def drift(request: Request) -> Response:
+        view, now = View.of(request), clock()
+        with overview.reading(database) as c:
+            pack = overview.pack_in_use(c)
+            names = [f.name for f in pack_features(c, pack["pack_id"])] if pack else []
+            if view.feature is not None:
+                if view.feature not in names:
+                    raise BadInput(f"feature must be one of: {', '.join(names) or '(no pack yet)'}")
+                names = [view.feature]
+            series = drift_of(c, pack["pack_id"], names, view, now) if pack else {}
+        return _json(
+            {
+                "pack": pack,
+                "segment": view.segment,
+                "window_seconds": view.window.total_seconds(),
+                "drift": series,
+            }
+        )
+
+    def alerts(request: Request) -> Response:
+        hours = _number(request, "hours", 24.0, 0, MOST_HOURS)
+        with overview.reading(database) as c:
+            since = clock() - timedelta(hours=hours)
+            return _json({"alerts": overview.alerts_now(c, since, MOST_ALERTS)})
+
+    return [
+        Route("/api/overview", overview_),
+        Route("/api/features", features),
+        Route("/api/drift", drift),
+        Route("/api/alerts", alerts),
+    ]
+
+
+def _described(feature: PackFeature) -> dict[str, Any]:
+    return {key: value for key, value in asdict(feature).items() if key != "tail_threshold"}
+
+
+def _json(value: Any) -> Response:
+    content = json.dumps(value, default=_as_text, allow_nan=False, separators=(",", ":"))
+    return Response(content, media_type="application/json")
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
