@@ -39,7 +39,6 @@ Array legend: c = components, b = `SCORE_BINS` bins.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -48,7 +47,7 @@ import numpy as np
 from scipy.special import betaincinv, logsumexp, ndtri
 
 from monitor.drift.histogram import CENTRES
-from monitor.records import BaselineStream, DetectorState, Doubles, Window
+from monitor.records import BaselineStream, Bucket, DetectorState, Doubles
 
 BASELINE_RISK: Final = 0.01
 """Probability, over the baseline's sample, that any stream's bound is too low."""
@@ -170,13 +169,15 @@ def start(baseline_id: str, feature: int, segment: str, at: datetime) -> Detecto
     )
 
 
-def update(state: DetectorState, bucket: Window, detector: Detector) -> DetectorState:
-    """The state after one closed bucket. A bucket not after ``state.last_bucket`` changes nothing.
+def update(state: DetectorState, bucket: Bucket, detector: Detector) -> DetectorState:
+    """The state after one closed bucket, in the order of their starts.
 
-    One bucket is one step of the run length, however many prompts it holds; an empty one is none,
+    A bucket not after ``state.last_bucket`` changes nothing, so none is ever counted twice.
+
+    One bucket is one step of the run length, however many prompts it holds. An empty one is no step,
     which only lengthens the run.
     """
-    if bucket.start <= state.last_bucket or bucket.n == 0:
+    if bucket.bucket_start <= state.last_bucket or bucket.n == 0:
         return state
     tails = np.array([bucket.tail_count, bucket.n - bucket.tail_count])
     gains = detector.bin_gains @ bucket.histogram + detector.tail_gains @ tails
@@ -188,10 +189,15 @@ def update(state: DetectorState, bucket: Window, detector: Detector) -> Detector
     highest = detector.limit + _HEADROOM - detector.log_weights
     return replace(
         state,
-        last_bucket=bucket.start,
+        last_bucket=bucket.bucket_start,
         steps=state.steps + 1,
         log_values=tuple(np.minimum(values, highest).tolist()),
     )
+
+
+def pass_over(state: DetectorState, until: datetime) -> DetectorState:
+    """The state when everything up to the bucket that starts at ``until`` is not to be taken in."""
+    return replace(state, last_bucket=max(state.last_bucket, until))
 
 
 def evidence(state: DetectorState, detector: Detector) -> float:
@@ -199,10 +205,3 @@ def evidence(state: DetectorState, detector: Detector) -> float:
     if state.steps == 0:
         return 0.0
     return float(logsumexp(np.array(state.log_values) + detector.log_weights))
-
-
-def catch_up(state: DetectorState, buckets: Sequence[Window], detector: Detector) -> DetectorState:
-    """`update` over buckets in the order of their starts."""
-    for bucket in sorted(buckets, key=lambda b: b.start):
-        state = update(state, bucket, detector)
-    return state

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from monitor.drift.histogram import histogram_of
-from monitor.records import Window
+from monitor.records import Bucket, Window
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -30,6 +30,28 @@ def window_of() -> Callable[..., Window]:
             total_squares=float((values**2).sum()),
             histogram=histogram_of(values),
             tail_count=int((values > tail).sum()),
+        )
+
+    return make
+
+
+@pytest.fixture
+def bucket_of(window_of: Callable[..., Window]) -> Callable[..., Bucket]:
+    """The same as a bucket."""
+
+    def make(scores, **given):
+        window = window_of(scores, **given)
+        return Bucket(
+            bucket_start=window.start,
+            bucket_seconds=60,
+            feature=window.feature,
+            segment=window.segment,
+            source="prompts/0",
+            n=window.n,
+            total=window.total,
+            total_squares=window.total_squares,
+            histogram=window.histogram,
+            tail_count=window.tail_count,
         )
 
     return make

@@ -8,7 +8,8 @@ fires an endless delay: both ends are asserted.
 from __future__ import annotations
 
 import math
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from monitor.drift import sequential
 from monitor.drift.baseline import capture
 from monitor.drift.sequential import (
     MEAN_MARGIN,
-    catch_up,
     detector,
     evidence,
+    pass_over,
     start,
     threshold,
     update,
@@ -30,6 +31,7 @@ PROMISED = 60
 HORIZON = 5 * PROMISED
 PER_BUCKET = 20
 LIMIT = math.log(PROMISED)
+BEFORE_ALL = datetime(2026, 2, 28, tzinfo=UTC)
 
 
 def independent(random, n):
@@ -57,14 +59,14 @@ def baseline_of(window_of):
 
 
 @pytest.fixture
-def run_length(window_of):
+def run_length(bucket_of):
     """Buckets until the alarm, or the horizon."""
 
     def run(bets, draw, random, *, horizon=HORIZON):
-        begin = window_of([]).start - timedelta(minutes=1)
+        begin = BEFORE_ALL
         state = start("b", 0, "all", begin)
         for step in range(horizon):
-            state = update(state, window_of(draw(random, PER_BUCKET), at=step), bets)
+            state = update(state, bucket_of(draw(random, PER_BUCKET), at=step), bets)
             if evidence(state, bets) >= bets.limit:
                 return step + 1
         return horizon
@@ -112,11 +114,11 @@ def test_without_tempering_dependent_prompts_would_break_it(baseline_of, run_len
     assert mean_run(baseline_of, run_length, clustered, tempered=False) < PROMISED
 
 
-def test_a_fleet_of_correlated_streams_keeps_the_promise(window_of):
+def test_a_fleet_of_correlated_streams_keeps_the_promise(window_of, bucket_of):
     """Ten features of the same prompts, correlated 0.5, each baseline estimated from 2000."""
     streams = 10
     limit = threshold(timedelta(minutes=PROMISED), streams, timedelta(minutes=1))
-    begin = window_of([]).start - timedelta(minutes=1)
+    begin = BEFORE_ALL
     lengths = []
     for seed in range(20):
         random = np.random.default_rng(seed)
@@ -134,7 +136,7 @@ def test_a_fleet_of_correlated_streams_keeps_the_promise(window_of):
         for step in range(HORIZON):
             rows = scores(PER_BUCKET)
             states = [
-                update(state, window_of(row, at=step), bet)
+                update(state, bucket_of(row, at=step), bet)
                 for state, row, bet in zip(states, rows, bets, strict=True)
             ]
             if any(evidence(s, b) >= limit for s, b in zip(states, bets, strict=True)):
@@ -167,53 +169,53 @@ def test_dependence_costs_delay_and_no_more(baseline_of, run_length, clustered):
     assert mean_run(baseline_of, run_length, clustered, moved=moved, runs=20) <= 15
 
 
-def test_evidence_falls_again_once_traffic_is_back(baseline_of, window_of):
+def test_evidence_falls_again_once_traffic_is_back(baseline_of, bucket_of):
     random = np.random.default_rng(9)
     bets = detector(baseline_of(independent, random, 2_000), limit=LIMIT, streams=1)
-    state = start("b", 0, "all", window_of([]).start - timedelta(minutes=1))
+    state = start("b", 0, "all", BEFORE_ALL)
     for step in range(2_000):
-        state = update(state, window_of(random.normal(size=PER_BUCKET) + 1, at=step), bets)
+        state = update(state, bucket_of(random.normal(size=PER_BUCKET) + 1, at=step), bets)
     assert evidence(state, bets) > bets.limit
     for step in range(2_000, 2_400):
-        state = update(state, window_of(random.normal(size=PER_BUCKET), at=step), bets)
+        state = update(state, bucket_of(random.normal(size=PER_BUCKET), at=step), bets)
     assert evidence(state, bets) < bets.limit
 
 
-def test_a_bucket_is_taken_once(baseline_of, window_of):
+def test_a_bucket_is_taken_once(baseline_of, bucket_of):
     random = np.random.default_rng(10)
     bets = detector(baseline_of(independent, random, 1_000), limit=LIMIT, streams=1)
-    begin = start("b", 0, "all", window_of([]).start - timedelta(minutes=1))
-    buckets = [window_of(random.normal(size=PER_BUCKET), at=step) for step in range(6)]
-    once = catch_up(begin, buckets, bets)
+    begin = start("b", 0, "all", BEFORE_ALL)
+    buckets = [bucket_of(random.normal(size=PER_BUCKET), at=step) for step in range(6)]
+    once = reduce(lambda state, bucket: update(state, bucket, bets), buckets, begin)
     assert once.steps == 6
-    assert catch_up(once, buckets, bets) == once
-    in_two_parts = catch_up(catch_up(begin, buckets[:3], bets), buckets, bets)
-    assert in_two_parts == once
-    assert catch_up(begin, buckets[::-1], bets) == once
-    empty = window_of([], at=9)
-    assert update(once, empty, bets) == once
+    assert reduce(lambda state, bucket: update(state, bucket, bets), buckets, once) == once
+    assert update(once, bucket_of([], at=9), bets) == once
+    over = pass_over(begin, buckets[3].bucket_start)
+    rest = reduce(lambda state, bucket: update(state, bucket, bets), buckets, over)
+    assert rest.steps == 2
+    assert pass_over(once, begin.last_bucket) == once
 
 
-def test_cusum_is_an_e_detector_below_shiryaev_roberts(baseline_of, window_of):
+def test_cusum_is_an_e_detector_below_shiryaev_roberts(baseline_of, bucket_of):
     random = np.random.default_rng(11)
     stream = baseline_of(independent, random, 2_000)
     roberts = detector(stream, limit=LIMIT, streams=1)
     cusum = detector(stream, limit=LIMIT, streams=1, kind="cusum")
-    one = two = start("b", 0, "all", window_of([]).start - timedelta(minutes=1))
+    one = two = start("b", 0, "all", BEFORE_ALL)
     for step in range(100):
-        bucket = window_of(random.normal(size=PER_BUCKET) + 0.4 * (step > 80), at=step)
+        bucket = bucket_of(random.normal(size=PER_BUCKET) + 0.4 * (step > 80), at=step)
         one, two = update(one, bucket, roberts), update(two, bucket, cusum)
         assert evidence(two, cusum) <= evidence(one, roberts) + 1e-9
     assert evidence(two, cusum) >= LIMIT
 
 
-def test_nothing_seen_is_no_evidence_and_silent_features_bet_nothing(window_of):
+def test_nothing_seen_is_no_evidence_and_silent_features_bet_nothing(window_of, bucket_of):
     silent = BaselineStream(window=window_of(np.zeros(1_000)))
     bets = detector(silent, limit=LIMIT, streams=1)
-    state = start("b", 0, "all", window_of([]).start - timedelta(minutes=1))
+    state = start("b", 0, "all", BEFORE_ALL)
     assert evidence(state, bets) == 0.0
     for step in range(HORIZON):
-        state = update(state, window_of(np.zeros(PER_BUCKET), at=step), bets)
+        state = update(state, bucket_of(np.zeros(PER_BUCKET), at=step), bets)
     # Without a bet the recursion would count its steps, and alarm for having run long.
     assert evidence(state, bets) < 0.0
     assert math.isfinite(evidence(state, bets))
