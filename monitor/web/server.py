@@ -1,93 +1,22 @@
-"""The web face: health, metrics, the read-only API and the dashboard, in a thread beside the loops.
-
-It has no log-in and changes nothing: keep it inside the cluster, or put a proxy before it.
-"""
+"""A web server in a thread of its own beside the loops."""
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from monitor.errors import BadInput, ConfigurationError, MonitorError, StopLoudly
+from monitor.errors import ConfigurationError, StopLoudly
 from monitor.settings import WebSettings
-from monitor.store.overview import Database
-from monitor.telemetry import Heartbeat, get_logger
-from monitor.web import api, dashboard, health
-from monitor.web.health import Readiness
+from monitor.telemetry import get_logger
 
 log = get_logger(__name__)
 
-_START_SECONDS = 10.0
-_STOP_SECONDS = 5
-LIVE_WITHIN: Final = WebSettings().live_within
-_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; "
-    "form-action 'self'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def create_app(
-    database: Database | None,
-    heartbeat: Heartbeat,
-    readiness: Readiness,
-    *,
-    live_within: timedelta = LIVE_WITHIN,
-    clock: Callable[[], datetime] = _now,
-) -> Starlette:
-    """The whole face; without a ``database`` only health and metrics.
-
-    A database that does not answer is 503, a wrong parameter 400 that names it.
-    """
-    routes = health.routes(heartbeat, readiness, live_within.total_seconds())
-    if database is not None:
-        routes += [*api.routes(database, clock), *dashboard.routes(database, clock)]
-    return Starlette(
-        routes=routes,
-        middleware=[Middleware(SafeHeaders)],
-        exception_handlers={MonitorError: _explain},
-    )
-
-
-async def _explain(_request: Request, error: Exception) -> Response:
-    if isinstance(error, BadInput):
-        return JSONResponse({"error": str(error)}, status_code=400)
-    # What the database said is for the log: it may name hosts and users.
-    log.warning("web.cannot_answer", error=str(error), kind=type(error).__name__)
-    hint = getattr(error, "hint", "") or "the log says more"
-    return JSONResponse({"error": "cannot answer now", "hint": hint}, status_code=503)
-
-
-class SafeHeaders:
-    """No script, no frame, nothing from elsewhere, nothing kept."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
+_START_SECONDS: Final = 10.0
+_STOP_SECONDS: Final = 5
 
 
 class WebServer:
