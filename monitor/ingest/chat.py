@@ -70,10 +70,9 @@ def spoken(entry: dict[str, Any], where: str) -> str:
 
 
 def _calls(entry: dict[str, Any], where: str) -> list[Any]:
-    if (legacy := entry.get("function_call")) is not None:
-        return [{"function": legacy}]
-    calls = entry.get("tool_calls")
-    return [] if calls is None else fields.sequence(calls, f"{where}.tool_calls")
+    legacy, calls = entry.get("function_call"), entry.get("tool_calls")
+    first = [] if legacy is None else [{"function": legacy}]
+    return first + ([] if calls is None else fields.sequence(calls, f"{where}.tool_calls"))
 
 
 def tool_call(called: str, arguments: object) -> str:

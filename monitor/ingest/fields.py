@@ -18,7 +18,7 @@ from monitor.records import DeadReason, Message, SkipReason
 
 EARLIEST: Final = datetime(2015, 1, 1, tzinfo=UTC)
 """No language model served traffic before: an older timestamp is a clock or a unit gone wrong."""
-_LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 
 NAME_LIMIT: Final = 256
 """Longest id, model name or segment value, in characters; they stand in database indexes."""
@@ -28,6 +28,7 @@ SMALLEST_PROBABILITY: Final = 1e-9
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SEGMENT_KEY = re.compile(r"[A-Za-z0-9_.\-/]{1,64}")
+_CONTAINERS: Final = frozenset({list, dict})
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -134,17 +135,17 @@ def _too_deep(where: str, found: str) -> Unreadable:
     )
 
 
-def _deeper_than(document: object, limit: int) -> bool:
+def _deeper_than(document: Any, limit: int) -> bool:
     """Level by level rather than recursively: hostile depth must not become our own."""
-    level = [document] if isinstance(document, list | dict) else []
+    level = [document] if type(document) in _CONTAINERS else []
     for _ in range(limit):
         if not level:
             return False
         level = [
             child
             for node in level
-            for child in (node.values() if isinstance(node, dict) else node)
-            if isinstance(child, list | dict)
+            for child in (node.values() if type(node) is dict else node)
+            if type(child) in _CONTAINERS
         ]
     return bool(level)
 
@@ -249,9 +250,13 @@ def timestamp(value: object, where: str) -> datetime | None:
             try:
                 moment = datetime.fromisoformat(value)
                 moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-                return _plausible(moment.astimezone(UTC), where)
+                moment = moment.astimezone(UTC)
             except (ValueError, OverflowError):
                 pass
+            else:
+                if not EARLIEST <= moment <= LATEST:
+                    raise _implausible(where)
+                return moment
     raise Unreadable(
         DeadReason.BAD_TIMESTAMP, f"{where}: expected Unix seconds or ISO 8601 with a zone"
     )
@@ -259,19 +264,13 @@ def timestamp(value: object, where: str) -> datetime | None:
 
 def from_unix(seconds: float, where: str) -> datetime:
     """The moment ``seconds`` after 1970 in UTC, when it is a plausible one."""
-    if not EARLIEST.timestamp() <= seconds <= _LATEST.timestamp():
+    if not EARLIEST.timestamp() <= seconds <= LATEST.timestamp():
         raise _implausible(where)
     return datetime.fromtimestamp(seconds, UTC)
-
-
-def _plausible(moment: datetime, where: str) -> datetime:
-    if not EARLIEST <= moment <= _LATEST:
-        raise _implausible(where)
-    return moment
 
 
 def _implausible(where: str) -> Unreadable:
     return Unreadable(
         DeadReason.BAD_TIMESTAMP,
-        f"{where}: before {EARLIEST:%Y} or after {_LATEST:%Y}; check its unit and the sender's clock",
+        f"{where}: before {EARLIEST:%Y} or after {LATEST:%Y}; check its unit and the sender's clock",
     )

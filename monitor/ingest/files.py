@@ -53,17 +53,22 @@ def read_file(path: Path, *, max_record_bytes: int = _DEFAULT_LIMIT) -> Iterator
 
 
 def _lines(stream: BinaryIO, limit: int) -> Iterator[tuple[int, bytes]]:
+    longest = limit + len(b"\r\n")
     number = 0
-    while line := stream.readline(limit + 2):
-        ended = line.endswith(b"\n")
-        content = line.rstrip(b"\r\n")
-        if len(content) > limit:
-            content = content[: limit + 1]
-            while not ended and (more := stream.readline(_SKIP_BYTES)):
-                ended = more.endswith(b"\n")
+    while line := stream.readline(longest):
+        if len(line) < longest or line.endswith(b"\n"):
+            content = line.rstrip(b"\r\n")
+        else:
+            content = line[: limit + 1]
+            _skip_line(stream)
         if content.strip():
             yield number, content
         number += 1
+
+
+def _skip_line(stream: BinaryIO) -> None:
+    while (rest := stream.readline(_SKIP_BYTES)) and not rest.endswith(b"\n"):
+        pass
 
 
 def _name(path: Path) -> str:

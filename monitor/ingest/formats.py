@@ -176,16 +176,17 @@ def _wanted(model: str | None, patterns: Sequence[str]) -> bool:
 def _recorded_at(own: datetime | None, record: RawRecord) -> datetime:
     """The record's own time, else the time it was appended: both are the same on redelivery.
 
-    An append time before `fields.EARLIEST` is a broker without timestamps and bounds nothing.
+    An append time out of all reason (brokers without timestamps say 1970) bounds nothing.
     """
     appended = record.timestamp
+    sane = fields.EARLIEST <= appended <= fields.LATEST
     if own is None:
-        if appended < fields.EARLIEST:
+        if not sane:
             raise Unreadable(
                 DeadReason.BAD_TIMESTAMP, "timestamp: neither the record nor Kafka has one; send it"
             )
         return appended
-    if appended >= fields.EARLIEST and own - appended > LARGEST_LEAD:
+    if sane and own - appended > LARGEST_LEAD:
         raise Unreadable(
             DeadReason.BAD_TIMESTAMP,
             "timestamp: more than a day after the record was appended; check the sender's clock and zone",

@@ -8,6 +8,7 @@ One message may carry many operations, and among them much that is no prompt.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,7 @@ _OPERATION: Final = "gen_ai.operation.name"
 _INPUT: Final = "gen_ai.input.messages"
 _OUTPUT: Final = "gen_ai.output.messages"
 _SYSTEM: Final = "gen_ai.system_instructions"
+_INTEGER: Final = re.compile(r"-?[0-9]{1,20}")
 _ENVELOPES: Final = (
     ("resourceSpans", "scopeSpans", "spans"),
     ("resourceLogs", "scopeLogs", "logRecords"),
@@ -149,12 +151,12 @@ def _candidates(
 
 
 def _event_name(entry: Mapping[str, Any]) -> str | None:
-    """The name of an event; a span's ``name`` is free text and none."""
-    for key in ("eventName", "event_name", "event.name", "name"):
+    """The name of a GenAI event. ``name`` is free text on spans: it counts only in full."""
+    for key in ("eventName", "event_name", "event.name"):
         value = entry.get(key)
         if isinstance(value, str) and value.startswith("gen_ai."):
             return value
-    return None
+    return INFERENCE_EVENT if entry.get("name") == INFERENCE_EVENT else None
 
 
 def _has_genai(attributes: object) -> bool:
@@ -181,13 +183,22 @@ def _plain(value: Any) -> Any:
         return value
     ((kind, inner),) = value.items()
     match kind:
-        case "stringValue" | "boolValue" | "doubleValue" | "bytesValue" | "intValue":
+        case "stringValue" | "boolValue" | "doubleValue" | "bytesValue":
             return inner
+        case "intValue":
+            return _integer(inner)
         case "arrayValue" if isinstance(inner, dict):
             values = inner.get("values", [])
             return [_plain(item) for item in values] if isinstance(values, list) else values
         case "kvlistValue" if isinstance(inner, dict):
             return _attributes(inner.get("values", []))
+    return value
+
+
+def _integer(value: Any) -> Any:
+    """OTLP/JSON writes 64-bit integers as decimal strings, and takes numbers too."""
+    if isinstance(value, str) and _INTEGER.fullmatch(value):
+        return int(value)
     return value
 
 
@@ -260,7 +271,11 @@ def _instructions(value: Any, where: str, settings: IngestSettings) -> tuple[Mes
 
 
 def _span_name(operation: Operation) -> str | None:
-    trace, span = operation.entry.get("traceId"), operation.entry.get("spanId")
+    entry = operation.entry
+    trace, span = (
+        entry.get("traceId", entry.get("trace_id")),
+        entry.get("spanId", entry.get("span_id")),
+    )
     if not (isinstance(trace, str) and isinstance(span, str) and trace and span):
         return None
     return fields.name(f"{trace}/{span}", f"{operation.where}traceId")
@@ -269,13 +284,14 @@ def _span_name(operation: Operation) -> str | None:
 def _time(operation: Operation) -> datetime | None:
     """When the operation ended, or was observed; 0 means unknown in OTLP."""
     for key in ("endTimeUnixNano", "timeUnixNano", "startTimeUnixNano", "observedTimeUnixNano"):
-        value = operation.entry.get(key)
-        if value in (None, 0, "0", ""):
+        value = _integer(operation.entry.get(key))
+        if value in (None, 0, ""):
             continue
         where = operation.where + key
-        if isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdigit():
-            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Unreadable(DeadReason.BAD_TIMESTAMP, f"{where}: expected nanoseconds since 1970")
         return fields.from_unix(value / 1e9, where)
-    return fields.timestamp(operation.entry.get("timestamp"), f"{operation.where}timestamp")
+    for key in ("end_time", "timestamp", "start_time"):
+        if operation.entry.get(key) is not None:
+            return fields.timestamp(operation.entry[key], operation.where + key)
+    return None

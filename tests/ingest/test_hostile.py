@@ -1,0 +1,535 @@
+"""Whatever arrives: a prompt, a dead letter with a reason, or a skip. Never an exception."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import jsonschema
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from monitor.ingest import fields
+from monitor.ingest.formats import native_schema, parse
+from monitor.records import DeadLetter, DeadReason, Message, Parsed, Prompt, RawRecord, Skip
+from monitor.settings import IngestSettings
+
+APPENDED = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SETTINGS = IngestSettings(segment_keys=("route", "secret"))
+Build = Callable[..., RawRecord]
+
+SECRET = "s3cr3t"
+"""Stands in every text of the generated records; no detail may repeat it."""
+
+CHAT = [{"role": "system", "content": SECRET}, {"role": "user", "content": SECRET}]
+PARTS = [{"role": "user", "parts": [{"type": "text", "content": SECRET}]}]
+ANSWER = {
+    "role": "assistant",
+    "content": [{"type": "text", "text": SECRET}],
+    "tool_calls": [{"function": {"name": SECRET, "arguments": {"a": [SECRET]}}}],
+}
+
+
+def key_value(key: str, value: Any) -> dict[str, Any]:
+    return {"key": key, "value": value}
+
+
+ANSWERING = [
+    key_value("role", {"stringValue": "assistant"}),
+    key_value("parts", {"arrayValue": {"values": []}}),
+]
+OTLP = [
+    key_value("gen_ai.operation.name", {"stringValue": "chat"}),
+    key_value("gen_ai.input.messages", {"stringValue": orjson.dumps(PARTS).decode()}),
+    key_value(
+        "gen_ai.output.messages",
+        {"arrayValue": {"values": [{"kvlistValue": {"values": ANSWERING}}]}},
+    ),
+    key_value("gen_ai.response.id", {"stringValue": SECRET}),
+]
+VALID: tuple[dict[str, Any], ...] = (
+    {
+        "messages": CHAT,
+        "response": ANSWER,
+        "id": SECRET,
+        "conversation_id": SECRET,
+        "model": SECRET,
+        "timestamp": 1772366400,
+        "segment": {"route": SECRET},
+        "sampling_probability": 0.5,
+    },
+    {"prompt": SECRET, "response": SECRET, "timestamp": "2026-03-01T11:00:00Z"},
+    {
+        "request": {"model": SECRET, "messages": CHAT, "metadata": {"route": SECRET}},
+        "response": {"id": SECRET, "created": 1772366400, "choices": [{"message": ANSWER}]},
+    },
+    {"model": SECRET, "messages": CHAT, "stream": True},
+    {
+        "call_type": "completion",
+        "id": SECRET,
+        "trace_id": SECRET,
+        "messages": CHAT,
+        "response": {"choices": [{"message": ANSWER}]},
+        "endTime": 1772366400.5,
+        "metadata": {"user_api_key_alias": SECRET},
+        "request_tags": ["route:x"],
+    },
+    {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.input.messages": PARTS,
+        "gen_ai.output.messages": [{"role": "assistant", "parts": []}],
+        "gen_ai.system_instructions": [{"type": "text", "content": SECRET}],
+        "timestamp": "2026-03-01T11:00:00Z",
+    },
+    {
+        "resourceSpans": [
+            {
+                "resource": {"attributes": [key_value("route", {"stringValue": SECRET})]},
+                "scopeSpans": [
+                    {"spans": [{"attributes": OTLP, "endTimeUnixNano": "1772366400000000000"}] * 2}
+                ],
+            }
+        ]
+    },
+    {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"attributes": OTLP, "timeUnixNano": 0}]}]}]},
+    {
+        "specversion": "1.0",
+        "type": "t",
+        "source": "s",
+        "id": SECRET,
+        "time": "2026-03-01T11:00:00Z",
+        "data": {"messages": CHAT, "response": SECRET},
+    },
+)
+
+HOSTILE_TEXT = st.sampled_from(
+    [
+        *(
+            "",
+            " ",
+            "\x00",
+            "a\x00b",
+            "\ufeff",
+            "\u202e",
+            "\n",
+            "🥚" * 300,
+            "x" * 10_000,
+            "0",
+            "1.0",
+        ),
+        *("{{ 7*7 }}", "{% for a in b %}", "<|im_start|>system", "</s>", "[INST]", "assistant"),
+        *("[", "{", '{"a":', "[" * 500, "null", "-1", "1e30", "0000-01-01T00:00:00Z"),
+        *("9999-12-31T23:59:59-23:59", "redacted-by-litellm", "tool", "model", "chat"),
+    ]
+)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | HOSTILE_TEXT
+    | st.text(max_size=20).map(lambda text: SECRET + text)
+)
+KNOWN_KEYS = st.sampled_from(
+    [
+        *("messages", "prompt", "request", "response", "role", "content", "type", "text", "parts"),
+        *("choices", "message", "tool_calls", "function", "name", "arguments", "attributes"),
+        *("key", "value", "stringValue", "arrayValue", "kvlistValue", "values", "intValue"),
+        *("resourceSpans", "scopeSpans", "spans", "resourceLogs", "scopeLogs", "logRecords"),
+        *("gen_ai.input.messages", "gen_ai.operation.name", "events", "body", "eventName"),
+        *("specversion", "data", "data_base64", "source", "time", "timestamp", "call_type", "id"),
+        *("segment", "sampling_probability", "metadata", "request_tags", "error", "resource"),
+    ]
+)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(KNOWN_KEYS | st.text(max_size=5).map(SECRET.__add__), inner, max_size=5)
+    ),
+    max_leaves=20,
+)
+HEADERS = st.dictionaries(
+    st.sampled_from(["ce_specversion", "ce_id", "ce_time", "content-type", "Content-Type", SECRET]),
+    st.binary(max_size=8)
+    | st.sampled_from([b"1.0", b"application/cloudevents+json", b"application/json", b"\xff"]),
+    max_size=3,
+)
+THOROUGH = settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def checked(record: RawRecord, ingest: IngestSettings = SETTINGS) -> tuple[Parsed, ...]:
+    """Parses and holds the result against everything that `parse` promises."""
+    parsed = parse(record, ingest)
+    assert parsed
+    assert [value.key.index for value in parsed] == list(range(len(parsed)))
+    assert parse(record, ingest) == parsed
+    for value in parsed:
+        assert isinstance(value, Prompt | DeadLetter | Skip)
+        if isinstance(value, DeadLetter):
+            assert ": " in value.detail
+            assert len(value.detail) < 300
+            assert SECRET not in value.detail
+            assert "report this" not in value.detail
+        if isinstance(value, Prompt):
+            _check_prompt(value)
+    return parsed
+
+
+def _check_prompt(prompt: Prompt) -> None:
+    names = [prompt.prompt_id, prompt.conversation_id, prompt.model, prompt.model_revision]
+    for name in [*names, *prompt.segment, *prompt.segment.values()]:
+        assert name is None or (name and "\x00" not in name and len(name) <= fields.NAME_LIMIT)
+        _require_encodable(name or "")
+    assert fields.EARLIEST <= prompt.recorded_at <= fields.LATEST
+    assert {m.role for m in prompt.messages} <= {"system", "user", "assistant", "tool"}
+    assert prompt.response != ""
+    contents = [m.content for m in prompt.messages] or [prompt.text or ""]
+    assert any(content.strip() for content in contents)
+    _require_encodable("".join(contents) + (prompt.response or ""))
+
+
+def _require_encodable(text: str) -> None:
+    text.encode("utf-8")
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    if isinstance(value, dict | list):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _paths(child, (*path, key))
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> dict[str, Any]:
+    """A valid record of some format in which one to three places hold something else, or nothing."""
+    document = copy.deepcopy(draw(st.sampled_from(VALID)))
+    for _ in range(draw(st.integers(1, 3))):
+        path = draw(st.sampled_from([p for p in _paths(document) if p] or [("messages",)]))
+        parent: Any = document
+        for step in path[:-1]:
+            parent = parent[step]
+        if draw(st.booleans()) and draw(st.booleans()) and isinstance(parent, dict):
+            parent.pop(path[-1], None)
+        else:
+            parent[path[-1]] = draw(JSON)
+    return document
+
+
+@THOROUGH
+@given(value=st.binary(max_size=200), headers=HEADERS)
+def test_any_bytes(record: Build, value: bytes, headers: dict[str, bytes]) -> None:
+    checked(record(value, headers))
+
+
+@THOROUGH
+@given(value=JSON, headers=HEADERS)
+def test_any_json(record: Build, value: Any, headers: dict[str, bytes]) -> None:
+    checked(record(value, headers))
+
+
+@THOROUGH
+@given(value=mutated(), headers=st.just({}) | HEADERS)
+def test_any_mutation(record: Build, value: Any, headers: dict[str, bytes]) -> None:
+    checked(record(value, headers))
+
+
+@THOROUGH
+@given(
+    value=mutated(),
+    forced=st.sampled_from(["native", "openai", "otel", "litellm", "cloudevents"]),
+)
+def test_any_mutation_under_a_forced_format(record: Build, value: Any, forced: Any) -> None:
+    checked(record(value), IngestSettings(format=forced, segment_keys=("route",)))
+
+
+@THOROUGH
+@given(
+    document=st.sampled_from(VALID),
+    at=st.floats(0, 1),
+    how=st.integers(0, 3),
+    byte=st.binary(min_size=1, max_size=1),
+)
+def test_any_damage_to_the_bytes(
+    record: Build, document: dict[str, Any], at: float, how: int, byte: bytes
+) -> None:
+    whole = orjson.dumps(document)
+    place = int(at * (len(whole) - 1))
+    damaged = [
+        whole[:place],
+        whole[:place] + byte + whole[place + 1 :],
+        whole[:place] + byte + whole[place:],
+        whole[place:],
+    ][how]
+    parsed = checked(record(damaged))
+    if how == 0:
+        assert isinstance(parsed[0], DeadLetter)
+
+
+@pytest.mark.parametrize("document", VALID)
+def test_the_undamaged_records_are_prompts(record: Build, document: dict[str, Any]) -> None:
+    """Without this the mutations could all fail for a reason of the test's own."""
+    assert {type(value) for value in checked(record(document))} == {Prompt}
+
+
+SCHEMA = jsonschema.Draft202012Validator(native_schema())
+NEAR_NATIVE = st.fixed_dictionaries(
+    {},
+    optional={
+        "messages": st.lists(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "role": st.sampled_from(["user", "assistant", "model", "tool", "root", 1]),
+                    "content": SCALARS
+                    | st.lists(
+                        st.fixed_dictionaries(
+                            {},
+                            optional={
+                                "type": st.sampled_from(["text", "refusal", "image_url", 3]),
+                                "text": SCALARS,
+                                "refusal": SCALARS,
+                            },
+                        )
+                        | SCALARS,
+                        max_size=2,
+                    ),
+                    "tool_calls": st.none()
+                    | st.lists(
+                        st.fixed_dictionaries(
+                            {},
+                            optional={
+                                "function": st.fixed_dictionaries(
+                                    {}, optional={"name": SCALARS, "arguments": JSON}
+                                )
+                            },
+                        ),
+                        max_size=2,
+                    ),
+                    "function_call": st.none() | st.just({"name": "f"}) | SCALARS,
+                    "refusal": SCALARS,
+                },
+            ),
+            max_size=3,
+        )
+        | SCALARS,
+        "prompt": SCALARS,
+        "response": SCALARS | st.just(ANSWER) | st.just({"role": "user"}),
+        **dict.fromkeys(["id", "conversation_id", "model", "model_revision"], SCALARS),
+        "timestamp": st.just(1772366400) | st.just("2026-03-01") | st.none() | JSON,
+        "segment": st.none() | st.dictionaries(st.text(max_size=3), SCALARS, max_size=2) | SCALARS,
+        "sampling_probability": st.sampled_from([None, 1, 0.5, 0, 2, True, "1"]),
+    },
+)
+
+
+def _only_some(document: dict[str, Any], keep: list[str]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key in keep}
+
+
+@THOROUGH
+@given(
+    document=st.builds(
+        _only_some,
+        NEAR_NATIVE,
+        st.lists(st.sampled_from(["id", "model", "response", "segment", "timestamp"])).map(
+            lambda keys: [*keys, "messages", "prompt"]
+        ),
+    )
+    | NEAR_NATIVE
+)
+def test_the_published_schema_and_the_reader_agree(record: Build, document: dict[str, Any]) -> None:
+    """Emptiness and the plausibility of times are beyond a schema; everything else is not."""
+    (parsed,) = checked(record(document), IngestSettings(format="native"))
+    if SCHEMA.is_valid(document):
+        allowed = (DeadReason.EMPTY, DeadReason.BAD_TIMESTAMP)
+        assert isinstance(parsed, Prompt) or parsed.reason in allowed
+    else:
+        assert isinstance(parsed, DeadLetter)
+
+
+def nested(depth: int) -> Any:
+    value: Any = SECRET
+    for level in range(depth):
+        value = [value] if level % 2 else {SECRET: value}
+    return value
+
+
+def any_value(depth: int) -> Any:
+    value: Any = {"stringValue": SECRET}
+    for _ in range(depth):
+        value = {"arrayValue": {"values": [value]}}
+    return value
+
+
+def spans(*attributes: dict[str, Any]) -> dict[str, Any]:
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": list(attributes)}]}]}]}
+
+
+CHATTING = key_value("gen_ai.operation.name", {"stringValue": "chat"})
+BY_HAND: dict[str, tuple[Any, DeadReason | type[Prompt]]] = {
+    "50 MB string": (b'{"prompt": "' + b"x" * 50_000_000 + b'"}', DeadReason.OVERSIZE),
+    "50 MB of brackets": (b"[" * 50_000_000, DeadReason.OVERSIZE),
+    "4 MB of brackets": (b"[" * 4_000_000, DeadReason.TOO_DEEP),
+    "4 MB of objects": (b'{"a":' * 800_000, DeadReason.TOO_DEEP),
+    "4 MB of empty arrays": (b"[" + b"[]," * 1_300_000 + b"[]]", DeadReason.UNKNOWN_FORMAT),
+    "4 MB of whitespace": (b" " * 4_000_000, DeadReason.EMPTY),
+    "4 MB string": (b'{"prompt": "' + b"x" * 4_000_000 + b'"}', Prompt),
+    "4 MB of newlines as prompt": (b'{"prompt": "' + b"\\n" * 2_000_000 + b'"}', DeadReason.EMPTY),
+    "nesting in a field nobody reads": ({"prompt": "x", "y": nested(200)}, DeadReason.TOO_DEEP),
+    "nesting in content": (
+        {"messages": [{"role": "user", "content": nested(30)}]},
+        DeadReason.INVALID_FIELD,
+    ),
+    "nesting in arguments kept as a string": (
+        {
+            "messages": [
+                *CHAT,
+                {"role": "assistant", "function_call": {"name": "f", "arguments": "[" * 9999}},
+            ]
+        },
+        Prompt,
+    ),
+    "nesting in OTLP values": (
+        spans(CHATTING, key_value("gen_ai.input.messages", any_value(60))),
+        DeadReason.TOO_DEEP,
+    ),
+    "nesting in an OTLP JSON string": (
+        spans(CHATTING, key_value("gen_ai.input.messages", {"stringValue": "[" * 100_000})),
+        DeadReason.TOO_DEEP,
+    ),
+    "lone high surrogate": (b'{"prompt": "a\\ud83d"}', DeadReason.NOT_JSON),
+    "lone low surrogate": (b'{"prompt": "\\udc00a"}', DeadReason.NOT_JSON),
+    "reversed surrogates": (b'{"prompt": "\\ude00\\ud83d"}', DeadReason.NOT_JSON),
+    "surrogate pair": (b'{"prompt": "\\ud83d\\ude00"}', Prompt),
+    "surrogate in raw bytes": (b'{"prompt": "\xed\xa0\xbd"}', DeadReason.NOT_UTF8),
+    "lone surrogate in an OTLP JSON string": (
+        spans(CHATTING, key_value("gen_ai.input.messages", {"stringValue": '["\\ud800"]'})),
+        DeadReason.INVALID_FIELD,
+    ),
+    "NUL in content": ({"prompt": "a\x00b"}, Prompt),
+    "NUL in an id": ({"prompt": "x", "id": "\x00"}, DeadReason.INVALID_FIELD),
+    "NUL in a model": ({"prompt": "x", "model": "a\x00"}, DeadReason.INVALID_FIELD),
+    "NUL in a segment key": ({"prompt": "x", "segment": {"a\x00": "b"}}, DeadReason.INVALID_FIELD),
+    "NUL in a segment": ({"prompt": "x", "segment": {"a": "b\x00"}}, DeadReason.INVALID_FIELD),
+    "NUL bytes": (b"\x00" * 100, DeadReason.NOT_JSON),
+    "UTF-16": ('{"prompt": "x"}'.encode("utf-16"), DeadReason.NOT_UTF8),
+    "UTF-16 without a mark": ('{"prompt": "x"}'.encode("utf-16-le"), DeadReason.NOT_JSON),
+    "UTF-32": ('{"prompt": "x"}'.encode("utf-32"), DeadReason.NOT_UTF8),
+    "Latin-1": ('{"prompt": "é"}'.encode("latin-1"), DeadReason.NOT_UTF8),
+    "overlong UTF-8": (b'{"prompt": "\xc0\xaf"}', DeadReason.NOT_UTF8),
+    "gzip": (b"\x1f\x8b\x08\x00abc", DeadReason.NOT_UTF8),
+    "Avro with a registry header": (b"\x00\x00\x00\x00\x01\x02x", DeadReason.NOT_JSON),
+    "truncated": (b'{"messages": [{"role": "us', DeadReason.NOT_JSON),
+    "two documents": (b'{"prompt": "x"}{"prompt": "y"}', DeadReason.NOT_JSON),
+    "trailing comma": (b'{"prompt": "x",}', DeadReason.NOT_JSON),
+    "single quotes": (b"{'prompt': 'x'}", DeadReason.NOT_JSON),
+    "NaN": (b'{"prompt": "x", "sampling_probability": NaN}', DeadReason.NOT_JSON),
+    "infinite number": (b'{"prompt": "x", "timestamp": 1e999}', DeadReason.NOT_JSON),
+    "huge integer": (
+        b'{"prompt": "x", "timestamp": 1' + b"0" * 300 + b"}",
+        DeadReason.BAD_TIMESTAMP,
+    ),
+    "duplicate keys": (b'{"prompt": "x", "prompt": 3}', DeadReason.INVALID_FIELD),
+    "tiny probability": ({"prompt": "x", "sampling_probability": 1e-300}, DeadReason.INVALID_FIELD),
+    "year 0": ({"prompt": "x", "timestamp": "0000-01-01T00:00:00Z"}, DeadReason.BAD_TIMESTAMP),
+    "time 1e30": ({"prompt": "x", "timestamp": 1e30}, DeadReason.BAD_TIMESTAMP),
+    "negative time": ({"prompt": "x", "timestamp": -1.5}, DeadReason.BAD_TIMESTAMP),
+    "milliseconds": ({"prompt": "x", "timestamp": 1772366400000}, DeadReason.BAD_TIMESTAMP),
+    "two days ahead": (
+        {"prompt": "x", "timestamp": "2026-03-03T12:00:00Z"},
+        DeadReason.BAD_TIMESTAMP,
+    ),
+    "offset beyond the calendar": (
+        {"prompt": "x", "timestamp": "9999-12-31T23:59:59-23:59"},
+        DeadReason.BAD_TIMESTAMP,
+    ),
+    "OTLP time of 20 digits": (
+        {"gen_ai.input.messages": PARTS, "timeUnixNano": "9" * 20},
+        DeadReason.BAD_TIMESTAMP,
+    ),
+    "OTLP time in words": (
+        {"gen_ai.input.messages": PARTS, "timeUnixNano": "now"},
+        DeadReason.BAD_TIMESTAMP,
+    ),
+    "OTLP time in foreign digits": (
+        {"gen_ai.input.messages": PARTS, "timeUnixNano": "١٧٧٢٣٦٦٤٠٠٠٠٠٠٠٠٠٠٠"},
+        DeadReason.BAD_TIMESTAMP,
+    ),
+    "role with a template": (
+        {"messages": [{"role": "{{ cycler.__init__.__globals__ }}", "content": "x"}]},
+        DeadReason.INVALID_FIELD,
+    ),
+    "role with special tokens": (
+        {"messages": [{"role": "user<|im_end|>\n<|im_start|>system", "content": "x"}]},
+        DeadReason.INVALID_FIELD,
+    ),
+    "role as a list": (
+        {"messages": [{"role": ["user"], "content": "x"}]},
+        DeadReason.INVALID_FIELD,
+    ),
+    "role as an object": ({"messages": [{"role": {}, "content": "x"}]}, DeadReason.INVALID_FIELD),
+    "template in content": (
+        {"messages": [{"role": "user", "content": "{{ 7*7 }}<|im_end|>"}]},
+        Prompt,
+    ),
+    "empty messages": ({"messages": []}, DeadReason.EMPTY),
+    "empty content": ({"messages": [{"role": "user"}]}, DeadReason.EMPTY),
+    "only an image": (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        DeadReason.EMPTY,
+    ),
+    "only an answer": ({"messages": [{"role": "assistant", "content": "x"}]}, DeadReason.EMPTY),
+    "a hundred thousand messages": ({"messages": CHAT[1:] * 100_000}, Prompt),
+    "a bare string": ("x", DeadReason.UNKNOWN_FORMAT),
+    "null": (b"null", DeadReason.UNKNOWN_FORMAT),
+    "an empty object": ({}, DeadReason.UNKNOWN_FORMAT),
+    "Kong, which is not read": (
+        {"ai": {"proxy": {"payload": {"request": "{}", "response": "{}"}}}},
+        DeadReason.UNKNOWN_FORMAT,
+    ),
+    "an envelope in an envelope": (
+        {"specversion": "1.0", "data": {"specversion": "1.0", "data": {"prompt": "x"}}},
+        DeadReason.UNKNOWN_FORMAT,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BY_HAND)
+def test_by_hand(record: Build, case: str) -> None:
+    value, expected = BY_HAND[case]
+    (parsed,) = checked(record(value))
+    if isinstance(parsed, DeadLetter):
+        assert parsed.reason is expected
+    else:
+        assert isinstance(parsed, Prompt)
+        assert expected is Prompt
+
+
+def test_a_50_mb_string_within_the_limit_is_read(record: Build) -> None:
+    value = b'{"prompt": "' + b"x" * 50_000_000 + b'"}'
+    (parsed,) = parse(record(value), IngestSettings(max_record_bytes=64_000_000))
+    assert isinstance(parsed, Prompt)
+    assert len(parsed.text or "") == 50_000_000
+
+
+def test_deepest_nesting_that_can_be_configured(record: Build) -> None:
+    """Python's own recursion limit is never met: every walk is level by level or bounded by 200."""
+    deep = IngestSettings(max_nesting=200)
+    messages = key_value("gen_ai.input.messages", any_value(63))
+    (parsed,) = checked(record(spans(CHATTING, messages)), deep)
+    assert isinstance(parsed, DeadLetter)
+    assert parsed.reason is DeadReason.INVALID_FIELD
+    result = {"type": "tool_call_response", "response": nested(190)}
+    document = {"gen_ai.input.messages": [*PARTS, {"role": "tool", "parts": [result]}]}
+    (parsed,) = checked(record(document), deep)
+    assert isinstance(parsed, Prompt)
+    assert parsed.messages[-1] == Message(
+        role="tool", content=orjson.dumps(nested(190)).decode().replace(":", ": ")
+    )
