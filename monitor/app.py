@@ -11,14 +11,14 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
 from monitor.courier import Courier
 from monitor.errors import DatabaseUnavailable, MonitorError, PackError, RefuseToStart
+from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
 from monitor.score.pack import Pack, fit_problems, load_pack, manifest, shipped_pack
 from monitor.settings import Settings, secret
 from monitor.store import scores as store
@@ -27,13 +27,9 @@ from monitor.telemetry import METRICS, Heartbeat, get_logger
 from monitor.watcher import Watcher
 from monitor.web.app import create_app
 from monitor.web.server import WebServer
-
-if TYPE_CHECKING:
-    from monitor.replay.engine import ReplayEngine
+from monitor.worker import Replay, Worker
 
 log = get_logger(__name__)
-
-LOOPS = ("worker", "watcher", "courier", "web")
 
 
 class Readiness:
@@ -59,7 +55,7 @@ class Instrument:
     """The copy of the model with the pack that reads it."""
 
     pack: Pack
-    engine: ReplayEngine
+    engine: Replay
 
 
 def build_instrument(settings: Settings) -> Instrument:
@@ -92,16 +88,24 @@ def build_instrument(settings: Settings) -> Instrument:
     return Instrument(pack=pack, engine=ReplayEngine(loaded, pack.features, settings.replay))
 
 
-def run_loops(settings: Settings, names: Sequence[str], stop: threading.Event | None = None) -> int:
-    """Run the named loops until SIGTERM, SIGINT or ``stop``; the first loop that fails stops all."""
+Build = Callable[[Settings], Instrument]
+
+
+def run_loops(
+    settings: Settings,
+    names: Sequence[str],
+    *,
+    stop: threading.Event | None = None,
+    build: Build = build_instrument,
+) -> None:
+    """Run the named loops until SIGTERM, SIGINT or ``stop``; the first that fails stops all.
+
+    Raises what the failed loop raised, after the others have finished what they had in hand.
+    """
     stop = stop or threading.Event()
-    heartbeat = Heartbeat()
-    database = connect(settings.postgres)
-    readiness = Readiness(database)
-    _wait_for_schema(database, stop)
     failures: list[BaseException] = []
 
-    def guarded(name: str, run: Callable[[threading.Event], None]) -> None:
+    def guarded(name: str, run: Loop) -> None:
         try:
             run(stop)
         except BaseException as error:
@@ -111,12 +115,12 @@ def run_loops(settings: Settings, names: Sequence[str], stop: threading.Event | 
             stop.set()
 
     with _signals(stop):
-        loops = {
-            name: _loop(name, settings, database, heartbeat, readiness, stop) for name in names
-        }
+        database = connect(settings.postgres)
+        _wait_for_schema(database, stop)
+        loops = _Loops(settings, database, build)
         threads = [
-            threading.Thread(target=guarded, args=(name, run), name=name)
-            for name, run in loops.items()
+            threading.Thread(target=guarded, args=(name, getattr(loops, name)()), name=name)
+            for name in names
         ]
         for thread in threads:
             thread.start()
@@ -127,79 +131,75 @@ def run_loops(settings: Settings, names: Sequence[str], stop: threading.Event | 
     log.info("monitor.stopped", failed=bool(failures))
     if failures:
         raise failures[0]
-    return 0
 
 
-def _loop(
-    name: str,
-    settings: Settings,
-    database: Engine,
-    heartbeat: Heartbeat,
-    readiness: Readiness,
-    stop: threading.Event,
-) -> Callable[[threading.Event], None]:
-    if name == "worker":
-        readiness.checks["model"] = lambda: "it is being loaded"
-        return lambda stop: _run_worker(settings, database, heartbeat, readiness, stop)
-    if name == "watcher":
-        return Watcher(database, settings, heartbeat=heartbeat).run
-    if name == "courier":
-        return Courier(database, settings, heartbeat=heartbeat).run
-    app = create_app(database, heartbeat, readiness.report)
-    return WebServer(app, settings.web).serve
+Loop = Callable[[threading.Event], None]
 
 
-def _run_worker(
-    settings: Settings,
-    database: Engine,
-    heartbeat: Heartbeat,
-    readiness: Readiness,
-    stop: threading.Event,
-) -> None:
-    from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
-    from monitor.worker import Worker
+class _Loops:
+    """Builds each loop on what the loops of one process share; a method is named for its loop."""
 
-    instrument = build_instrument(settings)
-    pack = instrument.pack
-    with transaction(database) as connection:
-        store.register_pack(connection, pack.pack_id, pack.name, manifest(pack), pack.features)
-    if stop.is_set():
-        return
+    def __init__(self, settings: Settings, database: Engine, build: Build) -> None:
+        self._settings = settings
+        self._database = database
+        self._build = build
+        self._heartbeat = Heartbeat()
+        self._readiness = Readiness(database)
 
-    def start_offsets(partitions: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
-        with transaction(database) as connection:
-            return store.start_offsets(connection, settings.kafka.group_id, partitions)
+    def watcher(self) -> Loop:
+        return Watcher(self._database, self._settings, heartbeat=self._heartbeat).run
 
-    sink = DeadLetterProducer(settings.kafka) if settings.kafka.dead_letter_topic else None
-    try:
-        with KafkaSource(settings.kafka, settings.ingest, start_offsets) as source:
-            worker = Worker(
+    def courier(self) -> Loop:
+        return Courier(self._database, self._settings, heartbeat=self._heartbeat).run
+
+    def web(self) -> Loop:
+        app = create_app(self._database, self._heartbeat, self._readiness.report)
+        return WebServer(app, self._settings.web).serve
+
+    def worker(self) -> Loop:
+        self._readiness.checks["model"] = lambda: "it is being loaded"
+        return self._work
+
+    def _work(self, stop: threading.Event) -> None:
+        settings, checks = self._settings, self._readiness.checks
+        instrument = self._build(settings)
+        self._register(instrument.pack)
+        with ExitStack() as open_parts:
+            sink = None
+            if settings.kafka.dead_letter_topic:
+                sink = open_parts.enter_context(DeadLetterProducer(settings.kafka))
+            source = open_parts.enter_context(
+                KafkaSource(settings.kafka, settings.ingest, self._start_offsets)
+            )
+            checks["model"] = lambda: True
+            checks["assignment"] = lambda: bool(source.assigned()) or "no partition yet"
+            Worker(
                 source=source,
                 replay=instrument.engine,
-                pack=pack,
-                database=database,
+                pack=instrument.pack,
+                database=self._database,
                 settings=settings,
                 hash_key=hash_key(settings),
-                worker_id=worker_id(),
+                worker_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}",
                 dead_letters=sink,
-                heartbeat=heartbeat,
-            )
-            readiness.checks["model"] = lambda: True
-            readiness.checks["assignment"] = lambda: bool(source.assigned()) or "no partition yet"
-            worker.run(stop)
-    finally:
-        if sink:
-            sink.close()
+                heartbeat=self._heartbeat,
+            ).run(stop)
+
+    def _register(self, pack: Pack) -> None:
+        with transaction(self._database) as connection:
+            store.register_pack(connection, pack.pack_id, pack.name, manifest(pack), pack.features)
+
+    def _start_offsets(
+        self, partitions: Collection[tuple[str, int]]
+    ) -> Mapping[tuple[str, int], int]:
+        with transaction(self._database) as connection:
+            return store.start_offsets(connection, self._settings.kafka.group_id, partitions)
 
 
 def hash_key(settings: Settings) -> bytes:
     """The key of the content hashes; without a configured one, a new key, so hashes do not join."""
     given = secret(settings.privacy.hash_key, settings.privacy.hash_key_file, "privacy.hash_key")
     return given.encode() if given else secrets.token_bytes(32)
-
-
-def worker_id() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 def _wait_for_schema(database: Engine, stop: threading.Event) -> None:

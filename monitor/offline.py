@@ -45,7 +45,7 @@ def _scored(
     outcomes: Sequence[Parsed], instrument: Instrument, scorer: Scorer, origin: Row
 ) -> Iterator[Row]:
     prompts = [outcome for outcome in outcomes if isinstance(outcome, Prompt)]
-    replayed = iter(instrument.engine.replay(prompts))
+    replayed = iter(instrument.engine.run(instrument.engine.prepare(prompts)))
     for outcome in outcomes:
         if isinstance(outcome, DeadLetter | Skip):
             yield _refused(outcome)

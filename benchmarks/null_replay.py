@@ -1,0 +1,77 @@
+"""A replay without a model: readings are drawn from the content's hash. For the paths around the model."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from monitor.records import Calibration, Feature, Lineage, Prompt, Replayed, Unreplayable
+from monitor.score.pack import Pack, PackModel
+
+WIDTH = 8
+
+
+def null_pack(features: int = 32) -> Pack:
+    """A pack of directions that no model has, calibrated for `NullReplay`'s standard normal readings."""
+    return Pack(
+        name="null",
+        version="1",
+        model=PackModel(
+            model_id="null", architecture="null", hidden_size=WIDTH, layers=1, vocab_size=1
+        ),
+        features=tuple(
+            Feature(
+                name=f"null-{index}",
+                kind="direction",
+                site=0,
+                region="response",
+                pooling="mean",
+                weight=np.eye(1, WIDTH, index % WIDTH, dtype=np.float32)[0],
+                calibration=Calibration(tokens=(1.0,), means=(0.0,), deviations=(1.0,)),
+                tail_threshold=2.0,
+            )
+            for index in range(features)
+        ),
+    )
+
+
+class NullReplay:
+    """Answers like the engine, ``seconds_per_prompt`` slow; every content has its own fixed readings."""
+
+    def __init__(self, features: int = 32, *, seconds_per_prompt: float = 0.0) -> None:
+        self._features = features
+        self._seconds = seconds_per_prompt
+
+    def prepare(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        return list(prompts)
+
+    def run(self, prepared: Sequence[Prompt]) -> list[Replayed | Unreplayable]:
+        time.sleep(self._seconds * len(prepared))
+        return [self._replayed(prompt) for prompt in prepared]
+
+    def _replayed(self, prompt: Prompt) -> Replayed:
+        text = prompt.text or " ".join(message.content for message in prompt.messages)
+        seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+        drawn = np.random.default_rng(seed).standard_normal(self._features).astype(np.float32)
+        return Replayed(
+            prompt=prompt,
+            readings=drawn,
+            pooled_tokens=np.full(self._features, 10, dtype=np.int64),
+            prompt_tokens=10,
+            response_tokens=10,
+        )
+
+    def lineage(self, pack_id: str) -> Lineage:
+        return Lineage(
+            pack_id=pack_id,
+            model_id="null",
+            model_hash="null",
+            dtype="float32",
+            attention="none",
+            device="cpu",
+            engine="null/1",
+            rules="{}",
+        )

@@ -1,0 +1,198 @@
+"""The worker on a real broker and a real Postgres, with a replay that has no model."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from kafka import KafkaProducer
+from sqlalchemy import Engine, text
+
+from benchmarks.null_replay import NullReplay, null_pack
+from monitor.drift.histogram import histogram_of
+from monitor.errors import EverythingUnreadable
+from monitor.ingest.kafka import KafkaSource
+from monitor.score.pack import manifest
+from monitor.settings import IngestSettings, KafkaSettings, Settings
+from monitor.store import scores as store
+from monitor.store.database import transaction
+from monitor.worker import Worker
+
+FEATURES = 4
+
+
+def settings_for(bootstrap: str, topic: str, **ingest: object) -> Settings:
+    return Settings(
+        kafka=KafkaSettings(
+            bootstrap_servers=bootstrap, topics=(topic,), group_id=topic, dead_letter_topic=None
+        ),
+        ingest=IngestSettings(**{"chunk_records": 50, "chunk_wait": 0.2, **ingest}),
+    )
+
+
+@contextmanager
+def working(
+    database: Engine, settings: Settings, replay: NullReplay | None = None
+) -> Iterator[Worker]:
+    pack = null_pack(FEATURES)
+    with transaction(database) as c:
+        store.register_pack(c, pack.pack_id, pack.name, manifest(pack), pack.features)
+
+    def start_offsets(partitions):
+        with transaction(database) as c:
+            return store.start_offsets(c, settings.kafka.group_id, partitions)
+
+    with KafkaSource(settings.kafka, settings.ingest, start_offsets) as source:
+        yield Worker(
+            source=source,
+            replay=replay or NullReplay(FEATURES),
+            pack=pack,
+            database=database,
+            settings=settings,
+            hash_key=b"test",
+            worker_id="test",
+        )
+
+
+def send(bootstrap: str, topic: str, values: list[bytes]) -> None:
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
+    for value in values:
+        producer.send(topic, value)
+    producer.flush()
+    producer.close()
+
+
+def prompts(count: int, *, start: int = 0) -> list[bytes]:
+    return [
+        json.dumps({"id": f"p{i}", "prompt": f"text {i}", "response": "yes"}).encode()
+        for i in range(start, start + count)
+    ]
+
+
+def number(database: Engine, query: str) -> float:
+    with transaction(database) as c:
+        return c.execute(text(query)).scalar_one() or 0
+
+
+def run_until(worker: Worker, database: Engine, query: str, wanted: float) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=worker.run, args=(stop,))
+    thread.start()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and number(database, query) != wanted:
+        time.sleep(0.1)
+    stop.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert number(database, query) == wanted
+
+
+SCORED = "SELECT count(*) FROM monitor_data.scores"
+
+
+def test_every_record_is_scored_or_dead_lettered_once(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    values = prompts(120)
+    values[10:10] = [b"{", b"\xff\xfe", b"[]"]
+    send(kafka_bootstrap, topic, values)
+    with working(database, settings_for(kafka_bootstrap, topic)) as worker:
+        run_until(worker, database, SCORED, 120)
+    assert number(database, "SELECT count(*) FROM monitor_data.dead_letters") == 3
+    assert number(database, "SELECT next_offset FROM monitor_data.offsets") == 123
+
+
+def test_bucket_sums_are_the_scores_own(database: Engine, kafka_bootstrap: str, topic: str) -> None:
+    send(kafka_bootstrap, topic, prompts(200))
+    with working(database, settings_for(kafka_bootstrap, topic)) as worker:
+        run_until(worker, database, SCORED, 200)
+    for feature in range(FEATURES):
+        with transaction(database) as c:
+            scores = [
+                row[0]
+                for row in c.execute(
+                    text(f"SELECT scores[{feature + 1}] FROM monitor_data.scores ORDER BY 1")
+                )
+            ]
+            rows = c.execute(
+                text(
+                    "SELECT n, total, total_squares, histogram, tail_count FROM monitor_data.buckets "
+                    f"WHERE feature = {feature} AND segment = 'all'"
+                )
+            ).all()
+        assert sum(row.n for row in rows) == 200
+        assert sum(row.total for row in rows) == pytest.approx(sum(scores), rel=1e-6)
+        assert sum(row.total_squares for row in rows) == pytest.approx(sum(s * s for s in scores))
+        assert sum(row.tail_count for row in rows) == sum(s > 2.0 for s in scores)
+        merged = [sum(bins) for bins in zip(*(row.histogram for row in rows), strict=True)]
+        assert merged == histogram_of(scores).tolist()
+
+
+def test_a_second_worker_goes_on_where_the_first_stopped(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    settings = settings_for(kafka_bootstrap, topic)
+    send(kafka_bootstrap, topic, prompts(60))
+    with working(database, settings) as worker:
+        run_until(worker, database, SCORED, 60)
+    send(kafka_bootstrap, topic, prompts(60, start=60))
+    with working(database, settings) as worker:
+        run_until(worker, database, SCORED, 120)
+    assert number(database, "SELECT count(DISTINCT prompt_id) FROM monitor_data.scores") == 120
+
+
+def test_a_bad_deploy_upstream_stops_the_worker_before_the_topic_is_eaten(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    send(kafka_bootstrap, topic, [b"not json"] * 200)
+    with (
+        working(database, settings_for(kafka_bootstrap, topic)) as worker,
+        pytest.raises(EverythingUnreadable, match="cannot be read"),
+    ):
+        worker.run(threading.Event())
+    assert number(database, "SELECT count(*) FROM monitor_data.dead_letters") < 50
+    assert number(database, "SELECT coalesce(max(next_offset), 0) FROM monitor_data.offsets") < 50
+
+
+def test_sampled_out_and_redacted_records_are_counted(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    send(kafka_bootstrap, topic, prompts(200))
+    settings = settings_for(kafka_bootstrap, topic, sampling_rate=0.3)
+    counted = "SELECT coalesce(sum(n), 0) FROM monitor_data.ingest_counts"
+    with working(database, settings) as worker:
+        run_until(worker, database, counted, 200)
+    kept = number(database, SCORED)
+    assert 30 <= kept <= 90
+    assert number(database, counted + " WHERE outcome = 'skipped:sampled_out'") == 200 - kept
+    assert number(database, "SELECT min(inclusion_probability) FROM monitor_data.scores") == (
+        pytest.approx(0.3)
+    )
+
+
+def test_no_text_of_a_prompt_reaches_the_database(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    secret = "zanzibar-marker"
+    value = json.dumps({"prompt": secret, "response": secret, "id": "p1"}).encode()
+    send(kafka_bootstrap, topic, [value, secret.encode()])
+    with working(database, settings_for(kafka_bootstrap, topic)) as worker:
+        run_until(
+            worker,
+            database,
+            "SELECT next_offset FROM monitor_data.offsets UNION ALL SELECT 0 ORDER BY 1 DESC LIMIT 1",
+            2,
+        )
+    with transaction(database) as c:
+        tables = c.execute(
+            text(
+                "SELECT table_name FROM information_schema.tables WHERE table_schema = 'monitor_data'"
+            )
+        ).scalars()
+        for table in list(tables):
+            rows = c.execute(text(f'SELECT t::text FROM monitor_data."{table}" AS t')).scalars()
+            assert not any(secret in row for row in rows), table
