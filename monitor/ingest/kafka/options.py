@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from kafka import KafkaConsumer
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.errors import (
     AuthorizationError,
     IllegalSaslStateError,
@@ -58,7 +58,7 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
 
 
 def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
-    """Options of the consumer: manual commits, no reset behind our back, cooperative rebalancing."""
+    """Options of the consumer: manual commits, and no offset reset behind our back."""
     for name in settings.client_options:
         if name in FIXED:
             raise ConfigurationError(f"kafka.client_options.{name} cannot be changed")
@@ -75,8 +75,9 @@ def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
         "max_partition_fetch_bytes": settings.max_partition_fetch_bytes,
         # Records of aborted transactions were never sent, as far as their producer is concerned.
         "isolation_level": "read_committed",
-        # A partition that stays with its member is read on without a pause.
-        "partition_assignment_strategy": [CooperativeStickyAssignor],
+        # Spreads several topics evenly. Not the library's cooperative-sticky one: when a member
+        # lost its generation, partitions were left without an owner until the next rebalance.
+        "partition_assignment_strategy": [RoundRobinPartitionAssignor],
         **settings.client_options,
         "group_id": settings.group_id,
         "enable_auto_commit": False,

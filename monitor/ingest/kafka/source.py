@@ -74,6 +74,7 @@ class KafkaSource:
         self._chunks: deque[Chunk] = deque()
         self._readings = Readings()
         self._unplaced: set[Partition] = set()
+        self._suspended: set[Partition] = set()
         self._assignments = 0
         self._stored: dict[Partition, int] = {}
         self._to_commit: dict[Partition, int] = {}
@@ -195,6 +196,7 @@ class KafkaSource:
                 if consumer is not None:
                     connection.close(consumer)
                 with self._changed:
+                    self._suspended.clear()
                     self._lose(self._assigned())
             self._stop.wait(RETRY_SECONDS)
 
@@ -272,7 +274,7 @@ class KafkaSource:
             else consumer.end_offsets
         )
         found = look_up([_native(partition) for partition in partitions], OFFSETS_MS)
-        return {(native.topic, native.partition): offset for native, offset in found.items()}
+        return {_key(native): offset for native, offset in found.items()}
 
     def _room(self) -> int:
         """How many records the chunk that is being filled can still take."""
@@ -301,7 +303,7 @@ class KafkaSource:
             position = consumer.position(native, timeout_ms=0) or 0
             with self._changed:
                 self._readings.add(
-                    (native.topic, native.partition),
+                    _key(native),
                     records,
                     position=position,
                     log_end=consumer.highwater(native),
@@ -330,7 +332,7 @@ class KafkaSource:
         for native, offset in out_of_range.items():
             if offset > latest[native]:
                 raise _truncated([native])
-            partition = (native.topic, native.partition)
+            partition = _key(native)
             lost = max(0, earliest[native] - offset)
             consumer.seek(native, max(offset, earliest[native]))
             with self._changed:
@@ -413,23 +415,38 @@ class KafkaSource:
         if not isinstance(error, MonitorError):
             log.error("kafka.thread_failed", exc_info=error)
 
-    def _on_assigned(self, consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
-        """Called from within `KafkaConsumer.poll`, on the library's network thread."""
-        natives = list(partitions)
-        # A position of any kind keeps the library from looking for one; paused, it is not used.
-        consumer.pause(*natives)
-        for native in natives:
-            consumer.seek(native, 0)
-        with self._changed:
-            self._forget([(native.topic, native.partition) for native in natives])
+    def _on_revoked(self, partitions: Iterable[TopicPartition]) -> None:
+        """A rebalance begins; most partitions will come straight back, so nothing is dropped yet.
 
-    def _on_revoked(self, partitions: Iterable[TopicPartition], *, lost: bool) -> None:
-        keys = [(native.topic, native.partition) for native in partitions]
+        What is stored meanwhile is safe: the store's compare-and-swap decides between owners.
+        """
         with self._changed:
-            self._lose(keys)
+            self._suspended |= {_key(native) for native in partitions}
+
+    def _on_assigned(self, consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
+        """The rebalance is over. Called from within `KafkaConsumer.poll`, on its network thread."""
+        assigned = {_key(native) for native in partitions}
+        with self._changed:
+            gone = self._assigned() - assigned
+            new = assigned - (self._suspended & self._readings.assignments.keys())
+            self._suspended.clear()
+            self._lose(gone)
+            self._forget(new)
+        # A position of any kind keeps the library from looking for one; paused, it is not used.
+        consumer.pause(*map(_native, new))
+        for partition in new:
+            consumer.seek(_native(partition), 0)
         log.info(
-            "kafka.partitions_lost" if lost else "kafka.partitions_revoked", partitions=_names(keys)
+            "kafka.rebalanced", gone=_names(gone), new=_names(new), kept=_names(assigned - new)
         )
+
+    def _on_lost(self, partitions: Iterable[TopicPartition]) -> None:
+        """We were thrown out of the group: others may have read on already."""
+        lost = {_key(native) for native in partitions}
+        with self._changed:
+            self._suspended -= lost
+            self._lose(lost)
+        log.warning("kafka.membership_lost", partitions=_names(lost))
 
 
 class _Listener(ConsumerRebalanceListener):
@@ -443,14 +460,18 @@ class _Listener(ConsumerRebalanceListener):
         self._source._on_assigned(self._consumer, assigned)
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        self._source._on_revoked(revoked, lost=False)
+        self._source._on_revoked(revoked)
 
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
-        self._source._on_revoked(lost, lost=True)
+        self._source._on_lost(lost)
 
 
 def _native(partition: Partition) -> TopicPartition:
     return TopicPartition(*partition)
+
+
+def _key(native: TopicPartition) -> Partition:
+    return (native.topic, native.partition)
 
 
 def _names(partitions: Iterable[Partition]) -> list[str]:
