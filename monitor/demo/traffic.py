@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -24,14 +24,11 @@ def exchanges(name: str) -> list[Exchange]:
 
 
 class Sender:
-    """Sends exchanges to a topic from a thread, as fast as ``waiting`` says they are scored."""
+    """Sends exchanges to a topic from a thread, as fast as ``done`` says that they are stored."""
 
-    def __init__(
-        self, bootstrap: str, topic: str, *, waiting: Callable[[int], int], chance: random.Random
-    ) -> None:
+    def __init__(self, bootstrap: str, topic: str, *, chance: random.Random) -> None:
         self._producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=20)
         self._topic = topic
-        self._waiting = waiting
         self._chance = chance
         self._benign = exchanges("benign")
         self._persona = exchanges("persona")
@@ -39,6 +36,7 @@ class Sender:
         self._thread = threading.Thread(target=self._send, name="traffic", daemon=True)
         self.share = 0.0
         self.sent = 0
+        self.done = 0
 
     def __enter__(self) -> Sender:
         self._thread.start()
@@ -51,7 +49,7 @@ class Sender:
 
     def _send(self) -> None:
         while not self._stop.is_set():
-            room = MOST_WAITING - self._waiting(self.sent)
+            room = MOST_WAITING - (self.sent - self.done)
             for _ in range(room):
                 persona = self._chance.random() < self.share
                 self._post(self._persona if persona else self._benign)

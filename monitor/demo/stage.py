@@ -1,0 +1,169 @@
+"""The parts of the demo: services, a configuration file, and `monitor run` in a process of its own."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import yaml
+
+from monitor.demo.history import History
+from monitor.demo.receiver import Receiver
+from monitor.demo.services import Broker, Postgres, free_port
+from monitor.errors import StopLoudly
+from monitor.settings import load
+from monitor.store.database import migrate
+
+TOPIC = "prompts"
+BASELINE_PROMPTS = 200
+STOP_SECONDS = 40.0
+
+
+class Stage:
+    """Everything that runs; a context manager that leaves nothing behind unless told to ``keep``."""
+
+    def __init__(self, state: Path, model: Path, *, keep: bool) -> None:
+        self.state = state.resolve()
+        self.config = self.state / "monitor.yaml"
+        self.log = self.state / "monitor.log"
+        self._model = model.resolve()
+        self._keep = keep
+        self._parts = ExitStack()
+
+    def __enter__(self) -> Self:
+        clear(self.state)
+        with ExitStack() as parts:
+            self.postgres = parts.enter_context(Postgres(self.state / "postgres"))
+            self.broker = parts.enter_context(Broker(self.state / "broker"))
+            self.broker.create_topic(TOPIC)
+            secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+            self.receiver = parts.enter_context(Receiver(secret))
+            self._configure(secret)
+            self.settings = load(self.config)
+            migrate(self.settings.postgres)
+            self.history = History(self.database_url)
+            parts.callback(self.history.close)
+            self._start_monitor()
+            if self._keep:
+                self.postgres.keep()
+                self.broker.keep()
+            else:
+                parts.callback(self._stop_monitor)
+            self._parts = parts.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._parts.close()
+
+    @property
+    def database_url(self) -> str:
+        return self.postgres.url.replace("+psycopg", "")
+
+    def command(self, *arguments: str) -> str:
+        """Run a command of the monitor as a person would; its output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "monitor", *arguments, "--config", str(self.config)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise StopLoudly(f"monitor {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def require_monitor(self) -> None:
+        """Raise `StopLoudly` when the monitor's process has ended."""
+        if self._monitor.poll() is not None:
+            raise StopLoudly(
+                f"the monitor ended with exit code {self._monitor.returncode}",
+                hint=f"Its log says why: {self.log}",
+            )
+
+    def _configure(self, secret: str) -> None:
+        secret_file = self.state / "webhook-secret"
+        secret_file.write_text(secret, encoding="utf-8")
+        secret_file.chmod(0o600)
+        self.config.write_text(
+            yaml.safe_dump(self._configuration(secret_file), sort_keys=False), encoding="utf-8"
+        )
+
+    def _configuration(self, secret_file: Path) -> dict[str, Any]:
+        """A production configuration with a faster clock: seconds where production has minutes."""
+        return {
+            "kafka": {
+                "bootstrap_servers": self.broker.bootstrap,
+                "topics": [TOPIC],
+                "dead_letter_topic": None,
+            },
+            "ingest": {"chunk_records": 16, "chunk_wait": 0.3, "segment_keys": ["route"]},
+            "replay": {"model": str(self._model)},
+            "postgres": {"url": self.postgres.url},
+            "drift": {
+                "bucket": 2,
+                "settle": 1,
+                "windows": {"20s": 20},
+                "evaluate_every": 2,
+                "min_baseline_n": BASELINE_PROMPTS,
+                "rules": [
+                    {
+                        "name": "persona-drift",
+                        "features": ["tag:persona"],
+                        "min_n": 30,
+                        "for": 6,
+                        "cooldown": 60,
+                        "severities": {"warning": {"shift": 0.4}, "critical": {"shift": 0.9}},
+                    }
+                ],
+                "silence_rules": [],
+            },
+            "alerts": {
+                "poll_every": 0.5,
+                "endpoints": [
+                    {
+                        "name": "demo",
+                        "url": self.receiver.url,
+                        "secret_file": str(secret_file),
+                    }
+                ],
+            },
+            "web": {"port": free_port()},
+            "shutdown_grace": 20,
+        }
+
+    def _start_monitor(self) -> None:
+        with self.log.open("wb") as log:
+            self._monitor = subprocess.Popen(
+                [sys.executable, "-m", "monitor", "run", "--config", str(self.config)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        (self.state / "monitor.pid").write_text(str(self._monitor.pid), encoding="utf-8")
+
+    def _stop_monitor(self) -> None:
+        if self._monitor.poll() is None:
+            self._monitor.send_signal(signal.SIGTERM)
+            try:
+                self._monitor.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._monitor.kill()
+
+
+def clear(state: Path) -> None:
+    """End what an earlier ``--keep`` or a killed demo left running, and begin with an empty folder."""
+    for file in state.rglob("*.pid"):
+        with suppress(OSError, ValueError, psutil.Error):
+            process = psutil.Process(int(file.read_text(encoding="utf-8").split()[0]))
+            if any(str(state) in argument for argument in process.cmdline()):
+                process.send_signal(signal.SIGINT)
+                process.wait(STOP_SECONDS)
+    shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True)
