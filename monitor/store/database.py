@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -135,12 +136,35 @@ def _translation(error: psycopg.Error | None, invalidated: bool) -> MonitorError
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """An attempt at a cluster-wide lock; true when it was got."""
+
+    held: bool
+    _connection: Connection
+
+    def __bool__(self) -> bool:
+        return self.held
+
+    def alive(self) -> bool:
+        """Whether the lock is held still: it goes with its session, for example when the server restarts."""
+        if not self.held or self._connection.invalidated:
+            return False
+        try:
+            self._connection.execute(text("SELECT 1"))
+        except exc.DBAPIError:
+            self._connection.invalidate()
+            return False
+        return True
+
+
 @contextmanager
-def advisory_lock(engine: Engine, name: str) -> Iterator[bool]:
-    """Whether this session got the cluster-wide lock ``name``; it is held until the block ends.
+def advisory_lock(engine: Engine, name: str) -> Iterator[Lock]:
+    """Try for the cluster-wide lock ``name``; if it was got, it is held until the block ends.
 
     Never waits. The lock goes with its connection: after a restart of the server another process may
-    have it while the block still runs, so what is written under it must bear a second writer.
+    have it while the block still runs (`Lock.alive` tells), so what is written under it must bear a
+    second writer.
     """
     with translated():
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -153,7 +177,7 @@ def advisory_lock(engine: Engine, name: str) -> Iterator[bool]:
                 )
             )
         try:
-            yield held
+            yield Lock(held, connection)
         finally:
             if held:
                 _unlock(connection, key)

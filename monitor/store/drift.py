@@ -48,6 +48,7 @@ __all__ = [
     "save_baseline",
     "save_detectors",
     "save_drifts",
+    "served_models",
 ]
 
 # --- packs ---------------------------------------------------------------------------------------
@@ -117,6 +118,29 @@ def lineages_between(c: Connection, pack_id: str, start: datetime, end: datetime
         {"pack_id": pack_id, "start": start, "end": end},
     )
     return [Lineage(**row) for row in rows.mappings()]
+
+
+MOST_SERVED_MODELS: Final = 50
+
+
+def served_models(c: Connection, pack_id: str, start: datetime, end: datetime) -> tuple[str, ...]:
+    """The served models that records of the interval named, as ``model@revision``, sorted.
+
+    What a record did not name is empty; white space becomes ``_``. At most `MOST_SERVED_MODELS`.
+    """
+    rows = c.scalars(
+        text("""
+            SELECT DISTINCT regexp_replace(
+                coalesce(model, '') || '@' || coalesce(model_revision, ''), '\\s', '_', 'g')
+            FROM monitor_data.scores
+            WHERE recorded_at >= :start AND recorded_at < :end
+                AND lineage_id = ANY(
+                    ARRAY(SELECT lineage_id FROM monitor_data.lineages WHERE pack_id = :pack_id))
+            LIMIT :most
+        """),
+        {"pack_id": pack_id, "start": start, "end": end, "most": MOST_SERVED_MODELS},
+    )
+    return tuple(sorted(rows))
 
 
 # --- baselines -----------------------------------------------------------------------------------

@@ -1,0 +1,233 @@
+"""The watcher loop: closed buckets → windows against the approved baseline → drift → alert + outbox row.
+
+One evaluation (evaluation.py) is one transaction: drift history, detector states, alerts and what is
+announced about them are stored together or not at all. A watcher killed anywhere has announced a
+step once or not yet, and its successor goes on from the stored state.
+
+Every replica may run a watcher; one leads, by an advisory lock, and the others stand by. Should two
+lead for a moment (the server restarted, and its locks went with it), the store refuses the second
+one's step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from time import perf_counter
+from typing import Final, get_args
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+from sqlalchemy import Engine
+
+from monitor.errors import Discard, RefuseToStart, Retry, StopLoudly
+from monitor.evaluation import Bets, Evaluation, evaluate
+from monitor.records import EVERYTHING, Severity
+from monitor.settings import Settings
+from monitor.store import buckets as bucket_store
+from monitor.store import scores as score_store
+from monitor.store.database import advisory_lock, transaction
+from monitor.telemetry import METRICS, Heartbeat, get_logger
+
+log = get_logger(__name__)
+
+LOCK: Final = "monitor.watcher"
+HOUSEKEEPING: Final = timedelta(hours=1)
+LONGEST_TAKE_OVER: Final = timedelta(seconds=5)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Watcher:
+    """Compares windows with the approved baseline. ``step`` is one evaluation, ``run`` the whole loop."""
+
+    def __init__(
+        self,
+        database: Engine,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime] = _now,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._heartbeat = heartbeat
+        self._watching_since: datetime | None = None
+        self._bets: Bets | None = None
+        self._failure: Exception | None = None
+        self._in_hand: set[str] = set()
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Lead or stand by until ``stop``; the jobs in hand are finished.
+
+        Raises what a job found that must stop the process (`StopLoudly`, `RefuseToStart`).
+        """
+        patience = min(self._settings.drift.evaluate_every, LONGEST_TAKE_OVER).total_seconds()
+        while not stop.is_set() and self._failure is None:
+            try:
+                with advisory_lock(self._database, LOCK) as lock:
+                    if lock:
+                        self._lead(stop, lock.alive)
+            except Retry as error:
+                METRICS.retries.labels(dependency="database").inc()
+                log.warning("watcher.waiting_for_database", error=str(error))
+            METRICS.watcher_active.set(0)
+            self._beat()
+            if self._failure is None:
+                stop.wait(patience)
+        if self._heartbeat:
+            self._heartbeat.retire("watcher")
+        if self._failure is not None:
+            raise self._failure
+
+    def _lead(self, stop: threading.Event, alive: Callable[[], bool]) -> None:
+        """Run the jobs until ``stop``, a lost lock, or a failure that must stop the process."""
+        METRICS.watcher_active.set(1)
+        log.info("watcher.leads")
+        scheduler = self._schedule()
+        scheduler.start()
+        try:
+            while not stop.wait(1.0) and self._failure is None:
+                self._beat()
+                if not alive():
+                    log.warning("watcher.lost_its_lock")
+                    break
+        finally:
+            scheduler.shutdown(wait=True)
+
+    def _schedule(self) -> BackgroundScheduler:
+        drift = self._settings.drift
+        scheduler = BackgroundScheduler(
+            timezone=UTC,
+            # However late a job is, it runs, once: there is always something to catch up with.
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+        for name, every, job in (
+            ("keep_house", HOUSEKEEPING, self.keep_house),
+            ("roll_up", drift.rollup_every, self.roll_up),
+            ("evaluate", drift.evaluate_every, self.step),
+        ):
+            scheduler.add_job(
+                self._guarded,
+                IntervalTrigger(seconds=every.total_seconds(), timezone=UTC),
+                args=(name, job),
+                id=name,
+                next_run_time=_now(),
+            )
+        return scheduler
+
+    def _guarded(self, name: str, job: Callable[[], object]) -> None:
+        """Run a job; what becomes of its failure is said by the branch of the error tree."""
+        self._in_hand.add(name)
+        try:
+            job()
+        except Discard as error:
+            log.info("watcher.job_discarded", job=name, reason=str(error))
+        except Retry as error:
+            METRICS.retries.labels(dependency="database").inc()
+            log.warning("watcher.job_put_off", job=name, error=str(error))
+        except (StopLoudly, RefuseToStart) as error:
+            METRICS.job_failures.labels(job=name).inc()
+            self._failure = error
+        except Exception:
+            # A defect in one job must not end the others, nor the worker beside us.
+            METRICS.job_failures.labels(job=name).inc()
+            log.exception("watcher.job_failed", job=name)
+        finally:
+            self._in_hand.discard(name)
+
+    def _beat(self) -> None:
+        """Say that the loop lives; a job that hangs keeps it from being said."""
+        if self._heartbeat and not self._in_hand:
+            self._heartbeat.beat("watcher")
+
+    # --- the jobs --------------------------------------------------------------------------------
+
+    def step(self) -> Evaluation:
+        """One evaluation of everything, in one transaction.
+
+        Raises `DatabaseUnavailable` and, when another watcher was faster, `StaleAlert`: nothing was
+        stored then.
+        """
+        now = self._clock()
+        self._watching_since = self._watching_since or now
+        begun = perf_counter()
+        with transaction(self._database) as c:
+            done, self._bets = evaluate(c, self._settings, now, self._watching_since, self._bets)
+        seconds = perf_counter() - begun
+        METRICS.evaluation_seconds.observe(seconds)
+        self._tell(done, seconds)
+        return done
+
+    def roll_up(self) -> int:
+        """Bring the hourly buckets up to date; the number of hours written."""
+        written = 0
+        while True:
+            with transaction(self._database) as c:
+                some = bucket_store.roll_up(c, self._clock())
+            if not some:
+                return written
+            written += some
+
+    def keep_house(self) -> None:
+        """Make the partitions that are needed soon, drop those that are too old."""
+        now, postgres = self._clock(), self._settings.postgres
+        with transaction(self._database) as c:
+            made = score_store.ensure_partitions(c, now.date(), postgres.partitions_ahead_days)
+        self.roll_up()
+        with transaction(self._database) as c:
+            dropped = score_store.drop_partitions(c, postgres, now)
+        if made or dropped:
+            log.info("watcher.partitions", made=list(made), dropped=list(dropped))
+
+    # --- telling ---------------------------------------------------------------------------------
+
+    def _tell(self, done: Evaluation, seconds: float) -> None:
+        """Metrics, one log event per announcement, and one canonical one per window."""
+        firing = Counter(alert.severity for alert in done.firing)
+        for severity in get_args(Severity):
+            METRICS.alerts_open.labels(severity=severity).set(firing[severity])
+        for event in done.events:
+            METRICS.alert_events.labels(type=event.type).inc()
+            log.info(
+                "alert.announced",
+                type=event.type,
+                event_id=event.event_id,
+                alert_id=event.alert_id,
+                severity=event.alert.severity,
+                summary=event.alert.summary,
+            )
+        for name in self._settings.drift.windows:
+            self._tell_window(name, done, seconds)
+
+    def _tell_window(self, name: str, done: Evaluation, seconds: float) -> None:
+        drifts = [drift for drift in done.drifts if drift.window == name]
+        for drift in drifts:
+            if drift.segment == EVERYTHING:
+                labels = {"feature": drift.feature, "window": name}
+                METRICS.drift_shift.labels(**labels).set(drift.shift.value)
+                METRICS.drift_tail_ratio.labels(**labels).set(drift.tail_ratio.value)
+        furthest = max(drifts, key=lambda drift: abs(drift.shift.value), default=None)
+        baseline = done.subject.baseline
+        log.info(
+            "window.evaluated",
+            window=name,
+            pack_id=done.subject.pack_id,
+            baseline_id=baseline.baseline_id if baseline else None,
+            streams=len(drifts),
+            prompts=max((drift.n for drift in drifts), default=0),
+            cause=done.cause.value,
+            furthest=furthest.feature if furthest else None,
+            furthest_segment=furthest.segment if furthest else None,
+            shift=round(furthest.shift.value, 4) if furthest else None,
+            active=sum(condition.active for condition in done.conditions),
+            announced=len(done.events),
+            seconds=round(seconds, 3),
+        )
