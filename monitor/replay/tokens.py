@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from monitor.records import DeadReason, Message, Prompt, Region, Unreplayable
+from monitor.records import DeadReason, Prompt, Region, Unreplayable
 from monitor.replay.model import template_of
 
 PLAIN_TEMPLATE = (
@@ -28,6 +28,7 @@ PLAIN_TEMPLATE = (
 """What stands in for the chat template of a model that has none."""
 
 CUT_RULE = "prompt-middle"
+SCAFFOLDS_KEPT = 4_096
 ROLE = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _MARK = re.compile("\ue000(\\d+)\ue001")
 
@@ -89,7 +90,9 @@ class Tokeniser:
     _specials: frozenset[int] = field(init=False)
     _bos: tuple[int, ...] = field(init=False)
     _template: str = field(init=False)
-    _scaffolds: dict[tuple[str, ...], tuple[str, ...]] = field(init=False, default_factory=dict)
+    _scaffolds: dict[tuple[tuple[str, bool], ...], tuple[str, ...]] = field(
+        init=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         # Copies of our own: no truncation or padding set elsewhere, no post-processor that trims
@@ -124,11 +127,14 @@ class Tokeniser:
             head = self._classified(encodings[index], one.text, one.contents)
             tail = self._classified(encodings[len(texts) + index], answer, ((0, len(answer)),))
             if one.bos and head[0]:
-                head = ([*self._bos, *head[0]], [not self._mask_bos()] * len(self._bos) + head[1])
+                head = (
+                    [*self._bos, *head[0]],
+                    [not self.mask_special_tokens] * len(self._bos) + head[1],
+                )
             if not head[0] and not tail[0]:
                 results.append(Unreplayable(prompt=prompt, reason=DeadReason.NO_TOKENS))
             else:
-                results.append(self._joined(head, tail))
+                results.append(_cut(head, tail, self.limit))
         return results
 
     def with_answer(self, tokens: Tokens, answer: Sequence[int]) -> Tokens:
@@ -150,9 +156,6 @@ class Tokeniser:
         shorter = _cut(head, tail, limit)
         return shorter if shorter.cut else tokens
 
-    def _mask_bos(self) -> bool:
-        return self.mask_special_tokens
-
     def _render(self, prompt: Prompt) -> _Rendered | Unreplayable:
         if prompt.text is not None:
             text = _valid(prompt.text)
@@ -164,13 +167,11 @@ class Tokeniser:
                     reason=DeadReason.TEMPLATE_REFUSED,
                     detail="a role may hold letters, digits, _ and - only",
                 )
+        roles = [message.role for message in prompt.messages]
         contents = [_valid(message.content) for message in prompt.messages]
         try:
-            scaffold = self._scaffold(prompt.messages)
-            text = self._applied(
-                [message.role for message in prompt.messages],
-                contents,
-            )
+            scaffold = self._scaffold(roles, contents)
+            text = self._applied(roles, contents)
         except Exception as error:
             # A template is a program from the model's folder and raises what it likes.
             return Unreplayable(
@@ -180,15 +181,15 @@ class Tokeniser:
             )
         return _aligned(text, scaffold, contents, bos=not self._template)
 
-    def _scaffold(self, messages: Iterable[Message]) -> tuple[str, ...]:
+    def _scaffold(self, roles: Sequence[str], contents: Sequence[str]) -> tuple[str, ...]:
         """The template's own text for these roles: pieces, with the index of a content between them."""
-        roles = tuple(message.role for message in messages)
-        known = self._scaffolds.get(roles)
+        shape = tuple((role, bool(content)) for role, content in zip(roles, contents, strict=True))
+        known = self._scaffolds.get(shape)
         if known is None:
-            marks = [f"\ue000{index}\ue001" for index in range(len(roles))]
+            marks = [f"\ue000{i}\ue001" if filled else "" for i, (_, filled) in enumerate(shape)]
             known = tuple(_MARK.split(self._applied(roles, marks)))
-            if len(self._scaffolds) < 4_096:
-                self._scaffolds[roles] = known
+            if len(self._scaffolds) < SCAFFOLDS_KEPT:
+                self._scaffolds[shape] = known
         return known
 
     def _applied(self, roles: Iterable[str], contents: Sequence[str]) -> str:
@@ -233,11 +234,6 @@ class Tokeniser:
             return [token for letter in text for token in self._spelled(letter)]
         return ids
 
-    def _joined(
-        self, head: tuple[list[int], list[bool]], tail: tuple[list[int], list[bool]]
-    ) -> Tokens:
-        return _cut(head, tail, self.limit)
-
 
 def _cut(
     head: tuple[list[int], list[bool]], tail: tuple[list[int], list[bool]], limit: int
@@ -278,15 +274,14 @@ def _aligned(
     spans: list[Span] = []
     at = len(pieces[0])
     fits = text.startswith(pieces[0])
-    for piece, index in zip(pieces[1:], order, strict=True):
-        if not fits:
-            break
-        stop = _end_of(text, at, contents[index], piece, last=piece is pieces[-1])
+    for place, index in enumerate(order, start=1):
+        last = place == len(order)
+        stop = _end_of(text, at, contents[index], pieces[place], last=last) if fits else None
         if stop is None:
             fits = False
             break
         spans.append((at, stop))
-        at = stop + len(piece)
+        at = stop + len(pieces[place])
     if fits and at == len(text):
         return _Rendered(text, tuple(spans), bos)
     whole, spans = pieces[0], []
