@@ -1,0 +1,252 @@
+"""The page and the API say what stands in the database, and nothing dangerous with it."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, text
+from starlette.testclient import TestClient
+
+from monitor.records import AlertState
+from monitor.settings import PostgresSettings
+from monitor.store.database import connect
+from monitor.web.chart import HEIGHT, WIDTH, drift_chart
+from tests.web.scene import NOW, PACK, announce, firing
+
+ClientOf = Callable[..., TestClient]
+
+
+def charts(page: str) -> list[ElementTree.Element]:
+    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+
+
+def test_page_shows_drift_state_and_alerts(watched: Engine, client_of: ClientOf) -> None:
+    announce(watched, firing("toxic rose by 1.5 deviations"))
+    page = client_of(watched).get("/").text
+    assert "<title>1 firing" in page
+    assert "toxic rose by 1.5 deviations" in page
+    assert "what assistant means" in page
+    assert "no approved baseline" in page
+    assert "reproduced" in page
+    assert "not reproduced" not in page
+    assert "<b>1</b>" in page  # workers
+    assert page.index("<h3>toxic") < page.index("<h3>assistant"), "the most drifted comes first"
+    lines = [svg.find("path[@class='line']") for svg in charts(page)]
+    assert len(lines) == 2
+    for line in lines:
+        assert line is not None
+        places = re.findall(r"[\d.]+,[\d.]+", line.get("d", ""))
+        assert 15 < len(places) < 40, "three of the last 24 hours, a point per slice"
+
+
+def test_page_of_an_empty_database_says_what_is_missing(
+    database: Engine, client_of: ClientOf
+) -> None:
+    answer = client_of(database).get("/")
+    assert answer.status_code == 200
+    assert "no worker has started" in answer.text
+
+
+def test_names_from_traffic_are_escaped(watched: Engine, client_of: ClientOf) -> None:
+    announce(watched, firing("<script>alert(1)</script> in route=/<chat>"))
+    page = client_of(watched).get("/", params={"segment": 'route=/<chat>"'}).text
+    assert "<script" not in page
+    assert "/<chat>" not in page
+    assert "route=/&lt;chat&gt;" in page
+
+
+@pytest.mark.parametrize("path", ["/", "/dashboard.css", "/api/overview", "/livez", "/nowhere"])
+def test_every_answer_forbids_script_frames_and_caching(
+    database: Engine, client_of: ClientOf, path: str
+) -> None:
+    headers = client_of(database).get(path).headers
+    assert headers["content-security-policy"].startswith("default-src 'none'; style-src 'self'")
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"
+
+
+def test_page_needs_nothing_from_elsewhere(watched: Engine, client_of: ClientOf) -> None:
+    page = client_of(watched).get("/").text
+    assert set(re.findall(r'(?:href|src)="([^"]+)"', page)) == {
+        *("dashboard.css", "api/overview", "api/drift", "api/alerts", "api/features"),
+    }
+    assert "style=" not in page
+
+
+def test_choosing_another_window_and_segment(watched: Engine, client_of: ClientOf) -> None:
+    page = client_of(watched).get("/", params={"window": "900", "segment": "route=/<chat>"}).text
+    assert '<option value="900" selected>15 min' in page
+    assert re.search(r"<option selected>\s*route=/&lt;chat&gt;", page)
+    assert "not evaluated in this period" not in page
+    none = client_of(watched).get("/", params={"segment": "unknown"}).text
+    assert none.count("not evaluated in this period") == 2
+
+
+def test_drift_api_takes_the_last_evaluation_of_each_slice(
+    watched: Engine, client_of: ClientOf
+) -> None:
+    answer = client_of(watched).get("/api/drift", params={"feature": "toxic", "hours": 3}).json()
+    assert answer["window_seconds"] == 3600
+    series = answer["drift"]["toxic"]
+    assert set(answer["drift"]) == {"toxic"}
+    assert len(series) == 180
+    assert series[-1]["shift"] == pytest.approx(1.5 - 1 / 120)
+    assert series[-1]["evaluated_at"].startswith("2026-03-14T11:59:00")
+    assert series[0]["shift"] == pytest.approx(0.0)
+    assert series[-1]["tail_ratio_high"] is None, "JSON knows no infinity"
+    day = client_of(watched).get("/api/drift", params={"feature": "toxic", "hours": 24}).json()
+    assert len(day["drift"]["toxic"]) in (23, 24)
+    assert day["drift"]["toxic"][-1] == series[-1]
+
+
+def test_overview_api(watched: Engine, client_of: ClientOf) -> None:
+    announce(watched, firing("toxic rose"))
+    answer = client_of(watched).get("/api/overview").json()
+    assert answer["pack"]["pack_id"] == PACK
+    assert [worker["worker_id"] for worker in answer["ingest"]["workers"]] == ["w-1"]
+    assert answer["canaries"][0]["largest_deviation"] == pytest.approx(0.0012)
+    assert [alert["summary"] for alert in answer["alerts"]] == ["toxic rose"]
+    assert answer["deliveries"] == [
+        {
+            "endpoint": "pager",
+            "waiting": 1,
+            "oldest": answer["deliveries"][0]["oldest"],
+            "disabled_at": None,
+        }
+    ]
+
+
+def test_features_api_gives_the_packs_order(watched: Engine, client_of: ClientOf) -> None:
+    features = client_of(watched).get("/api/features").json()["features"]
+    assert [(f["name"], f["expected"]) for f in features] == [
+        ("toxic", "rises"),
+        ("assistant", "falls"),
+    ]
+
+
+def test_alerts_api_puts_firing_first_and_forgets_old_ones(
+    watched: Engine, client_of: ClientOf
+) -> None:
+    for name, hours in (("recent", 2), ("old", 40)):
+        resolved = replace(
+            firing(name, alert_id=name),
+            state=AlertState.RESOLVED,
+            resolved_at=NOW - timedelta(hours=hours),
+        )
+        announce(watched, resolved)
+    announce(watched, firing("now"))
+    client = client_of(watched)
+    assert [a["summary"] for a in client.get("/api/alerts").json()["alerts"]] == ["now", "recent"]
+    longer = client.get("/api/alerts", params={"hours": 72}).json()["alerts"]
+    assert [a["summary"] for a in longer] == ["now", "recent", "old"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"hours": "many"}, "hours"),
+        ({"hours": "nan"}, "hours"),
+        ({"hours": "100000"}, "hours"),
+        ({"window": "0"}, "window"),
+        ({"feature": "no such"}, "feature"),
+        ({"segment": "a\0b"}, "segment"),
+    ],
+)
+def test_wrong_parameter_is_named(
+    watched: Engine, client_of: ClientOf, parameters: dict[str, str], named: str
+) -> None:
+    answer = client_of(watched).get("/api/drift", params=parameters)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(named)
+
+
+@pytest.mark.parametrize("path", ["/", "/api/overview", "/api/drift", "/api/alerts"])
+def test_only_reading_is_possible(database: Engine, client_of: ClientOf, path: str) -> None:
+    client = client_of(database)
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        assert client.request(method, path).status_code == 405
+
+
+def test_queries_run_in_a_read_only_transaction(database: Engine) -> None:
+    from monitor.errors import DatabaseUnavailable
+    from monitor.store.overview import reading
+
+    with pytest.raises(DatabaseUnavailable, match="read-only"), reading(database) as c:
+        c.execute(text("DELETE FROM monitor_data.alerts"))
+
+
+def test_database_that_does_not_answer_is_503_and_names_no_host(client_of: ClientOf) -> None:
+    nowhere = connect(PostgresSettings(url="postgresql+psycopg://who:pw@127.0.0.1:1/none"))
+    client = client_of(nowhere)
+    for path in ("/", "/api/overview"):
+        answer = client.get(path)
+        assert answer.status_code == 503
+        assert "127.0.0.1" not in answer.text
+        assert "who" not in answer.text
+    assert client.get("/livez").status_code == 200, "a dependency never decides liveness"
+
+
+def test_drift_series_reads_few_rows_of_a_long_history(watched: Engine) -> None:
+    """The plan probes an index per slice: its cost does not grow with evaluations per slice."""
+    from monitor.store import overview
+
+    with watched.begin() as c:
+        c.execute(
+            text("""
+                INSERT INTO monitor_data.drifts
+                SELECT (drift).* FROM (
+                    SELECT jsonb_populate_record(d, jsonb_build_object(
+                        'evaluated_at', d.evaluated_at - copy.number * interval '3 hours',
+                        'window_start', d.window_start - copy.number * interval '3 hours',
+                        'window_end', d.window_end - copy.number * interval '3 hours')) AS drift
+                    FROM monitor_data.drifts AS d, generate_series(1, 40) AS copy (number)
+                    WHERE segment = 'all') AS copies
+            """)
+        )
+    with watched.connect() as c:
+        c.execute(text("ANALYZE monitor_data.drifts"))
+        plan = "\n".join(
+            c.execute(
+                text("EXPLAIN ANALYZE " + str(overview._DRIFT_SERIES)),
+                {
+                    "pack_id": PACK,
+                    "features": ["toxic", "assistant"],
+                    "segment": "all",
+                    "window": timedelta(hours=1),
+                    "since": NOW - timedelta(days=5),
+                    "until": NOW,
+                    "step": timedelta(days=5) / 180,
+                },
+            ).scalars()
+        )
+    assert "Seq Scan on drifts" not in plan, plan
+    assert "Index" in plan
+
+
+def test_chart_breaks_where_evaluations_are_missing_and_stays_inside() -> None:
+    since, step = NOW - timedelta(hours=6), timedelta(minutes=2)
+    minutes = [*range(300, 200, -2), *range(120, 0, -2)]
+    points = [
+        {
+            "evaluated_at": NOW - timedelta(minutes=minute),
+            "shift": 4.0 if minute < 100 else -0.1,
+            "shift_low": None if minute < 50 else -0.2,
+            "shift_high": 4.5,
+        }
+        for minute in minutes
+    ]
+    made = drift_chart(points, since, NOW, step)
+    assert made.line.count("M") == 2
+    for across, up in re.findall(r"([\d.-]+),([\d.-]+)", made.line + made.band):
+        assert 0 <= float(across) <= WIDTH
+        assert 0 <= float(up) <= HEIGHT
+    assert made.up[1].label == "+4.5"
+    quiet = drift_chart([], since, NOW, step)
+    assert (quiet.line, quiet.band) == ("", "")
+    assert [tick.label for tick in quiet.up] == ["-0.5", "+0.5"]
