@@ -263,7 +263,7 @@ def _slack(told: _Told) -> dict[str, Any]:
     title = f"{alert.severity.upper()} {verb}: {told.labels.get('feature') or alert.rule}"
     blocks: list[dict[str, Any]] = [
         {"type": "header", "text": {"type": "plain_text", "text": _text(title, 150)}},
-        _section(mrkdwn(told.summary, 2_900)),
+        _section(mrkdwn(told.summary or title, 2_900)),
     ]
     fields = {name: told.labels.get(name) for name in ("segment", "rule", "pack")}
     fields |= {name: details.get(name) for name in ("window", "cause")}
@@ -335,7 +335,7 @@ def _clipped(value: Any, text_limit: int, list_limit: int) -> tuple[Any, bool]:
 
 def _text(text: str, limit: int) -> str:
     """At most ``limit`` characters that every receiver can read: no lone surrogates, no controls."""
-    readable = text.encode("utf-8", "replace").decode("utf-8")
+    readable = text[: limit + 1].encode("utf-8", "replace").decode("utf-8")
     printable = "".join(c if c.isprintable() or c in "\n\t" else " " for c in readable)
     return printable if len(printable) <= limit else printable[: limit - 1] + "…"
 

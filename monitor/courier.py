@@ -1,0 +1,243 @@
+"""The courier loop: outbox → signed webhook → outcome. It shares nothing with the others but Postgres.
+
+Every endpoint has a thread of its own and is told one thing at a time, so an endpoint that hangs
+delays no other. A delivery is claimed under a lease and stays claimed while it is sent: a courier
+killed at any point leaves it to be sent again after the lease, under the same ``webhook-id``.
+Events of one alert reach an endpoint in their order: a later one waits until the earlier is
+delivered or given up. Several couriers may run; each delivery is claimed by one of them.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import httpx
+from sqlalchemy import Engine
+
+from monitor.alert.render import RenderedRequest
+from monitor.alert.webhook import new_client, send
+from monitor.records import Attempt
+from monitor.settings import Endpoint, Settings
+from monitor.telemetry import Heartbeat, get_logger
+
+log = get_logger(__name__)
+
+Sender = Callable[[httpx.Client, RenderedRequest, Endpoint, datetime], Attempt]
+
+LEASE_MARGIN: Final = timedelta(seconds=10)
+"""Beside four timeouts: to get a connection, to connect, to write and to read."""
+JITTER: Final = 0.2
+"""A delay is stretched by up to this share, so that deliveries put off together come back apart."""
+SLOW_DOWN: Final = timedelta(seconds=60)
+"""How long an endpoint that asks to slow down, and does not say for how long, gets nothing."""
+SHORTEST_DATABASE_WAIT: Final = 1.0
+LONGEST_DATABASE_WAIT: Final = 30.0
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Courier:
+    """Tells the endpoints what the outbox holds. ``step`` is one round, ``run`` goes on until stopped."""
+
+    def __init__(
+        self,
+        database: Engine,
+        settings: Settings,
+        *,
+        heartbeat: Heartbeat | None = None,
+        clock: Callable[[], datetime] = _now,
+        jitter: random.Random | None = None,
+        client: httpx.Client | None = None,
+        sender: Sender = send,
+    ) -> None:
+        self._database = database
+        self._settings = settings.alerts
+        self._heartbeat = heartbeat
+        self._clock = clock
+        self._jitter = jitter or random.Random()
+        self._client = client or new_client()
+        self._send = sender
+        self._posts = {e.name: _Post(e) for e in settings.alerts.endpoints}
+
+    def step(self) -> int:
+        """One due delivery to every endpoint, all at once; the number of attempts made.
+
+        Returns when the slowest endpoint has answered. Raises `DatabaseUnavailable`.
+        """
+        if not self._posts:
+            return 0
+        with ThreadPoolExecutor(len(self._posts), thread_name_prefix="courier") as pool:
+            return sum(pool.map(self._deliver_next, self._posts.values()))
+
+    def run(self, stop: threading.Event) -> None:
+        """Deliver until ``stop``. An attempt under way is awaited as long as its timeout lasts.
+
+        A database that does not answer is waited for; any other error of a thread is raised here.
+        """
+        failures: list[Exception] = []
+
+        def guarded(post: _Post) -> None:
+            try:
+                self._serve(post, stop)
+            except Exception as failure:
+                failures.append(failure)
+
+        threads = [
+            # Daemons: a receiver that drips its answer must not keep the process from ending.
+            threading.Thread(target=guarded, args=(post,), name=f"courier-{name}", daemon=True)
+            for name, post in self._posts.items()
+        ]
+        for thread in threads:
+            thread.start()
+        while not stop.is_set() and not failures:
+            if self._heartbeat:
+                self._heartbeat.beat("courier")
+            self._count_waiting()
+            stop.wait(self._settings.poll_every.total_seconds())
+        if failures:
+            raise failures[0]
+        longest = max((p.endpoint.timeout for p in self._posts.values()), default=timedelta(0))
+        deadline = time.monotonic() + longest.total_seconds() + 1.0
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if self._heartbeat:
+            self._heartbeat.retire("courier")
+
+    def _serve(self, post: _Post, stop: threading.Event) -> None:
+        wait = SHORTEST_DATABASE_WAIT
+        while not stop.is_set():
+            try:
+                busy = self._deliver_next(post)
+            except DatabaseUnavailable as error:
+                METRICS.retries.labels(dependency="database").inc()
+                log.warning("courier.waiting_for_database", error=str(error), seconds=wait)
+                stop.wait(wait)
+                wait = min(2 * wait, LONGEST_DATABASE_WAIT)
+                continue
+            wait = SHORTEST_DATABASE_WAIT
+            if not busy:
+                stop.wait(self._settings.poll_every.total_seconds())
+
+    def _deliver_next(self, post: _Post) -> bool:
+        """Claim one delivery, send it, record what came of it; False when there was nothing to do."""
+        self._record_kept(post)
+        now = self._clock()
+        if not post.may_send(now):
+            return False
+        endpoint = post.endpoint
+        lease = (4 * endpoint.timeout + LEASE_MARGIN).total_seconds()
+        with transaction(self._database) as connection:
+            claimed = store.claim_deliveries(connection, now, 1, lease, [endpoint.name])
+        if not claimed:
+            return False
+        (delivery,) = claimed
+        post.sent.append(now)
+        attempt = self._attempt(delivery, endpoint, now)
+        # Kept until it is recorded: when the database is away just now, it is asked again.
+        post.kept = (delivery, attempt)
+        self._record_kept(post)
+        return True
+
+    def _attempt(self, delivery: Delivery, endpoint: Endpoint, now: datetime) -> Attempt:
+        try:
+            request = render(
+                delivery.event,
+                endpoint,
+                external_url=self._settings.external_url,
+                attempt_at=now,
+            )
+        except ConfigurationError as error:
+            return Attempt(
+                attempted_at=now,
+                outcome=Outcome.RETRY,
+                status=None,
+                latency_seconds=0.0,
+                error=str(error),
+            )
+        return self._send(self._client, request, endpoint, now)
+
+    def _record_kept(self, post: _Post) -> None:
+        if post.kept is None:
+            return
+        delivery, attempt = post.kept
+        state, next_attempt_at = self._next(delivery, attempt)
+        with transaction(self._database) as connection:
+            store.record_attempt(connection, delivery.delivery_id, attempt, next_attempt_at, state)
+            if attempt.outcome is Outcome.GONE:
+                reason = "the endpoint answered 410 Gone"
+                store.disable_endpoint(connection, delivery.endpoint, attempt.attempted_at, reason)
+        post.kept = None
+        if attempt.outcome is Outcome.SLOW_DOWN:
+            pause = attempt.retry_after_seconds
+            post.paused_until = self._clock() + (
+                SLOW_DOWN if pause is None else timedelta(seconds=pause)
+            )
+        self._told(delivery, attempt, state)
+
+    def _next(self, delivery: Delivery, attempt: Attempt) -> tuple[DeliveryState, datetime | None]:
+        """What becomes of the delivery, and when it is tried again: the schedule, or later if asked."""
+        if attempt.outcome is Outcome.DELIVERED:
+            return DeliveryState.DELIVERED, None
+        made = delivery.attempts + 1
+        delays = self._settings.retry_delays
+        if attempt.outcome in (Outcome.GONE, Outcome.REFUSED) or made >= len(delays):
+            return DeliveryState.GIVEN_UP, None
+        delay = delays[made] * (1.0 + JITTER * self._jitter.random())
+        asked = timedelta(seconds=attempt.retry_after_seconds or 0.0)
+        return DeliveryState.WAITING, self._clock() + max(delay, asked)
+
+    def _told(self, delivery: Delivery, attempt: Attempt, state: DeliveryState) -> None:
+        """One canonical log line and the metrics of one attempt: no body, no address, no secret."""
+        name, outcome = delivery.endpoint, attempt.outcome.value
+        METRICS.deliveries.labels(endpoint=name, outcome=outcome).inc()
+        METRICS.delivery_seconds.labels(endpoint=name).observe(attempt.latency_seconds)
+        write = log.info if state is DeliveryState.DELIVERED else log.warning
+        write(
+            "delivery.attempted",
+            endpoint=name,
+            delivery_id=delivery.delivery_id,
+            event_id=delivery.event.event_id,
+            type=delivery.event.type,
+            attempt=delivery.attempts + 1,
+            outcome=outcome,
+            state=state.value,
+            status=attempt.status,
+            seconds=round(attempt.latency_seconds, 3),
+            error=attempt.error,
+        )
+
+    def _count_waiting(self) -> None:
+        try:
+            with transaction(self._database) as connection:
+                rows = deliveries_waiting(connection)
+            METRICS.deliveries_waiting.set(sum(row["waiting"] for row in rows))
+        except DatabaseUnavailable:
+            return  # The endpoints' threads say so, and wait.
+
+
+@dataclass(slots=True)
+class _Post:
+    """One endpoint and what its thread remembers of it; touched by one thread at a time."""
+
+    endpoint: Endpoint
+    sent: deque[datetime] = field(default_factory=deque)
+    """When attempts of the last minute were made."""
+    paused_until: datetime | None = None
+    kept: tuple[Delivery, Attempt] | None = None
+    """An attempt that was made and is not recorded yet."""
+
+    def may_send(self, now: datetime) -> bool:
+        """Not while the endpoint asked for a pause, nor above ``rate_per_minute``."""
+        if self.paused_until is not None and now < self.paused_until:
+            return False
+        self.paused_until = None
+        while self.sent and self.sent[0] <= now - timedelta(minutes=1):
+            self.sent.popleft()
+        return len(self.sent) < self.endpoint.rate_per_minute
