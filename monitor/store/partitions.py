@@ -187,31 +187,40 @@ def drop_partitions(c: Connection, settings: PostgresSettings, now: datetime) ->
     for parent in PARTITIONED:
         keep: timedelta = getattr(settings, parent.keep)
         border = _floor(parent, now - keep)
-        if parent.table == "buckets":
-            c.execute(text("LOCK TABLE monitor_data.buckets IN ACCESS EXCLUSIVE MODE"))
-            if _has_touched_hours(c, border):
-                continue
+        if parent.table == "buckets" and not _may_drop_buckets(c, border):
+            continue
         dropped.extend(_drop(c, parent, border))
         _trim_default(c, parent, border, now + keep)
         _remember(c, parent, border)
     return tuple(dropped)
 
 
-def _has_touched_hours(c: Connection, border: datetime) -> bool:
-    """Whether an hour before ``border`` is not rolled up: asked under the lock that stops writers."""
-    return bool(
-        c.scalar(
-            text("""
-                SELECT EXISTS (
-                    SELECT FROM monitor_data.touched_hours
-                    WHERE hour < :border AND hour >= coalesce(
-                        (SELECT kept_from FROM monitor_data.retention WHERE table_name = 'buckets'),
-                        '-infinity')
-                )
-            """),
-            {"border": border},
-        )
+def _may_drop_buckets(c: Connection, border: datetime) -> bool:
+    """Whether there is a new border, and every hour before it is rolled up.
+
+    The second is asked under a lock that stops writers: a record that one of them brings afterwards
+    is late, and `buckets.roll_up` adds it to its hour.
+    """
+    if _kept_from(c, "buckets") >= border:
+        return False
+    c.execute(text("LOCK TABLE monitor_data.buckets IN ACCESS EXCLUSIVE MODE"))
+    touched = c.scalar(
+        text("""
+            SELECT EXISTS (
+                SELECT FROM monitor_data.touched_hours WHERE hour < :border AND hour >= :kept_from)
+        """),
+        {"border": border, "kept_from": _kept_from(c, "buckets")},
     )
+    return not touched
+
+
+def _kept_from(c: Connection, table: PartitionedTable) -> datetime:
+    """The border of the last drop."""
+    moment: datetime | None = c.scalar(
+        text("SELECT kept_from FROM monitor_data.retention WHERE table_name = :name"),
+        {"name": table},
+    )
+    return moment or datetime.min.replace(tzinfo=UTC)
 
 
 def _drop(c: Connection, parent: Partitioned, border: datetime) -> Iterator[str]:

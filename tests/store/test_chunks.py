@@ -282,7 +282,9 @@ def test_a_new_lineage_keeps_its_own_rows(database: Engine) -> None:
 
 def test_strongest_prompts(database: Engine) -> None:
     rows = [
-        scored(number, [number, 0.0, -number], segments=("all", "route=/a") if number % 2 else ("all",))
+        scored(
+            number, [number, 0.0, -number], segments=("all", "route=/a") if number % 2 else ("all",)
+        )
         for number in range(10)
     ]
     keep(database, chunk(rows, start=0, end=10))

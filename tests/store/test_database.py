@@ -1,0 +1,145 @@
+"""Engines, translated errors, locks."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from sqlalchemy import Engine, make_url, text
+
+from monitor.demo.services import Postgres
+from monitor.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    SchemaError,
+    StopLoudly,
+)
+from monitor.settings import PostgresSettings
+from monitor.store.database import advisory_lock, connect, transaction
+
+
+@pytest.mark.parametrize("url", ["", "no url", "mysql://host/name", "postgresql+asyncpg://host/x"])
+def test_wrong_urls_are_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"postgres\.url"):
+        connect(PostgresSettings(url=url))
+
+
+@pytest.mark.parametrize("driver", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_every_spelling_of_the_driver_is_taken(migrated_url: str, driver: str) -> None:
+    url = make_url(migrated_url).set(drivername=driver).render_as_string(hide_password=False)
+    engine = connect(PostgresSettings(url=url))
+    with transaction(engine) as c:
+        assert c.scalar(text("SHOW timezone")) == "UTC"
+        assert c.scalar(text("SHOW statement_timeout")) == "1min"
+    engine.dispose()
+
+
+def test_no_server_asks_for_a_retry_and_shows_no_password() -> None:
+    engine = connect(PostgresSettings(url="postgresql://ada:secret@127.0.0.1:1/none"))
+    with pytest.raises(DatabaseUnavailable) as raised, transaction(engine):
+        pass
+    assert "secret" not in str(raised.value)
+
+
+def test_statements_of_the_wrong_kind_are_told_apart(database: Engine) -> None:
+    cases: list[tuple[str, type[Exception]]] = [
+        ("SELECT * FROM monitor_data.no_such_table", SchemaError),
+        ("SELECT no_such_column FROM monitor_data.packs", SchemaError),
+        ("SELECT 1 / 0", StopLoudly),
+        ("SELECT pg_sleep(5)", DatabaseUnavailable),
+        ("DO $$ BEGIN RAISE SQLSTATE '40001'; END $$", DatabaseUnavailable),
+        ("DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$", DatabaseUnavailable),
+        ("DO $$ BEGIN RAISE SQLSTATE '53100'; END $$", DatabaseUnavailable),
+        ("DO $$ BEGIN RAISE SQLSTATE '25006'; END $$", DatabaseUnavailable),
+        ("DO $$ BEGIN RAISE SQLSTATE '42501'; END $$", ConfigurationError),
+    ]
+    for statement, expected in cases:
+        with pytest.raises(expected), transaction(database) as c:
+            c.execute(text("SET LOCAL statement_timeout = '200ms'"))
+            c.execute(text(statement))
+
+
+def test_values_of_a_row_never_stand_in_an_error(database: Engine) -> None:
+    with pytest.raises(StopLoudly) as raised, transaction(database) as c:
+        for _ in range(2):
+            c.execute(
+                text(
+                    "INSERT INTO monitor_data.packs (pack_id, name, manifest)"
+                    " VALUES ('private', 'private', '{}')"
+                )
+            )
+    assert "private" not in str(raised.value)
+
+
+def test_busy_pool_asks_for_a_retry(migrated_url: str) -> None:
+    engine = connect(PostgresSettings(url=migrated_url, pool_size=1, connect_timeout=1))
+    engine.pool._max_overflow = 0  # type: ignore[attr-defined]
+    with (
+        transaction(engine),
+        pytest.raises(DatabaseUnavailable, match="no free"),
+        transaction(engine),
+    ):
+        pass
+    engine.dispose()
+
+
+def test_lock_is_held_by_one(database: Engine) -> None:
+    with advisory_lock(database, "watcher") as mine, advisory_lock(database, "watcher") as other:
+        with advisory_lock(database, "another") as different:
+            assert [bool(lock) for lock in (mine, other, different)] == [True, False, True]
+            assert [lock.alive() for lock in (mine, other)] == [True, False]
+    with advisory_lock(database, "watcher") as again:
+        assert again
+
+
+def test_lock_is_free_after_an_exception_and_after_its_session(database: Engine) -> None:
+    with pytest.raises(RuntimeError), advisory_lock(database, "watcher"):
+        raise RuntimeError
+    with advisory_lock(database, "watcher") as held:
+        assert held.alive()
+        with transaction(database) as c:
+            c.execute(
+                text("""
+                    SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'
+                """)
+            )
+        assert not held.alive()
+    with advisory_lock(database, "watcher") as again:
+        assert again
+
+
+def test_one_watcher_of_many_has_the_lock(database: Engine) -> None:
+    inside = 0
+    most = 0
+    guard = threading.Lock()
+
+    def watcher() -> None:
+        nonlocal inside, most
+        for _ in range(10):
+            with advisory_lock(database, "watcher") as held:
+                if held:
+                    with guard:
+                        inside += 1
+                        most = max(most, inside)
+                    with guard:
+                        inside -= 1
+
+    threads = [threading.Thread(target=watcher) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_engine_goes_on_after_a_restart_of_the_server(restartable_postgres: Postgres) -> None:
+    engine = connect(PostgresSettings(url=restartable_postgres.url))
+    with transaction(engine) as c:
+        c.execute(text("SELECT 1"))
+    restartable_postgres.kill()
+    with pytest.raises(DatabaseUnavailable), transaction(engine) as c:
+        c.execute(text("SELECT 1"))
+    restartable_postgres.start()
+    with transaction(engine) as c:
+        assert c.scalar(text("SELECT 1")) == 1
+    engine.dispose()

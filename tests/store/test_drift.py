@@ -1,0 +1,255 @@
+"""Baselines and their life, drift history, detectors, canaries."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from monitor.errors import BadInput
+from monitor.records import (
+    SCORE_BINS,
+    Baseline,
+    BaselineStatus,
+    BaselineStream,
+    Bound,
+    CanaryRun,
+    Cause,
+    DetectorState,
+    Drift,
+    Window,
+)
+from monitor.store import drift as store
+from monitor.store import scores
+from monitor.store.database import transaction
+from tests.store.builders import LINEAGE, NOON, PACK, known_pack, register
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(autouse=True)
+def _pack(database: Engine) -> None:
+    known_pack(database)
+
+
+def baseline(name: str, *, pack_id: str = PACK) -> Baseline:
+    streams = {
+        (feature, segment): BaselineStream(
+            window=Window(
+                feature=feature,
+                segment=segment,
+                start=NOON - HOUR,
+                end=NOON,
+                n=1_000,
+                total=12.5,
+                total_squares=990.0,
+                histogram=np.arange(SCORE_BINS),
+                tail_count=4,
+            ),
+            design_effect=1.5,
+            tail_design_effect=1.25,
+        )
+        for feature in range(3)
+        for segment in ("all", "route=/chat")
+    }
+    return Baseline(
+        baseline_id=name,
+        pack_id=pack_id,
+        name=f"{name} of March",
+        status=BaselineStatus.DRAFT,
+        created_at=NOON,
+        window_start=NOON - HOUR,
+        window_end=NOON,
+        n=1_000,
+        fingerprint={"pack": pack_id, "dtype": "float32"},
+        streams=streams,
+    )
+
+
+def drift(feature: str = "toxic", **changes: object) -> Drift:
+    made = Drift(
+        baseline_id="b1",
+        pack_id=PACK,
+        feature=feature,
+        segment="all",
+        window_start=NOON - HOUR,
+        window_end=NOON,
+        n=500,
+        baseline_n=1_000,
+        pooled_baseline=False,
+        mean=0.5,
+        baseline_mean=0.01,
+        shift=Bound(value=0.5, low=0.3, high=0.7),
+        psi=float("nan"),
+        ks=0.2,
+        tail_rate=0.02,
+        baseline_tail_rate=0.004,
+        tail_ratio=Bound(value=5.0, low=2.0, high=float("inf")),
+        evidence=1.5,
+        cause=Cause.INPUT_SHIFT,
+        evaluated_at=NOON,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_baseline_comes_back_as_it_was(database: Engine) -> None:
+    given = baseline("b1")
+    with transaction(database) as c:
+        store.save_baseline(c, given)
+        kept = store.load_baseline(c, "b1")
+        assert store.load_baseline(c, "unknown") is None
+        assert store.load_baseline(c, None, PACK) is None
+    assert kept is not None
+    assert replace(kept, streams={}) == replace(given, streams={})
+    assert set(kept.streams) == set(given.streams)
+    for key, stream in kept.streams.items():
+        assert stream.design_effect == 1.5
+        assert stream.tail_design_effect == 1.25
+        assert stream.window.histogram.tolist() == list(range(SCORE_BINS))
+        assert replace(stream.window, histogram=given.streams[key].window.histogram) == (
+            given.streams[key].window
+        )
+
+
+def test_baseline_ids_are_used_once(database: Engine) -> None:
+    with pytest.raises(BadInput, match="'b1' exists"), transaction(database) as c:
+        store.save_baseline(c, baseline("b1"))
+        store.save_baseline(c, baseline("b1"))
+
+
+def test_life_of_a_baseline(database: Engine) -> None:
+    with transaction(database) as c:
+        for name in ("b1", "b2"):
+            store.save_baseline(c, baseline(name))
+        store.approve_baseline(c, "b1", "ada", NOON)
+        store.approve_baseline(c, "b2", "grace", NOON + HOUR)
+        approved = store.load_baseline(c, None, PACK)
+        listed = {row["baseline_id"]: row for row in store.list_baselines(c)}
+        assert approved is not None
+        assert (approved.baseline_id, approved.approved_by) == ("b2", "grace")
+        assert listed["b1"]["status"] == "retired"
+        assert listed["b1"]["retired_by"] == "grace"
+        assert listed["b1"]["streams"] == 6
+        store.retire_baseline(c, "b2", "ada", NOON + 2 * HOUR)
+        assert store.load_baseline(c, None, PACK) is None
+        for refused in (store.approve_baseline, store.retire_baseline):
+            with pytest.raises(BadInput, match="retired"):
+                refused(c, "b1", "ada", NOON)
+            with pytest.raises(BadInput, match="no baseline 'b9'"):
+                refused(c, "b9", "ada", NOON)
+
+
+def test_each_pack_has_its_own_approved_baseline(database: Engine) -> None:
+    with transaction(database) as c:
+        register(c, "pack-2")
+        store.save_baseline(c, baseline("b1"))
+        store.save_baseline(c, baseline("b2", pack_id="pack-2"))
+        store.approve_baseline(c, "b1", "ada", NOON)
+        store.approve_baseline(c, "b2", "ada", NOON)
+        first, second = store.load_baseline(c, None, PACK), store.load_baseline(c, None, "pack-2")
+    assert first is not None
+    assert second is not None
+    assert (first.baseline_id, second.baseline_id) == ("b1", "b2")
+
+
+def test_two_approvals_at_once_leave_one_approved(database: Engine) -> None:
+    with transaction(database) as c:
+        for name in ("b1", "b2", "b3"):
+            store.save_baseline(c, baseline(name))
+
+    def approve(name: str) -> None:
+        with transaction(database) as c:
+            store.approve_baseline(c, name, "ada", NOON)
+
+    threads = [threading.Thread(target=approve, args=(name,)) for name in ("b1", "b2", "b3")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with transaction(database) as c:
+        states = sorted(row["status"] for row in store.list_baselines(c, PACK))
+    assert states == ["approved", "retired", "retired"]
+
+
+def test_drifts_are_kept_once(database: Engine) -> None:
+    given = [drift(), drift("deceptive"), drift(evaluated_at=NOON + HOUR)]
+    with transaction(database) as c:
+        store.save_drifts(c, given)
+        store.save_drifts(c, given)
+        store.save_drifts(c, [])
+        rows = c.execute(
+            text("SELECT feature, psi, tail_ratio_high, cause FROM monitor_data.drifts")
+        ).all()
+    assert len(rows) == 3
+    assert {(row.psi, row.tail_ratio_high, row.cause) for row in rows} == {
+        (None, float("inf"), "input_shift")
+    }
+
+
+def test_detectors_never_go_back(database: Engine) -> None:
+    state = DetectorState(
+        baseline_id="b1",
+        feature=1,
+        segment="all",
+        started_at=NOON,
+        last_bucket=NOON + HOUR,
+        steps=60,
+        log_values=(0.5, float("-inf"), 1e-300),
+    )
+    behind = replace(state, last_bucket=NOON, steps=1)
+    ahead = replace(state, last_bucket=NOON + 2 * HOUR, steps=120)
+    with transaction(database) as c:
+        store.save_baseline(c, baseline("b1"))
+        store.save_detectors(c, [state])
+        store.save_detectors(c, [behind])
+        assert store.load_detectors(c, "b1") == {(1, "all"): state}
+        store.save_detectors(c, [ahead, replace(state, feature=2)])
+        assert store.load_detectors(c, "b1")[1, "all"].steps == 120
+        assert len(store.load_detectors(c, "b1")) == 2
+        assert store.load_detectors(c, "b2") == {}
+
+
+def test_latest_canaries_of_every_worker(database: Engine) -> None:
+    def run(worker: str, hours: int, deviation: float = 0.01) -> CanaryRun:
+        return CanaryRun(
+            worker_id=worker,
+            ran_at=NOON + hours * HOUR,
+            lineage=LINEAGE,
+            largest_deviation=deviation,
+            noise_floor=0.05,
+            reproduced=deviation <= 0.05,
+        )
+
+    with transaction(database) as c:
+        for each in (run("a", 0), run("a", 2, float("nan")), run("b", 1), run("gone", -9)):
+            scores.record_canary_run(c, each)
+        runs = store.latest_canaries(c, NOON)
+    assert [(r.worker_id, r.ran_at) for r in runs] == [
+        *(("a", NOON + 2 * HOUR), ("b", NOON + HOUR))
+    ]
+    assert runs[0].largest_deviation == float("inf")
+    assert runs[1] == run("b", 1)
+
+
+def test_active_pack_is_the_one_of_the_worker_seen_last(database: Engine) -> None:
+    with transaction(database) as c:
+        register(c, "pack-2")
+        for worker, pack_id, hours in (("a", PACK, 1), ("b", "pack-2", 2), ("c", PACK, 0)):
+            scores.heartbeat(
+                c,
+                worker_id=worker,
+                group_id="g",
+                pack_id=pack_id,
+                state="running",
+                at=NOON + hours * HOUR,
+            )
+        assert store.active_pack(c) == "pack-2"
+        health = scores.ingest_health(c, NOON, NOON + 2 * HOUR)
+        assert health["packs"] == ["pack-2"]
+        assert [worker["worker_id"] for worker in health["workers"]] == ["b"]
+        assert health["lag"] is None
+        assert health["last_scored_at"] is None
