@@ -17,11 +17,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import (
-    KafkaError,
-    LogTruncationError,
-    OffsetOutOfRangeError,
-)
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
+from kafka.structs import MemberState
 
 from monitor.errors import BrokerUnavailable, ConfigurationError, MonitorError, Retry, StopLoudly
 from monitor.ingest.kafka import connection
@@ -36,6 +33,7 @@ log = get_logger(__name__)
 QUEUED_CHUNKS: Final = 2
 """Whole chunks read ahead, beside the one that is being filled."""
 POLL_SECONDS: Final = 0.1
+JOIN_POLL_SECONDS: Final = 1.0
 SWEEP_SECONDS: Final = 1.0
 """How often positions that moved without a record are looked for."""
 RETRY_SECONDS: Final = 1.0
@@ -208,23 +206,22 @@ class KafkaSource:
             room = self._room()
             self._hold(consumer, room == 0)
             try:
-                fetched = consumer.poll(
-                    timeout_ms=1_000 * POLL_SECONDS if room else 1, max_records=max(room, 1)
-                )
-                self._take(consumer, fetched)
+                self._take(consumer, consumer.poll(_poll_ms(consumer, room), max(room, 1)))
             except OffsetOutOfRangeError as error:
                 self._bridge(consumer, error.args[0])
             except LogTruncationError as error:
                 raise _truncated(sorted(error.divergent_offsets)) from None
             self._hand_over()
             self._commit(consumer)
-            if room == 0:
-                with self._changed:
-                    self._changed.wait_for(
-                        lambda: len(self._chunks) < QUEUED_CHUNKS or self._stop.is_set(),
-                        POLL_SECONDS,
-                    )
+            if room == 0 and _is_stable(consumer):
+                self._wait_for_the_worker()
         self._commit(consumer, wait=True)
+
+    def _wait_for_the_worker(self) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: len(self._chunks) < QUEUED_CHUNKS or self._stop.is_set(), POLL_SECONDS
+            )
 
     def _place(self, consumer: KafkaConsumer) -> None:
         """Seek newly assigned and rewound partitions to where the store wants them."""
@@ -464,6 +461,22 @@ class _Listener(ConsumerRebalanceListener):
 
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         self._source._on_lost(lost)
+
+
+def _is_stable(consumer: KafkaConsumer) -> bool:
+    return bool(consumer.group_metadata().state == MemberState.STABLE)
+
+
+def _poll_ms(consumer: KafkaConsumer, room: int) -> float:
+    """How long one poll may block.
+
+    While the group rebalances we must be inside of `KafkaConsumer.poll`: the library throws away an
+    assignment that arrives between two polls and joins again, which two short-polling members can
+    go on doing to each other for ever.
+    """
+    if not _is_stable(consumer):
+        return 1_000 * JOIN_POLL_SECONDS
+    return 1_000 * POLL_SECONDS if room else 1
 
 
 def _native(partition: Partition) -> TopicPartition:
