@@ -6,7 +6,7 @@ The format is told from the Kafka headers first, then from the shape of the docu
     specversion with data or source                                 → cloudevents (structured)
     resourceSpans, resourceLogs, gen_ai.* attributes or events      → otel
     call_type                                                       → litellm
-    request, or messages/prompt beside OpenAI's own parameters      → openai
+    request, or messages/prompt with OpenAI's own keys and none of ours → openai
     messages or prompt                                              → native
 """
 
@@ -138,7 +138,8 @@ def _shape(document: Any) -> str:
         if "request" in document:
             return "openai"
         if "messages" in document or "prompt" in document:
-            return "native" if _OPENAI_PARAMETERS.isdisjoint(document) else "openai"
+            ours = not native.OWN_KEYS.isdisjoint(document)
+            return "native" if ours or _OPENAI_PARAMETERS.isdisjoint(document) else "openai"
     raise Unreadable(
         DeadReason.UNKNOWN_FORMAT,
         f"record: {fields.kind_of(document)} of no known format; see docs/records.md or set ingest.format",

@@ -12,6 +12,13 @@ from monitor.records import DeadReason, Message
 from monitor.settings import IngestSettings
 
 NATIVE_SCHEMA_PATH: Final = Path(__file__).with_name("native.schema.json")
+OWN_KEYS: Final = frozenset(
+    {
+        *("response", "id", "conversation_id", "model_revision", "timestamp", "segment"),
+        "sampling_probability",
+    }
+)
+"""Keys that an OpenAI request does not have: with any of them a record with messages is ours."""
 
 
 def native_schema() -> dict[str, Any]:

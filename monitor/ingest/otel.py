@@ -48,8 +48,8 @@ class Operation:
 def is_otel(document: Mapping[str, Any]) -> bool:
     if any(outer in document for outer, _, _ in _ENVELOPES) or _event_name(document) is not None:
         return True
-    return any(_has_genai(document.get(key)) for key in ("attributes", "Attributes")) or any(
-        key.startswith("gen_ai.") for key in document
+    return any(
+        key.startswith("gen_ai.") for key in (*document, *_attributes(document.get("attributes")))
     )
 
 
@@ -130,7 +130,7 @@ def _candidates(
 ) -> Iterator[Operation]:
     """The entry as an operation, if it is one we read; anything else is passed over."""
     own = {key: value for key, value in entry.items() if key.startswith("gen_ai.")}
-    own |= _attributes(entry.get("attributes", entry.get("Attributes")))
+    own |= _attributes(entry.get("attributes"))
     body = _plain(entry.get("body"))
     if isinstance(body, dict):
         own = {key: value for key, value in body.items() if key.startswith("gen_ai.")} | own
@@ -157,10 +157,6 @@ def _event_name(entry: Mapping[str, Any]) -> str | None:
         if isinstance(value, str) and value.startswith("gen_ai."):
             return value
     return INFERENCE_EVENT if entry.get("name") == INFERENCE_EVENT else None
-
-
-def _has_genai(attributes: object) -> bool:
-    return any(key.startswith("gen_ai.") for key in _attributes(attributes))
 
 
 def _attributes(value: object) -> dict[str, Any]:
