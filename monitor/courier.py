@@ -11,19 +11,26 @@ from __future__ import annotations
 
 import random
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import httpx
 from sqlalchemy import Engine
 
-from monitor.alert.render import RenderedRequest
+from monitor.alert.render import RenderedRequest, render
 from monitor.alert.webhook import new_client, send
-from monitor.records import Attempt
+from monitor.errors import ConfigurationError, DatabaseUnavailable
+from monitor.records import Attempt, Delivery, DeliveryState, Outcome
 from monitor.settings import Endpoint, Settings
-from monitor.telemetry import Heartbeat, get_logger
+from monitor.store import alerts as store
+from monitor.store.database import transaction
+from monitor.store.overview import deliveries_waiting
+from monitor.telemetry import METRICS, Heartbeat, get_logger
 
 log = get_logger(__name__)
 
