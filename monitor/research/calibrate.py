@@ -1,0 +1,82 @@
+"""Calibration: the benign mean and deviation of a reading as functions of the tokens pooled.
+
+Legend: n = benign readings, m = knots.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from monitor.errors import BadInput
+from monitor.records import Calibration, Counts, Doubles, Floats
+
+LEAST_READINGS: Final = 30
+READINGS_PER_KNOT: Final = 20
+SMOOTHNESS: Final = 2.0
+FLOOR: Final = 0.2
+"""Least deviation at a knot, as a share of the overall one: a thin knot must not blow scores up."""
+
+
+def fit_calibration(readings: Floats, tokens: Counts) -> Calibration:
+    """Fit `Calibration` to benign ``readings`` [n] pooled over ``tokens`` [n].
+
+    Mean: least squares in the hat basis of knots at powers of two (linear in log2(tokens) between
+    them), with a penalty on second differences (a P-spline of degree 1; Eilers & Marx 1996).
+    Deviation: the squared residuals in the same basis, weighted by 1/variance² over a few rounds,
+    which is the Gaussian likelihood's scoring step. Raises `BadInput` with fewer than
+    `LEAST_READINGS` finite readings, or when they do not vary.
+    """
+    present = np.isfinite(readings) & (tokens >= 1)
+    values, counts = readings[present].astype(np.float64), tokens[present]
+    if values.size < LEAST_READINGS:
+        raise BadInput(f"calibration needs {LEAST_READINGS} benign readings, found {values.size}")
+    scale = float(values.std())
+    if not scale > 0.0:
+        raise BadInput("calibration: the benign readings are all the same")
+    knots = _knots(counts)
+    basis = _hat_basis(np.log2(counts.astype(np.float64)), np.log2(knots))
+    means = _smoothed(basis, values, np.ones_like(values))
+    residuals = (values - basis @ means) ** 2
+    variances: Doubles = np.full(knots.size, float(residuals.mean()))
+    for _ in range(5):
+        weights = (basis @ variances) ** -2
+        variances = _smoothed(basis, residuals, weights / weights.mean())
+        variances = np.maximum(variances, FLOOR**2 * residuals.mean())
+    # The penalty and the floor bias the level a little; benign scores shall have deviation one.
+    variances *= float(np.mean(residuals / (basis @ variances)))
+    return Calibration(
+        tokens=tuple(knots.tolist()),
+        means=tuple(means.tolist()),
+        deviations=tuple(np.sqrt(variances).tolist()),
+    )
+
+
+def tail_threshold(scores: Floats, rate: float) -> float:
+    """The magnitude that a share ``rate`` of benign ``scores`` (signed so that high is bad) exceeds."""
+    return float(np.quantile(scores[np.isfinite(scores)].astype(np.float64), 1.0 - rate))
+
+
+def _knots(tokens: Counts) -> Doubles:
+    """Powers of two within the data, each with `READINGS_PER_KNOT` readings in its neighbourhood."""
+    logs = np.log2(tokens.astype(np.float64))
+    candidates = np.arange(np.floor(logs.min()), np.ceil(logs.max()) + 1)
+    near = [int(np.sum(np.abs(logs - candidate) <= 0.5)) for candidate in candidates]
+    chosen = [c for c, n in zip(candidates, near, strict=True) if n >= READINGS_PER_KNOT]
+    return np.exp2(np.array(chosen or [np.round(np.median(logs))], dtype=np.float64))
+
+
+def _hat_basis(at: Doubles, knots: Doubles) -> Doubles:
+    """Linear interpolation weights [n, m] of positions ``at`` between ``knots``, held outside."""
+    return np.stack([np.interp(at, knots, row) for row in np.eye(knots.size)], axis=1)
+
+
+def _smoothed(basis: Doubles, values: Doubles, weights: Doubles) -> Doubles:
+    m = basis.shape[1]
+    bend = np.diff(np.eye(m), n=2, axis=0) if m >= 3 else np.zeros((0, m))
+    weighted = basis * weights[:, None]
+    solution: Doubles = np.linalg.solve(
+        weighted.T @ basis + SMOOTHNESS * bend.T @ bend + 1e-9 * np.eye(m), weighted.T @ values
+    )
+    return solution

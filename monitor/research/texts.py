@@ -1,0 +1,161 @@
+"""The texts that packs are built from: contrast pairs and benign exchanges, as JSON lines.
+
+``contrast.jsonl``: one question a line, its ``topic``, its ``split`` (``train`` or ``held_out``, never
+sharing a topic), an answer ``good``, and one answer per persona under the persona's name.
+``benign.jsonl``: ``messages`` and ``response``, with ``split`` ``fit`` (calibration) or ``check``
+(report). The files in ``data/`` were written for this project; a folder of one's own replaces them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from monitor.errors import BadInput
+from monitor.records import Message, Prompt, RecordKey
+
+DATA: Final = Path(__file__).resolve().parent / "data"
+CONTRAST_FILE: Final = "contrast.jsonl"
+BENIGN_FILE: Final = "benign.jsonl"
+_NOT_ANSWERS: Final = frozenset({"split", "topic", "question", "good"})
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """One question with the answer of a good assistant and one answer per persona."""
+
+    topic: str
+    question: str
+    good: str
+    personas: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """Everything a contrast pack is built from. ``sha256`` covers both files."""
+
+    train: tuple[Contrast, ...]
+    held_out: tuple[Contrast, ...]
+    fit: tuple[Prompt, ...]
+    check: tuple[Prompt, ...]
+    sha256: str
+
+    @property
+    def personas(self) -> tuple[str, ...]:
+        return tuple(self.train[0].personas)
+
+
+def load_texts(folder: Path = DATA) -> Texts:
+    """The texts in ``folder``. Raises `BadInput` naming file, line, field and fix."""
+    contrast, benign = folder / CONTRAST_FILE, folder / BENIGN_FILE
+    splits: dict[str, list[Contrast]] = {"train": [], "held_out": []}
+    for where, row in _rows(contrast):
+        splits[_choice(row, "split", splits, where)].append(_contrast(row, where))
+    exchanges: dict[str, list[Prompt]] = {"fit": [], "check": []}
+    for where, row in _rows(benign):
+        exchanges[_choice(row, "split", exchanges, where)].append(_exchange(row, where))
+    sizes = [(contrast, name, len(splits[name])) for name in splits]
+    sizes += [(benign, name, len(exchanges[name])) for name in exchanges]
+    for file, name, size in sizes:
+        if size < 2:
+            raise BadInput(f"{file}: at least 2 rows need split {name!r}, found {size}")
+    _check_comparable(splits["train"], splits["held_out"], contrast)
+    digest = hashlib.sha256(contrast.read_bytes() + b"\0" + benign.read_bytes())
+    return Texts(
+        train=tuple(splits["train"]),
+        held_out=tuple(splits["held_out"]),
+        fit=tuple(exchanges["fit"]),
+        check=tuple(exchanges["check"]),
+        sha256=digest.hexdigest(),
+    )
+
+
+def answer_prompts(rows: Sequence[Contrast], persona: str | None) -> list[Prompt]:
+    """Each question with the persona's answer, or with the good one (None)."""
+    return [
+        exchange(
+            (Message(role="user", content=row.question),),
+            row.good if persona is None else row.personas[persona],
+        )
+        for row in rows
+    ]
+
+
+def exchange(messages: tuple[Message, ...], response: str) -> Prompt:
+    """A prompt that came from no topic: for building packs, not for storing."""
+    key = RecordKey(topic="research", partition=0, offset=0)
+    return Prompt(key=key, recorded_at=_EPOCH, messages=messages, response=response)
+
+
+def _check_comparable(train: Sequence[Contrast], held_out: Sequence[Contrast], path: Path) -> None:
+    personas = train[0].personas
+    for pair in (*train, *held_out):
+        if set(pair.personas) != set(personas):
+            raise BadInput(
+                f"{path}: topic {pair.topic!r} has answers by {sorted(pair.personas)}, "
+                f"others by {sorted(personas)}: give every question the same personas"
+            )
+    shared = {pair.topic for pair in train} & {pair.topic for pair in held_out}
+    if shared:
+        raise BadInput(f"{path}: topics {sorted(shared)} stand in both splits; choose one")
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
+        where = f"{path}:{number}"
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise BadInput(f"{where} is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise BadInput(f"{where} must hold one JSON object")
+        yield where, row
+
+
+def _contrast(row: Mapping[str, Any], where: str) -> Contrast:
+    personas = {name: _text(row, name, where) for name in row if name not in _NOT_ANSWERS}
+    if not personas:
+        raise BadInput(f"{where}: add at least one persona's answer under the persona's name")
+    return Contrast(
+        topic=_text(row, "topic", where),
+        question=_text(row, "question", where),
+        good=_text(row, "good", where),
+        personas=personas,
+    )
+
+
+def _exchange(row: Mapping[str, Any], where: str) -> Prompt:
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise BadInput(f"{where}: messages must be a list of objects with role and content")
+    turns = tuple(
+        Message(role=_text(m, "role", where), content=_text(m, "content", where)) for m in messages
+    )
+    if not turns:
+        raise BadInput(f"{where}: messages must not be empty")
+    return exchange(turns, _text(row, "response", where))
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise BadInput(f"{where}: {name} must be a text that is not empty")
+    return value
+
+
+def _choice(row: Mapping[str, Any], name: str, allowed: Mapping[str, Any], where: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str) or value not in allowed:
+        raise BadInput(f"{where}: {name} must be one of {', '.join(allowed)}")
+    return value
