@@ -223,7 +223,7 @@ def test_cloudevents_tombstone(record: Build) -> None:
         ([], STRUCTURED, DeadReason.INVALID_FIELD, "record: expected an object"),
         (
             [],
-            {"content-type": b"application/cloudevents-batch+json"},
+            {"content-type": b"Application/CloudEvents-Batch+json"},
             DeadReason.UNKNOWN_FORMAT,
             "batch",
         ),
