@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -113,7 +114,7 @@ def spans_of(chunks: list[Chunk]) -> dict[Partition, list[OffsetSpan]]:
 
 def assert_contiguous(chunks: list[Chunk]) -> None:
     for spans in spans_of(chunks).values():
-        for before, after in zip(spans, spans[1:], strict=False):
+        for before, after in pairwise(spans):
             assert before.end == after.start
 
 

@@ -1,4 +1,4 @@
-"""Making a consumer that works, or saying why none can be made.
+"""Making a client that works, or saying why none can be made.
 
 While it starts up the client library retries everything for as long as it may, a refused password
 as well as a broker that is away, and then reports a timeout. Its log names the cause; so we listen.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ def connect(settings: KafkaSettings) -> KafkaConsumer:
     May block for about half a minute. Raises `BrokerUnavailable` when no broker answers and
     `ConfigurationError` when the cluster refuses us or does not know a topic.
     """
-    consumer = open_consumer(settings, consumer_options(settings))
+    consumer = open_client(KafkaConsumer, settings, consumer_options(settings))
     try:
         missing = missing_topics(consumer, settings.topics, TOPIC_SECONDS)
     except KafkaError as error:
@@ -48,8 +48,8 @@ def connect(settings: KafkaSettings) -> KafkaConsumer:
     return consumer
 
 
-def open_consumer(settings: KafkaSettings, options: dict[str, Any]) -> KafkaConsumer:
-    """A consumer that has reached the cluster; errors as `connect`."""
+def open_client(kind: type, settings: KafkaSettings, options: Mapping[str, Any]) -> Any:
+    """A `KafkaConsumer` or `KafkaProducer` that has reached the cluster; errors as `connect`."""
     if not {"proxy_url", "socks5_proxy"} & options.keys():
         _require_listener(options["bootstrap_servers"])
     clients: list[KafkaNetClient] = []
@@ -61,7 +61,7 @@ def open_consumer(settings: KafkaSettings, options: dict[str, Any]) -> KafkaCons
     defaults = {"bootstrap_timeout_ms": BOOTSTRAP_SECONDS * 1_000, "kafka_client": remembered}
     with _causes() as causes:
         try:
-            return KafkaConsumer(**(defaults | options))
+            return kind(**{**defaults, **options})
         except (KafkaError, OSError, ValueError) as error:
             # The constructor leaves its network thread behind when it fails.
             for client in clients:

@@ -13,6 +13,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from monitor.errors import BrokerUnavailable, ConfigurationError
+from monitor.ingest.kafka.connection import open_client
 from monitor.ingest.kafka.options import client_options, refusal
 from monitor.records import DeadLetter
 from monitor.settings import KafkaSettings
@@ -53,7 +54,9 @@ class DeadLetterProducer:
         if not letters:
             return
         try:
-            self._producer = self._producer or KafkaProducer(**_producer_options(self._settings))
+            self._producer = self._producer or open_client(
+                KafkaProducer, self._settings, _producer_options(self._settings)
+            )
             sent = [
                 self._producer.send(
                     self._topic,
@@ -70,7 +73,8 @@ class DeadLetterProducer:
             # The next attempt starts clean, with secrets read anew.
             self.close()
             raise refusal(error, self._settings) or BrokerUnavailable(
-                f"dead letters were not taken by {self._topic}: {error}"
+                f"the dead-letter topic {self._topic} did not take records (is it there?): {error}",
+                hint="Create the topic, or set kafka.dead_letter_topic: null (the table has them).",
             ) from None
 
     def close(self) -> None:
@@ -81,12 +85,13 @@ class DeadLetterProducer:
 
 
 def _producer_options(settings: KafkaSettings) -> dict[str, Any]:
+    known = KafkaProducer.DEFAULT_CONFIG.keys() & settings.client_options.keys()
     return {
         **client_options(settings),
+        **{name: settings.client_options[name] for name in known},
         "acks": "all",
         "enable_idempotence": True,
         "max_block_ms": FLUSH_SECONDS * 1_000,
-        "bootstrap_timeout_ms": FLUSH_SECONDS * 1_000,
         "delivery_timeout_ms": max(int(FLUSH_SECONDS * 1_000), settings.request_timeout_ms + 1_000),
     }
 

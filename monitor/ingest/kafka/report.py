@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
 from monitor.errors import BrokerUnavailable
-from monitor.ingest.kafka.connection import close, missing_topics, open_consumer
+from monitor.ingest.kafka.connection import close, missing_topics, open_client
 from monitor.ingest.kafka.options import consumer_options, refusal
 from monitor.settings import KafkaSettings
 
@@ -34,7 +35,9 @@ def describe(settings: KafkaSettings) -> BrokerReport:
     May block for half a minute. Raises `BrokerUnavailable` or `ConfigurationError`; unknown topics
     are reported, not raised.
     """
-    consumer = open_consumer(settings, {**consumer_options(settings), "group_id": None})
+    consumer = open_client(
+        KafkaConsumer, settings, {**consumer_options(settings), "group_id": None}
+    )
     dead_letters = [settings.dead_letter_topic] if settings.dead_letter_topic else []
     try:
         missing = missing_topics(consumer, settings.topics, PATIENCE_SECONDS)
