@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Final
 
 from monitor.errors import ConfigurationError
@@ -47,7 +46,10 @@ def private_values(endpoint: Endpoint) -> tuple[str, ...]:
 
 def _values(endpoint: Endpoint) -> tuple[str, ...]:
     name = f"endpoint {endpoint.name}: secret"
-    given = secret(endpoint.secret, endpoint.secret_file, name) or ""
+    try:
+        given = secret(endpoint.secret, endpoint.secret_file, name) or ""
+    except UnicodeError:
+        raise ConfigurationError(f"{name}_file: {endpoint.secret_file} is not UTF-8 text") from None
     return tuple(value.strip() for value in given.split(",") if value.strip())
 
 
@@ -59,7 +61,7 @@ def _key(name: str, value: str) -> bytes:
     text = value.removeprefix(PREFIX)
     try:
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except binascii.Error:
+    except ValueError:
         raise ConfigurationError(f"{fault}; it is not base64", hint=hint) from None
     if not SHORTEST <= len(key) <= LONGEST:
         raise ConfigurationError(f"{fault}; it holds {len(key)} bytes", hint=hint)

@@ -1,0 +1,477 @@
+"""The courier on a real database and real receivers: who is told what, how often, and in which order."""
+
+from __future__ import annotations
+
+import base64
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from monitor.alert.policy import event_of
+from monitor.courier import Courier
+from monitor.demo.receiver import Answer, Received, Receiver
+from monitor.records import Alert, AlertState, Delivery, DeliveryState, EventType
+from monitor.settings import AlertSettings, Endpoint, Settings
+from monitor.store import alerts as store
+from monitor.store.database import transaction
+from monitor.telemetry import Heartbeat
+
+SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
+ALERT_IDS = iter(f"00000000-0000-4000-8000-{n:012d}" for n in range(1, 10_000))
+
+
+class Clock:
+    """The time of day, and what a test adds to it."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta(0)
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+    def pass_(self, **length: float) -> None:
+        self.ahead += timedelta(**length)
+
+
+def endpoint(receiver: Receiver, name: str = "ops", **changes: Any) -> Endpoint:
+    return Endpoint(**{"name": name, "url": receiver.url, "secret": SECRET} | changes)
+
+
+def settings(*endpoints: Endpoint, **alerts: Any) -> Settings:
+    given = {"endpoints": endpoints, "poll_every": timedelta(seconds=0.05)} | alerts
+    return Settings(alerts=AlertSettings(**given))
+
+
+def courier(database: Engine, *endpoints: Endpoint, clock: Any = None, **alerts: Any) -> Courier:
+    return Courier(
+        database, settings(*endpoints, **alerts), clock=clock or Clock(), jitter=random.Random(1)
+    )
+
+
+def announce(
+    database: Engine,
+    *endpoints: str,
+    alert_id: str | None = None,
+    types: tuple[EventType, ...] = ("drift.detected",),
+) -> list[str]:
+    """An alert with its events in the outbox; the events' ids."""
+    now = datetime.now(UTC)
+    alert_id = alert_id or next(ALERT_IDS)
+    ids = []
+    for sequence, type in enumerate(types, start=1):
+        ended = type.endswith("resolved")
+        alert = Alert(
+            alert_id=alert_id,
+            dedupe_key=f"drift/p/{alert_id}/all",
+            rule="persona",
+            kind="drift",
+            severity="warning",
+            state=AlertState.RESOLVED if ended else AlertState.FIRING,
+            summary="toxic rose",
+            labels={"feature": "toxic", "segment": "all"},
+            details={"window": "15m"},
+            pending_since=now,
+            last_active_at=now,
+            fired_at=now,
+            resolved_at=now if ended else None,
+            last_announced_at=now,
+            sequence=sequence,
+        )
+        event = event_of(alert, type, now)
+        with transaction(database) as connection:
+            store.save_alert(connection, alert, event, endpoints or ("ops",))
+        ids.append(event.event_id)
+    return ids
+
+
+def deliveries(database: Engine) -> list[Delivery]:
+    with transaction(database) as connection:
+        return list(reversed(store.list_deliveries(connection)))
+
+
+def attempts(database: Engine) -> list[Any]:
+    with transaction(database) as connection:
+        return list(
+            connection.execute(
+                text(
+                    "SELECT delivery_id, number, outcome, status, latency_seconds, error"
+                    " FROM monitor_data.delivery_attempts ORDER BY delivery_id, number"
+                )
+            )
+        )
+
+
+def ids(received: tuple[Received, ...]) -> list[str]:
+    return [request.headers["webhook-id"] for request in received]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver(SECRET) as receiver:
+        yield receiver
+
+
+def test_an_event_is_told_once_verified_and_recorded(database: Engine, receiver: Receiver) -> None:
+    (event_id,) = announce(database)
+    sender = courier(database, endpoint(receiver))
+    assert sender.step() == 1
+    assert sender.step() == 0
+    (got,) = receiver.received
+    assert got.verified
+    assert got.headers["webhook-id"] == event_id
+    assert got.json["type"] == "drift.detected"
+    assert got.json["data"]["labels"] == {"feature": "toxic", "segment": "all"}
+    (delivery,) = deliveries(database)
+    assert delivery.state is DeliveryState.DELIVERED
+    (attempt,) = attempts(database)
+    assert (attempt.number, attempt.outcome, attempt.status, attempt.error) == (
+        1,
+        "delivered",
+        204,
+        "",
+    )
+    assert attempt.latency_seconds > 0
+
+
+def test_failures_are_tried_again_by_the_schedule_with_the_same_id(
+    database: Engine, receiver: Receiver
+) -> None:
+    (event_id,) = announce(database)
+    clock = Clock()
+    sender = courier(database, endpoint(receiver), clock=clock)
+    receiver.answer(Answer(status=500), Answer(status=500))
+    assert sender.step() == 1
+    assert sender.step() == 0, "5 s have not passed"
+    clock.pass_(seconds=6.1)
+    assert sender.step() == 1
+    clock.pass_(seconds=200)
+    assert sender.step() == 0, "the second delay is 5 min"
+    clock.pass_(seconds=165)
+    assert sender.step() == 1
+    assert ids(receiver.received) == [event_id] * 3
+    assert ids(receiver.events) == [event_id]
+    stamps = [int(r.headers["webhook-timestamp"]) for r in receiver.received]
+    assert stamps == sorted(set(stamps)), "every attempt is stamped and signed anew"
+    assert [(a.number, a.outcome) for a in attempts(database)] == [
+        (1, "retry"),
+        (2, "retry"),
+        (3, "delivered"),
+    ]
+
+
+def test_it_gives_up_after_the_last_delay_and_a_person_may_replay(
+    database: Engine, receiver: Receiver
+) -> None:
+    (event_id,) = announce(database)
+    receiver.always(Answer(status=500))
+    clock = Clock()
+    delays = (timedelta(0), timedelta(seconds=1), timedelta(seconds=2))
+    sender = courier(database, endpoint(receiver), clock=clock, retry_delays=delays)
+    for _ in range(6):
+        sender.step()
+        clock.pass_(seconds=3)
+    (delivery,) = deliveries(database)
+    assert (delivery.state, delivery.attempts) == (DeliveryState.GIVEN_UP, 3)
+    receiver.always(Answer())
+    with transaction(database) as connection:
+        store.replay_delivery(connection, delivery.delivery_id, clock())
+    assert sender.step() == 1
+    assert deliveries(database)[0].state is DeliveryState.DELIVERED
+    assert set(ids(receiver.received)) == {event_id}
+
+
+def test_jitter_spreads_the_attempts_and_never_hastens_them(
+    database: Engine, receiver: Receiver
+) -> None:
+    for _ in range(8):
+        announce(database)
+    receiver.always(Answer(status=500))
+    clock = Clock()
+    delays = (timedelta(0), timedelta(hours=10))
+    sender = courier(database, endpoint(receiver), clock=clock, retry_delays=delays)
+    while sender.step():
+        pass
+    waits = [d.next_attempt_at - clock() for d in deliveries(database)]
+    assert all(timedelta(hours=9.9) < wait < timedelta(hours=12) for wait in waits)
+    assert len({round(wait.total_seconds() / 60) for wait in waits}) > 4
+
+
+def test_gone_disables_the_endpoint_and_no_other(database: Engine, receiver: Receiver) -> None:
+    with Receiver(SECRET) as other:
+        receiver.always(Answer(status=410))
+        announce(database, "ops", "other")
+        sender = courier(database, endpoint(receiver), endpoint(other, "other"))
+        assert sender.step() == 2
+        announce(database, "ops", "other")
+        assert sender.step() == 1
+        assert len(receiver.received) == 1
+        assert len(other.events) == 2
+    with transaction(database) as connection:
+        assert list(store.disabled_endpoints(connection)) == ["ops"]
+        store.enable_endpoint(connection, "ops")
+    receiver.always(Answer())
+    assert sender.step() == 1
+    assert [d.state for d in deliveries(database) if d.endpoint == "ops"] == [
+        DeliveryState.GIVEN_UP,
+        DeliveryState.DELIVERED,
+    ]
+
+
+def test_slow_down_pauses_the_whole_endpoint_for_as_long_as_it_asks(
+    database: Engine, receiver: Receiver
+) -> None:
+    announce(database)
+    announce(database)
+    receiver.answer(Answer(status=429, headers={"retry-after": "120"}))
+    clock = Clock()
+    sender = courier(database, endpoint(receiver), clock=clock)
+    assert sender.step() == 1
+    clock.pass_(seconds=110)
+    assert sender.step() == 0
+    clock.pass_(seconds=15)
+    assert sender.step() == 1
+    assert sender.step() == 1
+    assert len(receiver.events) == 2
+
+
+def test_a_redirect_is_not_followed_and_tried_again(database: Engine, receiver: Receiver) -> None:
+    with Receiver(SECRET) as target:
+        receiver.answer(Answer(status=302, headers={"location": target.url}))
+        announce(database)
+        clock = Clock()
+        sender = courier(database, endpoint(receiver), clock=clock)
+        sender.step()
+        clock.pass_(seconds=7)
+        sender.step()
+        assert target.received == ()
+    assert [a.status for a in attempts(database)] == [302, 204]
+
+
+def test_a_refused_body_is_given_up_at_once(database: Engine) -> None:
+    with Receiver() as pagerduty:
+        pagerduty.always(Answer(status=400))
+        announce(database)
+        sender = courier(database, endpoint(pagerduty, format="pagerduty", secret="R0UT1NG"))
+        assert sender.step() == 1
+        assert pagerduty.received[0].json["routing_key"] == "R0UT1NG"
+    assert deliveries(database)[0].state is DeliveryState.GIVEN_UP
+
+
+def test_events_of_one_alert_keep_their_order_and_do_not_hold_up_others(
+    database: Engine, receiver: Receiver
+) -> None:
+    first = announce(database, types=("drift.detected", "drift.reminder", "drift.resolved"))
+    second = announce(database)
+    receiver.answer(Answer(status=500))
+    clock = Clock()
+    sender = courier(database, endpoint(receiver), clock=clock)
+    while sender.step():
+        pass
+    assert ids(receiver.events) == second
+    clock.pass_(seconds=7)
+    while sender.step():
+        pass
+    assert ids(receiver.events) == second + first
+
+
+def test_an_endpoint_that_hangs_delays_no_other(database: Engine, receiver: Receiver) -> None:
+    with Receiver(SECRET) as hanging:
+        hanging.always(Answer(hang_seconds=60))
+        ends = [
+            endpoint(hanging, "hanging", timeout=timedelta(seconds=2)),
+            endpoint(receiver, "quick"),
+        ]
+        expected = [announce(database, "hanging", "quick")[0] for _ in range(10)]
+        with running(courier(database, *ends)) as ended:
+            assert receiver.wait_for(lambda got: len(got) == 10, 10)
+            hung = len(hanging.received)
+        assert hung <= 4, "the quick one did not wait for the other's timeouts"
+        assert ended() < 4
+    assert sorted(ids(receiver.events)) == sorted(expected)
+
+
+def test_no_more_than_the_rate_of_an_endpoint(database: Engine, receiver: Receiver) -> None:
+    for _ in range(5):
+        announce(database)
+    clock = Clock()
+    sender = courier(database, endpoint(receiver, rate_per_minute=3), clock=clock)
+    while sender.step():
+        pass
+    assert len(receiver.events) == 3
+    clock.pass_(seconds=61)
+    while sender.step():
+        pass
+    assert len(receiver.events) == 5
+
+
+def test_an_unreadable_secret_waits_for_a_person(
+    database: Engine, receiver: Receiver, tmp_path: Any
+) -> None:
+    announce(database)
+    file = tmp_path / "secret"
+    clock = Clock()
+    to = endpoint(receiver, secret=None, secret_file=file)
+    sender = courier(database, to, clock=clock)
+    assert sender.step() == 1
+    assert "cannot read" in attempts(database)[0].error
+    file.write_text(SECRET)
+    clock.pass_(seconds=7)
+    assert sender.step() == 1
+    assert receiver.events[0].verified
+
+
+def test_an_attempt_that_could_not_be_recorded_is_recorded_later_and_not_repeated(
+    database: Engine, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from monitor.errors import DatabaseUnavailable
+
+    announce(database)
+    sender = courier(database, endpoint(receiver))
+    with database.connect() as locker:
+        locker.execute(text("LOCK TABLE monitor_data.delivery_attempts"))
+        with database.begin() as connection:
+            name = connection.scalar(text("SELECT current_database()"))
+            connection.execute(text(f"ALTER DATABASE {name} SET lock_timeout = '200ms'"))
+        database.dispose(close=False)
+        with pytest.raises(DatabaseUnavailable):
+            sender.step()
+    assert len(receiver.events) == 1
+    assert attempts(database) == []
+    sender.step()
+    assert [a.outcome for a in attempts(database)] == ["delivered"]
+    assert len(receiver.received) == 1
+
+
+class running:
+    """A courier in a thread; leaving stops it. Calling the value gives the seconds that took."""
+
+    def __init__(self, *couriers: Courier) -> None:
+        self._stop = threading.Event()
+        self._failures: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._run, args=(c,)) for c in couriers]
+        self._seconds = 0.0
+
+    def _run(self, sender: Courier) -> None:
+        try:
+            sender.run(self._stop)
+        except BaseException as failure:
+            self._failures.append(failure)
+
+    def __enter__(self) -> Callable[[], float]:
+        for thread in self._threads:
+            thread.start()
+        return lambda: self._seconds
+
+    def __exit__(self, *_: object) -> None:
+        started = time.monotonic()
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+        self._seconds = time.monotonic() - started
+        assert not any(thread.is_alive() for thread in self._threads)
+        assert not self._failures
+
+
+def test_two_couriers_share_the_work_and_repeat_nothing(
+    database: Engine, receiver: Receiver
+) -> None:
+    expected = [
+        event_id
+        for _ in range(20)
+        for event_id in announce(database, types=("drift.detected", "drift.resolved"))
+    ]
+    to = endpoint(receiver, rate_per_minute=1_000)
+    with running(courier(database, to), courier(database, to)):
+        assert receiver.wait_for(lambda got: len(got) >= 40, 30)
+        time.sleep(0.3)
+    heard = ids(receiver.received)
+    assert sorted(heard) == sorted(expected)
+    order: dict[str, list[int]] = {}
+    for request in receiver.received:
+        data = request.json["data"]
+        order.setdefault(data["alert_id"], []).append(data["sequence"])
+    assert all(sequences == [1, 2] for sequences in order.values())
+
+
+def test_the_heartbeat_beats_while_it_runs(database: Engine, receiver: Receiver) -> None:
+    heartbeat = Heartbeat()
+    sender = Courier(database, settings(endpoint(receiver)), heartbeat=heartbeat)
+    with running(sender):
+        deadline = time.monotonic() + 5
+        while heartbeat.age("courier") is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert heartbeat.age("courier") is not None
+    assert heartbeat.age("courier") is None
+
+
+def test_without_endpoints_there_is_nothing_to_do(database: Engine) -> None:
+    sender = courier(database)
+    assert sender.step() == 0
+    with running(sender):
+        time.sleep(0.1)
+
+
+PROGRAM = """
+import sys, threading
+from datetime import timedelta
+from monitor.courier import Courier
+from monitor.settings import AlertSettings, Endpoint, PostgresSettings, Settings
+from monitor.store.database import connect
+
+url, address, secret = sys.argv[1:]
+to = Endpoint(name="ops", url=address, secret=secret, timeout=timedelta(seconds=30))
+alerts = AlertSettings(endpoints=(to,), poll_every=timedelta(seconds=0.05))
+Courier(connect(PostgresSettings(url=url)), Settings(alerts=alerts)).run(threading.Event())
+"""
+
+
+def test_a_courier_killed_while_it_sends_is_made_up_for_under_the_same_id(
+    database: Engine, migrated_url: str, receiver: Receiver
+) -> None:
+    first, last = announce(database, types=("drift.detected", "drift.resolved"))
+    receiver.answer(Answer(hang_seconds=60))
+    command = [sys.executable, "-c", PROGRAM, migrated_url, receiver.url, SECRET]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    try:
+        assert receiver.wait_for(lambda got: len(got) == 1, 60)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(30)
+    assert attempts(database) == []
+    clock = Clock()
+    sender = courier(database, endpoint(receiver), clock=clock)
+    assert sender.step() == 0, "the dead courier's lease still holds"
+    clock.pass_(seconds=131)
+    assert sender.step() == 1
+    assert sender.step() == 1
+    assert ids(receiver.received) == [first, first, last]
+    assert {d.state for d in deliveries(database)} == {DeliveryState.DELIVERED}
+
+
+def test_the_database_going_away_is_waited_for(
+    restartable_postgres: Any, receiver: Receiver
+) -> None:
+    from monitor.settings import PostgresSettings
+    from monitor.store.database import connect, migrate
+
+    url = PostgresSettings(url=restartable_postgres.url)
+    migrate(url)
+    database = connect(url)
+    with running(courier(database, endpoint(receiver))):
+        restartable_postgres.stop()
+        time.sleep(0.5)
+        restartable_postgres.start()
+        (event_id,) = announce(database)
+        assert receiver.wait_for(lambda got: len(got) == 1, 30)
+    assert ids(receiver.events) == [event_id]
+    database.dispose()
