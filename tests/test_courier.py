@@ -148,15 +148,16 @@ def test_failures_are_tried_again_by_the_schedule_with_the_same_id(
 ) -> None:
     (event_id,) = announce(database)
     clock = Clock()
-    sender = courier(database, endpoint(receiver), clock=clock)
+    delays = (timedelta(0), timedelta(seconds=5), timedelta(seconds=100))
+    sender = courier(database, endpoint(receiver), clock=clock, retry_delays=delays)
     receiver.answer(Answer(status=500), Answer(status=500))
     assert sender.step() == 1
     assert sender.step() == 0, "5 s have not passed"
     clock.pass_(seconds=6.1)
     assert sender.step() == 1
-    clock.pass_(seconds=200)
-    assert sender.step() == 0, "the second delay is 5 min"
-    clock.pass_(seconds=165)
+    clock.pass_(seconds=90)
+    assert sender.step() == 0, "the second delay is 100 s"
+    clock.pass_(seconds=40)
     assert sender.step() == 1
     assert ids(receiver.received) == [event_id] * 3
     assert ids(receiver.events) == [event_id]
