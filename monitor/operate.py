@@ -50,6 +50,7 @@ def capture_baseline(
             "lineages": " ".join(
                 sorted({f"{lineage.model_hash[:12]}/{lineage.dtype}" for lineage in lineages})
             ),
+            "served_models": " ".join(drift.served_models(c, pack_id, start, end)),
         },
         min_n=settings.drift.min_baseline_n,
     )

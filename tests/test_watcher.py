@@ -1,0 +1,627 @@
+"""The watcher on a real PostgreSQL, with synthetic scores stored the way the worker stores them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from monitor import operate
+from monitor.drift.histogram import bucket_scores, floor_time, tails
+from monitor.errors import SchemaError, StaleAlert
+from monitor.records import (
+    AlertState,
+    Calibration,
+    CanaryRun,
+    Cause,
+    ChunkResult,
+    Feature,
+    IngestCount,
+    Lineage,
+    OffsetSpan,
+    RecordKey,
+    ScoredPrompt,
+    Silence,
+)
+from monitor.settings import AlertSettings, DriftSettings, Endpoint, PostgresSettings, Settings
+from monitor.store import alerts as alert_store
+from monitor.store import drift as drift_store
+from monitor.store.database import connect, migrate, transaction
+from monitor.store.scores import heartbeat, record_canary_run, register_pack, store_chunk
+from monitor.watcher import Watcher
+
+MINUTE = timedelta(minutes=1)
+PACK = "pack-1"
+LINEAGE = Lineage(
+    pack_id=PACK,
+    model_id="tiny",
+    model_hash="0123456789abcdef",
+    dtype="float32",
+    attention="sdpa",
+    device="cpu",
+    engine="1",
+    rules="{}",
+)
+
+
+def feature(name, expected="rises"):
+    return Feature(
+        name=name,
+        kind="direction",
+        site=3,
+        region="response",
+        pooling="mean",
+        weight=np.ones(4, dtype=np.float32),
+        calibration=Calibration(tokens=(1,), means=(0,), deviations=(1,)),
+        expected=expected,
+        tail_threshold=3.0,
+        description=f"what {name} means",
+    )
+
+
+FEATURES = (feature("toxic"), feature("assistant", "falls"))
+
+
+def settings_of(**drift):
+    drift = {
+        "windows": {"15m": 15 * MINUTE, "1h": 60 * MINUTE},
+        "settle": timedelta(seconds=30),
+        "min_baseline_n": 1_000,
+        **drift,
+    }
+    return Settings(
+        drift=DriftSettings(**drift),
+        alerts=AlertSettings(
+            endpoints=(Endpoint(name="ops", url="https://example.org/hook", format="slack"),)
+        ),
+    )
+
+
+class Traffic:
+    """Minutes of synthetic traffic, and a clock that stands a little after the last one."""
+
+    def __init__(self, database, *, seed=1):
+        self.database = database
+        self.random = np.random.default_rng(seed)
+        self.minute = floor_time(datetime.now(UTC), MINUTE) - timedelta(hours=5)
+        self.offset = 0
+        self.canaries = True
+        self.model = "served"
+        with transaction(database) as c:
+            register_pack(c, PACK, "test pack", {}, FEATURES)
+
+    def now(self):
+        return self.minute + timedelta(seconds=40)
+
+    def minutes(self, n, *, shift=(0.0, 0.0), rare=0.0, per_minute=60, segment=None, watcher=None):
+        """Store n minutes; after each one step the watcher, whose evaluations are returned."""
+        seen = []
+        for _ in range(n):
+            self._store(per_minute, shift, rare, segment)
+            self.minute += MINUTE
+            self._alive()
+            if watcher:
+                seen.append(watcher.step())
+        return seen
+
+    def _store(self, per_minute, shift, rare, segment):
+        scores = self.random.normal(size=(per_minute, 2)) + np.array(shift)
+        scores[:, 0] = np.where(self.random.random(per_minute) < rare, 5.0, scores[:, 0])
+        prompts = [
+            ScoredPrompt(
+                key=RecordKey(topic="prompts", partition=0, offset=self.offset + i),
+                recorded_at=self.minute + i * MINUTE / per_minute,
+                prompt_id=f"prompt-{self.offset + i}",
+                content_hash=b"hash",
+                conversation_hash=None,
+                segments=("all", segment) if segment else ("all",),
+                model=self.model,
+                model_revision="1",
+                prompt_tokens=10,
+                response_tokens=10,
+                cut=False,
+                generated=False,
+                inclusion_probability=1.0,
+                readings=row.astype(np.float32),
+                scores=row.astype(np.float32),
+            )
+            for i, row in enumerate(scores)
+        ]
+        tail, falls = tails(FEATURES)
+        with transaction(self.database) as c:
+            store_chunk(
+                c,
+                ChunkResult(
+                    group_id="monitor",
+                    worker_id="w1",
+                    spans=(
+                        OffsetSpan(
+                            topic="prompts",
+                            partition=0,
+                            start=self.offset,
+                            end=self.offset + per_minute,
+                            log_end=self.offset + per_minute,
+                        ),
+                    ),
+                    lineage=LINEAGE,
+                    scored=tuple(prompts),
+                    buckets=bucket_scores(prompts, tail=tail, falls=falls, bucket=MINUTE),
+                    dead_letters=(),
+                    counts=(
+                        IngestCount(
+                            bucket_start=self.minute,
+                            source="prompts/0",
+                            outcome="scored",
+                            n=per_minute,
+                        ),
+                    ),
+                ),
+            )
+        self.offset += per_minute
+
+    def _alive(self):
+        with transaction(self.database) as c:
+            heartbeat(c, "w1", "monitor", PACK, "running", self.now())
+            if self.minute.minute % 15 == 0:
+                self.run_canaries(c)
+
+    def run_canaries(self, c):
+        record_canary_run(
+            c,
+            CanaryRun(
+                worker_id="w1",
+                ran_at=self.now(),
+                lineage=LINEAGE,
+                largest_deviation=0.0 if self.canaries else 4.0,
+                noise_floor=0.05,
+                reproduced=self.canaries,
+            ),
+        )
+
+    def approve(self, settings, *, last=60 * MINUTE):
+        with transaction(self.database) as c:
+            self.run_canaries(c)
+            made = operate.capture_baseline(
+                c,
+                settings,
+                name="normal",
+                start=self.minute - last,
+                end=self.minute,
+                now=self.now(),
+            )
+            drift_store.approve_baseline(c, made.baseline_id, "a person", self.now())
+        return made
+
+
+@pytest.fixture
+def traffic(database):
+    return Traffic(database)
+
+
+@pytest.fixture
+def settings():
+    return settings_of()
+
+
+@pytest.fixture
+def watcher(database, settings, traffic):
+    return Watcher(database, settings, clock=traffic.now)
+
+
+def drift_events(evaluations):
+    return [e.type for seen in evaluations for e in seen.events if e.type.startswith("drift")]
+
+
+def count_rows(database, table):
+    with database.connect() as c:
+        return c.scalar(text(f"SELECT count(*) FROM monitor_data.{table}"))
+
+
+def test_quiet_traffic_stays_quiet(traffic, settings, watcher, database):
+    traffic.minutes(60)
+    traffic.approve(settings)
+    seen = traffic.minutes(60, watcher=watcher)
+    assert drift_events(seen) == []
+    assert seen[-1].cause is Cause.INPUT_SHIFT
+    assert {(d.feature, d.window) for d in seen[-1].drifts} == {
+        (name, window) for name in ("toxic", "assistant") for window in ("15m", "1h")
+    }
+    assert count_rows(database, "drifts") == 60 * 4
+    quarter = next(d for d in seen[-1].drifts if d.window == "15m")
+    assert quarter.n == 15 * 60
+    assert quarter.window_end - quarter.window_start == 15 * MINUTE
+
+
+def test_a_shift_fires_once_and_resolves(traffic, settings, watcher, database):
+    traffic.minutes(60)
+    baseline = traffic.approve(settings)
+    traffic.minutes(20, watcher=watcher)
+    moved = traffic.minutes(20, shift=(1.5, 0.0), watcher=watcher)
+    detected = [e for seen in moved for e in seen.events]
+    assert detected[0].type == "drift.detected"
+    assert {e.alert_id for e in detected} == {detected[0].alert_id}
+    first = next(i for i, seen in enumerate(moved) if seen.events)
+    assert first <= 8, "two minutes of `for`, and a few to move a window of fifteen"
+    details = detected[-1].alert.details
+    assert detected[-1].alert.labels["feature"] == "toxic"
+    assert details["meaning"] == "what toxic means"
+    assert details["cause"] == "input_shift"
+    assert details["baseline"]["id"] == baseline.baseline_id
+    assert len(details["strongest_prompts"]) == 5
+    strongest = [prompt["score"] for prompt in details["strongest_prompts"]]
+    assert strongest == sorted(strongest, reverse=True)
+    assert strongest[0] > 3.0
+    assert set(details["strongest_prompts"][0]) == {"prompt_id", "score", "recorded_at", "record"}
+    back = traffic.minutes(110, watcher=watcher)
+    assert drift_events(back) == ["drift.resolved"]
+    with transaction(database) as c:
+        assert [a.state for a in alert_store.list_alerts(c)] == [AlertState.RESOLVED]
+        assert alert_store.list_alerts(c)[0].details["strongest_prompts"]
+    assert count_rows(database, "deliveries") == count_rows(database, "events")
+
+
+def test_the_query_in_an_alert_answers(traffic, settings, watcher, database):
+    traffic.minutes(60)
+    traffic.approve(settings)
+    seen = traffic.minutes(12, shift=(2.0, 0.0), watcher=watcher)
+    event = next(e for evaluation in seen for e in evaluation.events)
+    with database.connect() as c:
+        c.execute(text("SET search_path TO monitor"))
+        rows = c.execute(text(event.alert.details["query"])).mappings().all()
+    assert rows
+    assert {row["feature"] for row in rows} == {"toxic"}
+
+
+def test_a_falling_feature_alerts_when_it_falls(traffic, settings, watcher):
+    traffic.minutes(60)
+    traffic.approve(settings)
+    risen = traffic.minutes(10, shift=(0.0, 0.6), watcher=watcher)
+    assert not any(
+        c.active and c.rule == "persona-drift" for seen in risen for c in seen.conditions
+    )
+    fallen = traffic.minutes(15, shift=(0.0, -1.5), watcher=watcher)
+    events = [e for seen in fallen for e in seen.events]
+    assert events[0].alert.labels["feature"] == "assistant"
+    scores = [p["score"] for p in events[0].alert.details["strongest_prompts"]]
+    assert scores == sorted(scores)
+    assert scores[0] < -3.0
+
+
+def test_growth_of_the_tail_alone_fires(traffic, settings, watcher):
+    traffic.minutes(60)
+    traffic.approve(settings)
+    seen = traffic.minutes(25, rare=0.04, watcher=watcher)
+    assert drift_events(seen)[0] == "drift.detected"
+    alert = next(e.alert for evaluation in seen for e in evaluation.events)
+    statistics = {crossing["statistic"] for crossing in alert.details["crossed"]}
+    assert "tail_ratio" in statistics
+    assert "shift" not in statistics
+
+
+def test_a_restart_in_the_middle_changes_nothing(traffic, settings, database):
+    """One watcher for every step tells the same story as one watcher for all."""
+    traffic.minutes(60)
+    traffic.approve(settings)
+    seen = []
+    for shift in [0.0] * 10 + [1.5] * 10:
+        fresh = Watcher(database, settings, clock=traffic.now)
+        seen += traffic.minutes(1, shift=(shift, 0.0), watcher=fresh)
+    events = [e for evaluation in seen for e in evaluation.events]
+    assert events[0].type == "drift.detected"
+    assert [e.sequence for e in events] == list(range(1, len(events) + 1))
+    assert len({e.alert_id for e in events}) == 1
+    with transaction(database) as c:
+        states = drift_store.load_detectors(c, seen[-1].subject.baseline.baseline_id)
+    # The first step only starts the detectors; each later one takes in its minute, once.
+    assert {state.steps for state in states.values()} == {19}
+
+
+def test_a_watcher_that_was_away_catches_up(traffic, settings, watcher, database):
+    traffic.minutes(60)
+    baseline = traffic.approve(settings)
+    traffic.minutes(1, watcher=watcher)
+    traffic.minutes(70)
+    watcher.step()
+    with transaction(database) as c:
+        steps = {s.steps for s in drift_store.load_detectors(c, baseline.baseline_id).values()}
+    assert steps == {60}
+    watcher.step()
+    with transaction(database) as c:
+        states = drift_store.load_detectors(c, baseline.baseline_id)
+    assert {state.steps for state in states.values()} == {70}
+    watcher.step()
+    with transaction(database) as c:
+        assert drift_store.load_detectors(c, baseline.baseline_id) == states
+
+
+def test_thin_windows_are_no_evidence_either_way(traffic, settings, watcher):
+    traffic.minutes(60)
+    traffic.approve(settings)
+    fired = traffic.minutes(15, shift=(2.0, 0.0), watcher=watcher)
+    assert "drift.detected" in drift_events(fired)
+    traffic.minute += timedelta(hours=2)
+    silent = traffic.minutes(10, per_minute=2, watcher=watcher)
+    assert drift_events(silent) == []
+    assert [alert.labels["feature"] for alert in silent[-1].firing if alert.kind == "drift"] == [
+        "toxic"
+    ]
+
+
+def test_a_broken_instrument_holds_drift_alerts_and_says_so(traffic, settings, watcher, database):
+    traffic.minutes(60)
+    baseline = traffic.approve(settings)
+    traffic.minutes(5, watcher=watcher)
+    traffic.canaries = False
+    with transaction(database) as c:
+        traffic.run_canaries(c)
+    seen = traffic.minutes(15, shift=(2.0, -2.0), watcher=watcher)
+    assert drift_events(seen) == []
+    assert {e.alert.rule for evaluation in seen for e in evaluation.events} == {"instrument"}
+    assert seen[-1].cause is Cause.INSTRUMENT_SHIFT
+    with transaction(database) as c:
+        states = drift_store.load_detectors(c, baseline.baseline_id)
+    assert {state.steps for state in states.values()} == {4}, "its buckets are passed over"
+
+
+def test_another_served_model_is_a_model_shift(traffic, settings, watcher):
+    traffic.minutes(60)
+    traffic.approve(settings)
+    traffic.model = "served-v2"
+    seen = traffic.minutes(2, watcher=watcher)
+    assert seen[-1].cause is Cause.MODEL_SHIFT
+
+
+def test_without_a_baseline_that_is_what_it_says(traffic, settings, watcher):
+    traffic.minutes(5)
+    seen = traffic.minutes(40, watcher=watcher)
+    assert seen[-1].drifts == ()
+    assert "no_baseline" in {e.alert.rule for evaluation in seen for e in evaluation.events}
+
+
+def test_a_silence_keeps_an_alert_from_being_announced(traffic, settings, watcher, database):
+    traffic.minutes(60)
+    traffic.approve(settings)
+    with transaction(database) as c:
+        alert_store.add_silence(
+            c,
+            Silence(
+                silence_id="s1",
+                matchers={"feature": "tox*"},
+                starts_at=traffic.now(),
+                ends_at=traffic.now() + timedelta(minutes=12),
+                created_by="a person",
+            ),
+        )
+    quiet = traffic.minutes(11, shift=(2.0, 0.0), watcher=watcher)
+    assert drift_events(quiet) == []
+    assert drift_events(traffic.minutes(3, shift=(2.0, 0.0), watcher=watcher))[:1] == [
+        "drift.detected"
+    ]
+
+
+def test_segments_have_their_own_baseline_or_the_pooled_one(traffic, settings, watcher, database):
+    traffic.minutes(60, segment="route=/chat")
+    traffic.approve(settings)
+    traffic.minutes(2, segment="route=/new", watcher=watcher)
+    seen = traffic.minutes(2, segment="route=/chat", watcher=watcher)
+    pooled = {d.segment: d.pooled_baseline for d in seen[-1].drifts}
+    assert pooled == {"all": False, "route=/chat": False, "route=/new": True}
+    unwatched = [d for d in seen[-1].drifts if d.segment == "route=/new"]
+    assert {d.evidence for d in unwatched} == {0.0}
+    assert {d.evidence_limit for d in unwatched} == {float("inf")}
+    with database.connect() as c:
+        kept = c.execute(text("SELECT segment, count(*) FROM monitor_data.drifts GROUP BY segment"))
+        rows = dict(kept.tuples().all())
+    assert rows["all"] == 4 * 4
+    # A window of fifteen minutes is kept each minute, one of an hour every fourth.
+    assert rows["route=/chat"] < rows["all"]
+
+
+def test_two_watchers_at_once_make_one_alert(traffic, settings, database):
+    traffic.minutes(60)
+    traffic.approve(settings)
+    pair = [Watcher(database, settings, clock=traffic.now) for _ in range(2)]
+    refused = count()
+    for _ in range(12):
+        traffic.minutes(1, shift=(1.5, 0.0))
+        barrier = threading.Barrier(2)
+
+        def step(watcher, barrier=barrier):
+            barrier.wait()
+            try:
+                watcher.step()
+            except StaleAlert:
+                next(refused)
+
+        threads = [threading.Thread(target=step, args=(watcher,)) for watcher in pair]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    with transaction(database) as c:
+        assert len([a for a in alert_store.list_alerts(c) if a.kind == "drift"]) == 1
+        events = c.execute(
+            text("SELECT sequence FROM monitor_data.events ORDER BY sequence")
+        ).scalars()
+        sequences = list(events)
+    assert sequences == list(range(1, len(sequences) + 1))
+    assert sequences
+
+
+# --- the loop itself -----------------------------------------------------------------------------
+
+
+def wait_for(condition, *, seconds=30.0):
+    """Until the condition holds; False when it never did."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+class Loop:
+    """A watcher's `run` in a thread."""
+
+    def __init__(self, database, settings, clock):
+        self.steps = 0
+        self.stop = threading.Event()
+        self.error = None
+        self.watcher = Watcher(database, settings, clock=self._counted(clock))
+        self.thread = threading.Thread(target=self._run)
+
+    def _counted(self, clock):
+        def read():
+            self.steps += 1
+            return clock()
+
+        return read
+
+    def _run(self):
+        try:
+            self.watcher.run(self.stop)
+        except Exception as error:
+            self.error = error
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+
+def test_one_leads_the_other_stands_by_and_takes_over(traffic, database):
+    settings = settings_of(evaluate_every=timedelta(seconds=0.2))
+    with Loop(database, settings, traffic.now) as first:
+        assert wait_for(lambda: first.steps > 5)
+        with Loop(database, settings, traffic.now) as second:
+            before = first.steps
+            assert wait_for(lambda: first.steps > before + 5)
+            assert second.steps == 0
+            first.stop.set()
+            assert wait_for(lambda: second.steps > 3)
+            first.thread.join(30)
+            stood = first.steps
+            time.sleep(0.6)
+            assert first.steps == stood
+
+
+def test_a_leader_whose_server_restarted_leads_again(restartable_postgres):
+    url = restartable_postgres.create_database("monitor")
+    migrate(PostgresSettings(url=url))
+    database = connect(PostgresSettings(url=url))
+    traffic = Traffic(database)
+    settings = settings_of(evaluate_every=timedelta(seconds=0.2))
+
+    def lock_holders():
+        with database.connect() as c:
+            return c.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))
+
+    with Loop(database, settings, traffic.now) as loop:
+        assert wait_for(lambda: loop.steps > 3)
+        restartable_postgres.kill()
+        time.sleep(0.5)
+        restartable_postgres.start()
+        before = loop.steps
+        assert wait_for(lambda: loop.steps > before + 5, seconds=60)
+        assert wait_for(lambda: lock_holders() == 1)
+    assert loop.error is None
+    database.dispose()
+
+
+def test_a_schema_that_does_not_fit_stops_the_process(traffic, database):
+    with database.begin() as c:
+        c.execute(text("DROP TABLE monitor_data.detectors CASCADE"))
+        c.execute(text("DROP TABLE monitor_data.canary_runs CASCADE"))
+    with Loop(database, settings_of(), traffic.now) as loop:
+        assert wait_for(lambda: loop.error is not None)
+    assert isinstance(loop.error, SchemaError)
+
+
+def test_house_is_kept(traffic, database, settings):
+    traffic.minutes(3)
+    with database.begin() as c:
+        c.execute(text("DROP TABLE monitor_partitions.scores_p" + f"{datetime.now(UTC):%Y%m%d}"))
+    watcher = Watcher(database, settings, clock=lambda: traffic.now() + timedelta(hours=2))
+    watcher.keep_house()
+    with database.connect() as c:
+        there = c.scalar(
+            text("SELECT to_regclass('monitor_partitions.scores_p' || to_char(now(), 'YYYYMMDD'))")
+        )
+    assert there is not None
+    assert count_rows(database, "touched_hours") == 0
+    assert count_rows(database, "buckets_hourly") > 0
+    assert watcher.roll_up() == 0
+
+
+def _watch(url, at):
+    """A watcher process, whose every step is at the time that the parent wrote last."""
+    database = connect(PostgresSettings(url=url))
+    clock = Watcher(
+        database,
+        settings_of(evaluate_every=timedelta(seconds=0.05)),
+        clock=lambda: datetime.fromtimestamp(at.value, tz=UTC),
+    )
+    clock.run(threading.Event())
+
+
+@pytest.mark.slow
+def test_a_watcher_killed_anywhere_makes_one_alert(traffic, settings, database, migrated_url):
+    """Twenty SIGKILLs at random moments while a shift comes and goes."""
+    traffic.minutes(60)
+    traffic.approve(settings)
+    random = np.random.default_rng(3)
+    spawn = multiprocessing.get_context("spawn")
+    at = spawn.Value("d", traffic.now().timestamp())
+    process, kills = None, 0
+
+    def drift_rows():
+        with database.connect() as c:
+            return c.scalar(
+                text("SELECT count(*) FROM monitor_data.drifts WHERE evaluated_at = :at"),
+                {"at": datetime.fromtimestamp(at.value, tz=UTC)},
+            )
+
+    for shift in [1.5] * 12 + [0.0] * 78:
+        traffic.minutes(1, shift=(shift, 0.0))
+        at.value = traffic.now().timestamp()
+        if process is None:
+            process = spawn.Process(target=_watch, args=(migrated_url, at))
+            process.start()
+        if kills < 20 and random.random() < 0.35:
+            time.sleep(random.random() * 0.15)
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            process = None
+            kills += 1
+        else:
+            assert wait_for(lambda: drift_rows() > 0, seconds=60)
+    if process:
+        process.kill()
+        process.join()
+    assert kills == 20
+    with database.connect() as c:
+        events = c.execute(
+            text("""
+                SELECT event.alert_id, event.type, event.sequence
+                FROM monitor_data.events AS event ORDER BY event.created_at, event.sequence
+            """)
+        ).all()
+        deliveries = c.scalar(text("SELECT count(*) FROM monitor_data.deliveries"))
+    assert {event.alert_id for event in events} == {events[0].alert_id}
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert events[0].type == "drift.detected"
+    assert events[-1].type == "drift.resolved"
+    assert deliveries == len(events)
