@@ -393,6 +393,29 @@ def test_an_unknown_topic_is_named(kafka_bootstrap: str) -> None:
         source.poll(SOON)
 
 
+def test_a_password_is_shown_and_another_mechanism_is_refused(
+    kafka_bootstrap: str, topic: str
+) -> None:
+    """The broker of the wheel takes PLAIN with any password and knows no other mechanism."""
+    produce(kafka_bootstrap, topic, range(5))
+    sasl = {
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_username": "monitor",
+        "sasl_password": "secret",
+        "client_options": {"bootstrap_timeout_ms": 2_000},
+    }
+    plain = settings(kafka_bootstrap, topic, sasl_mechanism="PLAIN", **sasl)
+    with KafkaSource(plain, ingest(), Offsets().start) as source:
+        drain(source, holding(5))
+    scram = settings(kafka_bootstrap, topic, sasl_mechanism="SCRAM-SHA-256", **sasl)
+    with (
+        KafkaSource(scram, ingest(), Offsets().start) as source,
+        pytest.raises(ConfigurationError, match="does not support SCRAM-SHA-256") as refused,
+    ):
+        source.poll(SOON)
+    assert "kafka.sasl_mechanism" in refused.value.hint
+
+
 def test_an_error_of_the_store_that_does_not_pass_reaches_the_worker(
     kafka_bootstrap: str, topic: str
 ) -> None:

@@ -23,7 +23,7 @@ from monitor.settings import KafkaSettings
 
 CONNECT_SECONDS: Final = 3.0
 BOOTSTRAP_SECONDS: Final = 15.0
-TOPIC_SECONDS: Final = 10.0
+TOPIC_SECONDS: Final = 5.0
 """How long a topic may be missing before it counts as unknown: a new leader takes a moment."""
 
 

@@ -51,6 +51,8 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
         ],
         "client_id": CLIENT_ID,
         "request_timeout_ms": settings.request_timeout_ms,
+        # Half a minute, the library's own limit, is long for a broker that has come back.
+        "reconnect_backoff_max_ms": 5_000,
         "security_protocol": settings.security_protocol,
         **_tls(settings),
         **_sasl(settings),

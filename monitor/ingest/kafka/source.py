@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
@@ -26,7 +27,7 @@ from monitor.ingest.kafka.options import consumer_options, refusal
 from monitor.ingest.kafka.reading import Partition, Readings, without
 from monitor.records import Chunk, OffsetSpan, RawRecord
 from monitor.settings import IngestSettings, KafkaSettings
-from monitor.telemetry import get_logger
+from monitor.telemetry import METRICS, get_logger
 
 log = get_logger(__name__)
 
@@ -38,7 +39,9 @@ SWEEP_SECONDS: Final = 1.0
 """How often positions that moved without a record are looked for."""
 RETRY_SECONDS: Final = 1.0
 REFUSALS: Final = 3
-"""Refusals in a row that end the source; the first ones may be a secret that is being rotated."""
+"""Refusals that end a source which has worked before: the first may be a secret being rotated."""
+SETTLED_SECONDS: Final = 60.0
+"""A connection that lasted this long makes earlier refusals forgotten."""
 OFFSETS_MS: Final = 10_000
 CLOSE_SECONDS: Final = 15.0
 
@@ -160,7 +163,10 @@ class KafkaSource:
 
     @property
     def problem(self) -> str:
-        """What keeps the source from reading right now; empty when nothing does."""
+        """What keeps the source from connecting or from beginning to read; empty when nothing does.
+
+        A broker that goes away later is waited for by the client library, which logs it.
+        """
         with self._changed:
             return self._problem
 
@@ -175,17 +181,20 @@ class KafkaSource:
     # --- the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        refusals = 0
+        refusals, connected_at = 0, None
         while not self._stop.is_set():
             consumer: KafkaConsumer | None = None
             try:
                 consumer = connection.connect(self._settings)
+                connected_at = time.monotonic()
                 self._say("")
                 self._read(consumer)
             except (BrokerUnavailable, KafkaError, ConfigurationError) as error:
                 refused = refusal(error, self._settings)
-                refusals = refusals + 1 if refused else 0
-                if refused and (refusals >= REFUSALS or consumer is None):
+                if connected_at and consumer and time.monotonic() - connected_at > SETTLED_SECONDS:
+                    refusals = 0
+                refusals += refused is not None
+                if refused and (connected_at is None or refusals >= REFUSALS):
                     return self._fail(refused)
                 self._say(str(error))
             except BaseException as error:
@@ -235,8 +244,7 @@ class KafkaSource:
         try:
             stored = self._start_offsets(unplaced)
             fresh = self._fresh_offsets(consumer, unplaced - stored.keys())
-        except (Retry, KafkaError, KeyError) as error:
-            # KeyError: the library's offset look-up trips over a partition without a leader.
+        except (Retry, KafkaError) as error:
             self._place_at = now + RETRY_SECONDS
             self._say(f"where to read from is not known: {error}")
             return
@@ -265,12 +273,9 @@ class KafkaSource:
     ) -> dict[Partition, int]:
         if not partitions:
             return {}
-        look_up = (
-            consumer.beginning_offsets
-            if self._settings.start_at == "earliest"
-            else consumer.end_offsets
-        )
-        found = look_up([_native(partition) for partition in partitions], OFFSETS_MS)
+        earliest = self._settings.start_at == "earliest"
+        look_up = consumer.beginning_offsets if earliest else consumer.end_offsets
+        found = _looked_up(look_up, map(_native, partitions))
         return {_key(native): offset for native, offset in found.items()}
 
     def _room(self) -> int:
@@ -295,6 +300,8 @@ class KafkaSource:
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_SECONDS
             moved |= consumer.assignment()
+            for (topic, number), lag in self.lag().items():
+                METRICS.lag.labels(topic=topic, partition=str(number)).set(lag)
         for native in moved & consumer.assignment():
             records = [_raw(record) for record in fetched.get(native, ())]
             position = consumer.position(native, timeout_ms=0) or 0
@@ -320,12 +327,8 @@ class KafkaSource:
 
     def _bridge(self, consumer: KafkaConsumer, out_of_range: Mapping[TopicPartition, int]) -> None:
         """The stored offset is not in the log: go on behind a gap, or stop loudly."""
-        natives = list(out_of_range)
-        try:
-            earliest = consumer.beginning_offsets(natives, OFFSETS_MS)
-            latest = consumer.end_offsets(natives, OFFSETS_MS)
-        except KeyError:
-            return  # no leader just now; the next poll raises the same again
+        earliest = _looked_up(consumer.beginning_offsets, out_of_range)
+        latest = _looked_up(consumer.end_offsets, out_of_range)
         for native, offset in out_of_range.items():
             if offset > latest[native]:
                 raise _truncated([native])
@@ -342,6 +345,7 @@ class KafkaSource:
                 )
                 self._gaps[partition] = self._gaps.get(partition, 0) + lost
             if lost:
+                METRICS.offset_gaps.labels(topic=native.topic).inc(lost)
                 log.error(
                     "kafka.records_lost",
                     partition=_names([partition]),
@@ -386,6 +390,9 @@ class KafkaSource:
     def _lose(self, partitions: Collection[Partition]) -> None:
         self._unplaced -= set(partitions)
         self._void(partitions)
+        for topic, number in partitions:
+            with suppress(KeyError):
+                METRICS.lag.remove(topic, str(number))
 
     def _void(self, partitions: Collection[Partition]) -> None:
         self._readings.drop(partitions)
@@ -429,6 +436,8 @@ class KafkaSource:
             self._suspended.clear()
             self._lose(gone)
             self._forget(new)
+        if gone or new:
+            METRICS.rebalances.inc()
         # A position of any kind keeps the library from looking for one; paused, it is not used.
         consumer.pause(*map(_native, new))
         for partition in new:
@@ -461,6 +470,16 @@ class _Listener(ConsumerRebalanceListener):
 
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         self._source._on_lost(lost)
+
+
+def _looked_up(
+    look_up: Callable[[list[TopicPartition], int], dict[TopicPartition, int]],
+    natives: Iterable[TopicPartition],
+) -> dict[TopicPartition, int]:
+    try:
+        return look_up(list(natives), OFFSETS_MS)
+    except KeyError as error:  # how the library says that a partition has no leader just now
+        raise BrokerUnavailable(f"the log's limits are not known: {error}") from None
 
 
 def _is_stable(consumer: KafkaConsumer) -> bool:
