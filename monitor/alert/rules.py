@@ -254,13 +254,16 @@ def figure(number: float) -> float | None:
 
 
 def query(drift: Drift) -> str:
-    """The SQL that shows the history behind an alert, for a person with the reader's role."""
+    """The SQL that shows this comparison and the day before it, for a person with the reader's role."""
     feature, segment = (text.replace("'", "''") for text in (drift.feature, drift.segment))
+    moment = drift.evaluated_at.isoformat()
     return (
-        "SELECT * FROM drift_history"
+        "SELECT evaluated_at, window_length, n, mean, baseline_mean, shift, shift_low, shift_high,"
+        " tail_rate, baseline_tail_rate, tail_ratio_low, cause FROM monitor.drift_history"
         f" WHERE feature = '{feature}' AND segment = '{segment}'"
-        f" AND window_end <= '{drift.window_end.isoformat()}'"
-        " ORDER BY window_end DESC LIMIT 20"
+        f" AND evaluated_at <= '{moment}'"
+        f" AND evaluated_at > timestamptz '{moment}' - interval '1 day'"
+        " ORDER BY evaluated_at DESC, window_length"
     )
 
 

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import Engine
 
 from monitor.alert.policy import conditions, with_prompts
 from monitor.records import Bound, Calibration, Cause, Condition, Drift, Feature
 from monitor.settings import DriftRule, DriftSettings, Thresholds
+from monitor.store import partitions as store
+from monitor.store.database import transaction
+from monitor.store.drift import save_drifts
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LENGTHS = {"15m": timedelta(minutes=15), "1h": timedelta(hours=1), "24h": timedelta(hours=24)}
@@ -226,6 +230,19 @@ def test_quotes_in_names_do_not_leave_the_query() -> None:
     name = "it's'; DROP TABLE alerts; --"
     condition = only(conditions([drift(feature=name)], [rule()], [feature(name)]))
     assert "'it''s''; DROP TABLE alerts; --'" in condition.details["query"]
+
+
+def test_the_query_of_an_alert_finds_the_comparison_behind_it(database: Engine) -> None:
+    name = "it's %(odd)s :x"
+    odd = drift(feature=name, shift=(1.0, 1.2))
+    condition = only(conditions([odd], [rule()], [feature(name)]))
+    with transaction(database) as connection:
+        store.ensure_partitions(connection, NOW.date(), 1)
+        save_drifts(connection, [odd])
+        rows = connection.exec_driver_sql(condition.details["query"].replace("%", "%%")).all()
+    assert [(row.n, round(row.shift_low, 6), row.cause) for row in rows] == [
+        (1_000, 1.0, "input_shift")
+    ]
 
 
 def test_the_shipped_rules_fire_on_a_large_shift_and_not_on_none() -> None:
