@@ -10,6 +10,7 @@ Every metric is declared once in this file, with what an operator does about it;
 from __future__ import annotations
 
 import logging
+import math
 import re
 import sys
 import threading
@@ -414,6 +415,9 @@ class Metrics:
         )
 
         self.build_info.labels(version=__version__).set(1)
+        # Not known until a canary was replayed; 0 would say "not reproduced" in processes without one.
+        self.canary_deviation.set(math.nan)
+        self.canary_reproduced.set(math.nan)
         self.table: Final = tuple(self._rows)
 
     def _counter(self, name: str, labels: Sequence[str], help: str, *, action: str) -> Counter:

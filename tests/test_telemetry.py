@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import threading
 import warnings
@@ -104,7 +105,10 @@ def test_sql_parameters_stay_out_of_logged_errors(lines: Lines) -> None:
     engine = sqlalchemy.create_engine("sqlite://")
     try:
         with engine.connect() as c:
-            c.execute(sqlalchemy.text("INSERT INTO nowhere VALUES (:a)"), {"a": "\n".join(["the user", "sa" + "id"])})
+            c.execute(
+                sqlalchemy.text("INSERT INTO nowhere VALUES (:a)"),
+                {"a": "\n".join(["the user", "sa" + "id"])},
+            )
     except sqlalchemy.exc.OperationalError as error:
         get_logger("monitor").exception("failed", error=str(error))
     (line,) = lines()
@@ -191,6 +195,14 @@ def test_every_metric_is_fed_somewhere() -> None:
     }
     unfed = {name for name in attributes - {"build_info"} if f"METRICS.{name}." not in sources}
     assert not unfed
+
+
+def test_canaries_are_unknown_and_not_failed_before_the_first_run() -> None:
+    registry = Metrics().registry
+    for name in ("monitor_canary_reproduced", "monitor_canary_deviation"):
+        value = registry.get_sample_value(name)
+        assert value is not None
+        assert math.isnan(value)
 
 
 def test_heartbeat_counts_from_the_last_beat_of_each_loop() -> None:

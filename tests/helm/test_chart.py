@@ -437,3 +437,11 @@ def test_values_schema_is_up_to_date() -> None:
     assert written == runpy.run_path(str(CHART / "schema.py"))["text"](), (
         "run: python helm/schema.py"
     )
+
+
+def test_notes_name_the_services_that_exist(chart: helm.Chart) -> None:
+    notes = chart.render(LEAST, name="demo", namespace="prod")[
+        "persona-monitor/templates/NOTES.txt"
+    ]
+    assert "port-forward service/demo-persona-monitor 8080" in notes
+    assert "deploy/demo-persona-monitor --" in notes
