@@ -489,7 +489,7 @@ class Loop:
     def _run(self):
         try:
             self.watcher.run(self.stop)
-        except Exception as error:
+        except BaseException as error:
             self.error = error
 
     def __enter__(self):
@@ -535,7 +535,7 @@ def test_a_leader_whose_server_restarted_leads_again(restartable_postgres):
         time.sleep(0.5)
         restartable_postgres.start()
         before = loop.steps
-        assert wait_for(lambda: loop.steps > before + 5, seconds=60)
+        assert wait_for(lambda: loop.error or loop.steps > before + 5, seconds=60)
         assert wait_for(lambda: lock_holders() == 1)
     assert loop.error is None
     database.dispose()

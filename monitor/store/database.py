@@ -179,7 +179,7 @@ def advisory_lock(engine: Engine, name: str) -> Iterator[Lock]:
         try:
             yield Lock(held, connection)
         finally:
-            if held:
+            if held and not connection.invalidated:
                 _unlock(connection, key)
 
 
