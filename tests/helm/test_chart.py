@@ -390,7 +390,7 @@ def test_pod_disruption_budgets_only_where_there_are_several(chart: helm.Chart) 
         ({"config": {"ingest": {"sampling_rate": 2}}}, "sampling_rate"),
         (
             {"config": {"drift": {"rules": [{"name": "a", "severities": {"loud": {}}}]}}},
-            "severities",
+            "loud",
         ),
         ({"config": {"postgres": {"url": "postgresql://u:secret@h/d"}}}, "url"),
         ({"config": {"kafka": {"sasl_password": "secret"}}}, "sasl_password"),
