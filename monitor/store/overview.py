@@ -17,6 +17,8 @@ Reader = Connection
 """The web face is given these and hands them on; it never speaks SQL itself."""
 
 STATEMENT_SECONDS: Final = 10
+LOOKED_AT: Final = timedelta(minutes=15)
+"""Evaluations rarer than this leave gaps in a drawn line."""
 
 
 @contextmanager
@@ -121,7 +123,9 @@ _DRIFT_SERIES: Final = text(f"""
         SELECT *
         FROM monitor_data.drifts
         WHERE feature = feature.name AND segment = :segment AND pack_id = :pack_id
-            AND evaluated_at >= slice AND evaluated_at < slice + CAST(:step AS interval)
+            AND evaluated_at >= slice
+                + greatest(CAST(:step AS interval) - CAST(:looked_at AS interval), interval '0')
+            AND evaluated_at < slice + CAST(:step AS interval)
             AND window_end - window_start = CAST(:window AS interval)
         ORDER BY evaluated_at DESC
         LIMIT 1
@@ -143,8 +147,9 @@ def drift_series(
 ) -> dict[str, list[dict[str, Any]]]:
     """By feature, the last drift of each of ``points`` equal slices of [since, until), oldest first.
 
-    Slices without an evaluation are left out. Keys: `DRIFT_KEYS`; figures that are not finite are
-    None.
+    Of a slice only its last `LOOKED_AT` is read, so a long period costs what a short one does;
+    slices without an evaluation there are left out. Keys: `DRIFT_KEYS`; figures that are not finite
+    are None.
     """
     rows = c.execute(
         _DRIFT_SERIES,
@@ -156,6 +161,7 @@ def drift_series(
             "since": since,
             "until": until,
             "step": (until - since) / points,
+            "looked_at": LOOKED_AT,
         },
     )
     series: dict[str, list[dict[str, Any]]] = {name: [] for name in features}
