@@ -84,10 +84,13 @@ def test_busy_pool_asks_for_a_retry(migrated_url: str) -> None:
 
 
 def test_lock_is_held_by_one(database: Engine) -> None:
-    with advisory_lock(database, "watcher") as mine, advisory_lock(database, "watcher") as other:
-        with advisory_lock(database, "another") as different:
-            assert [bool(lock) for lock in (mine, other, different)] == [True, False, True]
-            assert [lock.alive() for lock in (mine, other)] == [True, False]
+    with (
+        advisory_lock(database, "watcher") as mine,
+        advisory_lock(database, "watcher") as other,
+        advisory_lock(database, "another") as different,
+    ):
+        assert [bool(lock) for lock in (mine, other, different)] == [True, False, True]
+        assert [lock.alive() for lock in (mine, other)] == [True, False]
     with advisory_lock(database, "watcher") as again:
         assert again
 

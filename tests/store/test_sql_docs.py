@@ -1,0 +1,330 @@
+"""docs/sql.md: every query runs as the read-only role, and the dashboard's are cheap."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, exc, text
+
+from monitor.records import (
+    Attempt,
+    CanaryRun,
+    DeadLetter,
+    DeadReason,
+    DeliveryState,
+    Outcome,
+    RecordKey,
+)
+from monitor.settings import PostgresSettings
+from monitor.store import alerts, drift, scores
+from monitor.store.database import connect, migrate, transaction
+from monitor.store.partitions import ensure_partitions
+from tests.store.builders import LINEAGE, PACK, chunk, keep, known_pack, series
+from tests.store.test_alerts import alert, event
+from tests.store.test_drift import baseline
+from tests.store.test_drift import drift as comparison
+
+PAGE = (Path(__file__).parents[2] / "docs" / "sql.md").read_text(encoding="utf-8")
+SECTIONS = [part.partition("\n") for part in re.split(r"^### ", PAGE, flags=re.M)[1:]]
+QUERIES = {
+    question: body.partition("```sql")[2].partition("\n")[2].partition("```")[0]
+    for question, _, body in SECTIONS
+    if "```sql" in body
+}
+DASHBOARD = {
+    question: QUERIES[question] for question, _, body in SECTIONS if "```sql dashboard" in body
+}
+MINUTE = timedelta(minutes=1)
+DAY = timedelta(days=1)
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def populated(postgres_server: Any) -> Iterator[Engine]:
+    """A database with nine days of data up to now, most of it in the last days."""
+    name = "monitor_sql_docs"
+    admin = connect(PostgresSettings(url=postgres_server.render_as_string(hide_password=False)))
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
+        c.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+        c.execute(text(f"CREATE DATABASE {name}"))
+    url = postgres_server.set(database=name).render_as_string(hide_password=False)
+    migrate(PostgresSettings(url=url))
+    engine = connect(PostgresSettings(url=url))
+    fill(engine)
+    yield engine
+    engine.dispose()
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
+        c.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+def fill(engine: Engine) -> None:
+    known_pack(engine)
+    with transaction(engine) as c:
+        for day in range(10):
+            ensure_partitions(c, (NOW - day * DAY).date(), 1)
+    offset = 0
+    for day in range(9, 0, -1):
+        at = NOW - day * DAY
+        rows = series(1_500, start=offset, at=at, step=DAY / 1_500, seed=day)
+        rows = [
+            replace(
+                row,
+                segments=("all", f"route={n % 5}"),
+                conversation_hash=bytes([n % 7]),
+                scores=row.scores * 2,
+            )
+            for n, row in enumerate(rows)
+        ]
+        letters = [
+            DeadLetter(
+                key=RecordKey(topic="prompts", partition=0, offset=offset + 1_500 + n),
+                recorded_at=at + n * MINUTE,
+                reason=DeadReason.NOT_JSON,
+            )
+            for n in range(5)
+        ]
+        keep(
+            engine,
+            chunk(rows, start=offset, end=offset + 1_505, letters=letters, log_end=offset + 1_600),
+        )
+        offset += 1_505
+    with transaction(engine) as c:
+        while drift.roll_up(c, NOW):
+            pass
+        drift.save_baseline(c, baseline("b1"))
+        drift.approve_baseline(c, "b1", "ada", NOW)
+        drift.save_drifts(c, history())
+        scores.record_canary_run(
+            c,
+            CanaryRun(
+                worker_id="w",
+                ran_at=NOW - MINUTE,
+                lineage=LINEAGE,
+                largest_deviation=0.01,
+                noise_floor=0.05,
+                reproduced=True,
+            ),
+        )
+    announce(engine)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
+        c.execute(text("VACUUM ANALYZE"))
+
+
+def history() -> Iterator[Any]:
+    for step in range(1_500):
+        at = NOW - step * 8 * MINUTE
+        for feature in ("toxic", "deceptive", "assistant"):
+            for hours in (1, 24):
+                yield comparison(
+                    feature,
+                    evaluated_at=at,
+                    window_start=at - timedelta(hours=hours),
+                    window_end=at,
+                )
+
+
+def announce(engine: Engine) -> None:
+    for number in range(300):
+        at = NOW - timedelta(hours=number)
+        state = alerts.AlertState.FIRING if number < 2 else alerts.AlertState.RESOLVED
+        made = replace(
+            alert(number, key=f"key-{number}", sequence=1),
+            state=state,
+            pending_since=at,
+            fired_at=at,
+            resolved_at=None if number < 2 else at + MINUTE,
+        )
+        with transaction(engine) as c:
+            alerts.save_alert(c, made, replace(event(made), created_at=at), ["hook"])
+            (delivery,) = alerts.claim_deliveries(c, NOW, 1, 60, ["hook"])
+            done = number > 3
+            alerts.record_attempt(
+                c,
+                delivery.delivery_id,
+                Attempt(
+                    attempted_at=at + MINUTE,
+                    outcome=Outcome.DELIVERED if done else Outcome.RETRY,
+                    status=200 if done else 503,
+                    latency_seconds=0.2,
+                ),
+                None if done else NOW + DAY,
+                DeliveryState.DELIVERED if done else DeliveryState.WAITING,
+            )
+
+
+@pytest.fixture
+def reader(populated: Engine) -> Iterator[Connection]:
+    with populated.connect() as c:
+        c.execute(text("SET ROLE monitor_reader"))
+        yield c
+
+
+def run(c: Connection, query: str) -> Sequence[Any]:
+    return c.exec_driver_sql(query.replace("%", "%%").rstrip().rstrip(";")).all()
+
+
+def test_there_are_many_questions() -> None:
+    assert len(QUERIES) >= 12
+    assert len(DASHBOARD) >= 8
+    assert PAGE.count("```sql") == len(QUERIES)
+
+
+@pytest.mark.parametrize("question", QUERIES)
+def test_every_question_has_an_answer(reader: Connection, question: str) -> None:
+    assert run(reader, QUERIES[question]), "the query runs, but finds nothing in a full database"
+
+
+@pytest.mark.parametrize("question", DASHBOARD)
+def test_dashboard_questions_read_little(reader: Connection, question: str) -> None:
+    """No table of rows per prompt, window or alert is read from end to end."""
+    (plan,) = run(reader, f"EXPLAIN (FORMAT JSON) {DASHBOARD[question]}")
+    (whole,) = json.loads(plan[0]) if isinstance(plan[0], str) else plan[0]
+    scanned = [
+        node["Relation Name"]
+        for node in nodes(whole["Plan"])
+        if node["Node Type"] == "Seq Scan" and not is_small(node["Relation Name"])
+    ]
+    today = {f"{(NOW - back * DAY):%Y%m%d}" for back in range(2)} | {f"{NOW:%Y%m}"}
+    months = {f"{(NOW - back * DAY):%Y%m}" for back in range(9)}
+    outside = [
+        name
+        for name in scanned
+        if not name.endswith("_default") and _suffix(name) not in today | months
+    ]
+    assert outside == [], f"read from end to end: {outside}"
+    touched = {
+        _suffix(node["Relation Name"])
+        for node in nodes(whole["Plan"])
+        if "Relation Name" in node and re.search(r"_p\d{8}$", node["Relation Name"])
+    }
+    if "1 hour'" in DASHBOARD[question] and "recorded_at" in DASHBOARD[question]:
+        assert len(touched) <= 5, f"partitions are not pruned: {sorted(touched)}"
+
+
+SMALL = {
+    *("packs", "pack_features", "lineages", "offsets", "retention", "touched_hours"),
+    *("baselines", "endpoints"),
+}
+
+
+def is_small(table: str) -> bool:
+    return table in SMALL
+
+
+def _suffix(name: str) -> str:
+    return name.rpartition("_p")[2]
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+def index_names(c: Connection, query: str) -> set[str]:
+    (plan,) = run(c, f"EXPLAIN (FORMAT JSON) {query}")
+    (whole,) = json.loads(plan[0]) if isinstance(plan[0], str) else plan[0]
+    return {node["Index Name"] for node in nodes(whole["Plan"]) if "Index Name" in node}
+
+
+@pytest.mark.parametrize(
+    ("question", "index"),
+    [
+        ("What did every feature say about one prompt?", "prompt_id_idx"),
+        ("How did one feature move over the last day?", "drifts_p"),
+        ("Which features have drifted furthest at the latest evaluation?", "evaluated_at_idx"),
+        ("What was a feature's mean and tail rate, hour by hour, over the last week?", "hourly"),
+        ("Is anything wrong now?", "alerts_open_idx"),
+    ],
+)
+def test_the_index_made_for_a_question_is_used(
+    reader: Connection, question: str, index: str
+) -> None:
+    used = index_names(reader, DASHBOARD[question])
+    assert any(index in name for name in used), used
+
+
+def test_strongest_prompts_reads_the_partitions_of_its_hour(populated: Engine) -> None:
+    with populated.connect() as c:
+        (plan,) = run(
+            c,
+            f"""
+            EXPLAIN (FORMAT JSON)
+            SELECT prompt_id FROM monitor_data.scores
+            WHERE recorded_at >= '{NOW - DAY - timedelta(hours=1)}' AND recorded_at < '{NOW - DAY}'
+                AND 'all' = ANY(segments)
+            ORDER BY scores[1] DESC LIMIT 5
+            """,
+        )
+    (whole,) = json.loads(plan[0]) if isinstance(plan[0], str) else plan[0]
+    tables = {node["Relation Name"] for node in nodes(whole["Plan"]) if "Relation Name" in node}
+    assert all(re.fullmatch(r"scores_p\d{8}", name) for name in tables)
+    assert 1 <= len(tables) <= 2
+
+
+def test_the_reader_may_read_the_views_and_nothing_else(reader: Connection) -> None:
+    for forbidden in (
+        "SELECT * FROM monitor_data.scores",
+        "SELECT content FROM monitor_data.dead_letters",
+        "SELECT * FROM monitor_partitions.scores_default",
+        "DELETE FROM monitor.alerts",
+        "UPDATE monitor.alerts SET state = 'resolved'",
+        "CREATE TABLE monitor.mine (n int)",
+    ):
+        with pytest.raises(exc.ProgrammingError, match="permission denied"), reader.begin_nested():
+            reader.execute(text(forbidden))
+
+
+def test_columns_of_the_views_are_the_documented_ones(populated: Engine) -> None:
+    documented: dict[str, set[str]] = {}
+    for name, _, body in SECTIONS:
+        if name in QUERIES:
+            continue
+        cells = re.findall(r"^\| (`[^|]+) \|", body, re.M)
+        documented[name] = {column for cell in cells for column in re.findall(r"`(\w+)`", cell)}
+    with populated.connect() as c:
+        rows = c.execute(
+            text("""
+                SELECT table_name, column_name FROM information_schema.columns
+                WHERE table_schema = 'monitor'
+            """)
+        ).all()
+    there: dict[str, set[str]] = {}
+    for row in rows:
+        there.setdefault(row.table_name, set()).add(row.column_name)
+    assert documented == there
+
+
+def test_views_agree_with_the_functions(populated: Engine) -> None:
+    """The window that the watcher compares is the one that SQL shows."""
+    start = (NOW - 2 * DAY).replace(minute=0, second=0, microsecond=0)
+    with populated.connect() as c:
+        windows = drift.read_windows(
+            c, PACK, [(start, start + timedelta(hours=1))], features=[0], segments=["all"]
+        )
+        row = c.execute(
+            text("""
+                SELECT n, mean, tail_count, histogram FROM monitor.feature_windows
+                WHERE window_start = :start AND feature = 'toxic' AND segment = 'all'
+            """),
+            {"start": start},
+        ).one()
+        plain = c.execute(
+            text("""
+                SELECT count(score) AS n, avg(score) AS mean FROM monitor.feature_scores
+                WHERE recorded_at >= :start AND recorded_at < :end AND feature = 'toxic'
+            """),
+            {"start": start, "end": start + timedelta(hours=1)},
+        ).one()
+    assert windows[0].n == row.n == plain.n > 0
+    assert row.mean == pytest.approx(windows[0].total / windows[0].n)
+    assert row.mean == pytest.approx(plain.mean, rel=1e-6)
+    assert row.histogram == windows[0].histogram.tolist()
