@@ -25,10 +25,10 @@ from monitor.alert.policy import (
     with_prompts,
 )
 from monitor.drift import sequential
-from monitor.drift.baseline import baseline_for
+from monitor.drift.baseline import baseline_for, unwatched
 from monitor.drift.cause import cause_of
 from monitor.drift.histogram import floor_time
-from monitor.drift.tests import compare
+from monitor.drift.tests import Reference, compare, reference
 from monitor.records import (
     CANARY,
     EVERYTHING,
@@ -85,9 +85,10 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bets:
-    """The detectors of one baseline: built once, used at every step."""
+    """What one baseline is compared and bet with: built once, used at every step."""
 
     baseline_id: str
+    references: Mapping[Stream, Reference]
     detectors: Mapping[Stream, sequential.Detector]
     limit: float
 
@@ -174,12 +175,12 @@ def compare_all(
             found = baseline_for(baseline, window.feature, window.segment, settings.min_segment_n)
             if window.segment == CANARY or found is None:
                 continue
-            stream, pooled = found
             key = window.feature, window.segment
+            compared_with, pooled = found
             drifts.append(
                 compare(
                     window,
-                    stream,
+                    bets.references[compared_with],
                     confidence=settings.confidence,
                     feature=names[window.feature],
                     pack_id=baseline.pack_id,
@@ -208,6 +209,7 @@ def bets_on(baseline: Baseline, settings: DriftSettings) -> Bets:
     limit = sequential.threshold(settings.average_run_length, len(own), settings.bucket)
     return Bets(
         baseline_id=baseline.baseline_id,
+        references={key: reference(stream) for key, stream in baseline.streams.items()},
         detectors={
             key: sequential.detector(stream, limit=limit, streams=len(own))
             for key, stream in own.items()
@@ -288,7 +290,7 @@ def judge(
 
 
 def mismatches(subject: Subject) -> tuple[str, ...]:
-    """Sentences: why scores and baseline do not belong together."""
+    """Sentences: what keeps scores and baseline from belonging together."""
     found = []
     packs = subject.status["packs"]
     if len(packs) > 1:
@@ -296,6 +298,11 @@ def mismatches(subject: Subject) -> tuple[str, ...]:
             f"workers run different packs ({', '.join(packs)}): only {subject.pack_id} is watched"
         )
     known = subject.baseline.fingerprint.get("lineages", "") if subject.baseline else ""
+    if subject.baseline is not None:
+        thin = unwatched(subject.baseline, len(subject.features))
+        if thin:
+            names = ", ".join(subject.features[index].name for index in thin)
+            found.append(f"the baseline holds too few prompts of {names}: not watched")
     models = {word.split("/")[0] for word in known.split()}
     for run in subject.canaries:
         model = run.lineage.model_hash[:12]

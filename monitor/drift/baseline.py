@@ -152,17 +152,17 @@ def design_effect(counts: Sequence[int], totals: Sequence[float], variance: floa
 
 def baseline_for(
     baseline: Baseline, feature: int, segment: str, min_n: int
-) -> tuple[BaselineStream, bool] | None:
-    """The stream to compare with, and whether it is the pooled one.
+) -> tuple[tuple[int, str], bool] | None:
+    """The key of the stream to compare with, and whether it is the pooled one.
 
     A segment's own stream from ``min_n`` prompts on, else the feature's stream over all traffic;
     None when the feature has no stream in this baseline.
     """
-    own = baseline.streams.get((feature, segment))
+    key, pooled = (feature, segment), (feature, EVERYTHING)
+    own = baseline.streams.get(key)
     if own is not None and (segment == EVERYTHING or own.window.n >= min_n):
-        return own, False
-    pooled = baseline.streams.get((feature, EVERYTHING))
-    return None if pooled is None else (pooled, True)
+        return key, False
+    return (pooled, True) if pooled in baseline.streams else None
 
 
 def unwatched(baseline: Baseline, features: int) -> tuple[int, ...]:

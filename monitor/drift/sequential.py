@@ -44,7 +44,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 import numpy as np
-from scipy.special import betaincinv, logsumexp, ndtri
+from scipy.special import betaincinv, ndtri
 
 from monitor.drift.histogram import CENTRES
 from monitor.records import BaselineStream, Bucket, DetectorState, Doubles
@@ -204,4 +204,4 @@ def evidence(state: DetectorState, detector: Detector) -> float:
     """Log of the weighted average of the components; 0 before the first bucket."""
     if state.steps == 0:
         return 0.0
-    return float(logsumexp(np.array(state.log_values) + detector.log_weights))
+    return float(np.logaddexp.reduce(np.array(state.log_values) + detector.log_weights))

@@ -13,13 +13,15 @@ Array legend: b = `SCORE_BINS` bins, g = groups of bins.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import betaincinv, chdtri, ndtri, stdtrit
 
-from monitor.drift.histogram import CENTRES, deciles, grouped, grouped_psi, ks
-from monitor.records import BaselineStream, Bound, Cause, Counts, Drift, Window
+from monitor.drift.histogram import CENTRES, deciles, grouped
+from monitor.records import BaselineStream, Bound, Cause, Counts, Doubles, Drift, Window
 
 NOTHING_KNOWN = Bound(value=0.0, low=-math.inf, high=math.inf)
 
@@ -40,7 +42,12 @@ def variance(window: Window) -> float:
 
 
 def mean_shift(
-    window: Window, baseline: Window, *, confidence: float, design_effect: float = 1.0
+    window: Window,
+    baseline: Window,
+    *,
+    confidence: float,
+    design_effect: float = 1.0,
+    shape: tuple[float, float] | None = None,
 ) -> Bound:
     """Standardised mean shift ``Δ = (m_w - m_b) / s_b`` (Glass) with its confidence interval.
 
@@ -62,7 +69,7 @@ def mean_shift(
         return NOTHING_KNOWN
     scale = math.sqrt(variance(baseline)) or 1.0
     delta = (mean(window) - mean(baseline)) / scale
-    skewness, kurtosis = _shape(baseline.histogram)
+    skewness, kurtosis = shape or _shape(baseline.histogram)
     own = variance(window) / (scale**2 * n_w)
     theirs = variance(baseline) / (scale**2 * n_b)
     theirs *= max(1.0 + delta * skewness + delta**2 * (kurtosis - 1.0) / 4.0, 0.0)
@@ -127,42 +134,69 @@ def ks_bound(distance: float, n_window: float, n_baseline: float, confidence: fl
     return max(distance - math.sqrt(depth / n_window) - math.sqrt(depth / n_baseline), 0.0)
 
 
-def psi_bound(window: Counts, baseline: Counts, confidence: float, design_effect: float) -> float:
-    """What the PSI of two grouped histograms [g] is at least, at one-sided level (1 - confidence) / 2.
+def psi_bound(
+    window: Counts, baseline: Counts, *, confidence: float, design_effect: float = 1.0
+) -> Bound:
+    """PSI of two grouped histograms [g], and what it is at least; ``high`` is infinite.
 
-        low = PSI - bias - sqrt(Q² + z² V)
+        low = PSI - bias - sqrt(Q² + z² V)     at one-sided level (1 - confidence) / 2
 
     ``bias`` is the second-order bias of the plug-in estimate, which is (g - 1)(1/n + 1/m) without
     drift; Q is the distance of the null's χ²_{g-1} (1/n + 1/m) quantile from its mean (Yurdakul and
     Naranjo, "Statistical properties of the population stability index", Journal of Risk Model
     Validation 14, 2020); V is the delta-method variance, which rules once there is drift.
     """
-    if window.size < 2 or window.sum() == 0 or baseline.sum() == 0:
-        return 0.0
-    n, m = window.sum() / design_effect, baseline.sum() / design_effect
-    p = (window + 0.5) / (window.sum() + 0.5 * window.size)
-    q = (baseline + 0.5) / (baseline.sum() + 0.5 * baseline.size)
+    ours, theirs, g = int(window.sum()), int(baseline.sum()), window.size
+    if g < 2 or ours == 0 or theirs == 0:
+        return Bound(value=0.0, low=0.0, high=math.inf)
+    n, m = ours / design_effect, theirs / design_effect
+    p = (window + 0.5) / (ours + 0.5 * g)
+    q = (baseline + 0.5) / (theirs + 0.5 * g)
     ratio = p / q
+    inverse = 1.0 / ratio
     log_ratio = np.log(ratio)
-    bias = 0.5 * float(
-        ((1.0 + 1.0 / ratio) * (1.0 - p)).sum() / n + ((1.0 + ratio) * (1.0 - q)).sum() / m
-    )
-    by_window = log_ratio + 1.0 - 1.0 / ratio
-    by_baseline = -log_ratio + 1.0 - ratio
-    spread = float(
-        (p @ by_window**2 - (p @ by_window) ** 2) / n
-        + (q @ by_baseline**2 - (q @ by_baseline) ** 2) / m
-    )
+    value = float((p - q) @ log_ratio)
+    # Σ (1 + q/p)(1 - p) and Σ (1 + p/q)(1 - q), multiplied out: p and q each sum to one.
+    bias = 0.5 * ((g + float(inverse.sum()) - 2.0) / n + (g + float(ratio.sum()) - 2.0) / m)
+    by_window = log_ratio + 1.0 - inverse
+    by_baseline = log_ratio - 1.0 + ratio
+    spread = float(p @ by_window**2 - (p @ by_window) ** 2) / n
+    spread += float(q @ by_baseline**2 - (q @ by_baseline) ** 2) / m
     error = (1.0 - confidence) / 2
-    freedom = window.size - 1
-    null = (float(chdtri(freedom, error)) - freedom) * (1.0 / n + 1.0 / m)
-    reach = math.sqrt(null**2 + float(ndtri(1.0 - error)) ** 2 * max(spread, 0.0))
-    return max(grouped_psi(window, baseline) - bias - reach, 0.0)
+    null = (float(chdtri(g - 1, error)) - (g - 1)) * (1.0 / n + 1.0 / m)
+    reach = math.sqrt(null**2 + float(ndtri(error)) ** 2 * max(spread, 0.0))
+    return Bound(value=value, low=max(value - bias - reach, 0.0), high=math.inf)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reference:
+    """One stream of a baseline, with what every comparison would compute anew."""
+
+    stream: BaselineStream
+    shape: tuple[float, float]
+    """Skewness and kurtosis."""
+    groups: NDArray[np.intp]
+    grouped: Counts
+    distribution: Doubles
+    """Share of the scores up to each bin's end [b]."""
+
+
+def reference(stream: BaselineStream) -> Reference:
+    """The stream, made ready for `compare`."""
+    histogram = stream.window.histogram
+    groups = deciles(histogram)
+    return Reference(
+        stream=stream,
+        shape=_shape(histogram),
+        groups=groups,
+        grouped=grouped(histogram, groups),
+        distribution=np.cumsum(histogram) / max(stream.window.n, 1),
+    )
 
 
 def compare(
     window: Window,
-    baseline: BaselineStream,
+    against: Reference,
     *,
     confidence: float,
     feature: str,
@@ -176,10 +210,15 @@ def compare(
     now: datetime,
 ) -> Drift:
     """All figures of one window against one stream of the baseline; see the functions above."""
-    reference, effect = baseline.window, baseline.design_effect
-    groups = deciles(reference.histogram)
-    ours, theirs = grouped(window.histogram, groups), grouped(reference.histogram, groups)
-    distance = ks(window.histogram, reference.histogram)
+    baseline, effect = against.stream.window, against.stream.design_effect
+    stability = psi_bound(
+        grouped(window.histogram, against.groups),
+        against.grouped,
+        confidence=confidence,
+        design_effect=effect,
+    )
+    shares = np.cumsum(window.histogram) / max(window.n, 1)
+    distance = float(np.abs(shares - against.distribution).max()) if window.n else 0.0
     return Drift(
         baseline_id=baseline_id,
         pack_id=pack_id,
@@ -189,19 +228,28 @@ def compare(
         window_start=window.start,
         window_end=window.end,
         n=window.n,
-        baseline_n=reference.n,
+        baseline_n=baseline.n,
         pooled_baseline=pooled,
         mean=mean(window),
-        baseline_mean=mean(reference),
-        shift=mean_shift(window, reference, confidence=confidence, design_effect=effect),
-        psi=grouped_psi(ours, theirs),
-        psi_low=psi_bound(ours, theirs, confidence, effect),
+        baseline_mean=mean(baseline),
+        shift=mean_shift(
+            window,
+            baseline,
+            confidence=confidence,
+            design_effect=effect,
+            shape=against.shape,
+        ),
+        psi=stability.value,
+        psi_low=stability.low,
         ks=distance,
-        ks_low=ks_bound(distance, window.n / effect, reference.n / effect, confidence),
+        ks_low=ks_bound(distance, window.n / effect, baseline.n / effect, confidence),
         tail_rate=window.tail_count / window.n if window.n else 0.0,
-        baseline_tail_rate=reference.tail_count / reference.n if reference.n else 0.0,
+        baseline_tail_rate=baseline.tail_count / baseline.n if baseline.n else 0.0,
         tail_ratio=tail_ratio(
-            window, reference, confidence=confidence, design_effect=baseline.tail_design_effect
+            window,
+            baseline,
+            confidence=confidence,
+            design_effect=against.stream.tail_design_effect,
         ),
         evidence=evidence,
         evidence_limit=evidence_limit,

@@ -86,13 +86,10 @@ def test_thin_segments_fall_back_on_all_traffic(window_of):
             window_of(np.zeros(200), segment="route=/b"),
         ]
     )
-    own = baseline_for(baseline, 0, "route=/a", 500)
-    assert own is not None
-    assert (own[0].window.n, own[1]) == (700, False)
+    assert baseline_for(baseline, 0, "route=/a", 500) == ((0, "route=/a"), False)
     for segment in ("route=/b", "route=/new"):
-        pooled = baseline_for(baseline, 0, segment, 500)
-        assert pooled is not None
-        assert (pooled[0].window.n, pooled[1]) == (900, True)
+        assert baseline_for(baseline, 0, segment, 500) == ((0, "all"), True)
+    assert baseline_for(baseline, 0, "all", 10_000) == ((0, "all"), False)
 
 
 def test_independent_prompts_have_a_design_effect_near_one(window_of):

@@ -74,7 +74,7 @@ def run_length(bucket_of):
     return run
 
 
-def mean_run(baseline_of, run_length, draw, *, moved=None, n=2_000, runs=60, tempered=True):
+def mean_run(baseline_of, run_length, draw, *, moved=None, n=2_000, runs=40, tempered=True):
     lengths = []
     for seed in range(runs):
         random = np.random.default_rng(seed)
@@ -95,7 +95,7 @@ def test_the_run_length_holds_at_the_edge_of_the_margin(window_of, run_length):
     def worst(random, n):
         return random.normal(size=n) + MEAN_MARGIN
 
-    lengths = [run_length(bets, worst, np.random.default_rng(seed)) for seed in range(100)]
+    lengths = [run_length(bets, worst, np.random.default_rng(seed)) for seed in range(60)]
     assert np.mean(lengths) >= PROMISED
     # It is a bet, not a wall: some of these runs do end.
     assert np.mean([length < HORIZON for length in lengths]) > 0.1
@@ -114,6 +114,7 @@ def test_without_tempering_dependent_prompts_would_break_it(baseline_of, run_len
     assert mean_run(baseline_of, run_length, clustered, tempered=False) < PROMISED
 
 
+@pytest.mark.slow
 def test_a_fleet_of_correlated_streams_keeps_the_promise(window_of, bucket_of):
     """Ten features of the same prompts, correlated 0.5, each baseline estimated from 2000."""
     streams = 10

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from monitor.drift.histogram import deciles, grouped, grouped_psi, histogram_of, ks
+from monitor.drift.histogram import deciles, grouped, grouped_psi, histogram_of, ks, psi
 from monitor.drift.tests import (
     compare,
     ks_bound,
     mean_shift,
     psi_bound,
+    reference,
     tail_ratio,
     variance,
 )
@@ -54,7 +55,7 @@ def test_no_bound_errs_more_often_than_it_says(family, n, m, shift, window_of):
         groups = deciles(baseline.histogram)
         true_psi = grouped_psi(grouped(there, groups), grouped(here, groups))
         ours, theirs = grouped(window.histogram, groups), grouped(baseline.histogram, groups)
-        errors["psi"] += psi_bound(ours, theirs, CONFIDENCE, 1.0) > true_psi
+        errors["psi"] += psi_bound(ours, theirs, confidence=CONFIDENCE).low > true_psi
         distance = ks(window.histogram, baseline.histogram)
         errors["ks"] += ks_bound(distance, n, m, CONFIDENCE) > ks(there, here)
     rates = {name: count / RUNS for name, count in errors.items()}
@@ -75,7 +76,7 @@ def test_bounds_are_not_idle(window_of):
         ours, theirs = grouped(half.histogram, groups), grouped(baseline.histogram, groups)
         found["shift"] += mean_shift(half, baseline, confidence=0.99).low > 0.3
         found["tail"] += tail_ratio(rare, baseline, confidence=0.99).low > 2.0
-        found["psi"] += psi_bound(ours, theirs, 0.99, 1.0) > 0.1
+        found["psi"] += psi_bound(ours, theirs, confidence=0.99).low > 0.05
         found["ks"] += ks_bound(ks(half.histogram, baseline.histogram), 500, 2_000, 0.99) > 0.05
     assert found["shift"] > 180
     assert found["tail"] > 160
@@ -171,16 +172,18 @@ def test_a_comparison_carries_all_its_figures(window_of):
         "cause": Cause.INPUT_SHIFT,
         "now": window.end,
     }
-    drift = compare(window, BaselineStream(window=baseline), **given)
+    drift = compare(window, reference(BaselineStream(window=baseline)), **given)
     assert (drift.n, drift.baseline_n, drift.window, drift.segment) == (900, 4_000, "15m", "all")
     assert drift.shift.low < drift.shift.value < drift.shift.high
     assert 0 < drift.psi_low < drift.psi
+    assert drift.psi == pytest.approx(psi(window.histogram, baseline.histogram))
+    assert drift.ks == pytest.approx(ks(window.histogram, baseline.histogram))
     assert 0 < drift.ks_low < drift.ks
     assert drift.mean == pytest.approx(1.0, abs=0.1)
     # Dependence widens every bound and moves no estimate.
     wider = compare(
         window,
-        BaselineStream(window=baseline, design_effect=4.0, tail_design_effect=4.0),
+        reference(BaselineStream(window=baseline, design_effect=4.0, tail_design_effect=4.0)),
         **given,
     )
     assert wider.shift.value == drift.shift.value
