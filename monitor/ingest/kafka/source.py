@@ -35,6 +35,8 @@ QUEUED_CHUNKS: Final = 2
 """Whole chunks read ahead, beside the one that is being filled."""
 POLL_SECONDS: Final = 0.1
 JOIN_POLL_SECONDS: Final = 1.0
+HOLD_SECONDS: Final = 0.5
+"""While the queue is full, one poll in this time keeps the membership."""
 SWEEP_SECONDS: Final = 1.0
 """How often positions that moved without a record are looked for."""
 RETRY_SECONDS: Final = 1.0
@@ -208,28 +210,28 @@ class KafkaSource:
             self._stop.wait(RETRY_SECONDS)
 
     def _read(self, consumer: KafkaConsumer) -> None:
-        consumer.subscribe(self._settings.topics, listener=_Listener(self, consumer))
+        consumer.subscribe(list(self._settings.topics), listener=_Listener(self, consumer))
         self._held = False
         while not self._stop.is_set():
             self._place(consumer)
+            self._hand_over()
             room = self._room()
+            if room == 0 and _is_stable(consumer) and self._worker_takes_a_chunk():
+                continue
             self._hold(consumer, room == 0)
             try:
-                self._take(consumer, consumer.poll(_poll_ms(consumer, room), max(room, 1)))
+                self._take(consumer, consumer.poll(_poll_ms(consumer), max(room, 1)))
             except OffsetOutOfRangeError as error:
                 self._bridge(consumer, error.args[0])
             except LogTruncationError as error:
                 raise _truncated(sorted(error.divergent_offsets)) from None
-            self._hand_over()
             self._commit(consumer)
-            if room == 0 and _is_stable(consumer):
-                self._wait_for_the_worker()
         self._commit(consumer, wait=True)
 
-    def _wait_for_the_worker(self) -> None:
+    def _worker_takes_a_chunk(self) -> bool:
         with self._changed:
-            self._changed.wait_for(
-                lambda: len(self._chunks) < QUEUED_CHUNKS or self._stop.is_set(), POLL_SECONDS
+            return self._changed.wait_for(
+                lambda: len(self._chunks) < QUEUED_CHUNKS or self._stop.is_set(), HOLD_SECONDS
             )
 
     def _place(self, consumer: KafkaConsumer) -> None:
@@ -486,16 +488,14 @@ def _is_stable(consumer: KafkaConsumer) -> bool:
     return bool(consumer.group_metadata().state == MemberState.STABLE)
 
 
-def _poll_ms(consumer: KafkaConsumer, room: int) -> float:
+def _poll_ms(consumer: KafkaConsumer) -> float:
     """How long one poll may block.
 
     While the group rebalances we must be inside of `KafkaConsumer.poll`: the library throws away an
     assignment that arrives between two polls and joins again, which two short-polling members can
     go on doing to each other for ever.
     """
-    if not _is_stable(consumer):
-        return 1_000 * JOIN_POLL_SECONDS
-    return 1_000 * POLL_SECONDS if room else 1
+    return 1_000 * (POLL_SECONDS if _is_stable(consumer) else JOIN_POLL_SECONDS)
 
 
 def _native(partition: Partition) -> TopicPartition:
