@@ -35,7 +35,7 @@ def score_file(path: Path, instrument: Instrument, settings: Settings) -> Iterat
         "attention": lineage.attention,
         "engine": lineage.engine,
     }
-    records = read_file(path)
+    records = read_file(path, max_record_bytes=settings.ingest.max_record_bytes)
     while chunk := list(islice(records, settings.ingest.chunk_records)):
         outcomes = [outcome for record in chunk for outcome in parse(record, settings.ingest)]
         yield from _scored(outcomes, instrument, scorer, origin)

@@ -8,7 +8,6 @@ again from the offsets that the store holds. So a crash anywhere loses nothing a
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import hmac
 import random
@@ -44,7 +43,6 @@ from monitor.records import (
     Replayed,
     ScoredPrompt,
     Skip,
-    SkipReason,
     Unreplayable,
 )
 from monitor.score.pack import Pack
@@ -380,12 +378,8 @@ def canary_run(
 
 
 def read(parsed: Parsed, ingest: IngestSettings) -> Parsed:
-    """A parsed record after the model filter and the sampling."""
-    if not isinstance(parsed, Prompt):
-        return parsed
-    if ingest.models and not any(fnmatch.fnmatch(parsed.model or "", m) for m in ingest.models):
-        return Skip(key=parsed.key, recorded_at=parsed.recorded_at, reason=SkipReason.OTHER_MODEL)
-    return sample(parsed, ingest.sampling_rate)
+    """A parsed record after the sampling."""
+    return sample(parsed, ingest.sampling_rate) if isinstance(parsed, Prompt) else parsed
 
 
 def letter_of(outcome: Unreplayable) -> DeadLetter:
