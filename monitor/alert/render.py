@@ -335,8 +335,7 @@ def _clipped(value: Any, text_limit: int, list_limit: int) -> tuple[Any, bool]:
 
 def _text(text: str, limit: int) -> str:
     """At most ``limit`` characters that every receiver can read: no lone surrogates, no controls."""
-    readable = text[: limit + 1].encode("utf-8", "replace").decode("utf-8")
-    printable = "".join(c if c.isprintable() or c in "\n\t" else " " for c in readable)
+    printable = "".join(c if c.isprintable() or c in "\n\t" else " " for c in text[: limit + 1])
     return printable if len(printable) <= limit else printable[: limit - 1] + "…"
 
 

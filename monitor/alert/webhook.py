@@ -150,7 +150,9 @@ def _explained(status: int) -> str:
 
 
 def _reason(failure: Exception, endpoint: Endpoint) -> str:
+    """What failed. Only a failed connection is quoted: other texts may hold headers or the URL."""
     text = str(failure)
-    if any(private in text for private in private_values(endpoint)):
+    quoted = isinstance(failure, httpx.ConnectError | httpx.ProxyError)
+    if not quoted or any(private in text for private in private_values(endpoint)):
         return type(failure).__name__
     return f"{type(failure).__name__}: {text}"[:300]

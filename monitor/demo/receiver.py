@@ -159,7 +159,9 @@ class Receiver:
                     self.send_error(411 if not length.isdigit() else 413)
                     return
                 body = self.rfile.read(int(length))
-                headers = {name.lower(): value for name, value in self.headers.items()}
+                headers = {
+                    name.lower(): ", ".join(self.headers.get_all(name, [])) for name in self.headers
+                }
                 answer = receiver._take(self.path, headers, body)
                 try:
                     self.send_response(answer.status)
