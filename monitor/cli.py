@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -373,6 +374,79 @@ def deliveries_replay(delivery_id: int, config_file: ConfigOption = None) -> Non
     out.print(f"delivery {delivery_id} will be sent again")
 
 
+# --- packs ---------------------------------------------------------------------------------------
+
+
+@pack.command("inspect")
+def pack_inspect(folder: Path, as_json: JsonOption = False) -> None:
+    """What a pack holds: its model, features, sites, and how well they separate held-out text."""
+    from monitor.score.pack import load_pack, manifest
+
+    found = load_pack(folder)
+    if as_json:
+        sys.stdout.write(json.dumps(manifest(found), indent=2) + "\n")
+        return
+    out.print(f"[bold]{_plain(found.name)}[/] {found.version}  id {found.pack_id[:12]}")
+    out.print(
+        f"made for {found.model.model_id}: {found.model.architecture}, {found.model.layers} blocks"
+    )
+    held_out = found.report.get("features", {})
+    _show(
+        [
+            {
+                "feature": feature.name,
+                "kind": feature.kind,
+                "site": f"layers.{feature.site}",
+                "region": feature.region,
+                "pooling": feature.pooling,
+                "expected": feature.expected,
+                "tail above": feature.tail_threshold,
+                **_figures(held_out.get(feature.name, {})),
+            }
+            for feature in found.features
+        ],
+        as_json=False,
+    )
+
+
+@pack.command("verify")
+def pack_verify(
+    folder: Path,
+    model: Annotated[Path, typer.Option(help="Model folder or GGUF file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a pack with a model: sizes, hashes, and its canaries replayed. Exit code 1 if it differs."""
+    from monitor.research.verify import verify_pack
+    from monitor.score.pack import load_pack
+    from monitor.settings import ReplaySettings
+
+    report = verify_pack(load_pack(folder), ReplaySettings(model=model))
+    _show([asdict(report)], as_json)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@build.command("contrast")
+def pack_build_contrast(
+    model: Annotated[Path, typer.Option(help="Model folder or GGUF file.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where the pack is written.")],
+    seed: Annotated[
+        int, typer.Option(help="Decides splits and controls; the same seed, the same pack.")
+    ] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of contrast texts; the project's own when left out.")
+    ] = None,
+) -> None:
+    """Build persona directions from contrasting answers, with calibration, canaries and a report."""
+    from monitor.research.contrast import build_contrast_pack
+
+    with err.status("building") as status:
+        made = build_contrast_pack(
+            model, folder, seed, data, progress=lambda line: status.update(_plain(line))
+        )
+    out.print(f"{folder}: {len(made.features)} features, id {made.pack_id[:12]}")
+
+
 # --- configuration -------------------------------------------------------------------------------
 
 
@@ -412,6 +486,17 @@ def _pair(item: str) -> tuple[str, str]:
     if not found or not pattern:
         raise typer.BadParameter(f"{item!r} is no label=glob")
     return label, pattern
+
+
+def _figures(held_out: Mapping[str, Any]) -> dict[str, Any]:
+    if not held_out:
+        return {}
+    low, high = held_out["auc_interval_95"]
+    return {
+        "held-out AUC": f"{held_out['auc']:.2f} ({low:.2f} to {high:.2f})",
+        "against benign": held_out["auc_against_benign"],
+        "95% of random below": held_out["random_directions"]["q95"],
+    }
 
 
 def _who(by: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import random
 import threading
 import time
@@ -355,18 +356,13 @@ def canary_run(
     """Replay the pack's canaries; deviations are in calibration deviations, so features compare."""
     prompts = [canary.prompt(index, now) for index, canary in enumerate(pack.canaries)]
     outcomes = replay.run(replay.prepare(prompts))
-    scorer = Scorer(pack)
-    largest = 0.0
-    for canary, outcome in zip(pack.canaries, outcomes, strict=True):
-        if isinstance(outcome, Unreplayable):
-            largest = float("inf")
-            continue
-        pair = np.stack([outcome.readings, canary.readings])
-        scores = scorer.score(pair, np.stack([outcome.pooled_tokens] * 2))
-        difference = np.abs(scores[0] - scores[1])
-        missing = np.isnan(scores[0]) != np.isnan(scores[1])
-        worst = np.inf if missing.any() else float(np.nanmax(difference, initial=0.0))
-        largest = max(largest, float(worst))
+    read = [outcome for outcome in outcomes if isinstance(outcome, Replayed)]
+    largest = math.inf
+    if len(read) == len(outcomes):
+        largest = Scorer(pack).canary_deviation(
+            np.stack([outcome.readings for outcome in read]),
+            np.stack([outcome.pooled_tokens for outcome in read]),
+        )
     return CanaryRun(
         worker_id=worker_id,
         ran_at=now,
