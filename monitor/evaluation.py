@@ -25,7 +25,7 @@ from monitor.alert.policy import (
     with_prompts,
 )
 from monitor.drift import sequential
-from monitor.drift.baseline import baseline_for, unwatched
+from monitor.drift.baseline import baseline_for
 from monitor.drift.cause import cause_of
 from monitor.drift.histogram import floor_time
 from monitor.drift.tests import Reference, compare, reference
@@ -298,11 +298,6 @@ def mismatches(subject: Subject) -> tuple[str, ...]:
             f"workers run different packs ({', '.join(packs)}): only {subject.pack_id} is watched"
         )
     known = subject.baseline.fingerprint.get("lineages", "") if subject.baseline else ""
-    if subject.baseline is not None:
-        thin = unwatched(subject.baseline, len(subject.features))
-        if thin:
-            names = ", ".join(subject.features[index].name for index in thin)
-            found.append(f"the baseline holds too few prompts of {names}: not watched")
     models = {word.split("/")[0] for word in known.split()}
     for run in subject.canaries:
         model = run.lineage.model_hash[:12]

@@ -22,6 +22,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import Engine
 
+from monitor.drift.baseline import unwatched
 from monitor.errors import Discard, RefuseToStart, Retry, StopLoudly
 from monitor.evaluation import Bets, Evaluation, evaluate
 from monitor.records import EVERYTHING, Severity
@@ -215,7 +216,8 @@ class Watcher:
                 METRICS.drift_shift.labels(**labels).set(drift.shift.value)
                 METRICS.drift_tail_ratio.labels(**labels).set(drift.tail_ratio.value)
         furthest = max(drifts, key=lambda drift: abs(drift.shift.value), default=None)
-        baseline = done.subject.baseline
+        baseline, features = done.subject.baseline, done.subject.features
+        thin = unwatched(baseline, len(features)) if baseline else ()
         log.info(
             "window.evaluated",
             window=name,
@@ -227,6 +229,7 @@ class Watcher:
             furthest=furthest.feature if furthest else None,
             furthest_segment=furthest.segment if furthest else None,
             shift=round(furthest.shift.value, 4) if furthest else None,
+            unwatched=[features[index].name for index in thin],
             active=sum(condition.active for condition in done.conditions),
             announced=len(done.events),
             seconds=round(seconds, 3),

@@ -58,7 +58,7 @@ def capture(
 
     Raises BadInput when not one feature has ``min_n`` prompts in segment ``all``: the interval must
     be widened. A feature with fewer (its region is often absent) gets no stream in any segment and
-    is not watched under this baseline; `unwatched` names it.
+    is not watched under this baseline; `unwatched` finds it, and every window's log event names it.
     """
     groups: dict[tuple[int, str], list[Window]] = defaultdict(list)
     for window in windows:
