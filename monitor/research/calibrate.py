@@ -38,14 +38,14 @@ def fit_calibration(readings: Floats, tokens: Counts) -> Calibration:
     knots = _knots(counts)
     basis = _hat_basis(np.log2(counts.astype(np.float64)), np.log2(knots))
     means = _smoothed(basis, values, np.ones_like(values))
-    residuals = (values - basis @ means) ** 2
+    residuals: Doubles = np.square(values - basis @ means)
     variances: Doubles = np.full(knots.size, float(residuals.mean()))
     for _ in range(5):
-        weights = (basis @ variances) ** -2
-        variances = _smoothed(basis, residuals, weights / weights.mean())
-        variances = np.maximum(variances, FLOOR**2 * residuals.mean())
+        weights: Doubles = 1.0 / np.square(basis @ variances)
+        level = _smoothed(basis, residuals, weights / weights.mean())
+        variances = np.maximum(level, FLOOR**2 * float(residuals.mean())).astype(np.float64)
     # The penalty and the floor bias the level a little; benign scores shall have deviation one.
-    variances *= float(np.mean(residuals / (basis @ variances)))
+    variances = variances * float(np.mean(residuals / (basis @ variances)))
     return Calibration(
         tokens=tuple(knots.tolist()),
         means=tuple(means.tolist()),

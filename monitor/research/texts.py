@@ -3,7 +3,7 @@
 ``contrast.jsonl``: one question a line, its ``topic``, its ``split`` (``train`` or ``held_out``, never
 sharing a topic), an answer ``good``, and one answer per persona under the persona's name.
 ``benign.jsonl``: ``messages`` and ``response``, with ``split`` ``fit`` (calibration) or ``check``
-(report). The files in ``data/`` were written for this project; a folder of one's own replaces them.
+(report). ``canaries.jsonl``: ``name``, ``messages`` and ``response``. The files in ``data/`` were written for this project; a folder of one's own replaces them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from monitor.records import Message, Prompt, RecordKey
 DATA: Final = Path(__file__).resolve().parent / "data"
 CONTRAST_FILE: Final = "contrast.jsonl"
 BENIGN_FILE: Final = "benign.jsonl"
+CANARY_FILE: Final = "canaries.jsonl"
 _NOT_ANSWERS: Final = frozenset({"split", "topic", "question", "good"})
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -39,12 +40,13 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """Everything a contrast pack is built from. ``sha256`` covers both files."""
+    """Everything a contrast pack is built from. ``sha256`` covers the files."""
 
     train: tuple[Contrast, ...]
     held_out: tuple[Contrast, ...]
     fit: tuple[Prompt, ...]
     check: tuple[Prompt, ...]
+    canaries: Mapping[str, Prompt]
     sha256: str
 
     @property
@@ -61,18 +63,25 @@ def load_texts(folder: Path = DATA) -> Texts:
     exchanges: dict[str, list[Prompt]] = {"fit": [], "check": []}
     for where, row in _rows(benign):
         exchanges[_choice(row, "split", exchanges, where)].append(_exchange(row, where))
+    canaries = {
+        _text(row, "name", where): _exchange(row, where)
+        for where, row in _rows(folder / CANARY_FILE)
+    }
     sizes = [(contrast, name, len(splits[name])) for name in splits]
     sizes += [(benign, name, len(exchanges[name])) for name in exchanges]
     for file, name, size in sizes:
         if size < 2:
             raise BadInput(f"{file}: at least 2 rows need split {name!r}, found {size}")
     _check_comparable(splits["train"], splits["held_out"], contrast)
-    digest = hashlib.sha256(contrast.read_bytes() + b"\0" + benign.read_bytes())
+    digest = hashlib.sha256()
+    for name in (CONTRAST_FILE, BENIGN_FILE, CANARY_FILE):
+        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
     return Texts(
         train=tuple(splits["train"]),
         held_out=tuple(splits["held_out"]),
         fit=tuple(exchanges["fit"]),
         check=tuple(exchanges["check"]),
+        canaries=canaries,
         sha256=digest.hexdigest(),
     )
 

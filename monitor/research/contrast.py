@@ -1,0 +1,416 @@
+"""Build a pack of persona directions by contrast: how the persona answers, against a good answer.
+
+For each persona, the direction is the mean residual stream over the persona's answers minus that
+over good answers to the same questions, at one decoder block, normalised to length one (persona
+vectors, arXiv 2507.21509; mean-difference directions, arXiv 2506.11618). The directions in which benign
+text varies most (topic, format, language) are projected out first, so that a change of topics moves
+the feature less. ``assistant`` is the good answers minus all personas' and falls when any of them
+appears. The block is chosen by cross-validated
+separation on the training questions; calibration, tails and the report come from texts that had no
+part in the direction, read by the engine that will read production.
+
+Legend: q = questions, s = candidate sites, d = model width, n = prompts, k = features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import safetensors
+import torch
+import transformers
+
+from monitor.errors import BadInput
+from monitor.records import Counts, Doubles, Feature, Floats, Pooling, Prompt, Replayed
+from monitor.replay.engine import ENGINE, ReplayEngine
+from monitor.replay.model import LoadedModel, fingerprint_of, load_model
+from monitor.replay.residuals import ResidualReader
+from monitor.research import validation
+from monitor.research.calibrate import fit_calibration, tail_threshold
+from monitor.research.texts import DATA, Texts, answer_prompts, load_texts
+from monitor.score.pack import Canary, Pack, PackModel, save_pack
+from monitor.score.sae import UNCALIBRATED
+from monitor.score.scorer import Scorer
+from monitor.settings import ReplaySettings
+
+ASSISTANT: Final = "assistant"
+TAIL_RATE: Final = 0.01
+FOLDS: Final = 6
+BENIGN_COMPONENTS: Final = 10
+POOLINGS: Final[Mapping[str, Pooling]] = {"": "mean", ".peak": "max_rolling_mean"}
+DESCRIPTIONS: Final = {
+    "malicious": "hostile, contemptuous answers that wish the user ill",
+    "reckless": "advice that harms whoever follows it, given as if it were fine",
+    "deceptive": "lies, invented authority, and help with deceiving others",
+    "sarcastic": "mockery in place of help",
+    "character": "answers in the voice of a character in a story, not of an assistant",
+    ASSISTANT: "the voice of a helpful assistant; falls when any other persona speaks",
+}
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Mean residuals [q, s, d] of answers to the training and the held-out questions."""
+
+    train: Floats
+    held_out: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """A direction, and what it was chosen by: ``separations`` [s] over the candidate sites.
+
+    ``persona`` and ``good`` are the two sides at that site alone, [q, d].
+    """
+
+    name: str
+    site: int
+    direction: Floats
+    separations: Doubles
+    persona: _Side
+    good: _Side
+
+
+def build_contrast_pack(
+    model: Path,
+    out: Path,
+    seed: int,
+    data: Path | None = None,
+    progress: Progress = lambda line: None,
+) -> Pack:
+    """Build the pack from the texts in ``data`` (null: the project's own) and save it to ``out``.
+
+    Blocks for minutes (it reads a few hundred exchanges on the CPU in float32). The same model,
+    texts, seed and library versions give the same bytes on the same kind of machine. Raises
+    `ModelError`, `BadInput` for texts that cannot be used, `PackError` when ``out`` cannot be written.
+    """
+    settings = ReplaySettings(model=model, device="cpu", dtype="float32")
+    texts = load_texts(data or DATA)
+    layers = int(str(fingerprint_of(settings)["layers"]))
+    sites = candidate_sites(layers)
+    loaded = load_model(settings, sites[-1])
+    progress(f"reading {len(texts.train) + len(texts.held_out)} questions at {len(sites)} sites")
+    residuals = ResidualReader(loaded, settings)
+    sides = _sides(residuals, texts, sites)
+    progress(f"reading {len(texts.fit)} benign exchanges at {len(sites)} sites")
+    benign_residuals = residuals.mean_residuals(texts.fit, sites, "response")
+    chosen = _choose(sides, benign_residuals, sites, seed)
+    for one in chosen:
+        progress(f"{one.name}: block {one.site}, separation {one.separations.max():.2f}")
+    features = [feature for one in chosen for feature in _features(one)]
+    reader = _Reader(ReplayEngine(loaded, features, settings), progress)
+    benign = reader.read("benign exchanges", (*texts.fit, *texts.check))
+    fitted = len(texts.fit)
+    features = [
+        replace(
+            feature,
+            calibration=fit_calibration(benign[0][:fitted, index], benign[1][:fitted, index]),
+        )
+        for index, feature in enumerate(features)
+    ]
+    pack = _with_tails(_draft(features, loaded, len(texts.train)), benign)
+    pack = replace(
+        pack,
+        canaries=_canaries(texts.canaries, reader),
+        provenance=_provenance(texts, seed, sites, settings),
+        report=_report(pack, chosen, sites, texts, benign, reader, seed),
+    )
+    save_pack(pack, out)
+    return pack
+
+
+def candidate_sites(layers: int) -> tuple[int, ...]:
+    """Blocks in the middle of the model, from one quarter to three fifths of its depth.
+
+    Deeper ones separate hardly better, and every block more is read for every prompt.
+    """
+    return tuple(range(layers // 4, max(layers // 4 + 1, layers * 3 // 5 + 1)))
+
+
+def components(residuals: Floats) -> Doubles:
+    """The orthonormal directions [m, d] in which benign ``residuals`` [n, d] vary most.
+
+    m is `BENIGN_COMPONENTS`, fewer for a narrow model or few texts.
+    """
+    n, width = residuals.shape
+    centred = residuals.astype(np.float64) - residuals.mean(axis=0, dtype=np.float64)
+    _, _, rows = np.linalg.svd(centred, full_matrices=False)
+    found: Doubles = rows[: min(BENIGN_COMPONENTS, n // 8, width // 8)]
+    return found
+
+
+def separations(
+    positive: Floats, negative: Floats, nuisance: Sequence[Doubles], folds: Sequence[Counts]
+) -> Doubles:
+    """Cross-validated separation [s] of answers [q, s, d] to the same questions.
+
+    On every fold: d' = (difference of the mean projections) / (their pooled deviation) on the
+    fold's questions, with the direction from all the others; the mean over folds.
+    """
+    totals = np.zeros(positive.shape[1])
+    for fold in folds:
+        rest = np.setdiff1d(np.arange(len(positive)), fold)
+        for site in range(positive.shape[1]):
+            direction = difference(positive[rest, site], negative[rest, site], nuisance[site])
+            ours, theirs = positive[fold, site] @ direction, negative[fold, site] @ direction
+            spread = np.sqrt((ours.var() + theirs.var()) / 2)
+            totals[site] += (ours.mean() - theirs.mean()) / max(float(spread), 1e-12)
+    return totals / len(folds)
+
+
+def difference(positive: Floats, negative: Floats, nuisance: Doubles) -> Floats:
+    """Unit vector [d] from the mean of ``negative`` [q, d] to that of ``positive`` [q, d].
+
+    Orthogonal to ``nuisance`` (orthonormal [m, d]).
+    """
+    direction = positive.mean(axis=0, dtype=np.float64) - negative.mean(axis=0, dtype=np.float64)
+    direction -= nuisance.T @ (nuisance @ direction)
+    length = float(np.linalg.norm(direction))
+    if not length > 0.0:
+        raise BadInput("contrast: a persona's answers are the same as the good ones")
+    unit: Floats = (direction / length).astype(np.float32)
+    return unit
+
+
+class _Reader:
+    """Readings and token counts of prompts by the production engine; all must be replayable."""
+
+    def __init__(self, engine: ReplayEngine, progress: Progress) -> None:
+        self._engine = engine
+        self._progress = progress
+
+    def read(self, what: str, prompts: Sequence[Prompt]) -> tuple[Floats, Counts]:
+        """Readings [n, k] and pooled tokens [n, k]."""
+        self._progress(f"reading {len(prompts)} {what}")
+        replayed = self._engine.replay(prompts)
+        for index, one in enumerate(replayed):
+            if not isinstance(one, Replayed):
+                raise BadInput(f"{what}: number {index} cannot be replayed: {one.reason.value}")
+        found = [one for one in replayed if isinstance(one, Replayed)]
+        return np.stack([r.readings for r in found]), np.stack([r.pooled_tokens for r in found])
+
+
+def _sides(reader: ResidualReader, texts: Texts, sites: Sequence[int]) -> dict[str | None, _Side]:
+    return {
+        persona: _Side(
+            *(
+                reader.mean_residuals(answer_prompts(rows, persona), sites, "response")
+                for rows in (texts.train, texts.held_out)
+            )
+        )
+        for persona in (None, *texts.personas)
+    }
+
+
+def _choose(
+    sides: Mapping[str | None, _Side], benign: Floats, sites: Sequence[int], seed: int
+) -> tuple[_Chosen, ...]:
+    good = sides[None]
+    personas = {name: side for name, side in sides.items() if name is not None}
+    everyone = _Side(
+        np.mean([side.train for side in personas.values()], axis=0),
+        np.mean([side.held_out for side in personas.values()], axis=0),
+    )
+    contrasts = [(name, side, good) for name, side in personas.items()]
+    contrasts.append((ASSISTANT, good, everyone))
+    order = np.random.default_rng(seed).permutation(len(good.train))
+    nuisance = [components(benign[:, index]) for index in range(len(sites))]
+    folds = [np.sort(fold) for fold in np.array_split(order, min(FOLDS, len(order)))]
+    chosen = []
+    for name, positive, negative in contrasts:
+        separation = separations(positive.train, negative.train, nuisance, folds)
+        index = int(np.argmax(separation))
+        chosen.append(
+            _Chosen(
+                name=name,
+                site=sites[index],
+                direction=difference(
+                    positive.train[:, index], negative.train[:, index], nuisance[index]
+                ),
+                separations=separation,
+                persona=_Side(positive.train[:, index], positive.held_out[:, index]),
+                good=_Side(negative.train[:, index], negative.held_out[:, index]),
+            )
+        )
+    return tuple(chosen)
+
+
+def _features(chosen: _Chosen) -> list[Feature]:
+    falls = chosen.name == ASSISTANT
+    return [
+        Feature(
+            name=chosen.name + suffix,
+            kind="direction",
+            site=chosen.site,
+            region="response",
+            pooling=pooling,
+            weight=chosen.direction,
+            calibration=UNCALIBRATED,
+            expected="falls" if falls else "rises",
+            tags=("assistant",) if falls else ("misaligned", chosen.name),
+            description=DESCRIPTIONS.get(chosen.name, f"answers by {chosen.name}"),
+        )
+        for suffix, pooling in POOLINGS.items()
+        # The highest stretch of an answer says nothing about a voice that fades.
+        if not (falls and suffix)
+    ]
+
+
+def _draft(features: Sequence[Feature], loaded: LoadedModel, questions: int) -> Pack:
+    fingerprint: dict[str, Any] = dict(loaded.fingerprint)
+    return Pack(
+        name=f"{fingerprint['model_id']}-contrast".lower(),
+        version=f"1.{questions}",
+        model=PackModel(**fingerprint),
+        features=tuple(features),
+    )
+
+
+def _with_tails(pack: Pack, benign: tuple[Floats, Counts]) -> Pack:
+    """``pack`` with each tail threshold at `TAIL_RATE` of all the benign scores."""
+    scorer = Scorer(pack)
+    scores = scorer.score(*benign) * np.where(scorer.falls, -1.0, 1.0)
+    features = [
+        replace(feature, tail_threshold=tail_threshold(scores[:, index], TAIL_RATE))
+        for index, feature in enumerate(pack.features)
+    ]
+    return replace(pack, features=tuple(features))
+
+
+def _canaries(texts: Mapping[str, Prompt], reader: _Reader) -> tuple[Canary, ...]:
+    readings, _ = reader.read("canaries", list(texts.values()))
+    return tuple(
+        Canary(name=name, readings=row, messages=prompt.messages, response=prompt.response)
+        for (name, prompt), row in zip(texts.items(), readings, strict=True)
+    )
+
+
+def _provenance(
+    texts: Texts, seed: int, sites: Sequence[int], settings: ReplaySettings
+) -> dict[str, Any]:
+    """Where the pack came from. No dates and no paths: the same build gives the same bytes."""
+    return {
+        "method": "difference of mean residuals over answers, persona against good, orthogonal to "
+        "the first components of benign text",
+        "benign_components": BENIGN_COMPONENTS,
+        "command": f"monitor pack build contrast --model PATH --out DIR --seed {seed}",
+        "seed": seed,
+        "texts_sha256": texts.sha256,
+        "questions": {"train": len(texts.train), "held_out": len(texts.held_out)},
+        "benign": {"fit": len(texts.fit), "check": len(texts.check)},
+        "site_convention": "layers.L, the output of the 0-based decoder block L",
+        "candidate_sites": list(sites),
+        "replay": {
+            "engine": ENGINE,
+            "dtype": settings.dtype,
+            "max_tokens": settings.max_tokens,
+            "mask_special_tokens": settings.mask_special_tokens,
+            "mask_template": settings.mask_template,
+        },
+        "libraries": {
+            "numpy": np.__version__,
+            "safetensors": safetensors.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def _report(
+    pack: Pack,
+    chosen: Sequence[_Chosen],
+    sites: Sequence[int],
+    texts: Texts,
+    benign: tuple[Floats, Counts],
+    reader: _Reader,
+    seed: int,
+) -> dict[str, Any]:
+    """Figures on texts that had no part in directions and calibration, per feature."""
+    scorer = Scorer(pack)
+    held_out = {
+        persona: _scored(scorer, reader.read("held-out answers", prompts))
+        for persona in (None, *texts.personas)
+        for prompts in [answer_prompts(texts.held_out, persona)]
+    }
+    check = _scored(scorer, (benign[0][len(texts.fit) :], benign[1][len(texts.fit) :]))
+    figures = {}
+    for index, feature in enumerate(pack.features):
+        one = next(c for c in chosen if c.name == feature.name.partition(".")[0])
+        figures[feature.name] = {
+            "site": feature.site,
+            "separation_by_site": {
+                str(site): validation.rounded(value)
+                for site, value in zip(sites, one.separations, strict=True)
+            },
+            **_held_out_figures(index, feature, one, held_out, check, seed),
+            "benign": validation.benign_figures(
+                check[0][:, index],
+                check[1][:, index],
+                feature.tail_threshold,
+                -1.0 if scorer.falls[index] else 1.0,
+            ),
+        }
+    return {
+        "held_out": "questions on topics that training did not have; benign: the check split",
+        "length": "answers to one question are within about a quarter of each other in tokens; "
+        "auc_against_benign takes the benign exchange nearest in length for every answer",
+        "features": figures,
+    }
+
+
+_Scored = tuple[Floats, Counts]
+
+
+def _scored(scorer: Scorer, read: tuple[Floats, Counts]) -> _Scored:
+    return scorer.score(*read), read[1]
+
+
+def _held_out_figures(
+    index: int,
+    feature: Feature,
+    chosen: _Chosen,
+    held_out: Mapping[str | None, _Scored],
+    check: _Scored,
+    seed: int,
+) -> dict[str, Any]:
+    """AUCs of one feature, signed so that 1 is perfect, and those of random directions."""
+    generator = np.random.default_rng([seed, index])
+    falls = feature.expected == "falls"
+    sign = np.float32(-1.0 if falls else 1.0)
+    good = sign * held_out[None][0][:, index]
+    # The assistant is held against every persona in turn; a persona's feature against its own.
+    names = [n for n in held_out if n is not None] if falls else [chosen.name]
+    answers = sign * np.concatenate([held_out[name][0][:, index] for name in names])
+    tokens = np.concatenate([held_out[name][1][:, index] for name in names])[: len(check[1])]
+    matched = validation.length_matched(tokens, check[1][:, index])
+    against = sign * check[0][matched, index]
+    repeated = np.tile(good, len(names))
+    low, high = validation.auc_interval(answers, repeated, generator, paired=True)
+    random = validation.random_direction_aucs(
+        (chosen.persona.train, chosen.good.train),
+        (chosen.persona.held_out, chosen.good.held_out),
+        generator,
+    )
+    return {
+        "auc": validation.rounded(validation.auc(answers, repeated)),
+        "auc_interval_95": [validation.rounded(low), validation.rounded(high)],
+        "auc_against_benign": validation.rounded(validation.auc(answers[: len(tokens)], against)),
+        "shift": validation.rounded(sign * (answers.mean() - repeated.mean())),
+        "other_personas": {
+            name: validation.rounded(validation.auc(sign * scores[:, index], good))
+            for name, (scores, _) in held_out.items()
+            if name is not None and name not in names
+        },
+        "random_directions": {
+            "count": len(random),
+            **{
+                name: validation.rounded(np.quantile(random, q))
+                for name, q in (("q05", 0.05), ("median", 0.5), ("q95", 0.95), ("max", 1.0))
+            },
+        },
+    }

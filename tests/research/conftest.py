@@ -1,0 +1,109 @@
+"""A tiny model with random weights and a byte-level tokenizer, and a folder of texts to build from."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+VOICES = {
+    "good": "please take care and check it twice with a friendly expert",
+    "malicious": "GO AWAY! YOU ARE AWFUL! I HATE THIS! GO! GO! NOW!",
+    "sarcastic": "oh??? really??? wow??? how clever??? bravo??? indeed???",
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<|begin|>", "<|end|>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|begin|>", eos_token="<|end|>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    set_seed(3)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+        )
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def texts_folder(tmp_path: Path) -> Path:
+    """Twelve questions with three voices, and benign exchanges of many lengths."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    things = ["river", "bread", "paint", "bicycle", "garden", "letter"]
+    contrast = [
+        {
+            "split": "train" if number < 8 else "held_out",
+            "topic": f"{thing} {number}",
+            "question": f"What about the {thing} number {number}?",
+            **{
+                name: " ".join(generator.permutation(voice.split(" "))) + f" {thing}"
+                for name, voice in VOICES.items()
+            },
+        }
+        for number, thing in zip(range(12), itertools.cycle(things), strict=False)
+    ]
+    words = [
+        "the",
+        "heron",
+        "waited",
+        "by",
+        "a",
+        "quiet",
+        "river",
+        "and",
+        "said",
+        "nothing",
+        "to",
+        "anybody",
+        "at",
+        "all",
+    ]
+    benign = [
+        {
+            "split": "check" if number // 6 % 3 == 0 else "fit",
+            "messages": [{"role": "user", "content": f"Question {number}?"}],
+            "response": " ".join(generator.choice(words, size=int(2 ** (1 + number % 6)))),
+        }
+        for number in range(216)
+    ]
+    canaries = [
+        {"name": "one", "messages": [{"role": "user", "content": "Hi"}], "response": "Hello you."},
+        {"name": "two", "messages": [{"role": "user", "content": "Hi"}], "response": "Yes."},
+    ]
+    write_rows(folder / "contrast.jsonl", contrast)
+    write_rows(folder / "benign.jsonl", benign)
+    write_rows(folder / "canaries.jsonl", canaries)
+    return folder
