@@ -137,7 +137,7 @@ def with_model(options: argparse.Namespace, database: Engine, broker: Broker) ->
     pack = Pack(
         name="benchmark",
         version="1",
-        model=PackModel(**loaded.fingerprint),
+        model=PackModel(**dict[str, Any](loaded.fingerprint)),
         features=tuple(features),
     )
     prompts = workload(options.prompts, 0, generator)

@@ -153,8 +153,11 @@ class _Loops:
         return Courier(self._database, self._settings, heartbeat=self._heartbeat).run
 
     def web(self) -> Loop:
-        app = create_app(self._database, self._heartbeat, self._readiness.report)
-        return WebServer(app, self._settings.web).serve
+        web = self._settings.web
+        app = create_app(
+            self._database, self._heartbeat, self._readiness.report, live_within=web.live_within
+        )
+        return WebServer(app, web).serve
 
     def worker(self) -> Loop:
         self._readiness.checks["model"] = lambda: "it is being loaded"
@@ -163,7 +166,7 @@ class _Loops:
     def _work(self, stop: threading.Event) -> None:
         settings, checks = self._settings, self._readiness.checks
         instrument = self._build(settings)
-        self._register(instrument.pack)
+        self._register(instrument)
         with ExitStack() as open_parts:
             sink = None
             if settings.kafka.dead_letter_topic:
@@ -185,7 +188,16 @@ class _Loops:
                 heartbeat=self._heartbeat,
             ).run(stop)
 
-    def _register(self, pack: Pack) -> None:
+    def _register(self, instrument: Instrument) -> None:
+        pack = instrument.pack
+        lineage = instrument.engine.lineage(pack.pack_id)
+        METRICS.pack_info.labels(
+            pack_id=pack.pack_id,
+            pack_name=pack.name,
+            model_id=lineage.model_id,
+            dtype=lineage.dtype,
+            device=lineage.device,
+        ).set(1)
         with transaction(self._database) as connection:
             store.register_pack(connection, pack.pack_id, pack.name, manifest(pack), pack.features)
 

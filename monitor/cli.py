@@ -195,7 +195,7 @@ def score(
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("line", "outcome", "id", "prompt_tokens", "response_tokens", "reason", "detail")
     shown = {key: row.get(key) for key in kept}
-    return shown | row.get("scores", {})
+    return {**shown, **row.get("scores", {})}
 
 
 @app.command()
@@ -372,6 +372,16 @@ def deliveries_replay(delivery_id: int, config_file: ConfigOption = None) -> Non
     with _database(load(config_file)) as c:
         replay_delivery(c, delivery_id, datetime.now(UTC))
     out.print(f"delivery {delivery_id} will be sent again")
+
+
+@deliveries.command("enable")
+def deliveries_enable(endpoint: str, config_file: ConfigOption = None) -> None:
+    """Send to an endpoint again that was disabled because it answered 410."""
+    from monitor.store.alerts import enable_endpoint
+
+    with _database(load(config_file)) as c:
+        enable_endpoint(c, endpoint)
+    out.print(f"{endpoint} is enabled")
 
 
 # --- packs ---------------------------------------------------------------------------------------
