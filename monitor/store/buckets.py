@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import Connection, RowMapping, text
 
-from monitor.records import SCORE_BINS, Bucket, Window, utc
+from monitor.records import SCORE_BINS, Bucket, Counts, Window, utc
 from monitor.store.border import clean
 
 HOUR: Final = timedelta(hours=1)
@@ -122,13 +122,15 @@ _UPSERT_BUCKETS: Final = text(f"""
         (bucket_start, lineage_id, feature, segment, source, bucket_seconds,
          n, tail_count, total, total_squares, histogram)
     SELECT start, :lineage_id, feature, segment, source, seconds, n, tail_count, total, squares,
-        (CAST(:histograms AS int[]))[(row - 1) * {SCORE_BINS} + 1 : row * {SCORE_BINS}]
+        CAST(histogram AS int[])
     FROM unnest(
         CAST(:starts AS timestamptz[]), CAST(:features AS smallint[]), CAST(:segments AS text[]),
         CAST(:sources AS text[]), CAST(:seconds AS int[]), CAST(:ns AS bigint[]),
-        CAST(:tail_counts AS bigint[]), CAST(:totals AS float8[]), CAST(:squares AS float8[]))
+        CAST(:tail_counts AS bigint[]), CAST(:totals AS float8[]), CAST(:squares AS float8[]),
+        CAST(:histograms AS text[]))
         WITH ORDINALITY
-        AS given (start, feature, segment, source, seconds, n, tail_count, total, squares, row)
+        AS given (start, feature, segment, source, seconds, n, tail_count, total, squares,
+            histogram, row)
     ORDER BY row
     ON CONFLICT (bucket_start, lineage_id, feature, segment, source, bucket_seconds)
     DO UPDATE SET {_add("kept")}
@@ -151,9 +153,14 @@ def _upsert_buckets(c: Connection, lineage_id: int, merged: Sequence[tuple[_Key,
             "tail_counts": [int(bucket.tail_count) for bucket in values],
             "totals": [float(bucket.total) for bucket in values],
             "squares": [float(bucket.total_squares) for bucket in values],
-            "histograms": np.concatenate([bucket.histogram for bucket in values]).tolist(),
+            "histograms": [_literal(bucket.histogram) for bucket in values],
         },
     )
+
+
+def _literal(histogram: Counts) -> str:
+    """The histogram as PostgreSQL writes an array; an array of arrays could not be unnested by row."""
+    return "{" + ",".join(map(str, histogram.tolist())) + "}"
 
 
 def hour_of(moment: datetime) -> datetime:
