@@ -10,7 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
 
@@ -279,6 +279,9 @@ def member(asked: KafkaSettings, offsets: Offsets, seconds: float = 0.0) -> Iter
 def test_two_then_three_then_one_members_lose_nothing_and_repeat_nothing(
     kafka_bootstrap: str, make_topic: Callable[..., str]
 ) -> None:
+    """One change at a time: when a member leaves in the middle of a rebalance, noida-db 0.2 leaves
+    the others' JoinGroup without an answer until ``max_poll_interval_ms``; Apache Kafka answers.
+    """
     topic = make_topic(partitions=6)
     asked, offsets = settings(kafka_bootstrap, topic), Offsets()
     produced = 0
@@ -292,14 +295,14 @@ def test_two_then_three_then_one_members_lose_nothing_and_repeat_nothing(
         return sorted(len(source.assigned()) for source in sources)
 
     with member(asked, offsets, 0.01) as first:
-        with ExitStack() as others:
-            second = others.enter_context(member(asked, offsets, 0.01))
+        with member(asked, offsets, 0.01) as second:
             produce_more()
             wait_for(lambda: owners(first, second) == [3, 3], "two members share")
-            third = others.enter_context(member(asked, offsets, 0.01))
-            produce_more()
-            wait_for(lambda: owners(first, second, third) == [2, 2, 2], "three members share")
-            produce_more()
+            with member(asked, offsets, 0.01) as third:
+                produce_more()
+                wait_for(lambda: owners(first, second, third) == [2, 2, 2], "three members share")
+                produce_more()
+            wait_for(lambda: owners(first, second) == [3, 3], "two members share again")
         produce_more()
         wait_for(lambda: owners(first) == [6], "one member has all")
         wait_for(lambda: offsets.count >= produced, "everything is stored")
