@@ -31,6 +31,7 @@ from monitor.replay.plan import Plan, plan
 from monitor.replay.pooling import FeatureBank
 from monitor.replay.tokens import CUT_RULE, Tokeniser, Tokens
 from monitor.settings import ReplaySettings
+from monitor.telemetry import METRICS
 
 ENGINE = "1"
 """Version of the numerics: raised whenever the same prompt may read differently than before."""
@@ -228,6 +229,8 @@ class ReplayEngine:
             passes=before.passes + forward.passes,
             splits=before.splits + forward.splits,
         )
+        METRICS.tokens.labels(kind="run").inc(forward.tokens)
+        METRICS.batch_halvings.inc(forward.splits)
         return whole, [replay for replay in range(len(replays)) if replay not in whole]
 
     def _pooled(
@@ -249,6 +252,8 @@ class ReplayEngine:
             tokens_duplicate=before.tokens_duplicate + asked - distinct,
             tokens_shared=before.tokens_shared + distinct - prepared.plan.tokens,
         )
+        METRICS.tokens.labels(kind="saved_dedupe").inc(asked - distinct)
+        METRICS.tokens.labels(kind="saved_prefix").inc(distinct - prepared.plan.tokens)
 
     def _outcome(
         self, prepared: Prepared, index: int, readings: dict[int, _Reading]
