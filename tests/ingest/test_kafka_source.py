@@ -209,6 +209,7 @@ def test_rewind_reads_again_and_revokes_what_was_handed_out(
     with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets.start) as source:
         first, second = drain(source, lambda chunks: len(chunks) == 2)
         offsets.store(first)
+        wait_for(lambda: len(source._chunks) == 2, "more is read ahead, and must be dropped")
         source.rewind()
         assert source.is_revoked(first.spans[0])
         assert source.is_revoked(second.spans[0])
