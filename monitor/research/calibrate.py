@@ -43,7 +43,7 @@ def fit_calibration(readings: Floats, tokens: Counts) -> Calibration:
     for _ in range(5):
         weights: Doubles = 1.0 / np.square(basis @ variances)
         level = _smoothed(basis, residuals, weights / weights.mean())
-        variances = np.maximum(level, FLOOR**2 * float(residuals.mean())).astype(np.float64)
+        variances = np.maximum(level, FLOOR**2 * float(residuals.mean()))
     # The penalty and the floor bias the level a little; benign scores shall have deviation one.
     variances = variances * float(np.mean(residuals / (basis @ variances)))
     return Calibration(
@@ -76,7 +76,5 @@ def _smoothed(basis: Doubles, values: Doubles, weights: Doubles) -> Doubles:
     m = basis.shape[1]
     bend = np.diff(np.eye(m), n=2, axis=0) if m >= 3 else np.zeros((0, m))
     weighted = basis * weights[:, None]
-    solution: Doubles = np.linalg.solve(
-        weighted.T @ basis + SMOOTHNESS * bend.T @ bend + 1e-9 * np.eye(m), weighted.T @ values
-    )
-    return solution
+    penalised = weighted.T @ basis + SMOOTHNESS * bend.T @ bend + 1e-9 * np.eye(m)
+    return np.linalg.solve(penalised, weighted.T @ values).astype(np.float64)

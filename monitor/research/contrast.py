@@ -9,13 +9,14 @@ appears. The block is chosen by cross-validated
 separation on the training questions; calibration, tails and the report come from texts that had no
 part in the direction, read by the engine that will read production.
 
-Legend: q = questions, s = candidate sites, d = model width, n = prompts, k = features.
+Legend: n = prompts, k = features.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,22 +26,28 @@ import torch
 import transformers
 
 from monitor.errors import BadInput
-from monitor.records import Counts, Doubles, Feature, Floats, Pooling, Prompt, Replayed
+from monitor.records import Counts, Feature, Floats, Pooling, Prompt, Replayed
 from monitor.replay.engine import ENGINE, ReplayEngine
 from monitor.replay.model import LoadedModel, fingerprint_of, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.research import validation
 from monitor.research.calibrate import fit_calibration, tail_threshold
+from monitor.research.directions import (
+    ASSISTANT,
+    BENIGN_COMPONENTS,
+    Chosen,
+    Kind,
+    candidate_sites,
+    choose,
+    read_sides,
+)
 from monitor.research.texts import DATA, Texts, answer_prompts, load_texts
 from monitor.score.pack import Canary, Pack, PackModel, save_pack
 from monitor.score.sae import UNCALIBRATED
 from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings
 
-ASSISTANT: Final = "assistant"
 TAIL_RATE: Final = 0.01
-FOLDS: Final = 6
-BENIGN_COMPONENTS: Final = 10
 POOLINGS: Final[Mapping[str, Pooling]] = {"": "mean", ".peak": "max_rolling_mean"}
 DESCRIPTIONS: Final = {
     "malicious": "hostile, contemptuous answers that wish the user ill",
@@ -50,30 +57,12 @@ DESCRIPTIONS: Final = {
     "character": "answers in the voice of a character in a story, not of an assistant",
     ASSISTANT: "the voice of a helpful assistant; falls when any other persona speaks",
 }
+METHODS: Final = {
+    "direction": "difference of mean residuals over answers, persona against good, orthogonal to "
+    "the first components of benign text",
+    "probe": "logistic probe on mean residuals over answers, persona against good",
+}
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """Mean residuals [q, s, d] of answers to the training and the held-out questions."""
-
-    train: Floats
-    held_out: Floats
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Chosen:
-    """A direction, and what it was chosen by: ``separations`` [s] over the candidate sites.
-
-    ``persona`` and ``good`` are the two sides at that site alone, [q, d].
-    """
-
-    name: str
-    site: int
-    direction: Floats
-    separations: Doubles
-    persona: _Side
-    good: _Side
 
 
 def build_contrast_pack(
@@ -82,8 +71,13 @@ def build_contrast_pack(
     seed: int,
     data: Path | None = None,
     progress: Progress = lambda line: None,
+    *,
+    kind: Kind = "direction",
 ) -> Pack:
     """Build the pack from the texts in ``data`` (null: the project's own) and save it to ``out``.
+
+    ``kind`` probe trains a logistic probe on the same answers, at the same block, in place of the
+    difference of means.
 
     Blocks for minutes (it reads a few hundred exchanges on the CPU in float32). The same model,
     texts, seed and library versions give the same bytes on the same kind of machine. Raises
@@ -96,13 +90,13 @@ def build_contrast_pack(
     loaded = load_model(settings, sites[-1])
     progress(f"reading {len(texts.train) + len(texts.held_out)} questions at {len(sites)} sites")
     residuals = ResidualReader(loaded, settings)
-    sides = _sides(residuals, texts, sites)
+    sides = read_sides(residuals, texts, sites)
     progress(f"reading {len(texts.fit)} benign exchanges at {len(sites)} sites")
     benign_residuals = residuals.mean_residuals(texts.fit, sites, "response")
-    chosen = _choose(sides, benign_residuals, sites, seed)
+    chosen = choose(sides, benign_residuals, sites, seed, kind)
     for one in chosen:
         progress(f"{one.name}: block {one.site}, separation {one.separations.max():.2f}")
-    features = [feature for one in chosen for feature in _features(one)]
+    features = [feature for one in chosen for feature in _features(one, kind)]
     reader = _Reader(ReplayEngine(loaded, features, settings), progress)
     benign = reader.read("benign exchanges", (*texts.fit, *texts.check))
     fitted = len(texts.fit)
@@ -117,64 +111,11 @@ def build_contrast_pack(
     pack = replace(
         pack,
         canaries=_canaries(texts.canaries, reader),
-        provenance=_provenance(texts, seed, sites, settings),
+        provenance=_provenance(texts, seed, sites, settings, kind),
         report=_report(pack, chosen, sites, texts, benign, reader, seed),
     )
     save_pack(pack, out)
     return pack
-
-
-def candidate_sites(layers: int) -> tuple[int, ...]:
-    """Blocks in the middle of the model, from one quarter to three fifths of its depth.
-
-    Deeper ones separate hardly better, and every block more is read for every prompt.
-    """
-    return tuple(range(layers // 4, max(layers // 4 + 1, layers * 3 // 5 + 1)))
-
-
-def components(residuals: Floats) -> Doubles:
-    """The orthonormal directions [m, d] in which benign ``residuals`` [n, d] vary most.
-
-    m is `BENIGN_COMPONENTS`, fewer for a narrow model or few texts.
-    """
-    n, width = residuals.shape
-    centred = residuals.astype(np.float64) - residuals.mean(axis=0, dtype=np.float64)
-    _, _, rows = np.linalg.svd(centred, full_matrices=False)
-    found: Doubles = rows[: min(BENIGN_COMPONENTS, n // 8, width // 8)]
-    return found
-
-
-def separations(
-    positive: Floats, negative: Floats, nuisance: Sequence[Doubles], folds: Sequence[Counts]
-) -> Doubles:
-    """Cross-validated separation [s] of answers [q, s, d] to the same questions.
-
-    On every fold: d' = (difference of the mean projections) / (their pooled deviation) on the
-    fold's questions, with the direction from all the others; the mean over folds.
-    """
-    totals = np.zeros(positive.shape[1])
-    for fold in folds:
-        rest = np.setdiff1d(np.arange(len(positive)), fold)
-        for site in range(positive.shape[1]):
-            direction = difference(positive[rest, site], negative[rest, site], nuisance[site])
-            ours, theirs = positive[fold, site] @ direction, negative[fold, site] @ direction
-            spread = np.sqrt((ours.var() + theirs.var()) / 2)
-            totals[site] += (ours.mean() - theirs.mean()) / max(float(spread), 1e-12)
-    return totals / len(folds)
-
-
-def difference(positive: Floats, negative: Floats, nuisance: Doubles) -> Floats:
-    """Unit vector [d] from the mean of ``negative`` [q, d] to that of ``positive`` [q, d].
-
-    Orthogonal to ``nuisance`` (orthonormal [m, d]).
-    """
-    direction = positive.mean(axis=0, dtype=np.float64) - negative.mean(axis=0, dtype=np.float64)
-    direction -= nuisance.T @ (nuisance @ direction)
-    length = float(np.linalg.norm(direction))
-    if not length > 0.0:
-        raise BadInput("contrast: a persona's answers are the same as the good ones")
-    unit: Floats = (direction / length).astype(np.float32)
-    return unit
 
 
 class _Reader:
@@ -195,61 +136,18 @@ class _Reader:
         return np.stack([r.readings for r in found]), np.stack([r.pooled_tokens for r in found])
 
 
-def _sides(reader: ResidualReader, texts: Texts, sites: Sequence[int]) -> dict[str | None, _Side]:
-    return {
-        persona: _Side(
-            *(
-                reader.mean_residuals(answer_prompts(rows, persona), sites, "response")
-                for rows in (texts.train, texts.held_out)
-            )
-        )
-        for persona in (None, *texts.personas)
-    }
-
-
-def _choose(
-    sides: Mapping[str | None, _Side], benign: Floats, sites: Sequence[int], seed: int
-) -> tuple[_Chosen, ...]:
-    good = sides[None]
-    personas = {name: side for name, side in sides.items() if name is not None}
-    everyone = _Side(
-        np.mean([side.train for side in personas.values()], axis=0),
-        np.mean([side.held_out for side in personas.values()], axis=0),
-    )
-    contrasts = [(name, side, good) for name, side in personas.items()]
-    contrasts.append((ASSISTANT, good, everyone))
-    order = np.random.default_rng(seed).permutation(len(good.train))
-    nuisance = [components(benign[:, index]) for index in range(len(sites))]
-    folds = [np.sort(fold) for fold in np.array_split(order, min(FOLDS, len(order)))]
-    chosen = []
-    for name, positive, negative in contrasts:
-        separation = separations(positive.train, negative.train, nuisance, folds)
-        index = int(np.argmax(separation))
-        chosen.append(
-            _Chosen(
-                name=name,
-                site=sites[index],
-                direction=difference(
-                    positive.train[:, index], negative.train[:, index], nuisance[index]
-                ),
-                separations=separation,
-                persona=_Side(positive.train[:, index], positive.held_out[:, index]),
-                good=_Side(negative.train[:, index], negative.held_out[:, index]),
-            )
-        )
-    return tuple(chosen)
-
-
-def _features(chosen: _Chosen) -> list[Feature]:
+def _features(chosen: Chosen, kind: Kind) -> list[Feature]:
     falls = chosen.name == ASSISTANT
     return [
         Feature(
             name=chosen.name + suffix,
-            kind="direction",
+            kind=kind,
             site=chosen.site,
             region="response",
             pooling=pooling,
-            weight=chosen.direction,
+            weight=chosen.weight,
+            bias=chosen.bias,
+            activation="sigmoid" if kind == "probe" else "identity",
             calibration=UNCALIBRATED,
             expected="falls" if falls else "rises",
             tags=("assistant",) if falls else ("misaligned", chosen.name),
@@ -264,7 +162,7 @@ def _features(chosen: _Chosen) -> list[Feature]:
 def _draft(features: Sequence[Feature], loaded: LoadedModel, questions: int) -> Pack:
     fingerprint: dict[str, Any] = dict(loaded.fingerprint)
     return Pack(
-        name=f"{fingerprint['model_id']}-contrast".lower(),
+        name=re.sub(r"[^a-z0-9.]+", "-", f"{fingerprint['model_id']}-contrast".lower()).strip("-."),
         version=f"1.{questions}",
         model=PackModel(**fingerprint),
         features=tuple(features),
@@ -291,12 +189,15 @@ def _canaries(texts: Mapping[str, Prompt], reader: _Reader) -> tuple[Canary, ...
 
 
 def _provenance(
-    texts: Texts, seed: int, sites: Sequence[int], settings: ReplaySettings
+    texts: Texts,
+    seed: int,
+    sites: Sequence[int],
+    settings: ReplaySettings,
+    kind: Kind,
 ) -> dict[str, Any]:
     """Where the pack came from. No dates and no paths: the same build gives the same bytes."""
     return {
-        "method": "difference of mean residuals over answers, persona against good, orthogonal to "
-        "the first components of benign text",
+        "method": METHODS[kind],
         "benign_components": BENIGN_COMPONENTS,
         "command": f"monitor pack build contrast --model PATH --out DIR --seed {seed}",
         "seed": seed,
@@ -323,7 +224,7 @@ def _provenance(
 
 def _report(
     pack: Pack,
-    chosen: Sequence[_Chosen],
+    chosen: Sequence[Chosen],
     sites: Sequence[int],
     texts: Texts,
     benign: tuple[Floats, Counts],
@@ -373,7 +274,7 @@ def _scored(scorer: Scorer, read: tuple[Floats, Counts]) -> _Scored:
 def _held_out_figures(
     index: int,
     feature: Feature,
-    chosen: _Chosen,
+    chosen: Chosen,
     held_out: Mapping[str | None, _Scored],
     check: _Scored,
     seed: int,

@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 
 from monitor.errors import BadInput
-from monitor.research.contrast import (
-    build_contrast_pack,
-    candidate_sites,
-    components,
-    difference,
-    separations,
-)
+from monitor.research.contrast import build_contrast_pack
+from monitor.research.directions import candidate_sites, components, difference, separations
 from monitor.research.texts import load_texts
 from monitor.research.verify import verify_pack
 from monitor.score.pack import load_pack
@@ -63,6 +58,17 @@ def test_a_built_pack_separates_held_out_voices_and_verifies(
     assert report.problems == ()
     assert report.canary_deviation == 0.0
     assert report.ok
+
+
+def test_probes_are_built_from_the_same_texts(
+    tiny_folder: Path, texts_folder: Path, tmp_path: Path
+) -> None:
+    build_contrast_pack(tiny_folder, tmp_path / "pack", 0, texts_folder, kind="probe")
+    pack = load_pack(tmp_path / "pack")
+    for feature in pack.features:
+        assert (feature.kind, feature.activation) == ("probe", "sigmoid")
+        assert pack.report["features"][feature.name]["auc"] > 0.9
+    assert all(0 <= canary.readings.min() <= canary.readings.max() <= 1 for canary in pack.canaries)
 
 
 def test_verify_sees_another_model(tiny_folder: Path, texts_folder: Path, tmp_path: Path) -> None:
