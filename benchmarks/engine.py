@@ -16,7 +16,6 @@ import argparse
 import importlib.util
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -407,7 +406,9 @@ def peak_of(options: argparse.Namespace) -> None:
         with torch.no_grad():
             for size in sizes:
                 full(torch.ones(1, size, dtype=torch.long), output_hidden_states=True)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # ru_maxrss survives exec and would report the parent's size; VmHWM begins anew.
+    status = Path("/proc/self/status").read_text()
+    print(next(int(x.split()[1]) for x in status.splitlines() if x.startswith("VmHWM")) / 1024)
 
 
 def show(console: Console, title: str, result: dict[str, Any]) -> None:
