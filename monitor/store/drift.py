@@ -340,10 +340,11 @@ def _lock_baseline(c: Connection, baseline_id: str) -> RowMapping:
 # --- drift ---------------------------------------------------------------------------------------
 
 _DRIFT_FIELDS: Final = (
-    *("evaluated_at", "baseline_id", "pack_id", "feature", "segment", "window_start", "window_end"),
-    *("n", "baseline_n", "pooled_baseline", "mean", "baseline_mean", "shift", "shift_low"),
-    *("shift_high", "psi", "ks", "tail_rate", "baseline_tail_rate", "tail_ratio", "tail_ratio_low"),
-    *("tail_ratio_high", "evidence", "cause"),
+    *("evaluated_at", "baseline_id", "pack_id", "feature", "segment", "window_name"),
+    *("window_start", "window_end", "n", "baseline_n", "pooled_baseline", "mean", "baseline_mean"),
+    *("shift", "shift_low", "shift_high", "psi", "psi_low", "ks", "ks_low", "tail_rate"),
+    *("baseline_tail_rate", "tail_ratio", "tail_ratio_low", "tail_ratio_high", "evidence"),
+    *("evidence_limit", "cause"),
 )
 
 
@@ -368,6 +369,7 @@ def _drift_row(drift: Drift) -> dict[str, Any]:
         "pack_id": drift.pack_id,
         "feature": clean(drift.feature),
         "segment": clean(drift.segment),
+        "window_name": clean(drift.window),
         "window_start": drift.window_start,
         "window_end": drift.window_end,
         "n": drift.n,
@@ -379,13 +381,16 @@ def _drift_row(drift: Drift) -> dict[str, Any]:
         "shift_low": drift.shift.low,
         "shift_high": drift.shift.high,
         "psi": drift.psi,
+        "psi_low": drift.psi_low,
         "ks": drift.ks,
+        "ks_low": drift.ks_low,
         "tail_rate": drift.tail_rate,
         "baseline_tail_rate": drift.baseline_tail_rate,
         "tail_ratio": drift.tail_ratio.value,
         "tail_ratio_low": drift.tail_ratio.low,
         "tail_ratio_high": drift.tail_ratio.high,
         "evidence": drift.evidence,
+        "evidence_limit": drift.evidence_limit,
         "cause": drift.cause.value,
     }
     return {name: _number(value) for name, value in row.items()}
