@@ -23,7 +23,7 @@ from monitor.settings import load
 from monitor.store.database import migrate
 
 TOPIC = "prompts"
-BASELINE_PROMPTS = 200
+BASELINE_PROMPTS = 150
 STOP_SECONDS = 40.0
 
 
@@ -109,14 +109,14 @@ class Stage:
             "drift": {
                 "bucket": 2,
                 "settle": 1,
-                "windows": {"20s": 20},
+                "windows": {"30s": 30},
                 "evaluate_every": 2,
                 "min_baseline_n": BASELINE_PROMPTS,
                 "rules": [
                     {
                         "name": "persona-drift",
-                        "features": ["tag:persona"],
-                        "min_n": 30,
+                        "features": ["tag:misaligned"],
+                        "min_n": 25,
                         "for": 6,
                         "cooldown": 60,
                         "severities": {"warning": {"shift": 0.4}, "critical": {"shift": 0.9}},
