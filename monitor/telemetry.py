@@ -195,7 +195,7 @@ class _Stderr(logging.Handler):
 
 
 class _Adopted(logging.Logger):
-    """The logger of a library that installs a handler of its own when it is imported later."""
+    """The logger of a library that installs a handler of its own, now or when it is imported."""
 
     def addHandler(self, hdlr: logging.Handler) -> None:
         """Ours, at the root, is the only one."""
@@ -205,12 +205,8 @@ class _Adopted(logging.Logger):
 
 
 def _adopt(name: str) -> None:
-    usual = logging.getLoggerClass()
-    logging.setLoggerClass(_Adopted)
-    try:
-        logger = logging.getLogger(name)
-    finally:
-        logging.setLoggerClass(usual)
+    logger = logging.getLogger(name)
+    logger.__class__ = _Adopted
     logger.handlers.clear()
     logger.propagate = True
 
