@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from monitor.courier import Courier
-from monitor.errors import DatabaseUnavailable, MonitorError, PackError, RefuseToStart
+from monitor.errors import DatabaseUnavailable, MonitorError, PackError
 from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
 from monitor.score.pack import Pack, fit_problems, load_pack, manifest, shipped_pack
 from monitor.settings import Settings, secret
@@ -116,7 +117,10 @@ def run_loops(
 
     with _signals(stop):
         database = connect(settings.postgres)
-        _wait_for_schema(database, stop)
+        if not until_answered(lambda: require_schema(database), stop):
+            database.dispose()
+            log.info("monitor.stopped", failed=False)
+            return
         loops = _Loops(settings, database, build)
         threads = [
             threading.Thread(target=guarded, args=(name, getattr(loops, name)()), name=name)
@@ -125,8 +129,15 @@ def run_loops(
         for thread in threads:
             thread.start()
         log.info("monitor.running", loops=list(names))
+        stop.wait()
+        deadline = time.monotonic() + settings.shutdown_grace.total_seconds()
         for thread in threads:
-            thread.join()
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        late = [thread.name for thread in threads if thread.is_alive()]
+    if late:
+        # What they had in hand is read, evaluated or sent again by whoever comes next.
+        log.warning("monitor.left_at_the_end_of_its_grace", loops=late)
+        os._exit(1 if failures else 0)
     database.dispose()
     log.info("monitor.stopped", failed=bool(failures))
     if failures:
@@ -166,7 +177,8 @@ class _Loops:
     def _work(self, stop: threading.Event) -> None:
         settings, checks = self._settings, self._readiness.checks
         instrument = self._build(settings)
-        self._register(instrument)
+        if not until_answered(lambda: self._register(instrument), stop):
+            return
         with ExitStack() as open_parts:
             sink = None
             if settings.kafka.dead_letter_topic:
@@ -214,18 +226,19 @@ def hash_key(settings: Settings) -> bytes:
     return given.encode() if given else secrets.token_bytes(32)
 
 
-def _wait_for_schema(database: Engine, stop: threading.Event) -> None:
-    """Postgres may start after us; a wrong schema is refused, an absent server is waited for."""
+def until_answered(action: Callable[[], None], stop: threading.Event) -> bool:
+    """Repeat ``action`` until the database answers; False when asked to stop before it did."""
     delay = 1.0
     while not stop.is_set():
         try:
-            return require_schema(database)
+            action()
+            return True
         except DatabaseUnavailable as error:
             METRICS.retries.labels(dependency="database").inc()
             log.warning("monitor.waiting_for_database", error=str(error), seconds=delay)
             stop.wait(delay)
             delay = min(delay * 2, 30.0)
-    raise RefuseToStart("stopped before the database answered")
+    return False
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from monitor.errors import MonitorError, StopLoudly
+from monitor.records import DeliveryState
 from monitor.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -72,9 +74,9 @@ def main() -> None:
     try:
         app()
     except MonitorError as error:
-        err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+        err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
         if error.hint:
-            err.print(f"  {_plain(error.hint)}", highlight=False)
+            err.print(f"  {_plain(error.hint)}", highlight=False, soft_wrap=True)
         sys.exit(1 if isinstance(error, StopLoudly) else 2)
 
 
@@ -334,6 +336,8 @@ def alerts_silence(
     from monitor import operate
 
     matchers = dict(_pair(item) for item in match)
+    if len(matchers) < len(match):
+        raise typer.BadParameter("a label is given twice; make a silence for each")
     with _database(load(config_file)) as c:
         made = operate.silence(
             c,
@@ -348,7 +352,7 @@ def alerts_silence(
 
 @deliveries.command("list")
 def deliveries_list(
-    state: Annotated[str | None, typer.Option(help="waiting, delivered or given_up.")] = None,
+    state: Annotated[DeliveryState | None, typer.Option(help="Only those in this state.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="Only this endpoint.")] = None,
     limit: Annotated[int, typer.Option(min=1)] = 50,
     config_file: ConfigOption = None,
@@ -446,15 +450,43 @@ def pack_build_contrast(
     data: Annotated[
         Path | None, typer.Option(help="Folder of contrast texts; the project's own when left out.")
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Logistic probes in place of directions.")
+    ] = False,
 ) -> None:
     """Build persona directions from contrasting answers, with calibration, canaries and a report."""
     from monitor.research.contrast import build_contrast_pack
+    from monitor.research.directions import Kind
 
-    with err.status("building") as status:
-        made = build_contrast_pack(
-            model, folder, seed, data, progress=lambda line: status.update(_plain(line))
-        )
+    kind: Kind = "probe" if probe else "direction"
+    with _progress() as progress:
+        made = build_contrast_pack(model, folder, seed, data, progress, kind=kind)
     out.print(f"{folder}: {len(made.features)} features, id {made.pack_id[:12]}")
+
+
+@imports.command("sae")
+def pack_import_sae(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="SAELens folder: cfg.json, sae_weights.safetensors.")
+    ],
+    latent: Annotated[
+        list[int], typer.Option(help="Number of a latent; may be given several times.")
+    ],
+    model: Annotated[Path, typer.Option(help="Model folder or GGUF file.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where the pack is written.")],
+) -> None:
+    """Make a pack of chosen latents of a SAELens checkpoint, calibrated on the project's benign texts."""
+    from monitor.research.latents import build_latent_pack
+
+    with _progress() as progress:
+        made = build_latent_pack(checkpoint, latent, model, folder, progress)
+    out.print(f"{folder}: {len(made.features)} features, id {made.pack_id[:12]}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    with err.status("building") as status:
+        yield lambda line: status.update(_plain(line))
 
 
 # --- configuration -------------------------------------------------------------------------------
@@ -465,7 +497,7 @@ def config_show(config_file: ConfigOption = None, as_json: JsonOption = False) -
     """The configuration in force, secrets hidden."""
     import yaml
 
-    content = load(config_file).model_dump(mode="json", by_alias=True)
+    content = _without_secrets(load(config_file).model_dump(mode="json", by_alias=True))
     sys.stdout.write(
         json.dumps(content, indent=2) + "\n"
         if as_json
@@ -486,7 +518,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 def _span(value: str) -> timedelta:
     number, unit = value[:-1], value[-1:]
-    if unit not in _UNITS or not number.isdigit() or int(number) == 0:
+    if unit not in _UNITS or not number.isdigit() or not 0 < int(number) < 1_000_000:
         raise typer.BadParameter(f"{value!r} is no length of time; write 90m, 24h or 7d")
     return timedelta(seconds=int(number) * _UNITS[unit])
 
@@ -509,8 +541,27 @@ def _figures(held_out: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _without_secrets(content: dict[str, Any]) -> dict[str, Any]:
+    """Secret fields are hidden by their type; these two may hold one in plain text."""
+    options = content["kafka"]["client_options"]
+    content["kafka"]["client_options"] = {
+        name: "**********" if re.search("pass|secret|token|key", name) else value
+        for name, value in options.items()
+    }
+    for endpoint in content["alerts"]["endpoints"]:
+        scheme, _, rest = endpoint["url"].partition("://")
+        host, slash, _ = rest.rpartition("@")[2].partition("/")
+        endpoint["url"] = f"{scheme}://{host}{slash}{'**********' if slash else ''}"
+    return content
+
+
 def _who(by: str) -> str:
-    return by or getpass.getuser()
+    try:
+        return by or getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        raise typer.BadParameter(
+            "the user of this process has no name; say who with --by"
+        ) from None
 
 
 def _database(settings: Settings) -> AbstractContextManager[Connection]:
@@ -529,7 +580,9 @@ def _show(rows: Iterable[Mapping[str, Any]], as_json: bool) -> None:
     if not rows:
         out.print("nothing to show")
         return
-    table = Table(*dict.fromkeys(key for row in rows for key in row))
+    # Folded, not cut: an id must be whole to be copied.
+    headers = dict.fromkeys(key for row in rows for key in row)
+    table = Table(*(Column(header, overflow="fold") for header in headers))
     for row in rows:
         table.add_row(*(_cell(row.get(str(column.header))) for column in table.columns))
     out.print(table)

@@ -71,6 +71,11 @@ def _pack(settings: Settings) -> str:
 def _model(settings: Settings) -> str:
     instrument = build_instrument(settings)
     lineage = instrument.engine.lineage(instrument.pack.pack_id)
+    reading = (
+        f"{lineage.model_id} in {lineage.dtype} on {lineage.device}, read by {instrument.pack.name}"
+    )
+    if not instrument.pack.canaries:
+        return f"{reading}; the pack has no canaries, so its readings cannot be checked"
     run = canary_run(
         instrument.pack,
         instrument.engine,
@@ -84,10 +89,7 @@ def _model(settings: Settings) -> str:
             f"largest deviation {run.largest_deviation:.3g}, tolerated {run.noise_floor:.3g}",
             hint="Use the dtype, attention and model that the pack was made with, or rebuild the pack.",
         )
-    return (
-        f"{lineage.model_id} in {lineage.dtype} on {lineage.device}, read by "
-        f"{instrument.pack.name}; canaries within {run.largest_deviation:.2g}"
-    )
+    return f"{reading}; canaries within {run.largest_deviation:.2g}"
 
 
 def _postgres(settings: Settings) -> str:
@@ -127,12 +129,17 @@ def _endpoint(endpoint: Endpoint) -> str:
         signing_keys(endpoint)
     elif endpoint.format == "pagerduty":
         routing_key(endpoint)
-    address = httpx.URL(endpoint.url)
+    try:
+        address = httpx.URL(endpoint.url)
+    except httpx.InvalidURL as error:
+        raise RefuseToStart(f"the URL cannot be read: {error}", hint="Mend its url.") from None
     host, port = address.host, address.port or (443 if address.scheme == "https" else 80)
+    if not host:
+        raise RefuseToStart("the URL names no host", hint="Mend its url.")
     try:
         with socket.create_connection((host, port), timeout=5):
             return f"{host} answers, {endpoint.format}"
-    except OSError as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise RefuseToStart(
             f"{host} cannot be reached: {error}",
             hint="Look at the URL, DNS and the network policy for webhook egress.",

@@ -124,7 +124,12 @@ def evaluate(
 
 def begin(c: Connection, settings: Settings, now: datetime) -> Subject:
     """The pack in use, its approved baseline, and who vouches for the instrument."""
-    status = score_store.ingest_health(c, now - min(settings.drift.windows.values()), now)
+    status = score_store.ingest_health(
+        c,
+        now - min(settings.drift.windows.values()),
+        now,
+        group_id=settings.kafka.group_id,
+    )
     pack_id = drift_store.active_pack(c)
     alive = {worker["worker_id"] for worker in status["workers"]}
     return Subject(

@@ -13,9 +13,10 @@ import numpy as np
 from monitor.app import Instrument
 from monitor.ingest.files import read_file
 from monitor.ingest.formats import parse
-from monitor.records import DeadLetter, Parsed, Prompt, Replayed, Skip, Unreplayable
+from monitor.records import DeadLetter, DeadReason, Parsed, Prompt, Replayed, Skip, Unreplayable
 from monitor.score.scorer import Scorer
 from monitor.settings import Settings
+from monitor.worker import letter_of, nothing_to_read
 
 Row = dict[str, Any]
 
@@ -52,18 +53,17 @@ def _scored(
             continue
         result = next(replayed)
         if isinstance(result, Unreplayable):
-            yield _refused(result)
+            empty = result.reason is DeadReason.NO_TOKENS
+            yield _refused(nothing_to_read(result) if empty else letter_of(result))
         else:
             yield _row(result, instrument, scorer) | origin
 
 
-def _refused(outcome: DeadLetter | Skip | Unreplayable) -> Row:
-    key = outcome.prompt.key if isinstance(outcome, Unreplayable) else outcome.key
-    kind = "skipped" if isinstance(outcome, Skip) else "dead_letter"
+def _refused(outcome: DeadLetter | Skip) -> Row:
     return {
-        "line": key.offset + 1,
-        "index": key.index,
-        "outcome": kind,
+        "line": outcome.key.offset + 1,
+        "index": outcome.key.index,
+        "outcome": "skipped" if isinstance(outcome, Skip) else "dead_letter",
         "reason": outcome.reason.value,
         "detail": "" if isinstance(outcome, Skip) else outcome.detail,
     }

@@ -148,6 +148,8 @@ class SkipReason(enum.StrEnum):
     TOMBSTONE = "tombstone"
     NOT_A_PROMPT = "not_a_prompt"
     OTHER_MODEL = "other_model"
+    NOTHING_TO_READ = "nothing_to_read"
+    """No feature of the pack has a token here, for example no response under a pack of responses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,9 +67,7 @@ class KafkaSettings(Section):
     ssl_ciphers: str | None = None
     ssl_check_hostname: bool = True
     sasl_mechanism: (
-        Literal[
-            "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM"
-        ]
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM"]
         | None
     ) = None
     sasl_username: str | None = None
@@ -102,9 +100,12 @@ class KafkaSettings(Section):
         if sasl and self.sasl_mechanism is None:
             raise ValueError("kafka.sasl_mechanism is needed with a SASL security_protocol")
         if not sasl and self.sasl_mechanism is not None:
-            raise ValueError("kafka.sasl_mechanism needs security_protocol SASL_PLAINTEXT or SASL_SSL")
+            raise ValueError(
+                "kafka.sasl_mechanism needs security_protocol SASL_PLAINTEXT or SASL_SSL"
+            )
         if self.sasl_mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512") and (
-            self.sasl_username is None or (self.sasl_password is None and self.sasl_password_file is None)
+            self.sasl_username is None
+            or (self.sasl_password is None and self.sasl_password_file is None)
         ):
             raise ValueError("kafka.sasl_username and kafka.sasl_password (or _file) are needed")
         if self.sasl_mechanism == "OAUTHBEARER" and not (
@@ -168,7 +169,8 @@ class ReplaySettings(Section):
 class PackSettings(Section):
     path: Path | None = Field(None, description="pack folder; null: the pack shipped for the model")
     other_weights: bool = Field(
-        False, description="read a model whose weights differ from the pack's, e.g. a fine-tuned one"
+        False,
+        description="read a model whose weights differ from the pack's, e.g. a fine-tuned one",
     )
     canary_interval: Duration = timedelta(minutes=30)
     canary_tolerance: float = Field(
@@ -186,7 +188,8 @@ class PostgresSettings(Section):
     connect_timeout: Duration = timedelta(seconds=10)
     keep_scores: Duration = timedelta(days=14)
     keep_fine_buckets: Duration = Field(
-        timedelta(days=45), description="buckets of drift.bucket's length; hourly ones are kept longer"
+        timedelta(days=45),
+        description="buckets of drift.bucket's length; hourly ones are kept longer",
     )
     keep_buckets: Duration = Field(timedelta(days=730), description="hourly buckets and counts")
     keep_dead_letters: Duration = timedelta(days=30)
@@ -209,7 +212,9 @@ class Thresholds(Section):
     @model_validator(mode="after")
     def _something(self) -> Thresholds:
         if self.shift is self.psi is self.ks is self.tail_ratio is None and not self.process_change:
-            raise ValueError("a threshold needs at least one of shift, psi, ks, tail_ratio, process_change")
+            raise ValueError(
+                "a threshold needs at least one of shift, psi, ks, tail_ratio, process_change"
+            )
         return self
 
 
@@ -236,11 +241,19 @@ class SilenceRule(Section):
     """ "No data" is never read as "no drift"."""
 
     name: Literal[
-        "lag", "starvation", "dead_letter_ratio", "model_mismatch", "instrument", "non_finite", "no_baseline"
+        "lag",
+        "starvation",
+        "dead_letter_ratio",
+        "model_mismatch",
+        "instrument",
+        "non_finite",
+        "no_baseline",
     ]
     severity: Severity = "warning"
     limit: float | None = Field(
-        None, gt=0.0, description="records (lag), seconds (starvation), share (dead_letter_ratio, non_finite)"
+        None,
+        gt=0.0,
+        description="records (lag), seconds (starvation), share (dead_letter_ratio, non_finite)",
     )
     hold_for: timedelta = Field(timedelta(minutes=5), alias="for")
     cooldown: timedelta = timedelta(minutes=30)
@@ -296,7 +309,9 @@ class DriftSettings(Section):
     )
     confidence: float = Field(0.99, gt=0.5, lt=1.0)
     min_segment_n: int = Field(
-        500, ge=2, description="a segment's own baseline is used from this n on, else the pooled one"
+        500,
+        ge=2,
+        description="a segment's own baseline is used from this n on, else the pooled one",
     )
     min_baseline_n: int = Field(1_000, ge=2)
     average_run_length: Duration = Field(
@@ -343,7 +358,9 @@ class Endpoint(Section):
     @model_validator(mode="after")
     def _signed(self) -> Endpoint:
         if self.format in ("standard", "pagerduty") and not (self.secret or self.secret_file):
-            raise ValueError(f"endpoint {self.name}: format {self.format} needs secret or secret_file")
+            raise ValueError(
+                f"endpoint {self.name}: format {self.format} needs secret or secret_file"
+            )
         return self
 
 
@@ -381,7 +398,8 @@ class PrivacySettings(Section):
     """Content never leaves the process but as a keyed hash."""
 
     hash_key: SecretStr | None = Field(
-        None, description="HMAC key of content and conversation hashes; null: made anew at each start"
+        None,
+        description="HMAC key of content and conversation hashes; null: made anew at each start",
     )
     hash_key_file: Path | None = None
 
@@ -422,12 +440,14 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
 
     Raises `ConfigurationError` naming every wrong field, with the nearest known key for unknown ones.
     """
-    path = path or (Path(os.environ["MONITOR_CONFIG"]) if os.environ.get("MONITOR_CONFIG") else None)
+    path = path or (
+        Path(os.environ["MONITOR_CONFIG"]) if os.environ.get("MONITOR_CONFIG") else None
+    )
     content = _read(path) if path else {}
     try:
         settings = Settings(**content)
         if overrides:
-            settings = Settings.model_validate(_merged(settings.model_dump(), overrides))
+            settings = _overridden(settings, overrides)
     except ValidationError as error:
         where = f" in {path}" if path else ""
         raise ConfigurationError(
@@ -436,6 +456,15 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
         ) from None
     _refuse_unknown_environment()
     return settings
+
+
+def _overridden(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
+    """Section by section, as validating the whole again would read the environment on top."""
+    changed = {}
+    for name, values in overrides.items():
+        section: Section = getattr(settings, name)
+        changed[name] = type(section).model_validate(_merged(section.model_dump(), values))
+    return settings.model_copy(update=changed)
 
 
 def secret(value: SecretStr | None, file: Path | None, name: str) -> str | None:
@@ -458,7 +487,9 @@ def _read(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigurationError(f"{path} must hold a mapping of sections, found {type(content).__name__}")
+        raise ConfigurationError(
+            f"{path} must hold a mapping of sections, found {type(content).__name__}"
+        )
     return content
 
 
@@ -491,7 +522,9 @@ def _explained(error: ValidationError) -> str:
         if item["type"] == "extra_forbidden":
             known = _known_keys(Settings, item["loc"][:-1])
             near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-            message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
+            message = "unknown key" + (
+                f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            )
         lines.append(f"  {where}: {message}")
     return "\n".join(lines)
 

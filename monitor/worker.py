@@ -33,6 +33,7 @@ from monitor.records import (
     Chunk,
     ChunkResult,
     DeadLetter,
+    DeadReason,
     Floats,
     IngestCount,
     Lineage,
@@ -44,6 +45,7 @@ from monitor.records import (
     Replayed,
     ScoredPrompt,
     Skip,
+    SkipReason,
     Unreplayable,
 )
 from monitor.score.pack import Pack
@@ -56,6 +58,8 @@ from monitor.telemetry import METRICS, Heartbeat, get_logger
 log = get_logger(__name__)
 
 POLL_SECONDS = 0.5
+ANNOUNCE_SECONDS = 60.0
+REMEMBERED = timedelta(hours=1)
 PRESENCE_EVERY = timedelta(seconds=15)
 LONGEST_BACKOFF_SECONDS = 30.0
 
@@ -135,6 +139,7 @@ class Worker:
         self._canaries_due = datetime.min.replace(tzinfo=UTC)
         self._presence_due = datetime.min.replace(tzinfo=UTC)
         self._stop = threading.Event()
+        self._told_to_stop_at: float | None = None
 
     def step(self) -> bool:
         """Handle one chunk from poll to commit; False when there was nothing to do."""
@@ -155,35 +160,47 @@ class Worker:
             ThreadPoolExecutor(1, "fetch") as fetching,
             ThreadPoolExecutor(1, "store") as storing,
         ):
+            try:
+                self._patiently(self._remember)
+                stored = self._flow(stop, fetching, storing)
+                if stored:
+                    stored.result()
+                self._show_presence("stopped")
+            except (StaleChunk, Retry) as error:
+                # `_patiently` gives up only once it is told to stop: nothing is lost by leaving.
+                log.warning("worker.last_chunk_not_stored", error=str(error), effect="read again")
+
+    def _flow(
+        self, stop: threading.Event, fetching: ThreadPoolExecutor, storing: ThreadPoolExecutor
+    ) -> Future[None] | None:
+        """Move chunks until ``stop``; the last one may still be on its way to the store."""
+        upcoming = fetching.submit(self._fetch)
+        stored: Future[None] | None = None
+        while not stop.is_set():
+            prepared = upcoming.result()
+            self._keep_watch()
             upcoming = fetching.submit(self._fetch)
-            stored: Future[None] | None = None
-            while not stop.is_set():
-                prepared = upcoming.result()
-                self._keep_watch()
-                upcoming = fetching.submit(self._fetch)
-                result = self._measure(prepared) if prepared else None
-                try:
-                    if stored:
-                        stored.result()
-                    stored = storing.submit(self._store, result) if result else None
-                except StaleChunk as stale:
-                    stored = None
-                    upcoming.result()  # fetched from offsets that are no longer ours to trust
-                    self._start_over(stale)
-                    upcoming = fetching.submit(self._fetch)
+            result = self._measure(prepared) if prepared else None
             try:
                 if stored:
                     stored.result()
-            except (StaleChunk, Retry) as error:
-                log.warning("worker.last_chunk_not_stored", error=str(error), effect="read again")
+                stored = storing.submit(self._store, result) if result else None
+            except StaleChunk as stale:
+                stored = None
+                upcoming.result()  # fetched from offsets that are no longer ours to trust
+                self._start_over(stale)
+                upcoming = fetching.submit(self._fetch)
+        return stored
 
     # --- stages --------------------------------------------------------------------------------
 
     def _fetch(self) -> Prepared | None:
+        started = time.monotonic()
         chunk = self._source.poll(POLL_SECONDS)
         self._heartbeat.beat("worker")
         if chunk is None:
             return None
+        METRICS.chunk_seconds.labels(stage="fetch").observe(time.monotonic() - started)
         started = time.monotonic()
         ingest = self._settings.ingest
         outcomes = [
@@ -205,8 +222,10 @@ class Worker:
         self._heartbeat.beat("worker")
         replayed = [outcome for outcome in outcomes if isinstance(outcome, Replayed)]
         failed = [outcome for outcome in outcomes if isinstance(outcome, Unreplayable)]
-        dead = (*prepared.dead, *(letter_of(outcome) for outcome in failed))
-        self._refuse_a_bad_deploy(len(replayed) + len(prepared.skipped), len(dead))
+        empty = [outcome for outcome in failed if outcome.reason is DeadReason.NO_TOKENS]
+        skipped = (*prepared.skipped, *(nothing_to_read(outcome) for outcome in empty))
+        dead = (*prepared.dead, *(letter_of(one) for one in failed if one not in empty))
+        self._refuse_a_bad_deploy(len(replayed) + len(skipped), len(dead))
         scored = self._scored(replayed)
         METRICS.chunk_seconds.labels(stage="replay").observe(time.monotonic() - started)
         return ChunkResult(
@@ -219,7 +238,7 @@ class Worker:
                 scored, tail=self._tail, falls=self._falls, bucket=self._settings.drift.bucket
             ),
             dead_letters=with_content(dead, prepared.chunk.records, self._settings.ingest),
-            counts=count_outcomes(scored, dead, prepared.skipped, self._settings.drift.bucket),
+            counts=count_outcomes(scored, dead, skipped, self._settings.drift.bucket),
         )
 
     def _scored(self, replayed: Sequence[Replayed]) -> tuple[ScoredPrompt, ...]:
@@ -240,7 +259,7 @@ class Worker:
     def _store(self, result: ChunkResult) -> None:
         started = time.monotonic()
         if result.dead_letters and self._dead_letters:
-            self._patiently(lambda: self._announce(result.dead_letters))
+            self._announce(self._dead_letters, result.dead_letters)
         self._patiently(lambda: self._keep(result))
         self._source.commit(result.spans)
         seconds = time.monotonic() - started
@@ -262,16 +281,21 @@ class Worker:
         with transaction(self._database) as connection:
             store.store_chunk(connection, result)
 
-    def _announce(self, letters: Sequence[DeadLetter]) -> None:
-        if self._dead_letters:
-            self._dead_letters.send(letters)
+    def _announce(self, sink: DeadLetterSink, letters: Sequence[DeadLetter]) -> None:
+        """Tell the dead-letter topic; a topic that stays away must not stop the scoring for ever."""
+        try:
+            self._patiently(lambda: sink.send(letters), at_most_seconds=ANNOUNCE_SECONDS)
+        except Retry as error:
+            log.error("dead_letters.not_announced", n=len(letters), error=str(error), kept="in SQL")
 
     # --- what can go wrong ---------------------------------------------------------------------
 
-    def _patiently(self, action: Callable[[], None]) -> None:
-        """Repeat ``action`` while its cause is outside and passes; once told to stop, not for long."""
-        delay = 0.5
-        patience = self._settings.shutdown_grace.total_seconds() / 2
+    def _patiently(self, action: Callable[[], None], *, at_most_seconds: float = math.inf) -> None:
+        """Repeat ``action`` while its cause is outside and passes; once told to stop, not for long.
+
+        Raises `Retry` after ``at_most_seconds``, or half the grace period after the stop.
+        """
+        delay, started = 0.5, time.monotonic()
         while True:
             try:
                 return action()
@@ -281,13 +305,19 @@ class Worker:
                 log.warning(
                     "worker.waiting", dependency=kind, error=str(error), seconds=round(delay, 1)
                 )
+                if time.monotonic() - started > at_most_seconds or self._out_of_grace():
+                    raise
                 if self._stop.wait(delay * self._jitter.uniform(0.8, 1.2)):
-                    patience -= delay
-                    if patience <= 0:
-                        raise
-                    time.sleep(min(delay, patience))
+                    time.sleep(0.5)
                 self._heartbeat.beat("worker")
                 delay = min(delay * 2, LONGEST_BACKOFF_SECONDS)
+
+    def _out_of_grace(self) -> bool:
+        if not self._stop.is_set():
+            return False
+        self._told_to_stop_at = self._told_to_stop_at or time.monotonic()
+        grace = self._settings.shutdown_grace.total_seconds()
+        return time.monotonic() - self._told_to_stop_at > grace / 2
 
     def _start_over(self, stale: StaleChunk) -> None:
         METRICS.stale_chunks.inc()
@@ -299,9 +329,9 @@ class Worker:
         self._readable.extend([True] * readable + [False] * dead)
         seen = len(self._readable)
         share = self._readable.count(False) / seen if seen else 0.0
-        if seen >= min(ingest.dead_letter_window, ingest.chunk_records) and (
-            share > ingest.dead_letter_limit
-        ):
+        enough = seen >= min(ingest.dead_letter_window, ingest.chunk_records)
+        # The chunk itself must be bad too: after the producer is mended, good ones pass.
+        if enough and min(share, dead / max(readable + dead, 1)) > ingest.dead_letter_limit:
             raise EverythingUnreadable(
                 f"{share:.0%} of the last {seen} records cannot be read or replayed "
                 f"(ingest.dead_letter_limit is {ingest.dead_letter_limit:.0%})",
@@ -338,14 +368,27 @@ class Worker:
         with transaction(self._database) as connection:
             store.record_canary_run(connection, run)
 
-    def _show_presence(self) -> None:
+    def _remember(self) -> None:
+        """Begin with what became of the last hour's records: a restart must not forget a bad deploy."""
+        now = self._clock()
+        with transaction(self._database) as connection:
+            outcomes = store.outcomes_between(
+                connection, now - REMEMBERED, now, group_id=self._settings.kafka.group_id
+            )
+        dead = sum(n for outcome, n in outcomes.items() if outcome.startswith("dead:"))
+        share = dead / max(sum(outcomes.values()), 1)
+        length = min(sum(outcomes.values()), self._settings.ingest.dead_letter_window)
+        bad = round(share * length)
+        self._readable.extend([False] * bad + [True] * (length - bad))
+
+    def _show_presence(self, state: str = "running") -> None:
         with transaction(self._database) as connection:
             store.heartbeat(
                 connection,
                 worker_id=self._worker_id,
                 group_id=self._settings.kafka.group_id,
                 pack_id=self._pack.pack_id,
-                state="running",
+                state=state,
                 at=self._clock(),
             )
 
@@ -376,6 +419,11 @@ def canary_run(
 def read(parsed: Parsed, ingest: IngestSettings) -> Parsed:
     """A parsed record after the sampling."""
     return sample(parsed, ingest.sampling_rate) if isinstance(parsed, Prompt) else parsed
+
+
+def nothing_to_read(outcome: Unreplayable) -> Skip:
+    prompt = outcome.prompt
+    return Skip(key=prompt.key, recorded_at=prompt.recorded_at, reason=SkipReason.NOTHING_TO_READ)
 
 
 def letter_of(outcome: Unreplayable) -> DeadLetter:

@@ -115,7 +115,7 @@ class Stage:
                 "rules": [
                     {
                         "name": "persona-drift",
-                        "features": ["tag:misaligned"],
+                        "features": ["malicious", "reckless", "deceptive", "sarcastic"],
                         "min_n": 25,
                         "for": 6,
                         "cooldown": 60,

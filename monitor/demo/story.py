@@ -12,6 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,11 +41,13 @@ def tell(*, state: Path, cache: Path, keep: bool = False, record: Path | None = 
     With ``keep`` the parts stay up, until the next demo. ``record`` gets the screen as SVG.
     """
     console = Console()
-    with console.status("preparing the small chat model") as status:
-        model = chat_model(cache, progress=status.update)
-        status.update("starting PostgreSQL, a Kafka-protocol broker, a receiver and the monitor")
-        stage = Stage(state, model, keep=keep).__enter__()
-    with stage:
+    with ExitStack() as open_parts:
+        with console.status("preparing the small chat model") as status:
+            model = chat_model(cache, progress=status.update)
+            status.update(
+                "starting PostgreSQL, a Kafka-protocol broker, a receiver and the monitor"
+            )
+            stage = open_parts.enter_context(Stage(state, model, keep=keep))
         sender = Sender(stage.broker.bootstrap, TOPIC, chance=random.Random(7))
         with sender, Live(console=console, auto_refresh=False) as live:
             play = _Play(stage, sender, show=lambda seen: live.update(draw(seen), refresh=True))
@@ -173,7 +176,7 @@ def _explain(console: Console, stage: Stage, play: _Play, *, told: bool, keep: b
     if keep:
         port = stage.settings.web.port
         console.print(
-            f"Everything is left running, until the next demo:\n"
+            f"Left running until the next demo (the webhook receiver ended with this command):\n"
             f"  dashboard   http://127.0.0.1:{port}/\n"
             f"  database    psql '{stage.database_url}'\n"
             f"  commands    monitor alerts list --all --config {stage.config}"

@@ -14,24 +14,19 @@ Legend: n = prompts, k = features.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import safetensors
-import torch
-import transformers
 
-from monitor.errors import BadInput
-from monitor.records import Counts, Feature, Floats, Pooling, Prompt, Replayed
-from monitor.replay.engine import ENGINE, ReplayEngine
-from monitor.replay.model import LoadedModel, fingerprint_of, load_model
+from monitor.records import Counts, Feature, Floats, Pooling
+from monitor.replay.engine import ReplayEngine
+from monitor.replay.model import fingerprint_of, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.research import validation
-from monitor.research.calibrate import fit_calibration, tail_threshold
+from monitor.research.assemble import Progress, Reader, assembled, instrument
 from monitor.research.directions import (
     ASSISTANT,
     BENIGN_COMPONENTS,
@@ -42,12 +37,11 @@ from monitor.research.directions import (
     read_sides,
 )
 from monitor.research.texts import DATA, Texts, answer_prompts, load_texts
-from monitor.score.pack import Canary, Pack, PackModel, save_pack
+from monitor.score.pack import Pack, save_pack
 from monitor.score.sae import UNCALIBRATED
 from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings
 
-TAIL_RATE: Final = 0.01
 POOLINGS: Final[Mapping[str, Pooling]] = {"": "mean", ".peak": "max_rolling_mean"}
 DESCRIPTIONS: Final = {
     "malicious": "hostile, contemptuous answers that wish the user ill",
@@ -62,7 +56,6 @@ METHODS: Final = {
     "the first components of benign text",
     "probe": "logistic probe on mean residuals over answers, persona against good",
 }
-Progress = Callable[[str], None]
 
 
 def build_contrast_pack(
@@ -97,43 +90,16 @@ def build_contrast_pack(
     for one in chosen:
         progress(f"{one.name}: block {one.site}, separation {one.separations.max():.2f}")
     features = [feature for one in chosen for feature in _features(one, kind)]
-    reader = _Reader(ReplayEngine(loaded, features, settings), progress)
-    benign = reader.read("benign exchanges", (*texts.fit, *texts.check))
-    fitted = len(texts.fit)
-    features = [
-        replace(
-            feature,
-            calibration=fit_calibration(benign[0][:fitted, index], benign[1][:fitted, index]),
-        )
-        for index, feature in enumerate(features)
-    ]
-    pack = _with_tails(_draft(features, loaded, len(texts.train)), benign)
+    reader = Reader(ReplayEngine(loaded, features, settings), progress)
+    name = f"{loaded.model_id}-contrast"
+    pack, benign = assembled(name, f"1.{len(texts.train)}", features, loaded, texts, reader)
     pack = replace(
         pack,
-        canaries=_canaries(texts.canaries, reader),
         provenance=_provenance(texts, seed, sites, settings, kind),
         report=_report(pack, chosen, sites, texts, benign, reader, seed),
     )
     save_pack(pack, out)
     return pack
-
-
-class _Reader:
-    """Readings and token counts of prompts by the production engine; all must be replayable."""
-
-    def __init__(self, engine: ReplayEngine, progress: Progress) -> None:
-        self._engine = engine
-        self._progress = progress
-
-    def read(self, what: str, prompts: Sequence[Prompt]) -> tuple[Floats, Counts]:
-        """Readings [n, k] and pooled tokens [n, k]."""
-        self._progress(f"reading {len(prompts)} {what}")
-        replayed = self._engine.replay(prompts)
-        for index, one in enumerate(replayed):
-            if not isinstance(one, Replayed):
-                raise BadInput(f"{what}: number {index} cannot be replayed: {one.reason.value}")
-        found = [one for one in replayed if isinstance(one, Replayed)]
-        return np.stack([r.readings for r in found]), np.stack([r.pooled_tokens for r in found])
 
 
 def _features(chosen: Chosen, kind: Kind) -> list[Feature]:
@@ -159,35 +125,6 @@ def _features(chosen: Chosen, kind: Kind) -> list[Feature]:
     ]
 
 
-def _draft(features: Sequence[Feature], loaded: LoadedModel, questions: int) -> Pack:
-    fingerprint: dict[str, Any] = dict(loaded.fingerprint)
-    return Pack(
-        name=re.sub(r"[^a-z0-9.]+", "-", f"{fingerprint['model_id']}-contrast".lower()).strip("-."),
-        version=f"1.{questions}",
-        model=PackModel(**fingerprint),
-        features=tuple(features),
-    )
-
-
-def _with_tails(pack: Pack, benign: tuple[Floats, Counts]) -> Pack:
-    """``pack`` with each tail threshold at `TAIL_RATE` of all the benign scores."""
-    scorer = Scorer(pack)
-    scores = scorer.score(*benign) * np.where(scorer.falls, -1.0, 1.0)
-    features = [
-        replace(feature, tail_threshold=tail_threshold(scores[:, index], TAIL_RATE))
-        for index, feature in enumerate(pack.features)
-    ]
-    return replace(pack, features=tuple(features))
-
-
-def _canaries(texts: Mapping[str, Prompt], reader: _Reader) -> tuple[Canary, ...]:
-    readings, _ = reader.read("canaries", list(texts.values()))
-    return tuple(
-        Canary(name=name, readings=row, messages=prompt.messages, response=prompt.response)
-        for (name, prompt), row in zip(texts.items(), readings, strict=True)
-    )
-
-
 def _provenance(
     texts: Texts,
     seed: int,
@@ -206,19 +143,7 @@ def _provenance(
         "benign": {"fit": len(texts.fit), "check": len(texts.check)},
         "site_convention": "layers.L, the output of the 0-based decoder block L",
         "candidate_sites": list(sites),
-        "replay": {
-            "engine": ENGINE,
-            "dtype": settings.dtype,
-            "max_tokens": settings.max_tokens,
-            "mask_special_tokens": settings.mask_special_tokens,
-            "mask_template": settings.mask_template,
-        },
-        "libraries": {
-            "numpy": np.__version__,
-            "safetensors": safetensors.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        **instrument(settings),
     }
 
 
@@ -228,7 +153,7 @@ def _report(
     sites: Sequence[int],
     texts: Texts,
     benign: tuple[Floats, Counts],
-    reader: _Reader,
+    reader: Reader,
     seed: int,
 ) -> dict[str, Any]:
     """Figures on texts that had no part in directions and calibration, per feature."""

@@ -407,9 +407,14 @@ def strongest_prompts(
 
 
 def ingest_health(
-    c: Connection, since: datetime, now: datetime, *, alive: timedelta = timedelta(minutes=2)
+    c: Connection,
+    since: datetime,
+    now: datetime,
+    *,
+    group_id: str | None = None,
+    alive: timedelta = timedelta(minutes=2),
 ) -> dict[str, Any]:
-    """What the watcher needs to know of the workers.
+    """What the watcher needs to know of the workers of a consumer group (None: of all groups).
 
     ``lag``: records behind the log's end, by ``topic/partition`` (None where no offset is stored);
     ``outcomes``: records since ``since`` (by their own time) by outcome; ``last_scored_at``: when an
@@ -418,15 +423,15 @@ def ingest_health(
     """
     workers = live_workers(c, now - alive)
     return {
-        "lag": lag_by_partition(c),
-        "outcomes": outcomes_between(c, since, now),
-        "last_scored_at": last_progress(c),
+        "lag": lag_by_partition(c, group_id),
+        "outcomes": outcomes_between(c, since, now, group_id=group_id),
+        "last_scored_at": last_progress(c, group_id),
         "workers": workers,
         "packs": sorted({worker["pack_id"] for worker in workers}),
     }
 
 
-def lag_by_partition(c: Connection) -> dict[str, int] | None:
+def lag_by_partition(c: Connection, group_id: str | None = None) -> dict[str, int] | None:
     """Records behind the log's end when the partition was last read, by ``topic/partition``."""
     rows = c.execute(
         text("""
@@ -434,31 +439,42 @@ def lag_by_partition(c: Connection) -> dict[str, int] | None:
                 sum(greatest(log_end - next_offset, 0))::bigint AS lag
             FROM monitor_data.offsets
             WHERE log_end IS NOT NULL
+                AND (CAST(:group_id AS text) IS NULL OR group_id = :group_id)
             GROUP BY 1
             ORDER BY 1
-        """)
+        """),
+        {"group_id": group_id},
     ).all()
     return {row.source: row.lag for row in rows} or None
 
 
-def outcomes_between(c: Connection, since: datetime, before: datetime) -> dict[str, int]:
+def outcomes_between(
+    c: Connection, since: datetime, before: datetime, *, group_id: str | None = None
+) -> dict[str, int]:
     """What became of the records of the interval: ``scored``, ``dead:<reason>``, ``skipped:<reason>``."""
     rows = c.execute(
         text("""
             SELECT outcome, sum(n)::bigint AS n
             FROM monitor_data.ingest_counts
             WHERE bucket_start >= :since AND bucket_start <= :before
+                AND (CAST(:group_id AS text) IS NULL OR group_id = :group_id)
             GROUP BY outcome
             ORDER BY outcome
         """),
-        {"since": since, "before": before},
+        {"since": since, "before": before, "group_id": group_id},
     )
     return {row.outcome: row.n for row in rows}
 
 
-def last_progress(c: Connection) -> datetime | None:
+def last_progress(c: Connection, group_id: str | None = None) -> datetime | None:
     """When a chunk was last stored, by the server's clock."""
-    moment: datetime | None = c.scalar(text("SELECT max(updated_at) FROM monitor_data.offsets"))
+    moment: datetime | None = c.scalar(
+        text("""
+            SELECT max(updated_at) FROM monitor_data.offsets
+            WHERE CAST(:group_id AS text) IS NULL OR group_id = :group_id
+        """),
+        {"group_id": group_id},
+    )
     return moment
 
 

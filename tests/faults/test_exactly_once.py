@@ -290,3 +290,26 @@ def test_broker_and_postgres_restart_under_load(
             workers.wait_for(before + 100)
         workers.wait_for(load.valid + load.broken)
         check(workers, load, exact=False)
+
+
+@pytest.mark.timeout(120)
+def test_sigterm_while_postgres_is_down_ends_within_the_grace_period(
+    tmp_path: Path, kafka_bootstrap: str, make_topic, restartable_postgres: Postgres
+) -> None:
+    topic = make_topic(partitions=PARTITIONS)
+    url = restartable_postgres.create_database("monitor")
+    migrate(PostgresSettings(url=url))
+    workers = Fleet(tmp_path, kafka_bootstrap, topic, url)
+    with closing(workers), Load(kafka_bootstrap, topic) as load:
+        worker = workers.start()
+        workers.wait_for(50)
+        restartable_postgres.stop()
+        time.sleep(2)
+        started = time.monotonic()
+        assert workers.end(worker) == 0
+        assert time.monotonic() - started < 17
+        restartable_postgres.start()
+    with closing(workers):
+        workers.start()
+        workers.wait_for(load.valid + load.broken)
+        check(workers, load)

@@ -16,6 +16,7 @@ from benchmarks.null_replay import NullReplay, null_pack
 from monitor.drift.histogram import histogram_of
 from monitor.errors import EverythingUnreadable
 from monitor.ingest.kafka import KafkaSource
+from monitor.records import DeadReason, Unreplayable
 from monitor.score.pack import manifest
 from monitor.settings import IngestSettings, KafkaSettings, Settings
 from monitor.store import scores as store
@@ -196,3 +197,46 @@ def test_no_text_of_a_prompt_reaches_the_database(
         for table in list(tables):
             rows = c.execute(text(f'SELECT t::text FROM monitor_data."{table}" AS t')).scalars()
             assert not any(secret in row for row in rows), table
+
+
+def test_a_restart_does_not_forget_a_bad_deploy(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    settings = settings_for(kafka_bootstrap, topic)
+    dead = "SELECT count(*) FROM monitor_data.dead_letters"
+    send(kafka_bootstrap, topic, [b"not json"] * 45)
+    with working(database, settings) as worker:
+        run_until(worker, database, dead, 45)  # too few to judge by
+    send(kafka_bootstrap, topic, [b"not json"] * 8)
+    with working(database, settings) as worker, pytest.raises(EverythingUnreadable):
+        worker.run(threading.Event())
+    assert number(database, dead) == 45
+
+
+def test_good_records_pass_after_a_bad_deploy(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    settings = settings_for(kafka_bootstrap, topic)
+    send(kafka_bootstrap, topic, [b"not json"] * 45)
+    with working(database, settings) as worker:
+        run_until(worker, database, "SELECT count(*) FROM monitor_data.dead_letters", 45)
+    send(kafka_bootstrap, topic, prompts(20))
+    with working(database, settings) as worker:
+        run_until(worker, database, SCORED, 20)
+
+
+def test_a_prompt_with_nothing_to_read_is_skipped_not_dead(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    class Blind(NullReplay):
+        def run(self, prepared):
+            return [Unreplayable(prompt=prompt, reason=DeadReason.NO_TOKENS) for prompt in prepared]
+
+    send(kafka_bootstrap, topic, prompts(5))
+    skipped = (
+        "SELECT coalesce(sum(n), 0) FROM monitor_data.ingest_counts "
+        "WHERE outcome = 'skipped:nothing_to_read'"
+    )
+    with working(database, settings_for(kafka_bootstrap, topic), Blind(FEATURES)) as worker:
+        run_until(worker, database, skipped, 5)
+    assert number(database, "SELECT count(*) FROM monitor_data.dead_letters") == 0
