@@ -1,0 +1,211 @@
+"""The loops as processes: they start, answer, and end on SIGTERM with the code that is promised."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from kafka import KafkaProducer
+from sqlalchemy import Engine, text
+
+from monitor.store.database import transaction
+
+START_SECONDS = 60.0
+"""On a busy machine; seconds on an idle one."""
+STOP_SECONDS = 10.0
+
+
+class Process:
+    """A `python -m monitor` and what it has logged."""
+
+    def __init__(self, log: Path, command: str, config: Path) -> None:
+        self._log = log
+        with log.open("wb") as sink:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "monitor", command, "--config", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    def wait_for(self, event: str) -> str:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if event in self.said:
+                return self.said
+            assert self._child.poll() is None, self.said
+            time.sleep(0.05)
+        raise AssertionError(f"{event} was never logged:\n{self.said}")
+
+    def client(self) -> httpx.Client:
+        self.wait_for('"web.listening"')
+        line = next(line for line in self.said.splitlines() if '"web.listening"' in line)
+        return httpx.Client(base_url=f"http://127.0.0.1:{json.loads(line)['port']}")
+
+    def ended(self, seconds: float = START_SECONDS) -> int:
+        return self._child.wait(seconds)
+
+    def terminate(self) -> int:
+        self._child.send_signal(signal.SIGTERM)
+        return self.ended(STOP_SECONDS)
+
+    def kill(self) -> None:
+        self._child.kill()
+        self._child.wait()
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[[str, Path], Process]]:
+    """``started("web", config)``: the process; killed at the end if it still runs."""
+    processes: list[Process] = []
+
+    def start(command: str, config: Path) -> Process:
+        processes.append(Process(tmp_path / f"{command}.log", command, config))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+
+
+@contextmanager
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize("command", ["watcher", "courier", "web"])
+def test_sigterm_ends_a_loop_with_code_0(
+    started: Callable[[str, Path], Process],
+    configured: Callable[..., Path],
+    migrated_url: str,
+    command: str,
+) -> None:
+    config = configured(
+        postgres={"url": migrated_url},
+        web={"port": 0},
+        alerts={
+            "endpoints": [{"name": "ops", "url": "http://127.0.0.1:1/hook", "format": "slack"}]
+        },
+    )
+    process = started(command, config)
+    process.wait_for('"monitor.running"')
+    with process.client() as client:
+        assert client.get("/livez").status_code == 200
+        assert client.get("/readyz").status_code == 200
+    assert process.terminate() == 0
+    assert '"monitor.stopped"' in process.said
+    assert "Traceback" not in process.said
+
+
+def test_without_a_database_run_waits_for_it_and_ends_on_sigterm(
+    started: Callable[[str, Path], Process], configured: Callable[..., Path]
+) -> None:
+    process = started("run", configured(postgres={"url": "postgresql+psycopg://127.0.0.1:1/none"}))
+    process.wait_for('"monitor.waiting_for_database"')
+    began = time.monotonic()
+    assert process.terminate() == 0
+    assert time.monotonic() - began < 5
+    assert "error" not in re.sub(r'"error": ', "", process.said)
+
+
+def test_a_database_without_the_schema_is_refused(
+    started: Callable[[str, Path], Process], configured: Callable[..., Path], postgres_url: str
+) -> None:
+    process = started("courier", configured(postgres={"url": postgres_url}, web={"port": 0}))
+    assert process.ended() == 2
+    assert "monitor migrate" in process.said
+    assert "Traceback" not in process.said
+
+
+def test_a_taken_port_ends_the_process_with_its_name(
+    started: Callable[[str, Path], Process], configured: Callable[..., Path], migrated_url: str
+) -> None:
+    with taken_port() as port:
+        process = started("watcher", configured(postgres={"url": migrated_url}, web={"port": port}))
+        assert process.ended() == 2
+    assert f"cannot listen at 127.0.0.1:{port}" in process.said
+
+
+def test_a_worker_whose_pack_does_not_fit_ends_all_loops_with_code_2(
+    started: Callable[[str, Path], Process],
+    configured: Callable[..., Path],
+    migrated_url: str,
+    pack_folder: Path,
+    other_model_folder: Path,
+) -> None:
+    config = configured(
+        postgres={"url": migrated_url},
+        web={"port": 0},
+        replay={"model": str(other_model_folder), "device": "cpu"},
+        pack={"path": str(pack_folder)},
+    )
+    process = started("run", config)
+    assert process.ended() == 2
+    assert "does not fit the model" in process.said
+    assert "Traceback" not in process.said
+
+
+def test_run_scores_what_is_produced_and_ends_on_sigterm(
+    started: Callable[[str, Path], Process],
+    configured: Callable[..., Path],
+    database: Engine,
+    migrated_url: str,
+    kafka_bootstrap: str,
+    topic: str,
+    model_folder: Path,
+    pack_folder: Path,
+) -> None:
+    config = configured(
+        postgres={"url": migrated_url},
+        web={"port": 0},
+        kafka={
+            "bootstrap_servers": kafka_bootstrap,
+            "topics": [topic],
+            "group_id": topic,
+            "dead_letter_topic": None,
+        },
+        ingest={"chunk_wait": 0.2},
+        replay={"model": str(model_folder), "device": "cpu"},
+        pack={"path": str(pack_folder)},
+    )
+    process = started("run", config)
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, acks="all")
+    for number in range(5):
+        record = {"id": f"p{number}", "prompt": f"text {number}", "response": "yes"}
+        producer.send(topic, json.dumps(record).encode())
+    producer.send(topic, b"{")
+    producer.close()
+
+    def outcomes() -> dict[str, Any]:
+        with transaction(database) as c:
+            query = "SELECT outcome, sum(n) FROM monitor_data.ingest_counts GROUP BY outcome"
+            return {name: int(n) for name, n in c.execute(text(query))}
+
+    deadline = time.monotonic() + START_SECONDS
+    while sum(outcomes().values()) < 6 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert outcomes()["scored"] == 5, process.said
+    with process.client() as client:
+        ready = client.get("/readyz")
+        assert ready.status_code == 200, ready.text
+        assert "monitor_" in client.get("/metrics").text
+    assert process.terminate() == 0
+    assert "Traceback" not in process.said
