@@ -73,7 +73,7 @@ def build_contrast_pack(
     difference of means.
 
     Blocks for minutes (it reads a few hundred exchanges on the CPU in float32). The same model,
-    texts, seed and library versions give the same bytes on the same kind of machine. Raises
+    texts, seed and library versions give the same pack, but for the last bits of matrix products. Raises
     `ModelError`, `BadInput` for texts that cannot be used, `PackError` when ``out`` cannot be written.
     """
     settings = ReplaySettings(model=model, device="cpu", dtype="float32")
