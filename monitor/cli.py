@@ -1,7 +1,7 @@
 """Arguments, output and exit codes; nothing else.
 
 Exit codes: 0 well, 1 stopped loudly or found something wrong, 2 refused (configuration, pack, model,
-schema, bad input).
+schema, bad input, or a service that a command needs does not answer).
 """
 
 from __future__ import annotations
@@ -348,6 +348,27 @@ def alerts_silence(
             now=datetime.now(UTC),
         )
     _show([operate.silence_row(made)], as_json)
+
+
+@alerts.command("silences")
+def alerts_silences(config_file: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Silences in force."""
+    from monitor import operate
+    from monitor.store.alerts import active_silences
+
+    with _database(load(config_file)) as c:
+        found = active_silences(c, datetime.now(UTC))
+        _show([operate.silence_row(silence) for silence in found], as_json)
+
+
+@alerts.command("unsilence")
+def alerts_unsilence(silence_id: str, config_file: ConfigOption = None) -> None:
+    """End a silence now: alerts that still hold are announced."""
+    from monitor.store.alerts import end_silence
+
+    with _database(load(config_file)) as c:
+        end_silence(c, silence_id, datetime.now(UTC))
+    out.print(f"{silence_id} has ended")
 
 
 @deliveries.command("list")

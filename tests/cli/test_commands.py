@@ -326,6 +326,10 @@ def test_a_silence_is_stored_as_it_was_given(cli: Cli, on_database: Path, databa
         (silence,) = alert_store.active_silences(c, datetime.now(UTC))
     assert silence.ends_at - silence.starts_at == timedelta(minutes=30)
     assert (silence.created_by, silence.comment) == ("ada", "retraining")
+    (listed,) = json.loads(cli("alerts", "silences", "--json", config=on_database).out)
+    assert listed["silence_id"] == silence.silence_id
+    assert cli("alerts", "unsilence", silence.silence_id, config=on_database).code == 0
+    assert json.loads(cli("alerts", "silences", "--json", config=on_database).out) == []
 
 
 @pytest.mark.parametrize(
