@@ -86,7 +86,7 @@ def fill(engine: Engine) -> None:
         letters = [
             DeadLetter(
                 key=RecordKey(topic="prompts", partition=0, offset=offset + 1_500 + n),
-                recorded_at=at + n * MINUTE,
+                recorded_at=at + n * DAY / 6,
                 reason=DeadReason.NOT_JSON,
             )
             for n in range(5)
