@@ -103,7 +103,7 @@ def run_path(
         thread = threading.Thread(target=worker.run, args=(stop,))
         thread.start()
         while stored(database, topic) < len(records):
-            time.sleep(0.02)
+            time.sleep(0.1)
         seconds = time.perf_counter() - started
         stop.set()
         thread.join()

@@ -33,7 +33,9 @@ log = get_logger(__name__)
 
 QUEUED_CHUNKS: Final = 2
 """Whole chunks read ahead, beside the one that is being filled."""
-POLL_SECONDS: Final = 0.1
+POLL_SECONDS: Final = 0.02
+REST_SECONDS: Final = 0.08
+"""Rest after an empty poll: some brokers answer an empty fetch at once, and polling on would spin."""
 JOIN_POLL_SECONDS: Final = 1.0
 HOLD_SECONDS: Final = 0.5
 """While the queue is full, one poll in this time keeps the membership."""
@@ -220,7 +222,10 @@ class KafkaSource:
                 continue
             self._hold(consumer, room == 0)
             try:
-                self._take(consumer, consumer.poll(_poll_ms(consumer), max(room, 1)))
+                fetched = consumer.poll(_poll_ms(consumer), max(room, 1))
+                self._take(consumer, fetched)
+                if not fetched and _is_stable(consumer):
+                    self._stop.wait(REST_SECONDS)
             except OffsetOutOfRangeError as error:
                 self._bridge(consumer, error.args[0])
             except LogTruncationError as error:
