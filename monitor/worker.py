@@ -73,7 +73,7 @@ class Source(Protocol):
 
 
 class DeadLetterSink(Protocol):
-    """Where dead letters are announced beside the table, at least once."""
+    """Where dead letters are announced beside the table, which is the record of truth."""
 
     def send(self, letters: Sequence[DeadLetter]) -> None: ...
 
