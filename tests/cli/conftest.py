@@ -18,7 +18,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from monitor.cli import main
+from monitor.cli.main import main
 from monitor.records import Calibration, Feature, Message, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model

@@ -34,8 +34,10 @@ log = get_logger(__name__)
 QUEUED_CHUNKS: Final = 2
 """Whole chunks read ahead, beside the one that is being filled."""
 POLL_SECONDS: Final = 0.02
-REST_SECONDS: Final = 0.08
-"""Rest after an empty poll: some brokers answer an empty fetch at once, and polling on would spin."""
+SHORTEST_REST_SECONDS: Final = 0.05
+LONGEST_REST_SECONDS: Final = 0.4
+"""Rest after empty polls, twice as long after each: some brokers answer an empty fetch at once, and
+polling on would spin beside the model."""
 JOIN_POLL_SECONDS: Final = 1.0
 HOLD_SECONDS: Final = 0.5
 """While the queue is full, one poll in this time keeps the membership."""
@@ -214,6 +216,7 @@ class KafkaSource:
     def _read(self, consumer: KafkaConsumer) -> None:
         consumer.subscribe(list(self._settings.topics), listener=_Listener(self, consumer))
         self._held = False
+        rest = SHORTEST_REST_SECONDS
         while not self._stop.is_set():
             self._place(consumer)
             self._hand_over()
@@ -224,8 +227,11 @@ class KafkaSource:
             try:
                 fetched = consumer.poll(_poll_ms(consumer), max(room, 1))
                 self._take(consumer, fetched)
-                if not fetched and _is_stable(consumer):
-                    self._stop.wait(REST_SECONDS)
+                if fetched:
+                    rest = SHORTEST_REST_SECONDS
+                elif _is_stable(consumer):
+                    self._stop.wait(rest)
+                    rest = min(2 * rest, LONGEST_REST_SECONDS)
             except OffsetOutOfRangeError as error:
                 self._bridge(consumer, error.args[0])
             except LogTruncationError as error:

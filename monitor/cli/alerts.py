@@ -1,0 +1,140 @@
+"""Alerts and deliveries: list, acknowledge, silence, send again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from monitor.cli.arguments import ConfigOption, JsonOption, database, span, who
+from monitor.cli.show import out, show
+from monitor.records import DeliveryState
+from monitor.settings import load
+
+alerts = typer.Typer(help="List, acknowledge and silence alerts.")
+deliveries = typer.Typer(help="What endpoints were told, and replaying it.")
+
+
+@alerts.command("list")
+def alerts_list(
+    every: Annotated[bool, typer.Option("--all", help="Resolved ones too.")] = False,
+    config_file: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Open alerts, newest first."""
+    from monitor import operate
+    from monitor.store.alerts import list_alerts
+
+    states = None if every else ("pending", "firing")
+    with database(load(config_file)) as c:
+        show([operate.alert_row(alert) for alert in list_alerts(c, states=states)], as_json)
+
+
+@alerts.command("ack")
+def alerts_ack(
+    alert_id: str,
+    by: Annotated[str, typer.Option(help="Who takes it.")] = "",
+    config_file: ConfigOption = None,
+) -> None:
+    """Say that somebody is on it: reminders end, its resolution is still announced."""
+    from monitor.store.alerts import acknowledge
+
+    with database(load(config_file)) as c:
+        acknowledge(c, alert_id, who(by), datetime.now(UTC))
+    out.print(f"{alert_id} is acknowledged")
+
+
+@alerts.command("silence")
+def alerts_silence(
+    match: Annotated[
+        list[str], typer.Argument(help="label=glob, e.g. feature=toxic-* segment=all")
+    ],
+    length: Annotated[str, typer.Option("--for", help="How long: 2h, 30m, 1d.")] = "2h",
+    comment: Annotated[str, typer.Option(help="Why.")] = "",
+    by: Annotated[str, typer.Option(help="Who.")] = "",
+    config_file: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Announce nothing about alerts whose labels match, for a while."""
+    from monitor import operate
+
+    matchers = dict(pair(item) for item in match)
+    if len(matchers) < len(match):
+        raise typer.BadParameter("a label is given twice; make a silence for each")
+    with database(load(config_file)) as c:
+        made = operate.silence(
+            c,
+            matchers=matchers,
+            length=span(length),
+            by=who(by),
+            comment=comment,
+            now=datetime.now(UTC),
+        )
+    show([operate.silence_row(made)], as_json)
+
+
+@alerts.command("silences")
+def alerts_silences(config_file: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Silences in force."""
+    from monitor import operate
+    from monitor.store.alerts import active_silences
+
+    with database(load(config_file)) as c:
+        found = active_silences(c, datetime.now(UTC))
+        show([operate.silence_row(silence) for silence in found], as_json)
+
+
+@alerts.command("unsilence")
+def alerts_unsilence(silence_id: str, config_file: ConfigOption = None) -> None:
+    """End a silence now: alerts that still hold are announced."""
+    from monitor.store.alerts import end_silence
+
+    with database(load(config_file)) as c:
+        end_silence(c, silence_id, datetime.now(UTC))
+    out.print(f"{silence_id} has ended")
+
+
+@deliveries.command("list")
+def deliveries_list(
+    state: Annotated[DeliveryState | None, typer.Option(help="Only those in this state.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Only this endpoint.")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    config_file: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What the endpoints were told, newest first."""
+    from monitor import operate
+    from monitor.store.alerts import list_deliveries
+
+    states = [state] if state else None
+    with database(load(config_file)) as c:
+        rows = list_deliveries(c, states=states, endpoint=endpoint, limit=limit)
+        show([operate.delivery_row(row) for row in rows], as_json)
+
+
+@deliveries.command("replay")
+def deliveries_replay(delivery_id: int, config_file: ConfigOption = None) -> None:
+    """Send a delivery once more, with the same webhook-id."""
+    from monitor.store.alerts import replay_delivery
+
+    with database(load(config_file)) as c:
+        replay_delivery(c, delivery_id, datetime.now(UTC))
+    out.print(f"delivery {delivery_id} will be sent again")
+
+
+@deliveries.command("enable")
+def deliveries_enable(endpoint: str, config_file: ConfigOption = None) -> None:
+    """Send to an endpoint again that was disabled because it answered 410."""
+    from monitor.store.alerts import enable_endpoint
+
+    with database(load(config_file)) as c:
+        enable_endpoint(c, endpoint)
+    out.print(f"{endpoint} is enabled")
+
+
+def pair(item: str) -> tuple[str, str]:
+    label, found, pattern = item.partition("=")
+    if not found or not pattern:
+        raise typer.BadParameter(f"{item!r} is no label=glob")
+    return label, pattern

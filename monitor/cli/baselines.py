@@ -1,0 +1,83 @@
+"""Baselines: capture, list, approve, retire."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from monitor.cli.arguments import ConfigOption, JsonOption, database, span, who
+from monitor.cli.show import out, show
+from monitor.settings import load
+
+baseline = typer.Typer(help="What drift is compared with: capture, look at, approve, retire.")
+
+
+@baseline.command("capture")
+def baseline_capture(
+    last: Annotated[
+        str, typer.Option(help="How far back the baseline reaches: 24h, 90m, 7d.")
+    ] = "24h",
+    name: Annotated[str, typer.Option(help="What it is, for people.")] = "",
+    approve: Annotated[bool, typer.Option(help="Approve it at once.")] = False,
+    by: Annotated[str, typer.Option(help="Who approves.")] = "",
+    config_file: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Freeze recent scores as a draft baseline; it is compared with nothing until approved."""
+    from monitor import operate
+    from monitor.store import drift
+
+    settings = load(config_file)
+    now = datetime.now(UTC)
+    with database(settings) as c:
+        made = operate.capture_baseline(
+            c,
+            settings,
+            name=name or f"captured {now:%Y-%m-%d %H:%M}",
+            start=now - span(last),
+            end=now,
+            now=now,
+        )
+        if approve:
+            drift.approve_baseline(c, made.baseline_id, who(by), now)
+    status = "approved" if approve else "draft"
+    show([{"baseline_id": made.baseline_id, "n": made.n, "status": status}], as_json)
+
+
+@baseline.command("list")
+def baseline_list(config_file: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """All baselines, newest first."""
+    from monitor.store import drift
+
+    with database(load(config_file)) as c:
+        show(drift.list_baselines(c), as_json)
+
+
+@baseline.command("approve")
+def baseline_approve(
+    baseline_id: str,
+    by: Annotated[str, typer.Option(help="Who approves.")] = "",
+    config_file: ConfigOption = None,
+) -> None:
+    """Compare with this baseline from now on; the one approved before is retired."""
+    from monitor.store import drift
+
+    with database(load(config_file)) as c:
+        drift.approve_baseline(c, baseline_id, who(by), datetime.now(UTC))
+    out.print(f"{baseline_id} is approved")
+
+
+@baseline.command("retire")
+def baseline_retire(
+    baseline_id: str,
+    by: Annotated[str, typer.Option(help="Who retires it.")] = "",
+    config_file: ConfigOption = None,
+) -> None:
+    """Compare with this baseline no more."""
+    from monitor.store import drift
+
+    with database(load(config_file)) as c:
+        drift.retire_baseline(c, baseline_id, who(by), datetime.now(UTC))
+    out.print(f"{baseline_id} is retired")

@@ -1,0 +1,151 @@
+"""The loops, and what is done once around them: migrate, doctor, demo, offline scores."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from monitor.cli.arguments import ConfigOption, JsonOption
+from monitor.cli.show import err, out, show
+from monitor.settings import load
+
+commands = typer.Typer()
+
+
+@commands.command()
+def run(config_file: ConfigOption = None) -> None:
+    """Run all loops in one process: worker, watcher, courier and the web face."""
+    _serve(config_file, ("worker", "watcher", "courier", "web"))
+
+
+@commands.command()
+def worker(config_file: ConfigOption = None) -> None:
+    """Replay prompts from Kafka and store their scores (with the web face)."""
+    _serve(config_file, ("worker", "web"))
+
+
+@commands.command()
+def watcher(config_file: ConfigOption = None) -> None:
+    """Compare windows with the approved baseline and raise alerts (with the web face)."""
+    _serve(config_file, ("watcher", "web"))
+
+
+@commands.command()
+def courier(config_file: ConfigOption = None) -> None:
+    """Deliver alerts to their endpoints (with the web face)."""
+    _serve(config_file, ("courier", "web"))
+
+
+@commands.command()
+def web(config_file: ConfigOption = None) -> None:
+    """Serve the dashboard, the read-only API, health and metrics."""
+    _serve(config_file, ("web",))
+
+
+def _serve(config_file: Path | None, loops: Sequence[str]) -> None:
+    from monitor.app import run_loops
+    from monitor.telemetry import configure
+
+    settings = load(config_file)
+    configure(settings.log)
+    run_loops(settings, loops)
+
+
+@commands.command()
+def migrate(
+    config_file: ConfigOption = None,
+    revision: Annotated[str, typer.Option(help="Target revision; -1 goes down one.")] = "head",
+) -> None:
+    """Bring the database schema to this version."""
+    from monitor.store.database import migrate as to_revision
+
+    to_revision(load(config_file).postgres, revision)
+    out.print(f"schema at {revision}")
+
+
+@commands.command()
+def doctor(
+    config_file: ConfigOption = None,
+    as_json: JsonOption = False,
+    skip_model: Annotated[bool, typer.Option(help="Do not load the model.")] = False,
+) -> None:
+    """Check configuration, pack, model, Postgres, baseline, Kafka and endpoints."""
+    from monitor.doctor import examine
+
+    findings = list(examine(load(config_file), with_model=not skip_model))
+    rows = [{"part": f.subject, "well": f.well, "seen": f.seen, "mend": f.mend} for f in findings]
+    show(rows, as_json)
+    if not all(finding.well for finding in findings):
+        raise typer.Exit(1)
+
+
+@commands.command()
+def score(
+    file: Annotated[
+        Path, typer.Argument(help="Records, one per line, of any supported format; - reads stdin.")
+    ],
+    config_file: ConfigOption = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Model folder, in place of replay.model.")
+    ] = None,
+    pack_folder: Annotated[
+        Path | None, typer.Option("--pack", help="Pack folder, in place of pack.path.")
+    ] = None,
+    table: Annotated[bool, typer.Option("--table", help="A table instead of JSON lines.")] = False,
+) -> None:
+    """Score a file of records offline: ids, token counts, lineage and every feature's score.
+
+    Prints one JSON line per prompt; records that cannot be read are lines with their reason, and
+    make the exit code 1.
+    """
+    from monitor.app import build_instrument
+    from monitor.offline import score_file
+
+    overrides: dict[str, Any] = {}
+    if model:
+        overrides["replay"] = {"model": model}
+    if pack_folder:
+        overrides["pack"] = {"path": pack_folder}
+    settings = load(config_file, overrides)
+    instrument = build_instrument(settings)
+    unread = 0
+    rows = []
+    for row in score_file(file, instrument, settings):
+        unread += row["outcome"] == "dead_letter"
+        if table:
+            rows.append(_flat(row))
+        else:
+            sys.stdout.write(json.dumps(row) + "\n")
+    if table:
+        show(rows, as_json=False)
+    if unread:
+        err.print(f"{unread} records could not be scored; their lines say why", highlight=False)
+        raise typer.Exit(1)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("line", "outcome", "id", "prompt_tokens", "response_tokens", "reason", "detail")
+    shown = {key: row.get(key) for key in kept}
+    return {**shown, **row.get("scores", {})}
+
+
+@commands.command()
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave everything running at the end.")] = False,
+    record: Annotated[Path | None, typer.Option(help="Save the last screen as an SVG.")] = None,
+    state: Annotated[
+        Path, typer.Option(help="Everything the demo writes; deleted at its start.")
+    ] = Path(".state/demo"),
+    cache: Annotated[Path, typer.Option(help="Where the converted model is kept.")] = Path(
+        ".cache"
+    ),
+) -> None:
+    """The main job on embedded real parts: a persona appears, a signed alert arrives, it resolves."""
+    from monitor.demo.story import tell
+
+    raise typer.Exit(0 if tell(state=state, cache=cache, keep=keep, record=record) else 1)

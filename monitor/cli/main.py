@@ -1,0 +1,51 @@
+"""The console script: groups of commands, and what an error looks like. Arguments and exit codes only.
+
+Exit codes: 0 well, 1 stopped loudly or found something wrong, 2 refused (configuration, pack, model,
+schema, bad input, or a service that a command needs does not answer).
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from monitor.cli.alerts import alerts, deliveries
+from monitor.cli.baselines import baseline
+from monitor.cli.configuration import config
+from monitor.cli.loops import commands
+from monitor.cli.packs import pack
+from monitor.cli.show import err, plain
+from monitor.errors import MonitorError, StopLoudly
+
+app = typer.Typer(
+    help="Watches inside a served language model while it serves: replays sampled prompts, scores "
+    "misaligned-persona features, and raises alerts when they drift.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(commands)
+for name, group in (
+    ("baseline", baseline),
+    ("alerts", alerts),
+    ("deliveries", deliveries),
+    ("pack", pack),
+    ("config", config),
+):
+    app.add_typer(group, name=name, no_args_is_help=True)
+
+
+def main() -> None:
+    """Every error a person can act on is one sentence and a hint."""
+    try:
+        app()
+    except MonitorError as error:
+        err.print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
+        if error.hint:
+            err.print(f"  {plain(error.hint)}", highlight=False, soft_wrap=True)
+        sys.exit(1 if isinstance(error, StopLoudly) else 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Packs: look at one, compare it with a model, build or import one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from monitor.cli.arguments import JsonOption
+from monitor.cli.show import out, plain, progress, show
+
+pack = typer.Typer(help="Feature packs: look at, verify, build, import.")
+build = typer.Typer(help="Build a pack.")
+imports = typer.Typer(help="Import features from published checkpoints.")
+pack.add_typer(build, name="build", no_args_is_help=True)
+pack.add_typer(imports, name="import", no_args_is_help=True)
+
+
+@pack.command("inspect")
+def pack_inspect(folder: Path, as_json: JsonOption = False) -> None:
+    """What a pack holds: its model, features, sites, and how well they separate held-out text."""
+    from monitor.score.pack import load_pack, manifest
+
+    found = load_pack(folder)
+    if as_json:
+        sys.stdout.write(json.dumps(manifest(found), indent=2) + "\n")
+        return
+    out.print(f"[bold]{plain(found.name)}[/] {found.version}  id {found.pack_id[:12]}")
+    out.print(
+        f"made for {found.model.model_id}: {found.model.architecture}, {found.model.layers} blocks"
+    )
+    held_out = found.report.get("features", {})
+    show(
+        [
+            {
+                "feature": feature.name,
+                "kind": feature.kind,
+                "site": f"layers.{feature.site}",
+                "region": feature.region,
+                "pooling": feature.pooling,
+                "expected": feature.expected,
+                "tail above": feature.tail_threshold,
+                **_figures(held_out.get(feature.name, {})),
+            }
+            for feature in found.features
+        ],
+        as_json=False,
+    )
+
+
+@pack.command("verify")
+def pack_verify(
+    folder: Path,
+    model: Annotated[Path, typer.Option(help="Model folder or GGUF file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a pack with a model: sizes, hashes, and its canaries replayed. Exit code 1 if it differs."""
+    from monitor.research.verify import verify_pack
+    from monitor.score.pack import load_pack
+    from monitor.settings import ReplaySettings
+
+    report = verify_pack(load_pack(folder), ReplaySettings(model=model))
+    show([asdict(report)], as_json)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@build.command("contrast")
+def pack_build_contrast(
+    model: Annotated[Path, typer.Option(help="Model folder or GGUF file.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where the pack is written.")],
+    seed: Annotated[
+        int, typer.Option(help="Decides splits and controls; the same seed, the same pack.")
+    ] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of contrast texts; the project's own when left out.")
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Logistic probes in place of directions.")
+    ] = False,
+) -> None:
+    """Build persona directions from contrasting answers, with calibration, canaries and a report."""
+    from monitor.research.contrast import build_contrast_pack
+    from monitor.research.directions import Kind
+
+    kind: Kind = "probe" if probe else "direction"
+    with progress() as report:
+        made = build_contrast_pack(model, folder, seed, data, report, kind=kind)
+    out.print(f"{folder}: {len(made.features)} features, id {made.pack_id[:12]}")
+
+
+@imports.command("sae")
+def pack_import_sae(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="SAELens folder: cfg.json, sae_weights.safetensors.")
+    ],
+    latent: Annotated[
+        list[int], typer.Option(help="Number of a latent; may be given several times.")
+    ],
+    model: Annotated[Path, typer.Option(help="Model folder or GGUF file.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where the pack is written.")],
+) -> None:
+    """Make a pack of chosen latents of a SAELens checkpoint, calibrated on the project's benign texts."""
+    from monitor.research.latents import build_latent_pack
+
+    with progress() as report:
+        made = build_latent_pack(checkpoint, latent, model, folder, report)
+    out.print(f"{folder}: {len(made.features)} features, id {made.pack_id[:12]}")
+
+
+def _figures(held_out: Mapping[str, Any]) -> dict[str, Any]:
+    if not held_out:
+        return {}
+    low, high = held_out["auc_interval_95"]
+    return {
+        "held-out AUC": f"{held_out['auc']:.2f} ({low:.2f} to {high:.2f})",
+        "against benign": held_out["auc_against_benign"],
+        "95% of random below": held_out["random_directions"]["q95"],
+    }
