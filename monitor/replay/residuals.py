@@ -1,11 +1,11 @@
 """Whole residual vectors for research: the same tokens, regions and forward passes as in production.
 
-Legend: n = prompts, d = model width.
+Legend: n = prompts, d = model width, r = prompts of one forward pass, t = its tokens, m = outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,9 +19,13 @@ from monitor.replay.plan import plan
 from monitor.replay.tokens import Tokens
 from monitor.settings import ReplaySettings
 
+Pool = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From ``weights`` [r, t] (each row the mean over its prompt's region) and the residual stream [t, d],
+both float32, to one pooled row for each prompt [r, m]."""
+
 
 class ResidualReader:
-    """Mean residual streams of prompts at several sites at once."""
+    """Mean residual streams of prompts, or means of what is computed from them, at several sites."""
 
     def __init__(self, loaded: LoadedModel, settings: ReplaySettings) -> None:
         self.loaded = loaded
@@ -48,6 +52,22 @@ class ResidualReader:
 
         NaN where the region is absent. Raises `BadInput` for a prompt that cannot be replayed.
         """
+        width = self.loaded.config.hidden_size
+        return self.pooled(prompts, sites, region, torch.matmul, width, skip_tokens)
+
+    def pooled(
+        self,
+        prompts: Sequence[Prompt],
+        sites: Sequence[int],
+        region: Region,
+        pool: Pool,
+        width: int,
+        skip_tokens: int = 1,
+    ) -> Floats:
+        """What ``pool`` makes of ``region`` at each site, float32 [n, len(sites), m = ``width``].
+
+        NaN where the region is absent. Raises `BadInput` for a prompt that cannot be replayed.
+        """
         rows: list[Tokens] = []
         for index, one in enumerate(self._tokeniser.tokenise(prompts)):
             if isinstance(one, Unreplayable):
@@ -55,7 +75,6 @@ class ResidualReader:
                     f"prompt {index} cannot be replayed: {one.reason.value} {one.detail}"
                 )
             rows.append(one)
-        width = self.loaded.config.hidden_size
         means = np.full((len(rows), len(sites), width), np.nan, dtype=np.float32)
         work = plan(
             [one.ids for one in rows],
@@ -77,7 +96,7 @@ class ResidualReader:
             ]
 
             def read(site: int, residual: torch.Tensor) -> None:
-                values = (weights @ residual.to(torch.float32)).cpu().numpy()
+                values = pool(weights, residual.to(torch.float32)).cpu().numpy()
                 means[[members[i] for i in present], where[site]] = values[present]
 
             return read
