@@ -58,14 +58,14 @@ def load_texts(folder: Path = DATA) -> Texts:
     """The texts in ``folder``. Raises `BadInput` naming file, line, field and fix."""
     contrast, benign = folder / CONTRAST_FILE, folder / BENIGN_FILE
     splits: dict[str, list[Contrast]] = {"train": [], "held_out": []}
-    for where, row in _rows(contrast):
+    for where, row in rows(contrast):
         splits[_choice(row, "split", splits, where)].append(_contrast(row, where))
     exchanges: dict[str, list[Prompt]] = {"fit": [], "check": []}
-    for where, row in _rows(benign):
+    for where, row in rows(benign):
         exchanges[_choice(row, "split", exchanges, where)].append(_exchange(row, where))
     canaries = {
-        _text(row, "name", where): _exchange(row, where)
-        for where, row in _rows(folder / CANARY_FILE)
+        text_field(row, "name", where): _exchange(row, where)
+        for where, row in rows(folder / CANARY_FILE)
     }
     sizes = [(contrast, name, len(splits[name])) for name in splits]
     sizes += [(benign, name, len(exchanges[name])) for name in exchanges]
@@ -97,7 +97,7 @@ def answer_prompts(rows: Sequence[Contrast], persona: str | None) -> list[Prompt
     ]
 
 
-def exchange(messages: tuple[Message, ...], response: str) -> Prompt:
+def exchange(messages: tuple[Message, ...], response: str | None) -> Prompt:
     """A prompt that came from no topic: for building packs, not for storing."""
     key = RecordKey(topic="research", partition=0, offset=0)
     return Prompt(key=key, recorded_at=_EPOCH, messages=messages, response=response)
@@ -116,7 +116,20 @@ def _check_comparable(train: Sequence[Contrast], held_out: Sequence[Contrast], p
         raise BadInput(f"{path}: topics {sorted(shared)} stand in both splits; choose one")
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def load_chats(path: Path) -> tuple[Prompt, ...]:
+    """The exchanges in ``path``, one JSON object a line: ``messages`` and the ``response`` to them.
+
+    Without ``response``, the last of the messages must be the assistant's: that is the response. Raises
+    `BadInput` naming file, line and field, and when the file holds no exchange.
+    """
+    chats = tuple(_chat(row, where) for where, row in rows(path))
+    if not chats:
+        raise BadInput(f"{path} is empty", hint='one {"messages": […], "response": "…"} a line')
+    return chats
+
+
+def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line of ``path`` as "file:line" and its JSON object; `BadInput` where it is none."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -133,30 +146,50 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _contrast(row: Mapping[str, Any], where: str) -> Contrast:
-    personas = {name: _text(row, name, where) for name in row if name not in _NOT_ANSWERS}
+    personas = {name: text_field(row, name, where) for name in row if name not in _NOT_ANSWERS}
     if not personas:
         raise BadInput(f"{where}: add at least one persona's answer under the persona's name")
     return Contrast(
-        topic=_text(row, "topic", where),
-        question=_text(row, "question", where),
-        good=_text(row, "good", where),
+        topic=text_field(row, "topic", where),
+        question=text_field(row, "question", where),
+        good=text_field(row, "good", where),
         personas=personas,
     )
 
 
 def _exchange(row: Mapping[str, Any], where: str) -> Prompt:
+    return chat_prompt(row, where, text_field(row, "response", where))
+
+
+def _chat(row: Mapping[str, Any], where: str) -> Prompt:
+    if "response" in row:
+        return _exchange(row, where)
+    chat = chat_prompt(row, where, None)
+    *asked, last = chat.messages
+    if last.role != "assistant" or not asked:
+        raise BadInput(
+            f"{where}: response is missing",
+            hint="give it, or let messages end with the assistant's answer",
+        )
+    return exchange(tuple(asked), last.content)
+
+
+def chat_prompt(row: Mapping[str, Any], where: str, response: str | None) -> Prompt:
+    """The ``messages`` of ``row`` with ``response`` to them; `BadInput` for what is no chat."""
     messages = row.get("messages")
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise BadInput(f"{where}: messages must be a list of objects with role and content")
     turns = tuple(
-        Message(role=_text(m, "role", where), content=_text(m, "content", where)) for m in messages
+        Message(role=text_field(m, "role", where), content=text_field(m, "content", where))
+        for m in messages
     )
     if not turns:
         raise BadInput(f"{where}: messages must not be empty")
-    return exchange(turns, _text(row, "response", where))
+    return exchange(turns, response)
 
 
-def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+def text_field(row: Mapping[str, Any], name: str, where: str) -> str:
+    """``row[name]``, a text that is not empty; `BadInput` otherwise."""
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
         raise BadInput(f"{where}: {name} must be a text that is not empty")
