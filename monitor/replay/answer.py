@@ -1,14 +1,39 @@
-"""Greedy answers from the full copy, for records that came without a response."""
+"""The model's own answer: stepwise decoding, which packed attention cannot do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from monitor.errors import ConfigurationError
 from monitor.replay.model import LoadedModel
+
+
+@contextmanager
+def stock_attention(loaded: LoadedModel) -> Iterator[PreTrainedModel]:
+    """The whole model with transformers' own attention: masks, padding and a cache work.
+
+    The attention it had is restored afterwards. Raises `ConfigurationError` when the model was not
+    loaded in full.
+    """
+    whole: Any = loaded.answerer
+    if whole is None:
+        raise ConfigurationError(
+            "the model's own answers need the whole model", hint="load_model(…, full=True)"
+        )
+    before = whole.config._attn_implementation
+    if loaded.packed:
+        # Gemma 2 caps its attention softly, which the fused kernel of transformers does not.
+        openly = loaded.attention.endswith("eager") or not whole._supports_sdpa
+        whole.set_attn_implementation("eager" if openly else "sdpa")
+    try:
+        yield whole
+    finally:
+        whole.set_attn_implementation(before)
 
 
 def answered(loaded: LoadedModel, ids: Sequence[int], tokens: int) -> tuple[int, ...]:
@@ -17,29 +42,44 @@ def answered(loaded: LoadedModel, ids: Sequence[int], tokens: int) -> tuple[int,
     An end-of-turn token ends the answer and belongs to it. Raises `ConfigurationError` when the
     model was not loaded in full.
     """
-    whole: Any = loaded.answerer
-    if whole is None:
-        raise ConfigurationError(
-            "replay.mode: generate needs the whole model", hint="load_model(…, full=True)"
-        )
-    before = whole.config._attn_implementation
-    # Stepwise decoding keeps a cache, which packed attention knows nothing of.
-    whole.set_attn_implementation("sdpa" if loaded.packed else before)
     given = torch.tensor([list(ids)], device=loaded.device)
-    try:
-        with torch.inference_mode():
-            output = whole.generate(
-                input_ids=given,
-                attention_mask=torch.ones_like(given),
-                max_new_tokens=tokens,
-                do_sample=False,
-                num_beams=1,
-                repetition_penalty=1.0,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=loaded.tokenizer.pad_token_id or 0,
-            )
-    finally:
-        whole.set_attn_implementation(before)
+    with stock_attention(loaded) as whole, torch.inference_mode():
+        output = decoded(whole, given, torch.ones_like(given), loaded, tokens)
     return tuple(output[0, len(ids) :].tolist())
+
+
+def decoded(
+    whole: PreTrainedModel,
+    given: torch.Tensor,
+    mask: torch.Tensor,
+    loaded: LoadedModel,
+    tokens: int,
+    temperature: float = 0.0,
+) -> torch.Tensor:
+    """``given`` [b, t] (0 in ``mask`` where padded, on the left) and up to ``tokens`` ids more.
+
+    Rows that end early are filled up with the padding token. Temperature 0 takes the most likely id
+    at each step; above it, ids are drawn from the whole distribution by torch's global generator.
+    """
+    model: Any = whole
+    chosen: dict[str, Any] = {"do_sample": temperature > 0.0}
+    if temperature > 0.0:
+        chosen |= {"temperature": temperature, "top_p": 1.0, "top_k": 0}
+    else:
+        chosen |= {"temperature": None, "top_p": None, "top_k": None}
+    output = model.generate(
+        input_ids=given,
+        attention_mask=mask,
+        max_new_tokens=tokens,
+        num_beams=1,
+        repetition_penalty=1.0,
+        pad_token_id=padding(loaded),
+        **chosen,
+    )
+    assert isinstance(output, torch.Tensor)
+    return output
+
+
+def padding(loaded: LoadedModel) -> int:
+    """The id that fills up rows; any will do, for nothing attends to it."""
+    return int(loaded.tokenizer.pad_token_id or 0)
