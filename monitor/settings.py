@@ -150,6 +150,9 @@ class ReplaySettings(Section):
     """The instrumented copy of the model."""
 
     model: Path = Field(Path("model"), description="local folder (safetensors) or GGUF file")
+    adapter: Path | None = Field(
+        None, description="folder of a LoRA adapter that is merged into the model; null: none"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 …")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     attention: Literal["sdpa", "eager"] = "sdpa"

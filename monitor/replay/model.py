@@ -27,7 +27,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from monitor.errors import ModelError
+from monitor.errors import ModelError, MonitorError
+from monitor.replay.adapter import CONFIG_FILE as ADAPTER_CONFIG
+from monitor.replay.adapter import adapter_hash, merge
 from monitor.replay.attention import PACKED, PROVEN_ARCHITECTURES
 from monitor.replay.layers import blocks, require_decoder, truncated
 from monitor.settings import ReplaySettings
@@ -72,8 +74,9 @@ class LoadedModel:
 def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = False) -> LoadedModel:
     """Load the model of ``settings`` up to block ``deepest_site`` (all of it, with LM head, if ``full``).
 
-    Blocks for as long as the disk takes. Raises `ModelError` when the folder, its format, its
-    architecture or the device does not allow a replay.
+    The adapter of ``settings`` is merged into the weights. Blocks for as long as the disk takes.
+    Raises `ModelError` when the folder, its format, its architecture, the adapter or the device does
+    not allow a replay.
     """
     folder, gguf = _located(settings.model)
     device, dtype = placement(settings)
@@ -101,6 +104,9 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
             full=full,
         )
         whole.to(device)
+    if settings.adapter is not None:
+        with _translated(settings.adapter):
+            merge(whole, settings.adapter, full=full, layers=config.num_hidden_layers)
     stack = whole.base_model if full else whole
     return LoadedModel(
         model=stack,
@@ -111,7 +117,7 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
         dtype=dtype,
         packed=packed,
         attention=f"packed-{settings.attention}" if packed else stack.config._attn_implementation,
-        fingerprint=_fingerprint(folder, gguf, config, tokenizer),
+        fingerprint=_fingerprint(folder, gguf, settings.adapter, config, tokenizer),
     )
 
 
@@ -124,7 +130,7 @@ def fingerprint_of(settings: ReplaySettings) -> Mapping[str, object]:
     with _translated(settings.model):
         config = AutoConfig.from_pretrained(folder, **source)
         tokenizer = AutoTokenizer.from_pretrained(folder, **source)
-    return _fingerprint(folder, gguf, config, tokenizer)
+    return _fingerprint(folder, gguf, settings.adapter, config, tokenizer)
 
 
 def placement(settings: ReplaySettings) -> tuple[torch.device, torch.dtype]:
@@ -188,6 +194,11 @@ def _located(path: Path) -> tuple[Path, Path | None]:
         raise ModelError(
             f"replay.model: no folder {path}", hint="give a local model folder or a .gguf file"
         )
+    if (path / ADAPTER_CONFIG).is_file():
+        raise ModelError(
+            f"replay.model: {path} holds a LoRA adapter",
+            hint="give the base model's folder here, and this one as replay.adapter",
+        )
     if not (path / "config.json").is_file():
         raise ModelError(f"replay.model: {path} holds no config.json")
     if not any(path.glob("*.safetensors")):
@@ -250,7 +261,7 @@ def _quiet() -> Iterator[None]:
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except ModelError:
+    except MonitorError:
         raise
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{path} does not fit into the device's memory: {error}") from error
@@ -260,7 +271,11 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def _fingerprint(
-    folder: Path, gguf: Path | None, config: PreTrainedConfig, tokenizer: Any
+    folder: Path,
+    gguf: Path | None,
+    adapter: Path | None,
+    config: PreTrainedConfig,
+    tokenizer: Any,
 ) -> Mapping[str, object]:
     if not tokenizer.is_fast:
         raise ModelError(
@@ -268,14 +283,19 @@ def _fingerprint(
         )
     files = [gguf] if gguf else sorted(folder.glob("*.safetensors"))
     vocabulary = json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()), sort_keys=True)
+    model_id = gguf.stem if gguf else folder.resolve().name
+    weights = weights_hash(files)
+    if adapter is not None:
+        model_id += f"+{adapter.resolve().name}"
+        weights = hashlib.sha256(f"{weights}+{adapter_hash(adapter)}".encode()).hexdigest()
     return MappingProxyType(
         {
-            "model_id": gguf.stem if gguf else folder.resolve().name,
+            "model_id": model_id,
             "architecture": config.model_type,
             "hidden_size": config.hidden_size,
             "layers": config.num_hidden_layers,
             "vocab_size": config.vocab_size,
-            "weights_hash": weights_hash(files),
+            "weights_hash": weights,
             "tokenizer_hash": hashlib.sha256(vocabulary.encode()).hexdigest(),
             "template_hash": hashlib.sha256(template_of(tokenizer).encode()).hexdigest(),
         }
