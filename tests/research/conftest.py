@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
@@ -49,6 +50,21 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lively_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with weights large enough that its answers depend on what stands before them."""
+    model = LlamaForCausalLM.from_pretrained(tiny_folder)
+    set_seed(4)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.normal_(0.0, 1.4 / weight.shape[1] ** 0.5)
+    folder = tmp_path_factory.mktemp("lively")
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast.from_pretrained(tiny_folder).save_pretrained(folder)
     return folder
 
 
