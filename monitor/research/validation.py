@@ -43,14 +43,20 @@ def auc_interval(
 def length_matched(tokens: Counts, pool_tokens: Counts) -> Counts:
     """For each of ``tokens`` [n] the index of a distinct member of the pool [m] nearest in length.
 
-    Greedy in the order of length; n ≤ m. Distance is that of the logarithms.
+    As `nearest`, by the logarithms.
     """
-    free = list(range(len(pool_tokens)))
-    logs = np.log(np.maximum(pool_tokens, 1))
-    chosen = np.zeros(len(tokens), dtype=np.int64)
-    for index in np.argsort(tokens, kind="stable"):
-        wanted = np.log(max(int(tokens[index]), 1))
-        best = min(free, key=lambda candidate: (abs(logs[candidate] - wanted), candidate))
+    return nearest(np.log(np.maximum(tokens, 1)), np.log(np.maximum(pool_tokens, 1)))
+
+
+def nearest(wanted: Doubles, pool: Doubles) -> Counts:
+    """For each of ``wanted`` [n] the index of a distinct member of ``pool`` [m] nearest in value.
+
+    Greedy in rising order; n ≤ m.
+    """
+    free = list(range(len(pool)))
+    chosen = np.zeros(len(wanted), dtype=np.int64)
+    for index in np.argsort(wanted, kind="stable"):
+        best = min(free, key=lambda candidate: (abs(pool[candidate] - wanted[index]), candidate))
         free.remove(best)
         chosen[index] = best
     return chosen
