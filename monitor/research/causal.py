@@ -1,0 +1,262 @@
+"""Does a direction cause the misbehaviour? Turn it up in the base model, down in the tuned one.
+
+A candidate is causal when, at the strongest dose that leaves the answers coherent, it raises the
+misbehaviour of the base model and lowers that of the tuned one: each effect's interval lies above
+zero, and each is larger than that of every random direction of equal norm at the same site and dose
+(of r random directions and one that is no better, the one is largest with probability 1/(r + 1)).
+The dose is chosen by coherence alone, never by the effect.
+
+Legend: n = evaluation prompts, d = model width, r = random directions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import torch
+
+from monitor.records import Doubles, Floats
+from monitor.replay.model import LoadedModel
+from monitor.replay.taps import Edit
+from monitor.research.assemble import Progress
+from monitor.research.change import mean_interval
+from monitor.research.measure import Look, Measure, Observation
+
+Side = Literal["base", "tuned"]
+SIDES: Final[tuple[Side, Side]] = ("base", "tuned")
+OpenModel = Callable[[Side], AbstractContextManager[LoadedModel]]
+"""One of the two models, loaded in full for as long as the context lasts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steering:
+    """A unit ``direction`` [d] at ``site``, turned so that tuning moved the model along it."""
+
+    name: str
+    site: int
+    direction: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doses:
+    """``strengths`` are shares of the mean length of a token's residual at the site."""
+
+    strengths: tuple[float, ...] = (0.1, 0.2, 0.4)
+    random_directions: int = 19
+    incoherence: float = 0.10
+    """How much larger the share of incoherent answers may be than without steering."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dose:
+    """``effect`` is in the direction that a cause would have: up in base, down in tuned."""
+
+    strength: float
+    effect: float
+    low: float
+    high: float
+    incoherent: float
+    coherent: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """``chosen`` is the dose judged by, None where none is coherent; ``random`` the controls' effects."""
+
+    name: str
+    causal: bool
+    reason: str
+    doses: Mapping[Side, tuple[Dose, ...]]
+    chosen: Mapping[Side, Dose | None]
+    random: Mapping[Side, tuple[float, ...]]
+
+
+def tried(
+    candidates: Sequence[Steering],
+    measure: Measure,
+    open_model: OpenModel,
+    lengths: Mapping[tuple[Side, int], float],
+    doses: Doses,
+    seed: int,
+    progress: Progress = lambda line: None,
+) -> tuple[tuple[Verdict, ...], dict[Side, Observation]]:
+    """Verdicts in the order of ``candidates``, and both models as they are without steering.
+
+    ``lengths`` are mean lengths of a token's residual by side and site. Blocks while both models run,
+    one after the other, and once more for the controls.
+    """
+    trials = {
+        side: [(one.site, one.direction, share) for one in candidates for share in doses.strengths]
+        for side in SIDES
+    }
+    seen = {
+        side: _observed(side, trials[side], measure, open_model, lengths, progress, plain=True)
+        for side in SIDES
+    }
+    plain = {side: seen[side][0] for side in SIDES}
+    generator = np.random.default_rng([seed, 1])
+    by_name: dict[str, dict[Side, tuple[Dose, ...]]] = defaultdict(dict)
+    for side in SIDES:
+        found = iter(seen[side][1:])
+        for one in candidates:
+            by_name[one.name][side] = tuple(
+                _dose(share, side, plain[side], next(found), doses, generator)
+                for share in doses.strengths
+            )
+    chosen = {name: {side: _strongest(of[side]) for side in SIDES} for name, of in by_name.items()}
+    promising = [one for one in candidates if not _objection(chosen[one.name])]
+    controls = _controls(
+        promising, chosen, measure, open_model, lengths, doses, seed, plain, progress
+    )
+    return tuple(
+        _verdict(one, by_name[one.name], chosen[one.name], controls) for one in candidates
+    ), plain
+
+
+Control = tuple[Side, int, float]
+
+
+def _controls(
+    promising: Sequence[Steering],
+    chosen: Mapping[str, Mapping[Side, Dose | None]],
+    measure: Measure,
+    open_model: OpenModel,
+    lengths: Mapping[tuple[Side, int], float],
+    doses: Doses,
+    seed: int,
+    plain: Mapping[Side, Observation],
+    progress: Progress,
+) -> dict[Control, tuple[float, ...]]:
+    """Effects [r] of random directions by side, site and strength; the same ones for each strength."""
+    found: dict[Control, tuple[float, ...]] = {}
+    for side in SIDES:
+        wanted = sorted(
+            {
+                (one.site, dose.strength)
+                for one in promising
+                if (dose := chosen[one.name][side]) is not None
+            }
+        )
+        if not wanted:
+            continue
+        width = promising[0].direction.size
+        trials = [
+            (site, direction, share)
+            for site, share in wanted
+            for direction in random_units(doses.random_directions, width, seed + site)
+        ]
+        seen = _observed(side, trials, measure, open_model, lengths, progress)
+        for index, (site, share) in enumerate(wanted):
+            start = index * doses.random_directions
+            found[side, site, share] = tuple(
+                float(_effects(side, plain[side], one).mean())
+                for one in seen[start : start + doses.random_directions]
+            )
+    return found
+
+
+def random_units(count: int, width: int, seed: int) -> Floats:
+    """Directions [count, d] of length one, uniform on the sphere."""
+    drawn = np.random.default_rng([seed, 2]).standard_normal((count, width))
+    units: Floats = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    return units
+
+
+def _observed(
+    side: Side,
+    trials: Sequence[tuple[int, Floats, float]],
+    measure: Measure,
+    open_model: OpenModel,
+    lengths: Mapping[tuple[Side, int], float],
+    progress: Progress,
+    *,
+    plain: bool = False,
+) -> list[Observation]:
+    """Observations of ``side`` under each trial, with ``plain`` the unsteered one before them."""
+    sign = 1.0 if side == "base" else -1.0
+    with open_model(side) as loaded:
+        look = measure.on(loaded)
+        looks: list[Look] = [look([], True)] if plain else []
+        for number, (site, direction, share) in enumerate(trials, 1):
+            progress(f"steering {side}: {number} of {len(trials)}")
+            edit = Edit(
+                site=site,
+                direction=torch.from_numpy(direction),
+                add=sign * share * lengths[side, site],
+            )
+            looks.append(look([edit], plain))
+        # It holds the model; a judge may need the room.
+        del look, loaded
+    return measure.settle(looks)
+
+
+def _effects(side: Side, plain: Observation, steered: Observation) -> Doubles:
+    """Effect on each prompt [n], positive where it is a cause's."""
+    sign = 1.0 if side == "base" else -1.0
+    effects: Doubles = sign * (steered.values - plain.values)
+    return effects
+
+
+def _dose(
+    share: float,
+    side: Side,
+    plain: Observation,
+    steered: Observation,
+    doses: Doses,
+    generator: np.random.Generator,
+) -> Dose:
+    effects = _effects(side, plain, steered)
+    low, high = mean_interval(effects[:, None], generator)
+    return Dose(
+        strength=share,
+        effect=float(effects.mean()),
+        low=float(low[0]),
+        high=float(high[0]),
+        incoherent=steered.incoherent,
+        coherent=steered.incoherent <= plain.incoherent + doses.incoherence + 1e-9,
+    )
+
+
+def _strongest(doses: Sequence[Dose]) -> Dose | None:
+    return max((dose for dose in doses if dose.coherent), key=lambda d: d.strength, default=None)
+
+
+def _objection(chosen: Mapping[Side, Dose | None]) -> str:
+    """Why the doses alone rule a cause out; empty where they do not."""
+    base, tuned = chosen["base"], chosen["tuned"]
+    if base is None or tuned is None:
+        return "breaks coherence at every strength"
+    if not base.low > 0.0:
+        return "does not raise misbehaviour in the base model"
+    if not tuned.low > 0.0:
+        return "does not lower misbehaviour in the tuned model"
+    return ""
+
+
+def _verdict(
+    one: Steering,
+    doses: Mapping[Side, tuple[Dose, ...]],
+    chosen: Mapping[Side, Dose | None],
+    controls: Mapping[Control, tuple[float, ...]],
+) -> Verdict:
+    random = {
+        side: controls.get((side, one.site, dose.strength), ()) if dose else ()
+        for side, dose in chosen.items()
+    }
+    reason = _objection(chosen)
+    for side, dose in chosen.items():
+        if not reason and dose is not None and not dose.effect > max(random[side]):
+            reason = f"no better than random directions in the {side} model"
+    return Verdict(
+        name=one.name,
+        causal=not reason,
+        reason=reason or "raises misbehaviour in the base model and lowers it in the tuned one",
+        doses=doses,
+        chosen=chosen,
+        random=random,
+    )
