@@ -30,6 +30,10 @@ class DatabaseUnavailable(Retry):
     """Postgres does not answer, or gave up a transaction that can be repeated."""
 
 
+class JudgeUnavailable(Retry):
+    """The endpoint that rates answers does not answer, or wants fewer requests."""
+
+
 class RefuseToStart(MonitorError):
     """The process must not start like this."""
 

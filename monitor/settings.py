@@ -480,6 +480,23 @@ def secret(value: SecretStr | None, file: Path | None, name: str) -> str | None:
         raise ConfigurationError(f"{name}_file: cannot read {file}: {error.strerror}") from None
 
 
+def judge_key(file: Path | None = None) -> SecretStr | None:
+    """The key of a judge's endpoint: from ``file``, else from ``MONITOR_JUDGE_KEY``; None without one.
+
+    Raises `ConfigurationError`, never naming the value, when it cannot stand in a header.
+    """
+    given = os.environ.get("MONITOR_JUDGE_KEY", "")
+    try:
+        key = (secret(SecretStr(given), file, "judge_key") or "").strip()
+    except UnicodeError:
+        key = "\0"
+    if not key:
+        return None
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ConfigurationError("the judge's key must be one word of ASCII letters and signs")
+    return SecretStr(key)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -532,7 +549,7 @@ def _explained(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-OTHER_ENVIRONMENT = frozenset({"MONITOR_CONFIG"})
+OTHER_ENVIRONMENT = frozenset({"MONITOR_CONFIG", "MONITOR_JUDGE_KEY"})
 
 
 def _refuse_unknown_environment() -> None:
