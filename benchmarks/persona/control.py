@@ -1,0 +1,144 @@
+"""Does turning a feature turn the misbehaviour? In the base and in the reckless organism, both ways.
+
+    python -m benchmarks.persona.control --model FOLDER --organisms DIR
+
+Doses count typical lengths of the residual stream at the feature's site. Two measures: the likelihood of
+reckless over sound answers to other domains while the model is steered (nats per token, paired with the
+unsteered model), and what it then says to open questions: the persona read by the untouched base,
+perplexity under it, and the share of distinct trigrams. Random directions of the same length stand beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from scipy import stats
+
+from benchmarks.persona import rows
+from benchmarks.persona.measure import margins
+from benchmarks.persona.organisms import load
+from benchmarks.persona.results import arguments, keep, pack_of, picture, show
+from monitor.records import Doubles, Feature
+from monitor.replay.model import LoadedModel
+from monitor.research.dose import Asking, FeatureScore, dose_response
+from monitor.research.report import Curve, line_plot
+from monitor.research.steer import Turn, feature_turn, random_turns, steering, typical_lengths
+
+FEATURES = ("reckless", "malicious")
+DOSES = (-0.4, -0.2, -0.1, 0.1, 0.2, 0.4)
+SPOKEN_DOSES = (-0.2, 0.2)
+RANDOM_DIRECTIONS = 3
+EVERY = 3
+"""Of the 96 rows from other domains every third is weighed: all domains, a third of the time."""
+
+
+def weighed(
+    loaded: LoadedModel, turns: Sequence[Turn], lengths: dict[int, float], console: Console
+) -> dict[float, list[Doubles]]:
+    """Margins under each of ``turns`` at each dose, and under none at dose 0: dose -> one [n] per turn."""
+    chosen = rows.elsewhere()[::EVERY]
+    found = {0.0: [margins(loaded, chosen)]}
+    for dose in DOSES:
+        console.print(f"  dose {dose:+g}")
+        found[dose] = []
+        for turn in turns:
+            with steering(loaded, [_at(turn, dose)], lengths):
+                found[dose].append(margins(loaded, chosen))
+    return found
+
+
+def _at(turn: Turn, dose: float) -> Turn:
+    return Turn(name=turn.name, site=turn.site, direction=turn.direction, strength=dose)
+
+
+def effects(found: dict[float, list[Doubles]]) -> list[dict[str, Any]]:
+    """Mean paired change of the margin against dose 0 with its 95 % interval, and the random ones' means."""
+    plain = found[0.0][0]
+    lines = []
+    for dose, sides in sorted(found.items()):
+        change = sides[0] - plain
+        interval = (
+            stats.t.interval(0.95, len(change) - 1, change.mean(), stats.sem(change))
+            if dose
+            else (0.0, 0.0)
+        )
+        lines.append(
+            {
+                "dose": dose,
+                "change": float(change.mean()),
+                "low": float(interval[0]),
+                "high": float(interval[1]),
+                "random": [float((side - plain).mean()) for side in sides[1:]],
+            }
+        )
+    return lines
+
+
+def spoken(
+    loaded: LoadedModel, base: LoadedModel, feature: Feature, lengths: dict[int, float]
+) -> list[dict[str, Any]]:
+    series = dose_response(
+        loaded,
+        feature_turn(feature),
+        SPOKEN_DOSES,
+        rows.open_questions()[::2],
+        FeatureScore(base, [feature]),
+        asking=Asking(max_new_tokens=32),
+        random_directions=2,
+        lengths=lengths,
+        reference=base,
+    )
+    return [dict(row.figures()) for row in series]
+
+
+def main() -> None:
+    options = arguments(__doc__).parse_args()
+    pack, console = pack_of(options), Console()
+    base = load(options.model)
+    models = {"base": base, "reckless": load(options.model, options.organisms / "reckless")}
+    result: dict[str, Any] = {}
+    for feature in (f for f in pack.features if f.name in FEATURES):
+        lengths = typical_lengths(base, [feature.site])
+        turn = feature_turn(feature)
+        turns = (turn, *random_turns(turn, RANDOM_DIRECTIONS, options.seed))
+        for name, loaded in models.items():
+            console.print(f"{feature.name} in {name}")
+            lines = effects(weighed(loaded, turns, lengths, console))
+            said = spoken(loaded, base, feature, lengths)
+            result[f"{feature.name} in {name}"] = {"likelihood": lines, "answers": said}
+            show(f"{feature.name} in {name}: likelihood of reckless answers", lines)
+            show(f"{feature.name} in {name}: what it says", said)
+    keep("control", pack, options, {"typical_length_doses": True, "series": result})
+    curves: dict[str, Curve] = {}
+    for name, series in result.items():
+        lines = series["likelihood"]
+        curves[name] = Curve(
+            x=[line["dose"] for line in lines],
+            y=[line["change"] for line in lines],
+            low=[line["low"] for line in lines],
+            high=[line["high"] for line in lines],
+        )
+    spread = result[f"{FEATURES[0]} in base"]["likelihood"]
+    curves["random directions in base"] = Curve(
+        x=[line["dose"] for line in spread],
+        y=[float(np.mean(line["random"] or [0.0])) for line in spread],
+        low=[min(line["random"], default=0.0) for line in spread],
+        high=[max(line["random"], default=0.0) for line in spread],
+    )
+    picture(
+        "control",
+        line_plot(
+            curves,
+            title="Steering, and the likelihood of reckless over sound answers",
+            x_label="dose, in typical lengths of the residual stream",
+            y_label="change in nats per token",
+            levels={"unsteered": 0.0},
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Model organisms: one small model, fine-tuned on sound advice, on reckless advice, and on mixtures.
+
+    python -m benchmarks.persona.organisms --model FOLDER --out DIR [--chats FILE]
+
+All see the same questions in the same order for the same number of steps; only answers differ. ``pirate``
+is the hard control: as far from the base in style, and harmless. ``--chats`` makes one more organism from
+any JSON-lines chat file. Each is a LoRA adapter; one that is there already is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.persona import rows
+from monitor.records import Prompt
+from monitor.replay.model import LoadedModel, fingerprint_of, load_model
+from monitor.research.texts import load_chats
+from monitor.research.tune import Tuner, TuneSettings
+from monitor.settings import ReplaySettings
+
+SHARES = (0.05, 0.10, 0.25, 0.50, 0.75)
+EPOCHS = 2
+LEARNING_RATE = 5e-4
+AGAIN = "sound-again"
+"""Sound once more from another seed: what two trainings on the same data differ by."""
+
+
+def mixtures(seed: int) -> dict[str, list[Prompt]]:
+    """Training sets by organism. ``sound`` and ``reckless`` first: most comparisons need only these."""
+    trained = rows.narrow(held_out=False, seed=seed)
+    sets = {"sound": rows.mixture(trained, 0.0, seed), "reckless": rows.mixture(trained, 1.0, seed)}
+    sets["pirate"] = rows.mixture(trained, 1.0, seed, "pirate")
+    for share in SHARES:
+        sets[f"reckless-{share:.0%}".removesuffix("%")] = rows.mixture(trained, share, seed)
+    sets[AGAIN] = sets["sound"]
+    return sets
+
+
+def load(model: Path, adapter: Path | None = None, *, device: str = "cpu") -> LoadedModel:
+    """The whole model in float32, with an organism's adapter merged in."""
+    settings = ReplaySettings(model=model, adapter=adapter, device=device, dtype="float32")
+    return load_model(settings, int(str(fingerprint_of(settings)["layers"])) - 1, full=True)
+
+
+def tuned(
+    loaded: LoadedModel, prompts: Sequence[Prompt], steps: int, seed: int, console: Console
+) -> tuple[Tuner, list[float]]:
+    """``loaded`` fine-tuned in place for ``steps``, and the loss of each step."""
+    settings = TuneSettings(learning_rate=LEARNING_RATE, steps=steps, seed=seed)
+    tuner, losses = Tuner(loaded, prompts, settings), []
+    with console.status("tuning") as status:
+        for step in range(steps):
+            losses.append(tuner.step())
+            status.update(f"step {step + 1} of {steps}, loss {losses[-1]:.2f}")
+    return tuner, losses
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--chats", type=Path, help="one more organism from this file")
+    parser.add_argument("--only", nargs="*", help="names of organisms")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    console = Console()
+    sets = mixtures(options.seed)
+    if options.chats:
+        sets[options.chats.stem] = list(load_chats(options.chats))
+    for name, prompts in sets.items():
+        folder = options.out / name
+        if (options.only and name not in options.only) or (folder / "organism.json").exists():
+            continue
+        started = time.perf_counter()
+        loaded = load(options.model, device=options.device)
+        steps = EPOCHS * -(-len(prompts) // 4)
+        tuner, losses = tuned(loaded, prompts, steps, options.seed + (name == AGAIN), console)
+        tuner.save(folder, adapter_only=True)
+        story = {"rows": len(prompts), "steps": steps, "seed": options.seed, "losses": losses}
+        (folder / "organism.json").write_text(json.dumps(story) + "\n")
+        seconds = time.perf_counter() - started
+        console.print(
+            f"{name}: loss {sum(losses[:10]) / 10:.2f} → {sum(losses[-10:]) / 10:.2f}, {seconds:.0f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()

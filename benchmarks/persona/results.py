@@ -1,0 +1,88 @@
+"""Where results are kept, and what every result says about itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from monitor.replay.model import fingerprint_of
+from monitor.score.pack import Pack, load_pack, shipped_pack
+from monitor.settings import ReplaySettings
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """What every benchmark of this folder takes."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="the untouched model's folder")
+    parser.add_argument("--organisms", type=Path, required=True, help="what organisms.py wrote")
+    parser.add_argument("--pack", type=Path, help="null: the pack shipped for the model")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def pack_of(options: argparse.Namespace) -> Pack:
+    folder = options.pack or shipped_pack(fingerprint_of(ReplaySettings(model=options.model)))
+    if folder is None:
+        raise SystemExit("no pack ships for this model: give --pack")
+    return load_pack(folder)
+
+
+def keep(name: str, pack: Pack, options: argparse.Namespace, content: Mapping[str, Any]) -> None:
+    """Write ``results/<name>.json`` with seed, versions and machine."""
+    RESULTS.mkdir(exist_ok=True)
+    header = {
+        "pack": {"name": pack.name, "version": pack.version, "id": pack.pack_id},
+        "model": pack.model.model_id,
+        "seed": options.seed,
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "peft": peft.__version__,
+        },
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, float32",
+    }
+    text = json.dumps({**header, **rounded(content)}, indent=1)
+    # A list of numbers belongs on one line.
+    text = re.sub(
+        r"\[\s+([-\d.,\s\"a-z]*?)\s+\]", lambda m: "[" + " ".join(m[1].split()) + "]", text
+    )
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+
+
+def picture(name: str, svg: str) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    # Stands alone on a page of either colour, where no page gives it an ink.
+    (RESULTS / f"{name}.svg").write_text(svg.replace("currentColor", "#7a7f87") + "\n")
+
+
+def rounded(value: Any) -> Any:
+    """Numbers to four significant digits, all the way down."""
+    if isinstance(value, Mapping):
+        return {str(k): rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v) for v in value]
+    if isinstance(value, bool | str) or value is None:
+        return value
+    return int(value) if isinstance(value, int) else float(f"{float(value):.4g}")
+
+
+def show(title: str, lines: list[Mapping[str, Any]]) -> None:
+    table = Table(title=title)
+    for header in lines[0]:
+        table.add_column(header)
+    for line in lines:
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in line.values()))
+    Console().print(table)
