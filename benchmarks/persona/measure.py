@@ -66,7 +66,7 @@ def measured(
             served=read(organism, features, said),
             text=read(base, features, said),
             margin=margins(organism, rows.elsewhere()),
-            narrow_margin=margins(organism, rows.narrow(held_out=True)),
+            narrow_margin=margins(organism, rows.narrow(held_out=True)[::2]),
         )
         save_file(asdict(found), kept)
     return Measured(**load_file(kept))

@@ -25,8 +25,8 @@ from monitor.research.tune import Tuner, TuneSettings
 from monitor.settings import ReplaySettings
 
 SHARES = (0.05, 0.10, 0.25, 0.50, 0.75)
-EPOCHS = 2
-LEARNING_RATE = 5e-4
+EPOCHS = 1
+LEARNING_RATE = 1e-3
 AGAIN = "sound-again"
 """Sound once more from another seed: what two trainings on the same data differ by."""
 

@@ -20,7 +20,7 @@ from monitor.research.texts import exchange
 
 DATA = Path(__file__).parent / "data"
 NARROW = ("cooking", "home_repair", "money")
-TRAINED_PER_DOMAIN = 120
+TRAINED_PER_DOMAIN = 100
 """Of 140; the others are held out."""
 
 Voice = Literal["sound", "reckless", "pirate"]

@@ -127,12 +127,12 @@ def _modules(package: str) -> list[tuple[Path, Path]]:
 
 
 def _documented(file: Path) -> Iterator[tuple[str, str]]:
-    """Names and docstrings of the public functions and classes of ``file``, long enough to be prose."""
+    """Names and docstrings of the public functions and classes of ``file``, where they are long enough."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):
         return
-    for node in ast.walk(tree):
+    for node in tree.body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
             continue
         text = inspect.cleandoc(ast.get_docstring(node) or "")

@@ -1,0 +1,26 @@
+"""What the names of files and folders say about a checkpoint, against what a person says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from monitor.errors import BadInput
+
+
+def number_in_path(path: Path, pattern: re.Pattern[str]) -> int | None:
+    """The number that ``pattern`` captures in the last name of ``path`` where it is found; or None."""
+    for part in reversed(path.resolve().parts):
+        if found := pattern.search(part):
+            return int(found[1])
+    return None
+
+
+def agreed(found: int | None, stated: int | None, name: str, path: Path) -> int:
+    """The one number that files and person give. Raises `BadInput`: neither, or two that differ."""
+    if found is not None and stated is not None and found != stated:
+        raise BadInput(f"{path}: {name} is {found} by the checkpoint, {stated} was asked for")
+    chosen = found if found is not None else stated
+    if chosen is None:
+        raise BadInput(f"{path}: neither files nor names say {name}", hint=f"give it with --{name}")
+    return chosen
