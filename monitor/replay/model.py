@@ -223,7 +223,7 @@ def _weights(
     if "gguf_file" not in options:
         options["use_safetensors"] = True
     kind: Any = AutoModelForCausalLM if full else AutoModel
-    with _quiet():
+    with quiet():
         try:
             model, report = kind.from_pretrained(
                 folder, config=config, dtype=dtype, output_loading_info=True, **options
@@ -243,8 +243,8 @@ def _weights(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers reports the weights left out; leaving them out is the point."""
+def quiet() -> Iterator[None]:
+    """Without transformers' bars and reports: the weights left out are left out on purpose."""
     log: Any = transformers.logging
     level, bar = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -326,8 +326,11 @@ def _samples(stream: Any, size: int, *, gguf: bool) -> Iterator[tuple[int, int]]
         for step in range(1_024):
             yield step * size // 1_024, SAMPLE_BYTES
         return
-    (header_bytes,) = struct.unpack("<Q", stream.read(8))
-    header = json.loads(stream.read(header_bytes))
+    try:
+        (header_bytes,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(min(header_bytes, size)))
+    except (struct.error, ValueError):
+        raise ModelError(f"{stream.name} is cut short or no safetensors", hint="fetch the model again") from None
     yield 0, 8 + header_bytes
     for name in sorted(header):
         if name == "__metadata__":
