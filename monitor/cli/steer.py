@@ -1,0 +1,208 @@
+"""Steer a model by its pack's features, beside its own answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from monitor.cli.arguments import JsonOption, ModelOption, SeedOption
+from monitor.cli.show import progress, show
+from monitor.errors import BadInput, PackError
+
+if TYPE_CHECKING:
+    from monitor.records import Prompt
+    from monitor.research.dose import Outcome
+    from monitor.research.steer import Turn
+    from monitor.score.pack import Pack
+    from monitor.settings import ReplaySettings
+
+steers = typer.Typer()
+
+
+@steers.command("steer")
+def steer(
+    model: ModelOption,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=STRENGTH, in typical residual lengths; below 0 turns it down. Repeatable."
+        ),
+    ] = None,
+    project_out: Annotated[
+        list[str] | None, typer.Option(help="NAME of a feature to take out. Repeatable.")
+    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A question. Repeatable.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSON lines with messages; responses are left out.")
+    ] = None,
+    pack: Annotated[
+        Path | None, typer.Option(help="Folder of the pack; the shipped one for the model if not.")
+    ] = None,
+    site: Annotated[
+        list[int] | None,
+        typer.Option(help="Block to steer behind, from 0; the feature's own if not. Repeatable."),
+    ] = None,
+    dose: Annotated[
+        str, typer.Option(help="Multiples of the strengths, side by side: -1,0.5,1.")
+    ] = "1",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    seed: SeedOption = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    other_weights: Annotated[
+        bool, typer.Option("--other-weights", help="The model is a fine-tune of the pack's.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer with features turned up, down or out, beside the answer without.
+
+    Each answer is read by the pack, and weighed, through the unsteered model.
+    """
+    turned = [_turned(text) for text in feature or []]
+    doses = _numbers(dose)
+    if not turned and not project_out:
+        raise BadInput("nothing to steer: give --feature NAME=STRENGTH or --project-out NAME")
+    if not turned and doses != [1.0]:
+        raise BadInput("--dose multiplies the strengths of --feature; nothing is dosed otherwise")
+    asked = [*_questions(prompt or []), *_file(prompts)]
+    if not asked:
+        raise BadInput("nothing to answer: give --prompt TEXT or --prompts FILE.jsonl")
+    from monitor.replay.model import load_model
+    from monitor.research.dose import Asking, FeatureScore, outcome
+    from monitor.research.steer import typical_lengths
+    from monitor.settings import ReplaySettings
+
+    settings = ReplaySettings(model=model, device=device)
+    found = _fitting(pack, settings, other_weights)
+    series = _series(found, turned, project_out or [], site or [None], doses)
+    with progress() as report:
+        report(f"loading {model}")
+        loaded = load_model(settings, found.model.layers - 1, full=True)
+        names = list(dict.fromkeys([*(name for name, _ in turned), *(project_out or [])]))
+        persona = FeatureScore(loaded, [f for f in found.features if f.name in names])
+        lengths = typical_lengths(loaded, [turn.site for turns in series for turn in turns])
+        asking = Asking(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        outcomes = []
+        for number, turns in enumerate(series, 1):
+            report(f"answering {number} of {len(series)}")
+            outcomes.append(outcome(loaded, turns, asked, persona, asking, lengths))
+    columns = [f.name for f in persona.features]
+    show(_rows(asked, series, outcomes, columns), as_json)
+
+
+def _turned(text: str) -> tuple[str, float]:
+    name, equals, strength = text.rpartition("=")
+    try:
+        value = float(strength)
+    except ValueError:
+        value = math.nan
+    if not (equals and name and math.isfinite(value)):
+        raise BadInput(
+            f"--feature {text!r} is not NAME=STRENGTH with a finite number",
+            hint="for example --feature malicious=0.5",
+        )
+    return name, value
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(math.isfinite(number) for number in found):
+        raise BadInput(f"--dose {text!r} must hold finite numbers with commas between them")
+    return found
+
+
+def _questions(texts: Sequence[str]) -> Iterator[Prompt]:
+    from monitor.records import Message
+    from monitor.research.texts import exchange
+
+    for text in texts:
+        if not text.strip():
+            raise BadInput("--prompt is empty")
+        yield exchange((Message(role="user", content=text),), None)
+
+
+def _file(path: Path | None) -> Iterator[Prompt]:
+    from monitor.research.texts import chat_prompt, rows
+
+    if path is None:
+        return
+    empty = True
+    for where, row in rows(path):
+        yield chat_prompt(row, where, None)
+        empty = False
+    if empty:
+        raise BadInput(f"{path} is empty", hint='one {"messages": […]} a line')
+
+
+def _fitting(folder: Path | None, settings: ReplaySettings, other_weights: bool) -> Pack:
+    from monitor.replay.model import fingerprint_of
+    from monitor.research.steer import require_fit
+    from monitor.score.pack import load_pack, shipped_pack
+
+    fingerprint = dict(fingerprint_of(settings))
+    if other_weights:
+        del fingerprint["weights_hash"]
+    path = folder or shipped_pack(fingerprint)
+    if path is None:
+        raise PackError(
+            f"no pack is shipped for the model in {settings.model}", hint="give --pack FOLDER"
+        )
+    pack = load_pack(path)
+    require_fit(pack, fingerprint)
+    return pack
+
+
+def _series(
+    pack: Pack,
+    turned: Sequence[tuple[str, float]],
+    out: Sequence[str],
+    sites: Sequence[int | None],
+    doses: Sequence[float],
+) -> list[list[Turn]]:
+    """What is turned for each answer, side by side; nothing for the first."""
+    from monitor.research.steer import feature_turn, named_feature
+
+    return [[]] + [
+        [
+            feature_turn(named_feature(pack, name), strength * dose, site=site)
+            for name, strength in turned
+            for site in sites
+        ]
+        + [
+            feature_turn(named_feature(pack, name), site=site, project_out=True)
+            for name in out
+            for site in sites
+        ]
+        for dose in doses
+    ]
+
+
+def _rows(
+    asked: Sequence[Prompt],
+    series: Sequence[Sequence[Turn]],
+    outcomes: Sequence[Outcome],
+    columns: Sequence[str],
+) -> Iterator[dict[str, Any]]:
+    """One row for each prompt and steering; nothing where there was nothing to measure."""
+    for index, prompt in enumerate(asked):
+        for turns, seen in zip(series, outcomes, strict=True):
+            scores = zip(columns, seen.persona[index], strict=True)
+            yield {
+                "prompt": prompt.messages[-1].content,
+                "steering": ", ".join(turn.label for turn in turns) or "none",
+                "answer": seen.answers[index],
+                **{name: _figure(score) for name, score in scores},
+                "perplexity": _figure(seen.perplexity[index]),
+                "distinct": _figure(seen.distinct[index]),
+            }
+
+
+def _figure(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

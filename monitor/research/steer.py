@@ -1,0 +1,183 @@
+"""Turn features of a pack up or down in the model itself, or take them out.
+
+Strengths count the typical length of the residual stream at the site: it grows many times
+over from the first block to the last, and a strength in plain units that tells at one site would drown
+in another.
+
+Legend: d = model width.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import torch
+
+from monitor.errors import BadInput, PackError
+from monitor.records import Feature, Floats, Prompt
+from monitor.replay.model import LoadedModel
+from monitor.replay.residuals import ResidualReader
+from monitor.replay.taps import Edit, steered
+from monitor.research.texts import load_texts
+from monitor.score.pack import Pack, fit_problems
+from monitor.settings import ReplaySettings
+
+FIRST_STEERED: Final = 1
+"""The first token stays as it is. It becomes the attention sink, a hundred times as long as the
+others; in some models only blocks after the steered site, where its length does not show it yet."""
+NORM_TEXTS: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A ``direction`` [d] of any length, turned by ``strength`` typical lengths at ``site``.
+
+    Below zero it is turned down. With ``project_out`` nothing is added: every token loses its part
+    along the direction. Raises `BadInput` for a strength that is not finite, or both at once.
+    """
+
+    name: str
+    site: int
+    direction: Floats
+    strength: float = 0.0
+    project_out: bool = False
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.strength):
+            raise BadInput(f"{self.name}: the strength must be finite, not {self.strength}")
+        if self.project_out and self.strength != 0.0:
+            raise BadInput(f"{self.name}: give a strength or project it out, not both")
+        length = float(np.linalg.norm(self.direction))
+        if self.direction.ndim != 1 or not (math.isfinite(length) and length > 0.0):
+            raise BadInput(f"{self.name}: a direction must be a finite vector that is not zero")
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} out" if self.project_out else f"{self.name} {self.strength:+g}"
+
+
+def feature_turn(
+    feature: Feature, strength: float = 0.0, *, site: int | None = None, project_out: bool = False
+) -> Turn:
+    """``feature`` along its weight, at its own site unless ``site`` is given.
+
+    A latent's weight is its encoder row, normalisation folded in: the way it is read. Published work
+    steers with the decoder row, which a pack does not hold.
+    """
+    return Turn(
+        name=feature.name,
+        site=feature.site if site is None else site,
+        direction=feature.weight,
+        strength=strength,
+        project_out=project_out,
+    )
+
+
+@contextmanager
+def steering(
+    loaded: LoadedModel, turns: Sequence[Turn], lengths: Mapping[int, float] | None = None
+) -> Iterator[None]:
+    """Within the context the model goes on from a residual stream turned by ``turns``, in their order.
+
+    All tokens but the first are turned, those of the prompt too. ``lengths`` are `typical_lengths`,
+    measured first when left out. Nothing stays behind. Raises `BadInput` for a site the model lacks.
+    """
+    with steered(loaded.blocks, edits(loaded, turns, lengths)):
+        yield
+
+
+def edits(
+    loaded: LoadedModel, turns: Sequence[Turn], lengths: Mapping[int, float] | None = None
+) -> tuple[Edit, ...]:
+    """The same for callers that run the model elsewhere: fine-tuning takes edits."""
+    if lengths is None:
+        lengths = typical_lengths(loaded, [turn.site for turn in turns if turn.strength])
+    return tuple(
+        Edit(
+            site=turn.site,
+            direction=_unit(turn.direction).to(loaded.device),
+            add=turn.strength * lengths[turn.site] if turn.strength else 0.0,
+            project_out=turn.project_out,
+            first_position=FIRST_STEERED,
+        )
+        for turn in turns
+    )
+
+
+def typical_lengths(
+    loaded: LoadedModel, sites: Sequence[int], benign: Sequence[Prompt] | None = None
+) -> dict[int, float]:
+    """The length of a token's residual at each of ``sites``: the median over the texts of their medians.
+
+    A median, because a few tokens (delimiters, the sink) are many times as long as the others. Read
+    as in production, so without the first token and the template. ``benign`` defaults to texts of
+    the project's own. Blocks while the model runs. Raises `BadInput` for a site the model lacks.
+    """
+    wanted = sorted(set(sites))
+    if not wanted:
+        return {}
+    for site in wanted:
+        require_site(loaded, site)
+    texts = load_texts().fit[:NORM_TEXTS] if benign is None else benign
+    if not texts:
+        raise BadInput("measuring the typical length of a residual needs at least one text")
+    found = ResidualReader(loaded, ReplaySettings()).pooled(texts, wanted, "all", _medians, 1)
+    return {site: float(np.nanmedian(found[:, index])) for index, site in enumerate(wanted)}
+
+
+def require_site(loaded: LoadedModel, site: int) -> None:
+    """Raises `BadInput` for a site that the loaded blocks do not have."""
+    if not 0 <= site < len(loaded.blocks):
+        raise BadInput(
+            f"the model has no site {site}", hint=f"sites are 0 to {len(loaded.blocks) - 1}"
+        )
+
+
+def named_feature(pack: Pack, name: str) -> Feature:
+    """The feature called ``name``; `BadInput` with names like it when there is none."""
+    names = {feature.name: feature for feature in pack.features}
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3) or names
+        raise BadInput(
+            f"the pack {pack.name} has no feature {name!r}", hint=f"it has {', '.join(near)}"
+        )
+    return names[name]
+
+
+def require_fit(pack: Pack, fingerprint: Mapping[str, object]) -> None:
+    """Raises `PackError` when ``pack`` was not made for the model.
+
+    Leave ``weights_hash`` out of ``fingerprint`` to let a fine-tune of the pack's model pass.
+    """
+    if problems := fit_problems(pack, fingerprint):
+        raise PackError(
+            f"the pack {pack.name} does not fit the model: " + "; ".join(problems),
+            hint="use the pack made for this model; for a fine-tune of it, --other-weights",
+        )
+
+
+def random_turns(turn: Turn, count: int, seed: int) -> tuple[Turn, ...]:
+    """``turn`` along ``count`` random directions in its place: what any push of that length does."""
+    directions = np.random.default_rng(seed).standard_normal((count, turn.direction.size))
+    return tuple(
+        replace(turn, name=f"random {number}", direction=direction.astype(np.float32))
+        for number, direction in enumerate(directions, 1)
+    )
+
+
+def _unit(direction: Floats) -> torch.Tensor:
+    wide = direction.astype(np.float64)
+    return torch.from_numpy((wide / np.linalg.norm(wide)).astype(np.float32))
+
+
+def _medians(weights: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """The median length [r, 1] of the tokens of ``residual`` [t, d] that each row of ``weights`` reads."""
+    lengths = torch.linalg.vector_norm(residual, dim=1)
+    chosen = torch.where(weights > 0, lengths, torch.nan)
+    return torch.nanmedian(chosen, dim=1, keepdim=True).values
