@@ -16,6 +16,7 @@ from monitor.cli.configuration import config
 from monitor.cli.loops import commands
 from monitor.cli.packs import pack
 from monitor.cli.show import err, plain
+from monitor.cli.steer import steers
 from monitor.errors import MonitorError, StopLoudly
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(commands)
+app.add_typer(steers)
 for name, group in (
     ("baseline", baseline),
     ("alerts", alerts),
