@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from monitor.errors import BadInput, ConfigurationError, ModelError, StopLoudly
 from monitor.records import Prompt
 from monitor.replay.answer import padding, stock_attention
-from monitor.replay.model import LoadedModel
+from monitor.replay.model import LoadedModel, quiet
 from monitor.replay.taps import Edit, steered
 from monitor.research.examples import IGNORED, batches, collated, digest, examples
 
@@ -166,26 +166,34 @@ class Tuner:
                 raise BadInput("a fully tuned model has no adapter; save the whole model")
             self._adapted.save_pretrained(str(folder), safe_serialization=True)
             return
-        self.model.save_pretrained(folder, state_dict=merged_weights(self.model))
+        with quiet():
+            self.model.save_pretrained(folder, state_dict=merged_weights(self.model))
         tokenizer = self.loaded.tokenizer
         # Whoever padded or cut with it left that in its file, and its hash would differ.
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.save_pretrained(folder)
 
-    def checkpoint(self, file: Path) -> None:
-        """Write all that `resume` needs into one safetensors file, in place of the one before."""
+    def checkpoint(self, file: Path, notes: Mapping[str, Any] | None = None) -> None:
+        """Write all that `resume` needs into one safetensors file, in place of the one before.
+
+        ``notes`` are JSON values of the caller's, which `resume` hands back.
+        """
         tensors = {f"weight.{name}": weight.detach() for name, weight in self._trained.items()}
         for name, weight in self._trained.items():
             for moment, value in self._optimiser.state.get(weight, {}).items():
                 tensors[f"{moment}.{name}"] = value
-        state = {"steps_done": self.steps_done, "started_with": self._started_with()}
+        state = {
+            "steps_done": self.steps_done,
+            "started_with": self._started_with(),
+            "notes": dict(notes or {}),
+        }
         beside = file.with_suffix(".part")
         save_file(tensors, beside, metadata={"state": json.dumps(state)})
         os.replace(beside, file)
 
-    def resume(self, file: Path) -> None:
-        """Go on from a `checkpoint`, as if the run had not been interrupted.
+    def resume(self, file: Path) -> dict[str, Any]:
+        """Go on from a `checkpoint`, as if the run had not been interrupted; the caller's notes.
 
         Raises `BadInput` when the file cannot be read or belongs to another run, naming what differs.
         """
@@ -208,6 +216,8 @@ class Tuner:
                 if moments:
                     self._optimiser.state[weight] = moments
         self.steps_done = int(state["steps_done"])
+        notes: dict[str, Any] = state["notes"]
+        return notes
 
     def _batch(self) -> tuple[int, ...]:
         """The rows of the next step: a function of the number of steps done, and of the seed."""
