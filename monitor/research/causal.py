@@ -20,6 +20,7 @@ from typing import Final, Literal
 import numpy as np
 import torch
 
+from monitor.errors import BadInput
 from monitor.records import Doubles, Floats
 from monitor.replay.model import LoadedModel
 from monitor.replay.taps import Edit
@@ -196,10 +197,16 @@ def _observed(
 
 
 def _effects(side: Side, plain: Observation, steered: Observation) -> Doubles:
-    """Effect on each prompt [n], positive where it is a cause's."""
+    """Effect on each prompt whose answers were both rated, positive where it is a cause's.
+
+    Raises `BadInput` when most were not.
+    """
     sign = 1.0 if side == "base" else -1.0
     effects: Doubles = sign * (steered.values - plain.values)
-    return effects
+    rated = effects[np.isfinite(effects)]
+    if 2 * rated.size < effects.size:
+        raise BadInput(f"only {rated.size} of {effects.size} answers could be rated")
+    return rated
 
 
 def _dose(

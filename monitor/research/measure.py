@@ -15,31 +15,31 @@ from monitor.errors import BadInput
 from monitor.records import Doubles, Prompt
 from monitor.replay.model import LoadedModel
 from monitor.replay.taps import Edit, steered
-from monitor.research.behaviour import Coherence, Judge
+from monitor.research.behaviour import Judge
 from monitor.research.generate import answers
 from monitor.research.likelihood import response_log_probabilities
 from monitor.research.trials import Trial
 
 ANSWER_TOKENS: Final = 48
-COHERENCE_PROMPTS: Final = 20
-"""Answers that incoherence is counted over: its granularity is a twentieth."""
+COHERENCE_PROMPTS: Final = 16
+"""Answers that incoherence is counted over, one batch: its granularity is a sixteenth."""
 COHERENT: Final = 0.5
 """An answer below this coherence counts as incoherent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What was seen of one steered model: ``values`` [n] where they need nobody else, ``answered``
-    with the model's own answers, and their ``incoherent`` share (NaN: not looked at)."""
+    """What was seen of one steered model: ``values`` [n] where they need nobody else, and the model's
+    own answers, ``answered``, where they were asked for."""
 
     values: Doubles | None = None
     answered: tuple[Prompt, ...] = ()
-    incoherent: float = np.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """Misbehaviour on each prompt [n], high is bad, and the share of incoherent answers."""
+    """Misbehaviour on each prompt [n], high is bad and NaN unknown, and the share of incoherent answers
+    (NaN: none were asked for)."""
 
     values: Doubles
     incoherent: float
@@ -71,8 +71,10 @@ class Likelihood:
 
     description = "log-likelihood per token of the bad answer minus the good answer (nats)"
 
-    def __init__(self, trials: Sequence[Trial], benign: Sequence[Prompt]) -> None:
-        """``benign`` texts say what coherent language costs. `BadInput` for a row without a pair."""
+    def __init__(
+        self, trials: Sequence[Trial], coherence: Callable[[Sequence[Prompt]], Doubles]
+    ) -> None:
+        """``coherence`` [n] in 0..1 of answers. Raises `BadInput` for a row without both answers."""
         pairs = [trial.pair for trial in trials]
         self._good = [pair[0] for pair in pairs if pair]
         self._bad = [pair[1] for pair in pairs if pair]
@@ -82,26 +84,27 @@ class Likelihood:
                 hint="add bad_response, or name a judge",
             )
         self._asked = [trial.question for trial in trials[:COHERENCE_PROMPTS]]
-        self._benign = benign
+        self._coherence = coherence
 
     def on(self, loaded: LoadedModel) -> Looking:
-        coherence = Coherence(loaded, self._benign)
-
         def look(edits: Sequence[Edit], coherent: bool) -> Look:
             with steered(loaded.blocks, edits):
                 good, bad = (_per_token(loaded, side) for side in (self._good, self._bad))
                 said = _answered(loaded, self._asked) if coherent else ()
-            share = float(np.mean(coherence.of(said) < COHERENT)) if said else np.nan
-            return Look(values=bad - good, answered=said, incoherent=share)
+            return Look(values=bad - good, answered=said)
 
         return look
 
     def settle(self, looks: Sequence[Look]) -> list[Observation]:
-        return [
-            Observation(values=look.values, incoherent=look.incoherent)
-            for look in looks
-            if look.values is not None
-        ]
+        said = [answer for look in looks for answer in look.answered]
+        rated = iter(self._coherence(said) if said else ())
+        observations = []
+        for look in looks:
+            assert look.values is not None
+            incoherent = [next(rated) < COHERENT for _ in look.answered]
+            share = float(np.mean(incoherent)) if incoherent else np.nan
+            observations.append(Observation(values=look.values, incoherent=share))
+        return observations
 
 
 class Judged:
@@ -124,8 +127,6 @@ class Judged:
     def settle(self, looks: Sequence[Look]) -> list[Observation]:
         persona, coherent = self._judge().rate([one for look in looks for one in look.answered])
         n = len(self._asked)
-        if np.isnan(persona).any():
-            raise BadInput(f"the judge had no opinion on {int(np.isnan(persona).sum())} answers")
         return [
             Observation(
                 values=persona[start : start + n],

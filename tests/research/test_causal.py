@@ -28,6 +28,7 @@ class Known:
 
     def __init__(self, limit: float = 1e9) -> None:
         self.limit = limit
+        self.broken: list[float] = []
 
     def on(self, loaded: Any) -> Looking:
         def look(edits: Sequence[Edit], coherent: bool) -> Look:
@@ -36,15 +37,16 @@ class Known:
             noise = np.random.default_rng(5).normal(0, 0.1, 24)
             if edits:
                 noise = np.random.default_rng(6).normal(0, 0.1, 24)
-            broken = float(abs(added[2]) > self.limit)
-            return Look(values=value + noise, incoherent=broken if coherent else np.nan)
+            self.broken.append(float(abs(added[2]) > self.limit) if coherent else np.nan)
+            return Look(values=value + noise)
 
         return look
 
     def settle(self, looks: Sequence[Look]) -> list[Observation]:
+        broken, self.broken = self.broken, []
         return [
-            Observation(values=look.values, incoherent=look.incoherent)
-            for look in looks
+            Observation(values=look.values, incoherent=share)
+            for look, share in zip(looks, broken, strict=True)
             if look.values is not None
         ]
 
