@@ -2,7 +2,8 @@
 
 Every value is keyword-only and refuses nonsense when it is built. Times are aware and in UTC.
 
-Array legend: k = features of the pack (in the pack's order), b = `SCORE_BINS` bins, d = model width.
+Array legend: k = features of the pack (in the pack's order), b = `SCORE_BINS` bins, d = model width,
+n = latents of an SAE.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Counts = NDArray[np.int64]
 Region = Literal["prompt", "response", "last_prompt_token", "all"]
 Pooling = Literal["mean", "max_rolling_mean", "max", "last"]
 FeatureKind = Literal["direction", "probe", "latent"]
-Activation = Literal["identity", "sigmoid", "relu", "jumprelu"]
+Activation = Literal["identity", "sigmoid", "relu", "jumprelu", "topk"]
 InputNorm = Literal["none", "rescale", "layer_norm"]
 Severity = Literal["info", "warning", "critical"]
 
@@ -236,6 +237,29 @@ class Calibration:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Encoder:
+    """All latents of a top-k SAE: on every token they compete for ``places``.
+
+    ``weight`` [n, d] and ``bias`` [n], with everything folded that can be. Its features share it.
+    """
+
+    name: str
+    weight: Floats
+    bias: Floats
+    places: int
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name), "an encoder needs a name")
+        _require(self.weight.ndim == 2, f"{self.name}: weight must be [n, d]")
+        _require(
+            self.bias.shape == self.weight.shape[:1], f"{self.name}: bias must be one per latent"
+        )
+        _require(1 <= self.places <= len(self.bias), f"{self.name}: places must be in 1..n")
+        finite = bool(np.isfinite(self.weight).all() and np.isfinite(self.bias).all())
+        _require(finite, f"{self.name}: weight and bias must be finite")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
     """One persona feature: what to read, where, over which tokens, and what a benign reading is.
@@ -245,9 +269,11 @@ class Feature:
 
     ``x' = input_norm(x)``;  ``a = activation(x' @ weight + bias)``
 
-    with activation identity (direction), sigmoid (probe), relu, or jumprelu (a·1[a > threshold]).
-    An SAE's ``b_dec`` subtraction is folded into ``bias``. The reading pools ``a`` over ``region``;
-    for a probe the pooling is done on the logit and the sigmoid comes last.
+    with activation identity (direction), sigmoid (probe), relu, jumprelu (a·1[a > threshold]), or
+    topk: relu(a) where ``latent`` of ``encoder`` is among its largest ``places`` on that token.
+    An SAE's ``b_dec`` subtraction is folded into ``bias``. The reading pools ``a`` over ``region``,
+    without tokens where ‖x‖ > ``largest_norm``, which the SAE was never trained on; for a probe the
+    pooling is done on the logit and the sigmoid comes last.
     ``tail_threshold`` is the score above which a prompt counts as tail, set on benign text.
     """
 
@@ -268,6 +294,9 @@ class Feature:
     expected: Literal["rises", "falls"] = "rises"
     tags: tuple[str, ...] = ()
     description: str = ""
+    encoder: Encoder | None = None
+    latent: int | None = None
+    largest_norm: float | None = None
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "a feature needs a name")
@@ -277,6 +306,24 @@ class Feature:
         _require(math.isfinite(self.bias), f"{self.name}: bias must be finite")
         _require(self.rolling_tokens >= 1, f"{self.name}: rolling_tokens must be at least 1")
         _require(self.skip_tokens >= 1, f"{self.name}: the first token is never pooled")
+        _require(
+            self.largest_norm is None
+            or (math.isfinite(self.largest_norm) and self.largest_norm > 0),
+            f"{self.name}: largest_norm must be positive",
+        )
+        if self.activation == "topk":
+            _require(self.encoder is not None, f"{self.name}: topk needs the encoder")
+            _require(
+                self.latent is not None
+                and self.encoder is not None
+                and 0 <= self.latent < len(self.encoder.bias),
+                f"{self.name}: latent must be one of the encoder's",
+            )
+        else:
+            _require(
+                self.encoder is None and self.latent is None,
+                f"{self.name}: encoder and latent belong to topk",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,7 @@ class Contest:
         alone = linear(inputs, self.weight[self.latents], self.bias[self.latents])
         # Written so that a NaN counts as awake, and comes out as NaN.
         awake = (~(alone <= 0.0)).any(dim=1).nonzero()[:, 0]
-        for part in awake.split(max(1, PARTIAL_ENTRIES // len(self.bias))):
+        for part in torch.split(awake, max(1, PARTIAL_ENTRIES // len(self.bias))):
             everyone = linear(inputs[part], self.weight, self.bias)
             last = everyone.topk(self.places, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
             ours = everyone[:, self.latents]

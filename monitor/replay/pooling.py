@@ -1,6 +1,7 @@
 """Activations of the stacked features while the forward pass stands at their site, and their pooling.
 
-Legend: t = tokens, d = model width, k = features of the pack.
+Legend: t = tokens, d = model width, k = features of the pack, m = features of one group,
+n = latents of a top-k SAE.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ import numpy as np
 import torch
 
 from monitor.errors import PackError
-from monitor.records import Counts, Feature, Floats, InputNorm, Pooling, Region
+from monitor.records import Counts, Encoder, Feature, Floats, InputNorm, Pooling, Region
+from monitor.replay.contest import Contest, contest
 from monitor.replay.tokens import Tokens
+
+MASKED = -math.inf
+"""The activation of a token that a feature does not pool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +33,18 @@ class _Projection:
     bias: torch.Tensor
     rectified: torch.Tensor
     threshold: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pool:
+    """What features must share to be pooled together; site and limit only where tokens are masked."""
+
+    region: Region
+    skip_tokens: int
+    pooling: Pooling
+    rolling_tokens: int
+    largest_norm: float | None
+    site: int | None
 
 
 class FeatureBank:
@@ -45,11 +62,17 @@ class FeatureBank:
             raise PackError("a pack without features has nothing to replay for")
         self.features = tuple(features)
         grouped: dict[tuple[int, InputNorm], list[int]] = defaultdict(list)
-        pools: dict[tuple[Region, int, Pooling, int], list[int]] = defaultdict(list)
+        contests: dict[tuple[int, Encoder, InputNorm], list[int]] = defaultdict(list)
+        limits: dict[tuple[int, float], list[int]] = defaultdict(list)
+        pools: dict[_Pool, list[int]] = defaultdict(list)
         for column, feature in enumerate(features):
-            grouped[feature.site, feature.input_norm].append(column)
-            rolling = feature.rolling_tokens if feature.pooling == "max_rolling_mean" else 0
-            pools[feature.region, feature.skip_tokens, feature.pooling, rolling].append(column)
+            if feature.encoder is None:
+                grouped[feature.site, feature.input_norm].append(column)
+            else:
+                contests[feature.site, feature.encoder, feature.input_norm].append(column)
+            if feature.largest_norm is not None:
+                limits[feature.site, feature.largest_norm].append(column)
+            pools[_pool(feature)].append(column)
         self._pools = {
             key: (torch.tensor(columns, device=device), np.array(columns))
             for key, columns in pools.items()
@@ -58,23 +81,36 @@ class FeatureBank:
         for (site, norm), columns in grouped.items():
             members = [features[column] for column in columns]
             self._sites[site].append(_projection(norm, columns, members, device))
+        self._contests: dict[int, list[tuple[InputNorm, Contest]]] = defaultdict(list)
+        for (site, encoder, norm), columns in contests.items():
+            latents = [features[column].latent or 0 for column in columns]
+            self._contests[site].append((norm, contest(encoder, latents, columns, device)))
+        self._limits: dict[int, list[tuple[float, torch.Tensor]]] = defaultdict(list)
+        for (site, limit), columns in limits.items():
+            self._limits[site].append((limit, torch.tensor(columns, device=device)))
         self._sigmoid = np.array([f.activation == "sigmoid" for f in features])
         self.device = device
 
     @property
     def sites(self) -> tuple[int, ...]:
-        return tuple(sorted(self._sites))
+        return tuple(sorted({feature.site for feature in self.features}))
 
     def project(self, site: int, residual: torch.Tensor, into: torch.Tensor) -> None:
         """Write the activations of residual [t, d] at ``site`` into the columns of ``into`` [t, k].
 
-        ``a = relu-or-identity(norm(x) @ weight + bias)`` in float32; sigmoids come after pooling.
+        ``a = relu-or-identity(norm(x) @ weight + bias)`` in float32, a top-k SAE's latents where they
+        are among its largest; sigmoids come after pooling. `MASKED` beyond a feature's largest norm.
         """
         wide = residual.to(torch.float32)
         for part in self._sites[site]:
             activation = torch.addmm(part.bias, normalised(wide, part.norm), part.weight)
             passed = activation * (activation > part.threshold)
             into[:, part.columns] = torch.where(part.rectified, passed, activation)
+        for norm, one in self._contests[site]:
+            into[:, one.columns] = one.activations(normalised(wide, norm))
+        for limit, columns in self._limits[site]:
+            beyond = torch.linalg.vector_norm(wide, dim=1, keepdim=True) > limit
+            into[:, columns] = into[:, columns].masked_fill(beyond, MASKED)
 
     def pool(self, tokens: Tokens, activations: torch.Tensor) -> tuple[torch.Tensor, Counts]:
         """Readings [k] on the device before sigmoids, and how many tokens each pooled [k].
@@ -83,13 +119,18 @@ class FeatureBank:
         """
         readings = torch.full((len(self.features),), torch.nan, device=self.device)
         counts = np.zeros(len(self.features), dtype=np.int64)
-        for (region, skip, pooling, rolling), (columns, where) in self._pools.items():
-            positions = tokens.positions(region, skip)
+        for group, (columns, where) in self._pools.items():
+            positions = tokens.positions(group.region, group.skip_tokens)
             if positions.size == 0:
                 continue
             chosen = activations[torch.from_numpy(positions).to(self.device)][:, columns]
-            readings[columns] = pooled(chosen, pooling, rolling)
-            counts[where] = 1 if pooling == "last" else positions.size
+            if group.largest_norm is not None:
+                # One site and one limit in a group: a token is masked in all columns or in none.
+                chosen = chosen[chosen[:, 0] != MASKED]
+                if chosen.shape[0] == 0:
+                    continue
+            readings[columns] = pooled(chosen, group.pooling, group.rolling_tokens)
+            counts[where] = 1 if group.pooling == "last" else chosen.shape[0]
         return readings, counts
 
     def finished(self, readings: Iterable[torch.Tensor]) -> Floats:
@@ -134,6 +175,17 @@ def pooled(values: torch.Tensor, pooling: Pooling, rolling_tokens: int) -> torch
     windows = sums[rolling_tokens - 1 :].clone()
     windows[1:] -= sums[:-rolling_tokens]
     return (windows.amax(dim=0) / rolling_tokens).to(values.dtype)
+
+
+def _pool(feature: Feature) -> _Pool:
+    return _Pool(
+        region=feature.region,
+        skip_tokens=feature.skip_tokens,
+        pooling=feature.pooling,
+        rolling_tokens=feature.rolling_tokens if feature.pooling == "max_rolling_mean" else 0,
+        largest_norm=feature.largest_norm,
+        site=None if feature.largest_norm is None else feature.site,
+    )
 
 
 def _projection(

@@ -1,7 +1,11 @@
 """The shape of ``pack.json``: every field checked by name before anything is built from it.
 
 Arrays: weights live in ``features.safetensors`` as ``weights`` float32 [k, d], rows in the order of
-``features``; everything else is here. JSON has no NaN: a canary's absent reading is ``null``.
+``features``, and whole encoders as ``NAME.weight`` [n, d], ``NAME.bias`` [n]; everything else is
+here. JSON has no NaN: a canary's absent reading is ``null``.
+
+A pack is of version 2 when it uses what version 1 did not know (encoders, ``largest_norm``); any
+other is still written as version 1, with the bytes and the id that it always had.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from monitor.errors import PackError
 from monitor.records import Activation, FeatureKind, InputNorm, Pooling, Region
 
-SCHEMA_VERSION = 1
+FIRST_VERSION = 1
+ENCODER_VERSION = 2
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[
@@ -64,6 +69,17 @@ class FeatureEntry(Entry):
     expected: Literal["rises", "falls"]
     tags: list[str]
     description: str
+    encoder: Name | None = None
+    latent: int | None = Field(default=None, ge=0)
+    largest_norm: float | None = Field(default=None, gt=0)
+
+
+class EncoderEntry(Entry):
+    """`monitor.records.Encoder` without its tensors."""
+
+    name: Name
+    latents: int = Field(ge=1)
+    places: int = Field(ge=1)
 
 
 class MessageEntry(Entry):
@@ -86,6 +102,7 @@ class Manifest(Entry):
     version: Name
     model: ModelEntry
     features: list[FeatureEntry] = Field(min_length=1)
+    encoders: list[EncoderEntry] = Field(default_factory=list)
     canaries: list[CanaryEntry]
     provenance: dict[str, Any]
     report: dict[str, Any]
@@ -107,9 +124,10 @@ def parse(text: bytes, where: str) -> Manifest:
     if not isinstance(content, dict):
         raise PackError(f"{where} must hold one JSON object", hint=REBUILD)
     version = content.get("schema_version")
-    if version != SCHEMA_VERSION or isinstance(version, bool):
+    if version not in (FIRST_VERSION, ENCODER_VERSION) or isinstance(version, bool):
         raise PackError(
-            f"{where}: schema_version {version!r} is unknown; this version reads {SCHEMA_VERSION}",
+            f"{where}: schema_version {version!r} is unknown; this version reads "
+            f"{FIRST_VERSION} and {ENCODER_VERSION}",
             hint="install the version of persona-monitor that made the pack, or build the pack again.",
         )
     try:
@@ -137,5 +155,5 @@ def _explained(error: ValidationError) -> str:
 ACTIVATION_OF_KIND: dict[FeatureKind, tuple[Activation, ...]] = {
     "direction": ("identity",),
     "probe": ("sigmoid",),
-    "latent": ("relu", "jumprelu"),
+    "latent": ("relu", "jumprelu", "topk"),
 }

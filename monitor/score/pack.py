@@ -1,8 +1,9 @@
 """Packs: a versioned, hashed set of persona features for one model, as a folder.
 
 ``pack.json`` (see `monitor.score.manifest`) and ``features.safetensors`` with ``weights`` float32
-[k, d]. The id is the SHA-256 of the canonical manifest (without the id) and the weights' bytes:
-the same features have the same id wherever they lie, and altered content is refused. No pickles.
+[k, d], and with the whole encoder (n latents) of each top-k SAE that a feature is a latent of. The
+id is the SHA-256 of the canonical manifest (without the id) and the tensors' bytes: the same
+features have the same id wherever they lie, and altered content is refused. No pickles.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from monitor.errors import PackError
-from monitor.records import CANARY, Calibration, Feature, Floats, Message, Prompt, RecordKey
+from monitor.records import (
+    CANARY,
+    Calibration,
+    Encoder,
+    Feature,
+    Floats,
+    Message,
+    Prompt,
+    RecordKey,
+)
 from monitor.score import manifest as schema
 
 MANIFEST_FILE: Final = "pack.json"
@@ -87,12 +97,18 @@ class Pack:
 
     def __post_init__(self) -> None:
         _check_consistent(self)
-        object.__setattr__(self, "pack_id", _content_hash(_body(self), self.weights))
+        tensors = {"weights": self.weights, **_encoder_tensors(self.encoders)}
+        object.__setattr__(self, "pack_id", _content_hash(_body(self), tensors))
 
     @property
     def weights(self) -> Floats:
         """The features' weights, stacked: [k, d]."""
         return np.stack([feature.weight for feature in self.features]).astype(np.float32)
+
+    @property
+    def encoders(self) -> tuple[Encoder, ...]:
+        """The encoders of the features' SAEs, each once, in the order of the features."""
+        return tuple(dict.fromkeys(f.encoder for f in self.features if f.encoder is not None))
 
     @property
     def deepest_site(self) -> int:
@@ -114,7 +130,8 @@ def save_pack(pack: Pack, path: Path) -> str:
     schema.parse(content, MANIFEST_FILE)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        _replace(path / TENSOR_FILE, save_tensors({"weights": pack.weights}))
+        tensors = {"weights": pack.weights, **_encoder_tensors(pack.encoders)}
+        _replace(path / TENSOR_FILE, save_tensors(tensors))
         _replace(path / MANIFEST_FILE, content + b"\n")
     except OSError as error:
         raise PackError(f"cannot write the pack to {path}: {error.strerror}") from None
@@ -134,13 +151,16 @@ def load_pack(path: Path) -> Pack:
         )
     _refuse_pickles(path)
     entry = schema.parse(_read(path / MANIFEST_FILE), str(path / MANIFEST_FILE))
-    weights = _load_weights(path / TENSOR_FILE, entry)
+    weights, encoders = _load_tensors(path / TENSOR_FILE, entry)
     try:
         pack = Pack(
             name=entry.name,
             version=entry.version,
             model=PackModel(**entry.model.model_dump()),
-            features=tuple(map(_feature, entry.features, weights)),
+            features=tuple(
+                _feature(one, weight, encoders)
+                for one, weight in zip(entry.features, weights, strict=True)
+            ),
             canaries=tuple(map(_canary, entry.canaries)),
             provenance=entry.provenance,
             report=entry.report,
@@ -213,6 +233,12 @@ def _check_consistent(pack: Pack) -> None:
                 f"{where}: a {feature.kind} has activation {' or '.join(allowed)}, "
                 f"not {feature.activation}"
             )
+        if feature.encoder is not None and not np.array_equal(
+            feature.weight, feature.encoder.weight[feature.latent or 0]
+        ):
+            raise PackError(f"{where}: weight is not that of latent {feature.latent}")
+    if len({encoder.name for encoder in pack.encoders}) != len(pack.encoders):
+        raise PackError("encoders: names must differ")
     for canary in pack.canaries:
         if canary.readings.shape != (len(names),):
             raise PackError(f"canary {canary.name}: needs one reading per feature, {len(names)}")
@@ -223,12 +249,15 @@ def _check_consistent(pack: Pack) -> None:
 
 
 def _body(pack: Pack) -> dict[str, Any]:
+    encoders = [{"name": e.name, "latents": len(e.bias), "places": e.places} for e in pack.encoders]
+    later = bool(encoders) or any(f.largest_norm is not None for f in pack.features)
     return {
-        "schema_version": schema.SCHEMA_VERSION,
+        "schema_version": schema.ENCODER_VERSION if later else schema.FIRST_VERSION,
         "name": pack.name,
         "version": pack.version,
         "model": dataclasses.asdict(pack.model),
         "features": [_feature_entry(feature) for feature in pack.features],
+        **({"encoders": encoders} if encoders else {}),
         "canaries": [_canary_entry(canary) for canary in pack.canaries],
         "provenance": dict(pack.provenance),
         "report": dict(pack.report),
@@ -238,6 +267,12 @@ def _body(pack: Pack) -> dict[str, Any]:
 def _feature_entry(feature: Feature) -> dict[str, Any]:
     names = [f.name for f in dataclasses.fields(feature) if f.name != "weight"]
     entry = {name: getattr(feature, name) for name in names}
+    # Left out where they say nothing: packs of version 1 keep their bytes.
+    for name in ("encoder", "latent", "largest_norm"):
+        if entry[name] is None:
+            del entry[name]
+    if feature.encoder is not None:
+        entry["encoder"] = feature.encoder.name
     calibration = dataclasses.asdict(feature.calibration)
     entry["calibration"] = {name: [float(v) for v in knots] for name, knots in calibration.items()}
     entry["tags"] = list(feature.tags)
@@ -246,8 +281,14 @@ def _feature_entry(feature: Feature) -> dict[str, Any]:
     return entry
 
 
-def _feature(entry: schema.FeatureEntry, weight: Floats) -> Feature:
+def _feature(
+    entry: schema.FeatureEntry, weight: Floats, encoders: Mapping[str, Encoder]
+) -> Feature:
     values = entry.model_dump()
+    if entry.encoder is not None:
+        if entry.encoder not in encoders:
+            raise ValueError(f"feature {entry.name}: encoder {entry.encoder!r} is not in the pack")
+        values["encoder"] = encoders[entry.encoder]
     calibration = Calibration(**{name: tuple(v) for name, v in values.pop("calibration").items()})
     tags = tuple(values.pop("tags"))
     return Feature(**values, calibration=calibration, tags=tags, weight=weight)
@@ -274,32 +315,62 @@ def _canary(entry: schema.CanaryEntry) -> Canary:
     )
 
 
-def _content_hash(body: Mapping[str, Any], weights: Floats) -> str:
+def _content_hash(body: Mapping[str, Any], tensors: Mapping[str, Floats]) -> str:
     digest = hashlib.sha256(schema.canonical(body))
-    digest.update(f"\nweights float32 {list(weights.shape)}\n".encode())
-    digest.update(np.ascontiguousarray(weights, dtype="<f4").tobytes())
+    for name, values in tensors.items():
+        digest.update(f"\n{name} float32 {list(values.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(values, dtype="<f4").data.cast("B"))
     return digest.hexdigest()
 
 
-def _load_weights(path: Path, entry: schema.Manifest) -> Sequence[Floats]:
+def _encoder_tensors(encoders: Sequence[Encoder]) -> dict[str, Floats]:
+    return {
+        f"{encoder.name}.{part}": np.ascontiguousarray(values, dtype=np.float32)
+        for encoder in encoders
+        for part, values in (("weight", encoder.weight), ("bias", encoder.bias))
+    }
+
+
+def _load_tensors(path: Path, entry: schema.Manifest) -> tuple[Floats, dict[str, Encoder]]:
+    """Weights [k, d] and encoders by name; `PackError` unless shapes, types and numbers are right."""
     try:
         tensors = load_tensors(_read(path))
     except (SafetensorError, KeyError, ValueError) as error:
         raise PackError(f"{path} is not a safetensors file: {error}", hint=schema.REBUILD) from None
-    if set(tensors) != {"weights"}:
-        raise PackError(f"{path} must hold the tensor 'weights' alone, found {sorted(tensors)}")
-    weights = tensors["weights"]
-    expected = (len(entry.features), entry.model.hidden_size)
-    if weights.dtype != np.float32 or weights.shape != expected:
+    width = entry.model.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {"weights": (len(entry.features), width)}
+    for one in entry.encoders:
+        shapes |= {f"{one.name}.weight": (one.latents, width), f"{one.name}.bias": (one.latents,)}
+    if set(tensors) != set(shapes):
         raise PackError(
-            f"{path}: weights must be float32 {list(expected)} (features, hidden_size), "
-            f"found {weights.dtype} {list(weights.shape)}",
-            hint=schema.REBUILD,
+            f"{path} must hold {'the tensor' if len(shapes) == 1 else 'the tensors'} "
+            f"{', '.join(map(repr, shapes))} alone, found {sorted(tensors)}"
         )
+    for name, expected in shapes.items():
+        found = tensors[name]
+        if found.dtype != np.float32 or found.shape != expected:
+            raise PackError(
+                f"{path}: {name} must be float32 {list(expected)}, "
+                f"found {found.dtype} {list(found.shape)}",
+                hint=schema.REBUILD,
+            )
+    weights = tensors["weights"]
     if not np.isfinite(weights).all():
         row = int(np.flatnonzero(~np.isfinite(weights).all(axis=1))[0])
         raise PackError(f"{path}: the weight of feature {entry.features[row].name} is not finite")
-    return list(weights)
+    try:
+        encoders = {
+            one.name: Encoder(
+                name=one.name,
+                weight=tensors[f"{one.name}.weight"],
+                bias=tensors[f"{one.name}.bias"],
+                places=one.places,
+            )
+            for one in entry.encoders
+        }
+    except ValueError as error:
+        raise PackError(f"{path}: {error}", hint=schema.REBUILD) from None
+    return weights, encoders
 
 
 def _refuse_pickles(path: Path) -> None:

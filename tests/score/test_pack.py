@@ -126,7 +126,7 @@ def test_an_altered_manifest_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(schema_version=2), "schema_version 2 is unknown"),
+        (lambda c: c.update(schema_version=3), "schema_version 3 is unknown"),
         (lambda c: c.pop("schema_version"), "schema_version None is unknown"),
         (lambda c: c.update(extra=1), "extra: unknown field"),
         (lambda c: c["features"][1].pop("site"), r"features\.1\.site"),

@@ -5,16 +5,18 @@ Legend: n = latents, d = model width, l = latents asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 
 from monitor.errors import BadInput
 from monitor.records import InputNorm
+
+PART: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,11 @@ class SparseAutoencoder:
     def width(self) -> int:
         return self.encoder.shape[1]
 
+    def parts(self) -> Iterator[slice]:
+        """All latents in slices of `PART`: an encoder in float64 need not fit into memory whole."""
+        for start in range(0, self.latents, PART):
+            yield slice(start, min(start + PART, self.latents))
+
     def rows(self, which: Sequence[int] | slice) -> Rows:
         """The latents ``which``, folded. Raises `BadInput` where a number is not finite."""
         index = which if isinstance(which, slice) else torch.tensor(list(which))
@@ -144,7 +151,9 @@ class SparseAutoencoder:
             threshold = self.threshold[index].double().clamp_min(0.0)
         for part in (weight, bias, threshold):
             if not torch.isfinite(part).all():
-                raise BadInput(f"{self.path}: the latents asked for hold numbers that are not finite")
+                raise BadInput(
+                    f"{self.path}: the latents asked for hold numbers that are not finite"
+                )
         return Rows(weight=weight, bias=bias, threshold=threshold)
 
     def decoder_rows(self, which: Sequence[int] | slice) -> torch.Tensor:

@@ -49,7 +49,7 @@ def load_autoencoder(
     if format is not None and format not in FORMATS:
         raise BadInput(f"format {format!r} is unknown; known: {', '.join(FORMATS)}")
     stated = stated or Stated()
-    if format in SINGLE_FILES:
+    if format is not None and format in SINGLE_FILES:
         return SINGLE_FILES[format][1](_only_pickle(path), stated)
     if format is not None:
         return FOLDERS[format][1](_home(path, FOLDERS[format][0]), stated)
@@ -78,7 +78,8 @@ def _only_pickle(path: Path) -> Path:
         raise BadInput(
             f"{path} holds no checkpoint of a known format"
             + (f", but {len(pickles)} pickles: name one" if pickles else ""),
-            hint="a folder of " + "; ".join(f"{n}: {' + '.join(f)}" for n, (f, _) in FOLDERS.items()),
+            hint="a folder of "
+            + "; ".join(f"{n}: {' + '.join(f)}" for n, (f, _) in FOLDERS.items()),
         )
     return pickles[0]
 

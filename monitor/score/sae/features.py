@@ -49,7 +49,7 @@ def latent_features(
             skip_tokens=sae.skip_tokens if skip_tokens is None else skip_tokens,
             calibration=UNCALIBRATED,
             tags=tags,
-            description=f"latent {latent} of the {sae.format} checkpoint {_called(sae)}",
+            description=f"latent {latent} of {sae.latents} of a {sae.format} checkpoint",
             encoder=encoder,
             latent=None if encoder is None else latent,
             largest_norm=largest_norm,
@@ -58,9 +58,7 @@ def latent_features(
     )
 
 
-def _check(
-    sae: SparseAutoencoder, latents: Sequence[int], names: Sequence[str] | None
-) -> None:
+def _check(sae: SparseAutoencoder, latents: Sequence[int], names: Sequence[str] | None) -> None:
     if not latents:
         raise BadInput("latents: name at least one")
     outside = [latent for latent in latents if not 0 <= latent < sae.latents]
@@ -75,16 +73,9 @@ def _check(
 
 
 def _encoder(sae: SparseAutoencoder) -> Encoder:
-    rows = sae.rows(slice(None))
-    return Encoder(
-        name=f"sae.{sae.site}",
-        weight=rows.weight.numpy().astype(np.float32),
-        bias=rows.bias.numpy().astype(np.float32),
-        places=sae.k or 1,
-    )
-
-
-def _called(sae: SparseAutoencoder) -> str:
-    """The checkpoint's name: its folder's, or the file's where the file is the checkpoint."""
-    alone = sae.format in ("openai", "goodfire", "qwen-scope")
-    return sae.path.name if alone else sae.path.parent.resolve().name
+    weight = np.empty((sae.latents, sae.width), dtype=np.float32)
+    bias = np.empty(sae.latents, dtype=np.float32)
+    for part in sae.parts():
+        rows = sae.rows(part)
+        weight[part], bias[part] = rows.weight.numpy(), rows.bias.numpy()
+    return Encoder(name=f"sae.{sae.site}", weight=weight, bias=bias, places=sae.k or 1)

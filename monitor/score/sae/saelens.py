@@ -131,7 +131,7 @@ def _config(fields: Mapping[str, Any], path: Path, stated: Stated, *, nested: bo
     norm = fields.get("normalize_activations") or "none"
     if norm is True:
         norm = "expected_average_only_in"
-    if norm not in _NORMS:
+    if not isinstance(norm, str) or norm not in _NORMS:
         raise BadInput(
             f"{path}: normalize_activations {norm!r} is unknown; known: {', '.join(_NORMS)}"
         )
@@ -159,7 +159,7 @@ def _config(fields: Mapping[str, Any], path: Path, stated: Stated, *, nested: bo
 
 def _architecture(fields: Mapping[str, Any], path: Path) -> Architecture:
     named = fields.get("architecture", "standard")
-    if named not in _ARCHITECTURES:
+    if not isinstance(named, str) or named not in _ARCHITECTURES:
         raise BadInput(
             f"{path}: architecture {named!r} is unknown; read are {', '.join(_ARCHITECTURES)}"
         )

@@ -1,0 +1,119 @@
+"""``monitor pack import sae``: latents of published sparse autoencoders as a pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from monitor.cli.arguments import JsonOption, ModelOption
+from monitor.cli.show import err, out, plain, progress, show
+from monitor.records import Pooling, Region
+
+
+def pack_import_sae(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="Folder or file of a published SAE; docs/research/sae.md lists them."),
+    ],
+    latent: Annotated[
+        list[int], typer.Option(help="Number of a latent; may be given several times.")
+    ],
+    model: ModelOption,
+    folder: Annotated[Path, typer.Option("--out", help="Where the pack is written.")],
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name of a feature, in the order of --latent; latent.NUMBER if left out."
+        ),
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Force a format in place of detecting it.")
+    ] = None,
+    site: Annotated[
+        int | None, typer.Option(help="Decoder block, from 0, where the files do not say it.")
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option(help="Places of a top-k SAE, where the files do not say it.")
+    ] = None,
+    norm_factor: Annotated[
+        float | None,
+        typer.Option(help="√d / mean norm of the activations, for expected_average_only_in."),
+    ] = None,
+    region: Annotated[Region, typer.Option(help="Tokens that a feature reads.")] = "response",
+    pooling: Annotated[Pooling, typer.Option(help="How it pools them.")] = "mean",
+    rolling_tokens: Annotated[int, typer.Option(min=1, help="Window of max_rolling_mean.")] = 16,
+    skip_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="First tokens never pooled; as the SAE was trained if left out."),
+    ] = None,
+    norm_multiple: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Do not pool tokens longer than this many median norms; 0 pools all."
+        ),
+    ] = None,
+    expect_l0: Annotated[
+        float | None, typer.Option(help="Mean L0 to verify against; goes before the publisher's.")
+    ] = None,
+    expect_variance: Annotated[
+        float | None, typer.Option(help="Fraction of variance explained to verify against.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of benign texts; the project's own when left out.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a pack of chosen latents: verified and calibrated on benign text. Exit code 1 if the SAE
+    is not as published."""
+    from monitor.research.fidelity import Expected
+    from monitor.research.latents import LatentChoice, build_latent_pack
+    from monitor.research.texts import DATA
+    from monitor.score.sae.autoencoder import Stated
+    from monitor.score.sae.detect import load_autoencoder
+
+    stated = Stated(site=site, k=k, norm_factor=norm_factor)
+    choice = LatentChoice(
+        latents=tuple(latent),
+        names=tuple(name) if name else None,
+        region=region,
+        pooling=pooling,
+        rolling_tokens=rolling_tokens,
+        skip_tokens=skip_tokens,
+        norm_multiple=norm_multiple,
+    )
+    with progress() as report:
+        sae = load_autoencoder(checkpoint, format, stated)
+        made = build_latent_pack(
+            sae,
+            choice,
+            model,
+            folder,
+            report,
+            expected=Expected(l0=expect_l0, variance_explained=expect_variance),
+            data=data or DATA,
+        )
+    row = {
+        "pack": str(folder),
+        "id": made.pack.pack_id if as_json else made.pack.pack_id[:12],
+        "features": len(made.pack.features),
+        "format": sae.format,
+        "activation": sae.activation,
+        "site": f"layers.{sae.site}",
+        "variance explained": made.fidelity.variance_explained,
+        "mean L0": made.fidelity.l0,
+        "tokens": made.fidelity.tokens,
+        "as published": made.as_published,
+        "µs per token": made.microseconds_per_token,
+    }
+    show([row], as_json)
+    for problem in made.disagreements:
+        err.print(f"[bold red]not as expected:[/] {plain(problem)}")
+    if sae.k is not None and not as_json:
+        out.print(
+            f"a top-k SAE is read with all its {sae.latents} latents: the pack holds them, and "
+            f"every token costs up to {made.microseconds_per_token:.0f} µs on this machine"
+        )
+    if made.disagreements:
+        raise typer.Exit(1)
