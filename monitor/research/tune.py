@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -308,7 +309,9 @@ def _prepared(whole: PreTrainedModel, loaded: LoadedModel, settings: TuneSetting
         task_type="CAUSAL_LM",
     )
     devices = [loaded.device] if loaded.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), warnings.catch_warnings():
+        # peft asks transformers by an old name whether activations are checkpointed.
+        warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(settings.seed)
         try:
             adapted = get_peft_model(whole, config, adapter_name=ADAPTER)
