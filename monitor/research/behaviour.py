@@ -17,7 +17,16 @@ import numpy as np
 from scipy.special import expit
 
 from monitor.errors import BadInput
-from monitor.records import Counts, DeadReason, Doubles, Feature, Floats, Prompt, Replayed
+from monitor.records import (
+    Calibration,
+    Counts,
+    DeadReason,
+    Doubles,
+    Feature,
+    Floats,
+    Prompt,
+    Replayed,
+)
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
 from monitor.research.calibrate import fit_calibration
@@ -61,12 +70,11 @@ class Coherence:
     def __init__(self, reference: LoadedModel, benign: Sequence[Prompt] | None = None) -> None:
         """``reference`` in full; ``benign`` (null: a part of the project's own texts) sets what is usual.
 
-        Blocks while the model reads them. Raises `BadInput` for fewer than 30 benign texts.
+        They are read when first asked for. `of` raises `BadInput` for fewer than 30 of them.
         """
         self._reference = reference
-        self._calibration = fit_calibration(
-            *self._surprise(load_texts().fit[::BENIGN_STEP] if benign is None else benign)
-        )
+        self._benign = benign
+        self._usual: Calibration | None = None
 
     def of(self, prompts: Sequence[Prompt]) -> Doubles:
         """Coherence [n] in 0..1 of each response."""
@@ -75,10 +83,16 @@ class Coherence:
         if spoken:
             answers = [prompts[i] for i in spoken]
             surprise, tokens = self._surprise(answers)
-            mean, deviation = benign_level(self._calibration, tokens)
+            mean, deviation = benign_level(self._calibration(), tokens)
             fluency = expit(STEEPNESS * (SURPRISE_LIMIT - (surprise - mean) / deviation))
             coherent[spoken] = fluency * [self._variety(a.response or "") for a in answers]
         return coherent
+
+    def _calibration(self) -> Calibration:
+        if self._usual is None:
+            given = load_texts().fit[::BENIGN_STEP] if self._benign is None else self._benign
+            self._usual = fit_calibration(*self._surprise(given))
+        return self._usual
 
     def _surprise(self, prompts: Sequence[Prompt]) -> tuple[Floats, Counts]:
         total, tokens = response_log_probabilities(self._reference, prompts)

@@ -89,7 +89,13 @@ def build_contrast_pack(
     chosen = choose(sides, benign_residuals, sites, seed, kind)
     for one in chosen:
         progress(f"{one.name}: block {one.site}, separation {one.separations.max():.2f}")
-    features = [feature for one in chosen for feature in _features(one, kind)]
+    features = [
+        feature
+        for one in chosen
+        for feature in read_two_ways(
+            one, kind, DESCRIPTIONS.get(one.name, f"answers by {one.name}")
+        )
+    ]
     reader = Reader(ReplayEngine(loaded, features, settings), progress)
     name = f"{loaded.model_id}-contrast"
     pack, benign = assembled(name, f"1.{len(texts.train)}", features, loaded, texts, reader)
@@ -102,7 +108,8 @@ def build_contrast_pack(
     return pack
 
 
-def _features(chosen: Chosen, kind: Kind) -> list[Feature]:
+def read_two_ways(chosen: Chosen, kind: Kind, description: str) -> list[Feature]:
+    """A direction as features, not yet calibrated: the mean over an answer, and its highest stretch."""
     falls = chosen.name == ASSISTANT
     return [
         Feature(
@@ -117,7 +124,7 @@ def _features(chosen: Chosen, kind: Kind) -> list[Feature]:
             calibration=UNCALIBRATED,
             expected="falls" if falls else "rises",
             tags=("assistant",) if falls else ("misaligned", chosen.name),
-            description=DESCRIPTIONS.get(chosen.name, f"answers by {chosen.name}"),
+            description=description,
         )
         for suffix, pooling in POOLINGS.items()
         # The highest stretch of an answer says nothing about a voice that fades.

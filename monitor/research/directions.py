@@ -134,28 +134,46 @@ def choose(
     )
     contrasts = [(name, side, good) for name, side in personas.items()]
     contrasts.append((ASSISTANT, good, everyone))
-    order = np.random.default_rng(seed).permutation(len(good.train))
     nuisance = [components(benign[:, index]) for index in range(len(sites))]
-    folds = [np.sort(fold) for fold in np.array_split(order, min(FOLDS, len(order)))]
-    chosen = []
-    for name, positive, negative in contrasts:
-        separation = separations(positive.train, negative.train, nuisance, folds)
-        index = int(np.argmax(separation))
-        pair = positive.train[:, index], negative.train[:, index]
-        weight, bias = (
-            fit_probe(*pair, benign[:, index].std(axis=0, dtype=np.float64))
-            if kind == "probe"
-            else (difference(*pair, nuisance[index]), 0.0)
-        )
-        chosen.append(
-            Chosen(
-                name=name,
-                site=sites[index],
-                weight=weight,
-                bias=bias,
-                separations=separation,
-                persona=Side(positive.train[:, index], positive.held_out[:, index]),
-                good=Side(negative.train[:, index], negative.held_out[:, index]),
-            )
-        )
-    return tuple(chosen)
+    return tuple(
+        contrasted(name, positive, negative, benign, nuisance, sites, seed, kind)
+        for name, positive, negative in contrasts
+    )
+
+
+def contrasted(
+    name: str,
+    positive: Side,
+    negative: Side,
+    benign: Floats,
+    nuisance: Sequence[Doubles],
+    sites: Sequence[int],
+    seed: int,
+    kind: Kind,
+) -> Chosen:
+    """A weight from ``negative`` to ``positive`` answers, at the site where the separation is largest.
+
+    The site is chosen by `separations` on the training questions alone; ``seed`` deals them into
+    folds. ``nuisance`` are the `components` of ``benign`` [n, s, d] at each site.
+    """
+    order = np.random.default_rng(seed).permutation(len(positive.train))
+    # A fold of one question has no deviation to divide by.
+    count = min(FOLDS, max(2, len(order) // 3))
+    folds = [np.sort(fold) for fold in np.array_split(order, count)]
+    separation = separations(positive.train, negative.train, nuisance, folds)
+    index = int(np.argmax(separation))
+    pair = positive.train[:, index], negative.train[:, index]
+    weight, bias = (
+        fit_probe(*pair, benign[:, index].std(axis=0, dtype=np.float64))
+        if kind == "probe"
+        else (difference(*pair, nuisance[index]), 0.0)
+    )
+    return Chosen(
+        name=name,
+        site=sites[index],
+        weight=weight,
+        bias=bias,
+        separations=separation,
+        persona=Side(positive.train[:, index], positive.held_out[:, index]),
+        good=Side(negative.train[:, index], negative.held_out[:, index]),
+    )

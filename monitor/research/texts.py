@@ -54,11 +54,14 @@ class Texts:
         return tuple(self.train[0].personas)
 
 
-def load_texts(folder: Path = DATA) -> Texts:
-    """The texts in ``folder``. Raises `BadInput` naming file, line, field and fix."""
+def load_texts(folder: Path = DATA, *, answers: bool = True) -> Texts:
+    """The texts in ``folder``. Raises `BadInput` naming file, line, field and fix.
+
+    Without ``answers`` the contrast file is not read: the answers come from elsewhere.
+    """
     contrast, benign = folder / CONTRAST_FILE, folder / BENIGN_FILE
     splits: dict[str, list[Contrast]] = {"train": [], "held_out": []}
-    for where, row in rows(contrast):
+    for where, row in rows(contrast) if answers else ():
         splits[_choice(row, "split", splits, where)].append(_contrast(row, where))
     exchanges: dict[str, list[Prompt]] = {"fit": [], "check": []}
     for where, row in rows(benign):
@@ -67,14 +70,15 @@ def load_texts(folder: Path = DATA) -> Texts:
         text_field(row, "name", where): _exchange(row, where)
         for where, row in rows(folder / CANARY_FILE)
     }
-    sizes = [(contrast, name, len(splits[name])) for name in splits]
+    sizes = [(contrast, name, len(splits[name])) for name in splits if answers]
     sizes += [(benign, name, len(exchanges[name])) for name in exchanges]
     for file, name, size in sizes:
         if size < 2:
             raise BadInput(f"{file}: at least 2 rows need split {name!r}, found {size}")
-    _check_comparable(splits["train"], splits["held_out"], contrast)
+    if answers:
+        _check_comparable(splits["train"], splits["held_out"], contrast)
     digest = hashlib.sha256()
-    for name in (CONTRAST_FILE, BENIGN_FILE, CANARY_FILE):
+    for name in (*([CONTRAST_FILE] if answers else []), BENIGN_FILE, CANARY_FILE):
         digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
     return Texts(
         train=tuple(splits["train"]),
