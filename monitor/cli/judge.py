@@ -1,0 +1,74 @@
+"""Does a pack deserve to ship?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from monitor.cli.arguments import JsonOption, ModelOption, SeedOption
+from monitor.cli.show import out, plain, progress, show
+
+
+def pack_judge(
+    folder: Annotated[Path, typer.Argument(metavar="PACK", help="The pack's folder.")],
+    model: ModelOption,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of contrast texts; the project's own when left out.")
+    ] = None,
+    report_folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder for judge.html and judge.json.")
+    ] = None,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Put the report into the pack, which gets a new id."),
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One dose, fewer answers and controls.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure every feature of a pack on texts it has not seen: ship, watch-only or reject.
+
+    Exit code 1 when a feature is rejected.
+    """
+    from monitor.research.judge.page import judge_page, verdict_rows
+    from monitor.research.judge.run import judge_pack, with_report
+    from monitor.score.pack import load_pack, save_pack
+
+    found = load_pack(folder)
+    with progress() as said:
+        report = judge_pack(
+            found, model, data=data, seed=seed, quick=quick, device=device, progress=said
+        )
+    if report_folder is not None:
+        _write(report_folder / "judge.json", json.dumps(report, indent=2) + "\n")
+        _write(report_folder / "judge.html", judge_page(found.name, report))
+    if as_json:
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    else:
+        show(verdict_rows(report), as_json=False)
+        for name, one in report["features"].items():
+            for reason in one["reasons"]:
+                out.print(plain(f"{name}: {reason}"), highlight=False, soft_wrap=True)
+    if write:
+        pack_id = save_pack(with_report(found, report), folder)
+        if not as_json:
+            out.print(f"{folder}: the report is inside, id {pack_id[:12]}", highlight=False)
+    if report["decision"] == "reject":
+        raise typer.Exit(1)
+
+
+def _write(file: Path, text: str) -> None:
+    from monitor.errors import BadInput
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"cannot write {file}: {error.strerror}") from None

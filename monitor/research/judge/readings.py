@@ -1,0 +1,200 @@
+"""Every text of a judgement, read once by the production engine.
+
+Beside the features stand random directions: for each way of reading that the pack has (site, region,
+pooling, input norm), `CONTROLS` of them.
+
+A feature that reads the prompt cannot see an answer that stands behind it. For such a feature the
+answer becomes history: the question, the answer, and another question.
+
+Legend: n = texts, k = features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from monitor.records import Counts, Feature, Floats, Message, Prompt
+from monitor.replay.engine import ReplayEngine
+from monitor.replay.model import LoadedModel
+from monitor.research.assemble import Progress, Reader
+from monitor.research.judge.vocabulary import shuffled
+from monitor.research.texts import Contrast, Texts, answer_prompts
+from monitor.score.pack import Pack
+from monitor.score.sae import UNCALIBRATED
+from monitor.score.scorer import Scorer
+from monitor.settings import ReplaySettings
+
+CONTROLS: Final = 100
+PIECE: Final = 96
+"""Texts read at once."""
+PROMPT_REGIONS: Final = ("prompt", "last_prompt_token")
+Voice = str | None
+"""A persona, or None for the good answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """``raw`` readings [n, k + controls], ``scores`` [n, k] and pooled ``tokens`` [n, k]."""
+
+    raw: Floats
+    scores: Floats
+    tokens: Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readings:
+    """Everything that is judged from. ``controls[i]`` are the columns of ``raw`` that control feature i."""
+
+    pack: Pack
+    texts: Texts
+    train: Mapping[Voice, Read]
+    held_out: Mapping[Voice, Read]
+    shuffled: Mapping[Voice, Read]
+    fit: Read
+    check: Read
+    controls: tuple[slice, ...]
+
+    def sign(self, index: int) -> float:
+        """-1 for a feature that falls where a persona appears."""
+        return -1.0 if self.pack.features[index].expected == "falls" else 1.0
+
+
+def take_readings(
+    pack: Pack,
+    loaded: LoadedModel,
+    texts: Texts,
+    settings: ReplaySettings,
+    generator: np.random.Generator,
+    progress: Progress,
+) -> Readings:
+    """Read every text once. Blocks for minutes. Raises `BadInput` for a text that cannot be read."""
+    ways = {way: start for start, way in enumerate(dict.fromkeys(map(_way, pack.features)))}
+    directions = generator.standard_normal((CONTROLS, pack.model.hidden_size)).astype(np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    random = [_control(way, direction) for way in ways for direction in directions]
+    read = _Reading(
+        pack, random, ReplayEngine(loaded, [*pack.features, *random], settings), progress
+    )
+    k = len(pack.features)
+    return Readings(
+        pack=pack,
+        texts=texts,
+        train=read.voices("training answers", texts.train, texts.personas),
+        held_out=read.voices("held-out answers", texts.held_out, texts.personas),
+        shuffled=read.voices("shuffled answers", texts.held_out, texts.personas, generator),
+        fit=read.all("benign exchanges of the calibration", texts.fit),
+        check=read.all("benign exchanges of the check", texts.check),
+        controls=tuple(
+            slice(k + CONTROLS * ways[way], k + CONTROLS * (ways[way] + 1))
+            for way in map(_way, pack.features)
+        ),
+    )
+
+
+class _Reading:
+    """Reads texts piece by piece: what a piece's tokens make of a thousand controls takes memory."""
+
+    def __init__(
+        self,
+        pack: Pack,
+        random: Sequence[Feature],
+        engine: ReplayEngine,
+        progress: Progress,
+    ) -> None:
+        self._k = len(pack.features)
+        self._scorer = Scorer(pack)
+        self._of_prompt = np.array([f.region in PROMPT_REGIONS for f in [*pack.features, *random]])
+        self._reader = Reader(engine, lambda line: None)
+        self._progress = progress
+
+    def all(
+        self, what: str, prompts: Sequence[Prompt], following: Sequence[str] | None = None
+    ) -> Read:
+        """``prompts`` in order. With ``following`` [n] questions, the answers are history to what
+        reads the prompt."""
+        raws, counts = [], []
+        for start in range(0, len(prompts), PIECE):
+            piece = prompts[start : start + PIECE]
+            self._progress(f"reading {what}, {start + len(piece)} of {len(prompts)}")
+            raw, tokens = self._reader.read(what, piece)
+            if following is not None and self._of_prompt.any():
+                past, past_tokens = self._reader.read(
+                    what, _histories(piece, following[start : start + PIECE])
+                )
+                raw = np.where(self._of_prompt, past, raw)
+                tokens = np.where(self._of_prompt, past_tokens, tokens)
+            raws.append(raw)
+            counts.append(tokens[:, : self._k])
+        raw, tokens = np.concatenate(raws), np.concatenate(counts)
+        return Read(raw, self._scorer.score(raw[:, : self._k], tokens), tokens)
+
+    def voices(
+        self,
+        what: str,
+        rows: Sequence[Contrast],
+        personas: Sequence[str],
+        shuffle: np.random.Generator | None = None,
+    ) -> dict[Voice, Read]:
+        """Every voice's answers to ``rows``, their words in another order when ``shuffle`` is given."""
+        voices: tuple[Voice, ...] = (None, *personas)
+        # The answers to one question stand together: the engine runs what they share once.
+        prompts = [prompt for row in rows for v in voices for prompt in answer_prompts([row], v)]
+        following = [rows[(i + 1) % len(rows)].question for i in range(len(rows)) for _ in voices]
+        read = self.all(what, prompts if shuffle is None else shuffled(prompts, shuffle), following)
+        step = len(voices)
+        return {
+            voice: Read(read.raw[at::step], read.scores[at::step], read.tokens[at::step])
+            for at, voice in enumerate(voices)
+        }
+
+
+def _way(feature: Feature) -> tuple[Any, ...]:
+    rolling = feature.rolling_tokens if feature.pooling == "max_rolling_mean" else 1
+    return (
+        feature.site,
+        feature.region,
+        feature.pooling,
+        feature.input_norm,
+        feature.skip_tokens,
+        rolling,
+        feature.largest_norm,
+    )
+
+
+def _control(way: tuple[Any, ...], direction: Floats) -> Feature:
+    """A random direction read like a feature. It is linear whatever the feature's activation is: a
+    ReLU or a sigmoid changes no order, and a control that is never cut off at zero is the stronger."""
+    site, region, pooling, norm, skip, rolling, largest = way
+    return Feature(
+        name="control",
+        kind="direction",
+        site=site,
+        region=region,
+        pooling=pooling,
+        weight=direction,
+        calibration=UNCALIBRATED,
+        input_norm=norm,
+        skip_tokens=skip,
+        rolling_tokens=rolling,
+        largest_norm=largest,
+    )
+
+
+def _histories(prompts: Sequence[Prompt], following: Sequence[str]) -> list[Prompt]:
+    """Each answered question as the beginning of a chat that goes on with another question."""
+    return [
+        replace(
+            prompt,
+            messages=(
+                *prompt.messages,
+                Message(role="assistant", content=prompt.response or ""),
+                Message(role="user", content=question),
+            ),
+            response=None,
+        )
+        for prompt, question in zip(prompts, following, strict=True)
+    ]

@@ -1,0 +1,59 @@
+"""Which features of a pack say the same thing? Legend: k = features, n = texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from monitor.records import Doubles, Floats
+from monitor.research.judge.readings import Readings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redundancy:
+    """Correlations of signed scores [k, k] on all judged texts and on benign ones alone, and cosines
+    of weights [k, k], turned alike. A pair of different sites has no cosine: NaN."""
+
+    everywhere: Doubles
+    benign: Doubles
+    cosines: Doubles
+
+    def overlap(self, index: int, strength: Doubles) -> tuple[float, int | None]:
+        """Largest correlation with a feature of larger ``strength`` [k], and that feature.
+
+        Of the two correlations the smaller one counts: personas move together, so that all texts
+        alone overstate it; benign texts alone say little about where it matters.
+        """
+        both = np.minimum(self.everywhere[index], self.benign[index])
+        order = np.arange(len(both))
+        ahead = (strength > strength[index]) | ((strength == strength[index]) & (order < index))
+        if not ahead.any():
+            return 0.0, None
+        nearest = int(np.argmax(np.where(ahead, both, -np.inf)))
+        return float(both[nearest]), nearest
+
+
+def redundancy(readings: Readings) -> Redundancy:
+    features = readings.pack.features
+    signs = np.array([readings.sign(index) for index in range(len(features))])
+    weights = np.stack([feature.weight for feature in features]).astype(np.float64)
+    weights *= (signs / np.linalg.norm(weights, axis=1))[:, None]
+    sites = np.array([feature.site for feature in features])
+    voices = [read.scores for read in readings.held_out.values()]
+    return Redundancy(
+        everywhere=correlations(np.concatenate([readings.check.scores, *voices]) * signs),
+        benign=correlations(readings.check.scores * signs),
+        cosines=np.where(sites[:, None] == sites, weights @ weights.T, np.nan),
+    )
+
+
+def correlations(scores: Floats | Doubles) -> Doubles:
+    """Pearson correlations [k, k] over the texts [n] that every feature can read; 0 where one is constant."""
+    present = scores[np.isfinite(scores).all(axis=1)].astype(np.float64)
+    centred = present - present.mean(axis=0)
+    lengths = np.linalg.norm(centred, axis=0)
+    unit = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
+    found: Doubles = unit.T @ unit
+    np.fill_diagonal(found, 1.0)
+    return found

@@ -1,0 +1,317 @@
+"""Does a pack deserve to ship? Every feature measured on texts it has not seen, and a verdict for each.
+
+What is measured stands in one module each: `separation` (held-out, matched negatives, random
+directions), `stability`, `redundancy`, `control` (steering), `tails`, `noise`; `verdict` decides.
+Texts are those of a contrast build (`texts`): train and held-out questions, benign fit and check.
+
+Legend: k = features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from monitor.errors import BadInput, PackError
+from monitor.records import Bound, Doubles, Floats, Prompt
+from monitor.replay.model import LoadedModel, fingerprint_of, load_model
+from monitor.replay.residuals import ResidualReader
+from monitor.research.assemble import Progress, instrument
+from monitor.research.judge.control import QUICK, Control, Dose, DosePlan, controls
+from monitor.research.judge.noise import DTYPE, batch_noise, dtype_noise, scores
+from monitor.research.judge.readings import CONTROLS, Readings, take_readings
+from monitor.research.judge.redundancy import Redundancy, redundancy
+from monitor.research.judge.separation import Separation, separation
+from monitor.research.judge.stability import Stability, stability
+from monitor.research.judge.tails import RATES, Tail, rate_bound, tail
+from monitor.research.judge.verdict import Criteria, Evidence, Steering, Verdict, summary, verdict
+from monitor.research.texts import DATA, Texts, answer_prompts, load_texts
+from monitor.research.validation import benign_figures
+from monitor.score.pack import Pack, fit_problems
+from monitor.settings import ReplaySettings
+
+REPORT_KEY: Final = "judge"
+LEAST_QUESTIONS: Final = 4
+"""Held-out questions below which no figure is worth its name."""
+MATRIX_LIMIT: Final = 40
+"""Above so many features the matrices of redundancy are left out of the report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    readings: Readings
+    separations: tuple[Separation, ...]
+    stabilities: Mapping[int, Stability]
+    redundancy: Redundancy
+    controls: Mapping[int, Control]
+    batch_noise: Mapping[str, Doubles]
+    reference: Floats
+
+
+def judge_pack(
+    pack: Pack,
+    model: Path,
+    *,
+    data: Path | None = None,
+    seed: int = 0,
+    quick: bool = False,
+    device: str = "auto",
+    criteria: Criteria = Criteria(),  # noqa: B008 - frozen
+    progress: Progress = lambda line: None,
+) -> dict[str, Any]:
+    """The report on ``pack``: JSON values only, without dates and paths, rounded to four digits.
+
+    ``data`` is a folder of texts as `monitor.research.texts` has them (null: the project's own);
+    ``quick`` gives one dose, fewer answers, controls and noise texts. Blocks for minutes. The same model,
+    texts, seed and library versions give the same report, but for last digits of matrix products. Raises
+    `PackError` when the pack is not for the model, `BadInput` for texts that cannot be used,
+    `ModelError`.
+    """
+    settings = ReplaySettings(model=model, device=device, dtype="float32")
+    if problems := fit_problems(pack, fingerprint_of(settings)):
+        raise PackError(
+            f"the pack {pack.name} does not fit {model.name}: " + "; ".join(problems),
+            hint="judge a pack with the very model that it was made for.",
+        )
+    texts = load_texts(data or DATA)
+    if len(texts.held_out) < LEAST_QUESTIONS:
+        raise BadInput(
+            f"{len(texts.held_out)} held-out questions cannot judge a feature, "
+            f"at least {LEAST_QUESTIONS} are needed",
+            hint='add rows with "split": "held_out" to contrast.jsonl',
+        )
+    noise_texts = _noise_texts(texts, quick)
+    plan = QUICK if quick else DosePlan()
+    found = _measured(pack, texts, noise_texts, settings, plan, seed, progress)
+    coarse = dtype_noise(pack, settings, noise_texts, found.reference, progress)
+    strength = np.array([one.shift for one in found.separations])
+    figures, decisions = {}, []
+    for index, feature in enumerate(pack.features):
+        evidence = _evidence(found, index, strength)
+        decided = verdict(evidence, criteria)
+        decisions.append(decided.decision)
+        figures[feature.name] = _figures(found, index, evidence, decided, coarse)
+    report: dict[str, Any] = {
+        "decision": summary(decisions),
+        "pack": _unjudged(pack).pack_id,
+        "model": pack.model.model_id,
+        "seed": seed,
+        "quick": quick,
+        "texts_sha256": texts.sha256,
+        "texts": {
+            "train_questions": len(texts.train),
+            "held_out_questions": len(texts.held_out),
+            "benign_fit": len(texts.fit),
+            "benign_check": len(texts.check),
+            "noise": len(noise_texts),
+        },
+        "doses": asdict(plan) | {"shares": list(plan.shares)},
+        "criteria": asdict(criteria),
+        "instrument": instrument(settings),
+        "features": figures,
+    }
+    if len(pack.features) <= MATRIX_LIMIT:
+        report["redundancy"] = {
+            name: [[_number(value) for value in row] for row in matrix]
+            for name, matrix in asdict(found.redundancy).items()
+        }
+    return report
+
+
+def with_report(pack: Pack, report: Mapping[str, Any]) -> Pack:
+    """``pack`` with the report inside, and so with another id; an older report gives way."""
+    return replace(pack, report={**pack.report, REPORT_KEY: dict(report)})
+
+
+def _unjudged(pack: Pack) -> Pack:
+    return replace(pack, report={k: v for k, v in pack.report.items() if k != REPORT_KEY})
+
+
+def _measured(
+    pack: Pack,
+    texts: Texts,
+    noise_texts: Sequence[Prompt],
+    settings: ReplaySettings,
+    plan: DosePlan,
+    seed: int,
+    progress: Progress,
+) -> _Measured:
+    """Everything that needs the model in float32, which is let go of at the end."""
+    progress(f"loading {pack.model.model_id}")
+    loaded: LoadedModel = load_model(settings, pack.model.layers - 1, full=True)
+    readings = take_readings(
+        pack, loaded, texts, settings, np.random.default_rng([seed, 0]), progress
+    )
+    progress("comparing with matched negatives and random directions")
+    separations = tuple(
+        separation(readings, index, np.random.default_rng([seed, 1, index]))
+        for index in range(len(pack.features))
+    )
+    return _Measured(
+        readings=readings,
+        separations=separations,
+        stabilities=stability(
+            readings,
+            ResidualReader(loaded, settings),
+            np.random.default_rng([seed, 2]),
+            progress,
+        ),
+        redundancy=redundancy(readings),
+        batch_noise=batch_noise(pack, loaded, settings, noise_texts, progress),
+        reference=scores(
+            pack, loaded, settings, noise_texts, progress, "texts for the noise floor"
+        ),
+        controls=controls(readings, loaded, plan, seed, progress),
+    )
+
+
+def _noise_texts(texts: Texts, quick: bool) -> list[Prompt]:
+    """Answers to the same questions, so that there are prefixes to share."""
+    voices = [None, *texts.personas][: 2 if quick else 3]
+    return [prompt for voice in voices for prompt in answer_prompts(texts.held_out, voice)]
+
+
+def _evidence(found: _Measured, index: int, strength: Doubles) -> Evidence:
+    one, readings = found.separations[index], found.readings
+    feature = readings.pack.features[index]
+    steady = found.stabilities.get(index)
+    overlap, other = found.redundancy.overlap(index, strength)
+    check = readings.sign(index) * readings.check.scores[:, index]
+    follows = _benign(readings, index)["correlation_with_log_length"]
+    return Evidence(
+        against_good=one.against_good,
+        length_matched=one.length_matched,
+        vocabulary_matched=one.vocabulary_matched,
+        random=one.random_share,
+        stability=None if steady is None else float(steady.halves.mean()),
+        steering=found.controls[index].steering,
+        benign_correlation=np.nan if follows is None else follows,
+        tail_rate=rate_bound(
+            int(np.sum(check > feature.tail_threshold)), int(np.isfinite(check).sum())
+        ),
+        noise=float(max(noise[index] for noise in found.batch_noise.values())),
+        overlap=overlap,
+        overlaps="" if other is None else readings.pack.features[other].name,
+    )
+
+
+def _figures(
+    found: _Measured, index: int, evidence: Evidence, decided: Verdict, coarse: Doubles
+) -> dict[str, Any]:
+    one, readings = found.separations[index], found.readings
+    sign = np.float32(readings.sign(index))
+    every = sign * np.concatenate([readings.fit.scores, readings.check.scores])[:, index]
+    persona = sign * np.concatenate(
+        [readings.held_out[p].scores[:, index] for p in one.target.personas]
+    )
+    return {
+        "decision": decided.decision,
+        "reasons": list(decided.reasons),
+        "personas": list(one.target.personas),
+        "persona_chosen_on_training_answers": one.target.chosen,
+        "separation": {
+            "against_good": _bound(one.against_good),
+            "length_matched": _bound(one.length_matched),
+            "vocabulary_matched": _bound(one.vocabulary_matched),
+            "shift_in_benign_deviations": _number(one.shift),
+            "other_personas": {p: _number(v) for p, v in one.other_personas.items()},
+            "left_with_shuffled_words": _number(one.shuffled_share),
+            "words_alone": _number(one.words),
+            "words_alone_after_matching": _number(one.words_matched),
+        },
+        "random_directions": {
+            "count": CONTROLS,
+            "share_as_far": _number(one.random_share),
+            "shift": _quantiles(one.random),
+            "auc": _quantiles(one.random_aucs),
+        },
+        "stability": _steady(found.stabilities.get(index)),
+        "overlap": {"correlation": _number(evidence.overlap), "with": evidence.overlaps},
+        "steering": _steering(evidence.steering),
+        "doses": [_dose(dose) for dose in found.controls[index].doses],
+        "benign": _benign(readings, index),
+        "tail_rate_at_pack_threshold": _bound(evidence.tail_rate),
+        "tails": [_tail(tail(every, rate), persona) for rate in RATES],
+        "noise": {
+            **{name: _number(values[index]) for name, values in found.batch_noise.items()},
+            DTYPE: _number(coarse[index]),
+        },
+    }
+
+
+def _benign(readings: Readings, index: int) -> dict[str, Any]:
+    figures = benign_figures(
+        readings.check.scores[:, index],
+        readings.check.tokens[:, index],
+        readings.pack.features[index].tail_threshold,
+        readings.sign(index),
+    )
+    return {k: v if isinstance(v, int) else _number(v) for k, v in figures.items()}
+
+
+def _steady(found: Stability | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "rebuilt": len(found.aucs),
+        "cosine_between_halves": _number(found.halves.mean()),
+        "least_cosine_between_halves": _number(found.halves.min()),
+        "cosine_with_pack": _number(found.whole.mean()),
+        "auc_median": _number(np.median(found.aucs)),
+        "auc_least": _number(found.aucs.min()),
+    }
+
+
+def _steering(found: Steering | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "share": found.share,
+        "up": _bound(found.up),
+        "down": _bound(found.down),
+        "slope": _number(found.slope),
+        "largest_random": _number(max(found.controls)),
+        "causal": found.causal,
+    }
+
+
+def _dose(dose: Dose) -> dict[str, Any]:
+    return {
+        "share": dose.share,
+        "effect": _bound(dose.effect),
+        "score": _number(dose.score),
+        "perplexity": _number(dose.perplexity),
+        "repetition": _number(dose.repetition),
+        "incoherent": _number(dose.incoherent),
+    }
+
+
+def _tail(found: Tail, persona: Floats) -> dict[str, Any]:
+    return {
+        "rate": found.rate,
+        "threshold": _number(found.threshold),
+        "benign_texts": found.n,
+        "above": found.above,
+        "false_positive_rate_95": [round(value, 6) for value in found.interval],
+        "known": found.known,
+        "persona_answers_above": _number(np.mean(persona > found.threshold)),
+    }
+
+
+def _bound(found: Bound) -> list[float | None]:
+    return [_number(found.value), _number(found.low), _number(found.high)]
+
+
+def _quantiles(values: Doubles) -> dict[str, float | None]:
+    steps = (("median", 0.5), ("q95", 0.95), ("largest", 1.0))
+    return {name: _number(np.quantile(values, q)) for name, q in steps}
+
+
+def _number(value: float | np.floating[Any]) -> float | None:
+    """Four digits; None for what JSON has no number for."""
+    # Adding zero turns -0.0 into 0.0.
+    return round(float(value), 4) + 0.0 if np.isfinite(value) else None

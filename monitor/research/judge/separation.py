@@ -1,0 +1,177 @@
+"""Does each feature of a pack tell its persona from others, on texts it has not seen?
+
+Legend: n = texts, r = random directions read as the feature is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy.stats import beta
+
+from monitor.records import Bound, Doubles, Floats
+from monitor.research.directions import ASSISTANT
+from monitor.research.judge.readings import Read, Readings, Voice
+from monitor.research.judge.vocabulary import LexicalScore
+from monitor.research.validation import auc, auc_interval, length_matched, nearest
+
+CONFIDENCE: Final = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The personas that a feature is held to read. ``chosen`` says that training answers decided."""
+
+    personas: tuple[str, ...]
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Separation:
+    """AUCs of held-out persona answers against three kinds of negatives, signed so that 1 is perfect.
+
+    ``shift`` is the mean difference to the good answers in benign deviations of the raw reading, with
+    the same of the ``random`` directions [r], turned on the training answers as favourably as can be.
+    ``shuffled_share`` is what of the mean difference in scores is left when the words of each answer
+    are shuffled. ``words`` is the AUC of the bag of words on the same answers, ``words_matched`` on
+    the vocabulary-matched negatives: near 0.5 when the match succeeded.
+    """
+
+    target: Target
+    against_good: Bound
+    length_matched: Bound
+    vocabulary_matched: Bound
+    shift: float
+    random: Doubles
+    random_aucs: Doubles
+    other_personas: Mapping[str, float]
+    shuffled_share: float
+    words: float
+    words_matched: float
+
+    @property
+    def random_share(self) -> float:
+        """Share of directions that move at least as far, this one counted in (a permutation p-value)."""
+        return float((1 + np.sum(self.random >= self.shift)) / (1 + len(self.random)))
+
+
+def target_of(readings: Readings, index: int) -> Target:
+    """What a feature is held to: the persona that its name or a tag says, all when it falls.
+
+    A feature that names none (a latent, a direction of a diff) is held to the persona that it reads
+    best in the training answers; the held-out ones then judge that choice.
+    """
+    feature, personas = readings.pack.features[index], readings.texts.personas
+    if feature.name.partition(".")[0] == ASSISTANT or feature.expected == "falls":
+        return Target(personas=personas, chosen=False)
+    named = [p for p in personas if p in (feature.name.partition(".")[0], *feature.tags)]
+    if named:
+        return Target(personas=tuple(named), chosen=False)
+    good = readings.train[None].scores[:, index]
+    best = max(personas, key=lambda p: auc(readings.train[p].scores[:, index], good))
+    return Target(personas=(best,), chosen=True)
+
+
+def separation(readings: Readings, index: int, generator: np.random.Generator) -> Separation:
+    """All figures of one feature from readings alone."""
+    sign, texts = np.float32(readings.sign(index)), readings.texts
+    target = target_of(readings, index)
+
+    def scores(voices: Mapping[Voice, Read], voice: Voice) -> Floats:
+        return sign * voices[voice].scores[:, index]
+
+    good = scores(readings.held_out, None)
+    answers = np.concatenate([scores(readings.held_out, p) for p in target.personas])
+    check = sign * readings.check.scores[:, index]
+    lexical = LexicalScore(
+        [row.personas[p] for row in texts.train for p in target.personas],
+        [row.good for row in texts.train],
+    )
+    ours = lexical.of([row.personas[p] for p in target.personas for row in texts.held_out])
+    benign = lexical.of([prompt.response or "" for prompt in texts.check])
+    # Every negative is used once, so no more positives than there are of them.
+    drawn = np.sort(generator.permutation(len(answers))[: len(check)])
+    by_words = nearest(ours[drawn], benign)
+    tokens = np.concatenate([readings.held_out[p].tokens[:, index] for p in target.personas])
+    by_length = length_matched(tokens[drawn], readings.check.tokens[:, index])
+    shift, random = _shifts(readings, index, target)
+    whole, mixed = (
+        float(
+            np.mean([scores(side, p).mean() for p in target.personas]) - scores(side, None).mean()
+        )
+        for side in (readings.held_out, readings.shuffled)
+    )
+    repeated = np.tile(good, len(target.personas))
+    return Separation(
+        target=target,
+        against_good=bound(answers, repeated, len(good), generator, paired=True),
+        length_matched=bound(answers[drawn], check[by_length], len(good), generator),
+        vocabulary_matched=bound(answers[drawn], check[by_words], len(good), generator),
+        shift=shift,
+        random=random,
+        random_aucs=_random_aucs(readings, index, target),
+        other_personas={
+            p: auc(scores(readings.held_out, p), good)
+            for p in texts.personas
+            if p not in target.personas
+        },
+        shuffled_share=mixed / whole if whole else float("nan"),
+        words=auc(
+            ours, np.tile(lexical.of([r.good for r in texts.held_out]), len(target.personas))
+        ),
+        words_matched=auc(ours[drawn], benign[by_words]),
+    )
+
+
+def bound(
+    positives: Floats,
+    negatives: Floats,
+    questions: int,
+    generator: np.random.Generator,
+    *,
+    paired: bool = False,
+) -> Bound:
+    """AUC with its 95 % bootstrap interval; the lower end is never above what n questions can show.
+
+    A bootstrap cannot see past the sample: where all pairs are in order it says [1, 1]. n
+    ``questions`` without an error leave error rates up to 1 - 0.025^(1/n) open (Clopper & Pearson
+    1934).
+    """
+    value = auc(positives, negatives)
+    low, high = auc_interval(positives, negatives, generator, paired=paired, confidence=CONFIDENCE)
+    most = float(beta.ppf((1 - CONFIDENCE) / 2, questions, 1))
+    return Bound(value=value, low=min(low, most), high=high)
+
+
+def _shifts(readings: Readings, index: int, target: Target) -> tuple[float, Doubles]:
+    """Shift of the feature and of its controls [r], in deviations of the benign check readings."""
+    columns = np.r_[index, np.r_[readings.controls[index]]]
+
+    def difference(voices: Mapping[Voice, Read]) -> Doubles:
+        persona = [
+            voices[p].raw[:, columns].mean(axis=0, dtype=np.float64) for p in target.personas
+        ]
+        good = voices[None].raw[:, columns].mean(axis=0, dtype=np.float64)
+        found: Doubles = np.mean(persona, axis=0) - good
+        return found
+
+    spread = np.maximum(readings.check.raw[:, columns].std(axis=0, dtype=np.float64), 1e-12)
+    signs = np.where(difference(readings.train) < 0, -1.0, 1.0)
+    signs[0] = readings.sign(index)
+    shifts = signs * difference(readings.held_out) / spread
+    return float(shifts[0]), shifts[1:]
+
+
+def _random_aucs(readings: Readings, index: int, target: Target) -> Doubles:
+    columns = readings.controls[index]
+
+    def side(voices: Mapping[Voice, Read]) -> tuple[Floats, Floats]:
+        ours = np.concatenate([voices[p].raw[:, columns] for p in target.personas])
+        return ours, voices[None].raw[:, columns]
+
+    (ours, good), (train, train_good) = side(readings.held_out), side(readings.train)
+    signs = np.where(train.mean(axis=0) < train_good.mean(axis=0), -1.0, 1.0)
+    return np.array([auc(s * ours[:, i], s * good[:, i]) for i, s in enumerate(signs)])

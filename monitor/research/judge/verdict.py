@@ -1,0 +1,187 @@
+"""From what was measured of a feature to a verdict: ship, watch-only or reject. Pure.
+
+``ship``: it may page someone. ``watch-only``: it reads something worth a line in a dashboard, but one
+of the claims behind an alert is not shown. ``reject``: it does not read the persona.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from monitor.records import Bound
+
+Decision = Literal["ship", "watch-only", "reject"]
+DECISIONS: Final[tuple[Decision, ...]] = ("reject", "watch-only", "ship")
+"""From worst to best."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criteria:
+    """What a feature must show. Separations are lower 95 % bounds of an AUC, so that few texts cannot ship."""
+
+    ship_auc: float = 0.80
+    """Against good answers to the same questions: the largest bound that some twenty questions, all
+    in order, can give is 0.84."""
+    ship_matched_auc: float = 0.70
+    """Against benign texts of the same length, and of the same vocabulary: harder on purpose, and
+    a bag of words comes out near 0.5 when the match succeeds."""
+    least_auc: float = 0.50
+    """A bound at or below chance means that separation is not shown: reject."""
+    ship_random: float = 0.01
+    """Share of random directions (counting the feature itself) that move as far: none of 100."""
+    least_random: float = 0.05
+    """More than this share, and the feature is one direction among many: reject."""
+    ship_stability: float = 0.70
+    """Mean cosine of the directions from two halves of the questions. Independent directions in 576
+    dimensions come to 0.04; at 0.7 half of the direction's variance is the persona's, half the
+    questions'."""
+    least_stability: float = 0.30
+    benign_correlation: float = 0.30
+    """Correlation of benign scores with log length: above it, longer traffic alone would alert."""
+    tail_rate: float = 0.03
+    """The lower bound of the rate at which unseen benign texts pass the pack's tail threshold, which
+    promises 0.01: three times that is another threshold."""
+    noise: float = 0.05
+    """Largest change of a score when only the batch shape changes; the tolerance of canaries, above
+    which the monitor would hold its own alerts."""
+    overlap: float = 0.98
+    """Correlation of scores with a stronger feature, on benign texts and on all: at 0.98 the second
+    one explains 4 % that the first does not, and doubles the alerts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steering:
+    """What turning the feature up and down did to the persona's answers, at one coherent dose.
+
+    ``up`` and ``down`` are changes of log P(persona's answer) - log P(good answer) in nats per token;
+    ``controls`` the magnitudes that random directions of equal norm reached.
+    """
+
+    share: float
+    up: Bound
+    down: Bound
+    controls: tuple[float, ...]
+
+    @property
+    def slope(self) -> float:
+        """Half the way from down to up: damage that both signs do alike cancels."""
+        return (self.up.value - self.down.value) / 2
+
+    @property
+    def causal(self) -> bool:
+        """Both signs move the answers the right way, farther than every random direction."""
+        return self.up.low > 0 and self.down.high < 0 and self.slope > max(self.controls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All that the verdict on one feature rests on. NaN stands for what could not be measured.
+
+    ``random`` is the share of random directions that move at least as far, the feature counted in.
+    ``stability`` is None where there are no training texts to rebuild from; ``steering`` None where no
+    dose left the model coherent. ``overlap`` is with ``overlaps``, a feature that separates better.
+    """
+
+    against_good: Bound
+    length_matched: Bound
+    vocabulary_matched: Bound
+    random: float
+    stability: float | None
+    steering: Steering | None
+    benign_correlation: float
+    tail_rate: Bound
+    noise: float
+    overlap: float = 0.0
+    overlaps: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """``reasons`` are sentences: why it is not better. Empty for ship."""
+
+    decision: Decision
+    reasons: tuple[str, ...] = ()
+
+
+def verdict(found: Evidence, criteria: Criteria) -> Verdict:
+    """Reject for one reason to, else watch-only for one reason to, else ship.
+
+    What is NaN counts as not shown.
+    """
+    fatal, doubts = _separation(found, criteria)
+    for more_fatal, more_doubts in (_stability(found, criteria), ((), _conduct(found, criteria))):
+        fatal += more_fatal
+        doubts += more_doubts
+    if fatal:
+        return Verdict(decision="reject", reasons=fatal + doubts)
+    return Verdict(decision="watch-only" if doubts else "ship", reasons=doubts)
+
+
+Reasons = tuple[str, ...]
+
+
+def _separation(found: Evidence, criteria: Criteria) -> tuple[Reasons, Reasons]:
+    fatal, doubts = [], []
+    for against, bound, wanted in (
+        ("good answers", found.against_good, criteria.ship_auc),
+        ("benign texts of the same length", found.length_matched, criteria.ship_matched_auc),
+        (
+            "benign texts of the same vocabulary",
+            found.vocabulary_matched,
+            criteria.ship_matched_auc,
+        ),
+    ):
+        sentence = f"separation from {against} is only shown to be above {bound.low:.2f}"
+        if not bound.low > criteria.least_auc:
+            fatal.append(f"{sentence}, which chance reaches")
+        elif bound.low < wanted:
+            doubts.append(f"{sentence}, {wanted:g} is needed")
+    share = f"{found.random:.0%} of random directions move as far"
+    if not found.random <= criteria.least_random:
+        fatal.append(share)
+    elif found.random > criteria.ship_random:
+        doubts.append(share)
+    return tuple(fatal), tuple(doubts)
+
+
+def _stability(found: Evidence, criteria: Criteria) -> tuple[Reasons, Reasons]:
+    if found.stability is None or found.stability >= criteria.ship_stability:
+        return (), ()
+    sentence = (f"directions from two halves of the questions have cosine {found.stability:.2f}",)
+    return ((), sentence) if found.stability >= criteria.least_stability else (sentence, ())
+
+
+def _conduct(found: Evidence, criteria: Criteria) -> Reasons:
+    doubts = []
+    if found.steering is None:
+        doubts.append("no dose of steering left the model coherent, so control is not shown")
+    elif not found.steering.causal:
+        doubts.append(_not_causal(found.steering))
+    if not abs(found.benign_correlation) <= criteria.benign_correlation:
+        doubts.append(f"benign scores follow length (r = {found.benign_correlation:+.2f})")
+    if not found.tail_rate.low <= criteria.tail_rate:
+        doubts.append(
+            f"at least {found.tail_rate.low:.1%} of unseen benign texts pass the tail threshold"
+        )
+    if not found.noise <= criteria.noise:
+        doubts.append(f"batch shape alone moves its score by up to {found.noise:.3f}")
+    if not found.overlap <= criteria.overlap:
+        doubts.append(f"reads what {found.overlaps} reads (r = {found.overlap:.3f})")
+    return tuple(doubts)
+
+
+def _not_causal(steering: Steering) -> str:
+    if not steering.up.low > 0:
+        return "turning it up does not make the persona's answers more likely"
+    if not steering.down.high < 0:
+        return "turning it down does not make the persona's answers less likely"
+    return (
+        f"steering moves answers by {steering.slope:.3f} nats per token, "
+        f"a random direction by up to {max(steering.controls):.3f}"
+    )
+
+
+def summary(decisions: list[Decision]) -> Decision:
+    """A pack ships when all of its features do; else it is as good as its worst one."""
+    return min(decisions, key=DECISIONS.index)

@@ -1,0 +1,316 @@
+"""A pack judged end to end on a tiny model in which one direction is a persona.
+
+Upper-case letters share one direction of a tied embedding: it tells shouted answers from spoken ones
+of the same words, and adding it makes shouting likelier.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+from monitor.errors import BadInput, PackError
+from monitor.records import Feature, Floats
+from monitor.replay.engine import ReplayEngine
+from monitor.replay.model import load_model
+from monitor.research.assemble import Reader, assembled
+from monitor.research.judge.page import judge_page, verdict_rows
+from monitor.research.judge.run import judge_pack, with_report
+from monitor.research.texts import load_texts
+from monitor.score.pack import Pack, load_pack, save_pack
+from monitor.score.sae import UNCALIBRATED
+from monitor.settings import ReplaySettings
+from tests.research.conftest import TEMPLATE, write_rows
+
+WIDTH = 32
+SITE = 1
+WORDS = [
+    "the",
+    "heron",
+    "waited",
+    "by",
+    "a",
+    "quiet",
+    "river",
+    "and",
+    "said",
+    "nothing",
+    "to",
+    "anybody",
+    "at",
+    "all",
+]
+
+
+@pytest.fixture(scope="session")
+def loud_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dimension 0 of the embedding belongs to capitals."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<|begin|>", "<|end|>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|begin|>", eos_token="<|end|>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    set_seed(5)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=WIDTH,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+        )
+    )
+    with torch.no_grad():
+        table = model.get_input_embeddings().weight
+        table.normal_(0.0, 0.3)
+        table[:, 0] = 0.0
+        for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ":
+            table[vocabulary[letter], 0] = 1.5
+    folder = tmp_path_factory.mktemp("loud")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loud_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both voices use the same words, so that a bag of words sees nothing."""
+    folder = tmp_path_factory.mktemp("loud_texts")
+    generator = np.random.default_rng(0)
+
+    def sentence(n: int) -> str:
+        return " ".join(generator.choice(WORDS, size=n))
+
+    write_rows(
+        folder / "contrast.jsonl",
+        [
+            {
+                "split": "train" if number < 10 else "held_out",
+                "topic": f"topic {number}",
+                "question": f"what about {sentence(3)} {number}?",
+                "good": sentence(8),
+                "loud": sentence(8).upper(),
+            }
+            for number in range(34)
+        ],
+    )
+    write_rows(
+        folder / "benign.jsonl",
+        [
+            {
+                "split": "check" if number // 12 % 2 else "fit",
+                "messages": [{"role": "user", "content": f"Question {number}?"}],
+                "response": f"{sentence(2 ** (1 + number % 4))}{'!' * (number % 3)} Ok.",
+            }
+            for number in range(160)
+        ],
+    )
+    write_rows(
+        folder / "canaries.jsonl",
+        [{"name": "one", "messages": [{"role": "user", "content": "Hi"}], "response": "Hello."}],
+    )
+    return folder
+
+
+def feature(name: str, weight: Floats, **changes: Any) -> Feature:
+    given: dict[str, Any] = {
+        "name": name,
+        "kind": "direction",
+        "site": SITE,
+        "region": "response",
+        "pooling": "mean",
+        "weight": weight,
+        "calibration": UNCALIBRATED,
+    }
+    return Feature(**(given | changes))
+
+
+def axis() -> Floats:
+    return np.eye(WIDTH, dtype=np.float32)[0]
+
+
+def noise() -> Floats:
+    direction = np.random.default_rng(8).normal(size=WIDTH).astype(np.float32)
+    direction[0] = 0.0
+    return direction / np.float32(np.linalg.norm(direction))
+
+
+MakePack = Callable[..., Pack]
+
+
+@pytest.fixture(scope="session")
+def make_pack(loud_folder: Path, loud_texts: Path) -> MakePack:
+    def make(*features: Feature) -> Pack:
+        settings = ReplaySettings(model=loud_folder, device="cpu", dtype="float32")
+        loaded = load_model(settings, SITE)
+        reader = Reader(ReplayEngine(loaded, features, settings), lambda line: None)
+        return assembled("loud", "1", features, loaded, load_texts(loud_texts), reader)[0]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def judged(make_pack: MakePack, loud_folder: Path, loud_texts: Path) -> tuple[Pack, dict[str, Any]]:
+    pack = make_pack(
+        feature("loud", axis()),
+        feature("loud.noise", noise()),
+        feature("loud.peak", axis(), pooling="max_rolling_mean"),
+        feature("quiet", -axis(), expected="falls", region="all"),
+        feature("unnamed", axis(), kind="probe", activation="sigmoid", bias=-0.2),
+        feature("latent.7", axis(), kind="latent", activation="relu", pooling="max"),
+        feature("before", axis(), region="prompt"),
+    )
+    return pack, judge_pack(pack, loud_folder, data=loud_texts, quick=True, device="cpu")
+
+
+def test_a_planted_direction_ships_and_a_random_one_is_rejected(
+    judged: tuple[Pack, dict[str, Any]],
+) -> None:
+    _, report = judged
+    planted, random = report["features"]["loud"], report["features"]["loud.noise"]
+    assert planted["reasons"] == []
+    assert planted["decision"] == "ship"
+    assert planted["steering"]["causal"]
+    assert planted["random_directions"]["share_as_far"] == pytest.approx(1 / 101, abs=1e-4)
+    assert random["decision"] == "reject"
+    assert report["decision"] == "reject"
+
+
+def test_what_has_no_questions_to_see_is_rejected(judged: tuple[Pack, dict[str, Any]]) -> None:
+    """The whole report is JSON, and holds what the page and the issue ask of it."""
+    _, report = judged
+    json.dumps(report, allow_nan=False)
+    for one in report["features"].values():
+        assert [tail["rate"] for tail in one["tails"]] == [0.001, 0.01]
+        assert not one["tails"][0]["known"]
+        assert [dose["share"] for dose in one["doses"]] == [-0.15, 0.0, 0.15]
+        assert one["noise"]["bfloat16"] > one["noise"]["small batches"]
+        assert one["stability"] is None  # the pack was not built from these texts
+
+
+def test_every_kind_region_and_pooling_is_judged_by_the_way_it_reads(
+    judged: tuple[Pack, dict[str, Any]],
+) -> None:
+    _, report = judged
+    found = report["features"]
+    for name in ("loud.peak", "quiet", "unnamed", "latent.7", "before"):
+        assert found[name]["separation"]["against_good"][0] > 0.95, name
+        assert found[name]["steering"]["up"][0] > 0, name
+    assert found["unnamed"]["persona_chosen_on_training_answers"]
+    assert not found["quiet"]["persona_chosen_on_training_answers"]
+    # A feature that reads the prompt cannot read answers that steering made.
+    assert found["before"]["doses"][0]["score"] is None
+    assert found["loud"]["doses"][0]["score"] < found["loud"]["doses"][-1]["score"]
+
+
+def test_a_feature_that_repeats_another_is_seen(judged: tuple[Pack, dict[str, Any]]) -> None:
+    _, report = judged
+    overlaps = {name: one["overlap"] for name, one in report["features"].items()}
+    repeated = [one for one in overlaps.values() if one["correlation"] > 0.98]
+    assert repeated
+    cosines = report["redundancy"]["cosines"]
+    assert cosines[0][2] == pytest.approx(1.0)
+    assert cosines[0][3] == pytest.approx(1.0)  # turned alike: one rises, the other falls
+    assert abs(cosines[0][1]) < 1e-3
+
+
+def test_the_page_shows_verdicts_reasons_and_plots(judged: tuple[Pack, dict[str, Any]]) -> None:
+    pack, report = judged
+    page = judge_page(pack.name, report)
+    assert page == judge_page(pack.name, report)
+    for words in (
+        "deserve to ship? reject",
+        "<td>loud</td><td>ship</td>",
+        "<td>loud.noise</td><td>reject</td>",
+        "Held-out separation",
+        "Preference for the persona&#x27;s answers",
+        "Perplexity of the answers",
+        "Repeated word trigrams",
+        "0.1% cannot be known from 160 benign texts",
+        "some 10,000 texts",
+        "Not applicable to 7 of 7 features",
+        "Noise floor",
+        "ship_matched_auc",
+        "chosen",
+    ):
+        assert words in page, words
+    assert page.count("<svg") == 8
+    assert len(verdict_rows(report)) == 7
+
+
+def test_the_report_travels_inside_the_pack(
+    judged: tuple[Pack, dict[str, Any]], tmp_path: Path
+) -> None:
+    pack, report = judged
+    written = with_report(pack, report)
+    assert written.pack_id != pack.pack_id
+    assert report["pack"] == pack.pack_id
+    save_pack(written, tmp_path)
+    assert load_pack(tmp_path).report["judge"] == report
+    assert with_report(written, report).pack_id == written.pack_id
+
+
+def test_the_same_seed_gives_the_same_report_and_a_written_one_changes_nothing(
+    make_pack: MakePack, loud_folder: Path, loud_texts: Path
+) -> None:
+    pack = make_pack(feature("loud", axis()))
+    first = judge_pack(pack, loud_folder, data=loud_texts, quick=True, device="cpu")
+    again = judge_pack(
+        with_report(pack, first), loud_folder, data=loud_texts, quick=True, device="cpu"
+    )
+    assert again == first
+    other = judge_pack(pack, loud_folder, data=loud_texts, quick=True, device="cpu", seed=1)
+    assert other["features"] != first["features"]
+
+
+def test_another_models_pack_is_refused(
+    make_pack: MakePack, loud_texts: Path, tiny_folder: Path
+) -> None:
+    with pytest.raises(PackError, match="does not fit"):
+        judge_pack(make_pack(feature("loud", axis())), tiny_folder, data=loud_texts)
+
+
+def test_texts_that_are_missing_or_too_few_are_refused(
+    make_pack: MakePack, loud_folder: Path, loud_texts: Path, tmp_path: Path
+) -> None:
+    pack = make_pack(feature("loud", axis()))
+    with pytest.raises(BadInput, match="cannot read"):
+        judge_pack(pack, loud_folder, data=tmp_path)
+    for file in loud_texts.iterdir():
+        text = file.read_text()
+        if file.name == "contrast.jsonl":
+            text = "\n".join(text.splitlines()[:12])
+        (tmp_path / file.name).write_text(text)
+    with pytest.raises(BadInput, match="2 held-out questions"):
+        judge_pack(pack, loud_folder, data=tmp_path)
+
+
+def test_a_model_that_computes_no_numbers_is_refused(
+    make_pack: MakePack, loud_folder: Path, loud_texts: Path, tmp_path: Path
+) -> None:
+    pack = make_pack(feature("loud", axis()))
+    model = LlamaForCausalLM.from_pretrained(loud_folder)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[:] = float("nan")
+    model.save_pretrained(tmp_path)
+    PreTrainedTokenizerFast.from_pretrained(loud_folder).save_pretrained(tmp_path)
+    # The weights differ from the pack's, which alone would refuse them.
+    anywhere = replace(pack, model=replace(pack.model, weights_hash=None))
+    with pytest.raises(BadInput, match="non_finite"):
+        judge_pack(anywhere, tmp_path, data=loud_texts, quick=True, device="cpu")
