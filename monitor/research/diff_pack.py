@@ -53,11 +53,12 @@ def build_diff_pack(
     settings: DiffSettings,
     progress: Progress = lambda line: None,
     *,
+    judge: Callable[[], Judge] | None = None,
     show_texts: bool = False,
 ) -> tuple[Pack | None, dict[str, Any]]:
     """Compare the models, and save what is kept as a pack for the base model, and the report, to ``out``.
 
-    Returns the pack, None when nothing is kept (the report is written all the same), and the report's
+    ``judge`` makes one that goes before the ``judge_feature`` of ``sources``. Returns the pack, None when nothing is kept (the report is written all the same), and the report's
     figures. Blocks for minutes to hours. Raises `ModelError`, `BadInput`, `PackError`.
     """
     if (out / MANIFEST_FILE).exists():
@@ -77,7 +78,7 @@ def build_diff_pack(
         trials,
         texts.fit,
         settings,
-        judge=_judge(sources, models["base"], fingerprint, texts),
+        judge=judge or _reading_judge(sources, models["base"], fingerprint, texts),
         given=_fitting(sources.directions, fingerprint) if sources.directions else (),
         sae=_sae(sources),
         progress=progress,
@@ -111,7 +112,7 @@ def _sae(sources: Sources) -> SparseAutoencoder | None:
     return load_autoencoder(sources.sae, sources.sae_format, sources.sae_stated)
 
 
-def _judge(
+def _reading_judge(
     sources: Sources, base: ReplaySettings, fingerprint: Mapping[str, object], texts: Texts
 ) -> Callable[[], Judge] | None:
     """A judge that reads answers through the base model by one feature; null: none is wanted."""
