@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from monitor.errors import PackError
-from monitor.records import CANARY, Calibration, Feature, Message
+from monitor.records import CANARY, Calibration, Encoder, Feature, Message
 from monitor.score.pack import (
     Canary,
     Pack,
@@ -23,6 +23,7 @@ from monitor.score.pack import (
 )
 
 WIDTH = 8
+FIRST_ID = "92bbfc0db8153fec0e661343fb8e8debb2d64ab2fab0bd5cc4b5c4b2874e4005"
 
 
 def feature(name: str = "malicious", **changes: Any) -> Feature:
@@ -223,3 +224,98 @@ def test_a_canary_is_a_prompt_of_the_reserved_topic() -> None:
     assert (prompt.key.topic, prompt.key.offset) == (CANARY, 3)
     assert prompt.messages[0].content == "Hello — žluť"
     assert prompt.response == "Hi."
+
+
+def encoder(name: str = "sae.2", seed: int = 3) -> Encoder:
+    generator = np.random.default_rng(seed)
+    return Encoder(
+        name=name,
+        weight=generator.normal(size=(5, WIDTH)).astype(np.float32),
+        bias=generator.normal(size=5).astype(np.float32),
+        places=2,
+    )
+
+
+def contested(latent: int, of: Encoder) -> Feature:
+    return feature(
+        f"latent.{latent}",
+        kind="latent",
+        activation="topk",
+        encoder=of,
+        latent=latent,
+        weight=of.weight[latent],
+    )
+
+
+def test_a_pack_of_top_k_latents_carries_their_encoder_once(tmp_path: Path) -> None:
+    shared = encoder()
+    original = pack(features=(contested(1, shared), contested(4, shared)))
+    assert save_pack(original, tmp_path) == original.pack_id
+    loaded = load_pack(tmp_path)
+    assert loaded.pack_id == original.pack_id
+    assert manifest(loaded) == manifest(original)
+    assert manifest(loaded)["schema_version"] == 2
+    (one,) = loaded.encoders
+    assert loaded.features[0].encoder is loaded.features[1].encoder is one
+    np.testing.assert_array_equal(one.weight, shared.weight)
+    np.testing.assert_array_equal(one.bias, shared.bias)
+    assert (one.places, [f.latent for f in loaded.features]) == (2, [1, 4])
+
+
+def test_packs_without_what_is_new_are_written_as_ever(folder: Path) -> None:
+    content = json.loads((folder / "pack.json").read_text())
+    assert content["schema_version"] == 1
+    assert "encoders" not in content
+    assert not {"encoder", "latent", "largest_norm"} & set(content["features"][0])
+    # The id that the first version of this format gave to these features.
+    assert content["id"] == FIRST_ID
+    masked = pack(features=(feature(largest_norm=9.0), feature("assistant")))
+    assert manifest(masked)["schema_version"] == 2
+    save_pack(masked, folder)
+    assert load_pack(folder).features[0].largest_norm == 9.0
+
+
+def test_an_altered_encoder_is_refused(tmp_path: Path) -> None:
+    original = pack(features=(contested(1, encoder()),))
+    save_pack(original, tmp_path)
+    tensors = {
+        "weights": original.weights,
+        "sae.2.weight": encoder().weight,
+        "sae.2.bias": encoder().bias + 1e-3,
+    }
+    save_file(tensors, tmp_path / "features.safetensors")
+    with pytest.raises(PackError, match="was altered"):
+        load_pack(tmp_path)
+    save_file({"weights": original.weights}, tmp_path / "features.safetensors")
+    with pytest.raises(PackError, match=r"'sae\.2\.weight'"):
+        load_pack(tmp_path)
+    tensors["sae.2.bias"] = np.full(5, np.nan, dtype=np.float32)
+    save_file(tensors, tmp_path / "features.safetensors")
+    with pytest.raises(PackError, match="finite"):
+        load_pack(tmp_path)
+    tensors["sae.2.bias"] = np.zeros(4, dtype=np.float32)
+    save_file(tensors, tmp_path / "features.safetensors")
+    with pytest.raises(PackError, match=r"float32 \[5\], found float32 \[4\]"):
+        load_pack(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["features"][0].update(encoder="sae.3"), "'sae.3' is not in the pack"),
+        (lambda c: c["features"][0].update(latent=9), "latent must be one of the encoder's"),
+        (lambda c: c["features"][0].update(latent=2), "weight is not that of latent 2"),
+        (lambda c: c["features"][0].pop("encoder"), "topk needs the encoder"),
+        (lambda c: c["encoders"][0].update(places=6), "places must be in 1..n"),
+    ],
+)
+def test_a_wrong_encoder_is_named(tmp_path: Path, change: Any, message: str) -> None:
+    save_pack(pack(features=(contested(1, encoder()),)), tmp_path)
+    rewrite(tmp_path, change)
+    with pytest.raises(PackError, match=message):
+        load_pack(tmp_path)
+
+
+def test_encoders_of_one_name_must_be_one() -> None:
+    with pytest.raises(PackError, match="encoders: names must differ"):
+        pack(features=(contested(1, encoder()), contested(2, encoder(seed=4))))
