@@ -68,6 +68,9 @@ def steer(
         raise BadInput("nothing to steer: give --feature NAME=STRENGTH or --project-out NAME")
     if not turned and doses != [1.0]:
         raise BadInput("--dose multiplies the strengths of --feature; nothing is dosed otherwise")
+    names = [*(name for name, _ in turned), *(project_out or [])]
+    if len(set(names)) < len(names):
+        raise BadInput("give each feature once, with a strength or to be projected out")
     asked = [*_questions(prompt or []), *_file(prompts)]
     if not asked:
         raise BadInput("nothing to answer: give --prompt TEXT or --prompts FILE.jsonl")
@@ -82,7 +85,6 @@ def steer(
     with progress() as report:
         report(f"loading {model}")
         loaded = load_model(settings, found.model.layers - 1, full=True)
-        names = list(dict.fromkeys([*(name for name, _ in turned), *(project_out or [])]))
         persona = FeatureScore(loaded, [f for f in found.features if f.name in names])
         lengths = typical_lengths(loaded, [turn.site for turns in series for turn in turns])
         asking = Asking(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)

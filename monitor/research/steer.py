@@ -59,7 +59,8 @@ class Turn:
 
     @property
     def label(self) -> str:
-        return f"{self.name} out" if self.project_out else f"{self.name} {self.strength:+g}"
+        how = "out" if self.project_out else f"{self.strength:+g}"
+        return f"{self.name} {how} at {self.site}"
 
 
 def feature_turn(
