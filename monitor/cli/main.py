@@ -15,6 +15,7 @@ from monitor.cli.baselines import baseline
 from monitor.cli.configuration import config
 from monitor.cli.loops import commands
 from monitor.cli.packs import pack
+from monitor.cli.realign import realigns
 from monitor.cli.show import err, plain
 from monitor.cli.steer import steers
 from monitor.errors import MonitorError, StopLoudly
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(commands)
+app.add_typer(realigns)
 app.add_typer(steers)
 for name, group in (
     ("baseline", baseline),
