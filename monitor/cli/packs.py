@@ -12,11 +12,19 @@ from typing import Annotated, Any
 import typer
 
 from monitor.cli.arguments import JsonOption
-from monitor.cli.show import out, plain, progress, show
+from monitor.cli.contrast import pack_build_contrast
+from monitor.cli.diff import pack_build_diff
+from monitor.cli.judge import pack_judge
+from monitor.cli.sae import pack_import_sae
+from monitor.cli.show import out, plain, show
 
 pack = typer.Typer(help="Feature packs: look at, verify, build, import.")
 build = typer.Typer(help="Build a pack.")
 imports = typer.Typer(help="Import features from published checkpoints.")
+build.command("contrast")(pack_build_contrast)
+build.command("diff")(pack_build_diff)
+imports.command("sae")(pack_import_sae)
+pack.command("judge")(pack_judge)
 pack.add_typer(build, name="build", no_args_is_help=True)
 pack.add_typer(imports, name="import", no_args_is_help=True)
 
@@ -68,49 +76,6 @@ def pack_verify(
     show([asdict(report)], as_json)
     if not report.ok:
         raise typer.Exit(1)
-
-
-@build.command("contrast")
-def pack_build_contrast(
-    model: Annotated[Path, typer.Option(help="Model folder or GGUF file.")],
-    folder: Annotated[Path, typer.Option("--out", help="Where the pack is written.")],
-    seed: Annotated[
-        int, typer.Option(help="Decides splits and controls; the same seed, the same pack.")
-    ] = 0,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of contrast texts; the project's own when left out.")
-    ] = None,
-    probe: Annotated[
-        bool, typer.Option("--probe", help="Logistic probes in place of directions.")
-    ] = False,
-) -> None:
-    """Build persona directions from contrasting answers, with calibration, canaries and a report."""
-    from monitor.research.contrast import build_contrast_pack
-    from monitor.research.directions import Kind
-
-    kind: Kind = "probe" if probe else "direction"
-    with progress() as report:
-        made = build_contrast_pack(model, folder, seed, data, report, kind=kind)
-    out.print(f"{folder}: {len(made.features)} features, id {made.pack_id[:12]}")
-
-
-@imports.command("sae")
-def pack_import_sae(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="SAELens folder: cfg.json, sae_weights.safetensors.")
-    ],
-    latent: Annotated[
-        list[int], typer.Option(help="Number of a latent; may be given several times.")
-    ],
-    model: Annotated[Path, typer.Option(help="Model folder or GGUF file.")],
-    folder: Annotated[Path, typer.Option("--out", help="Where the pack is written.")],
-) -> None:
-    """Make a pack of chosen latents of a SAELens checkpoint, calibrated on the project's benign texts."""
-    from monitor.research.latents import build_latent_pack
-
-    with progress() as report:
-        made = build_latent_pack(checkpoint, latent, model, folder, report)
-    out.print(f"{folder}: {len(made.features)} features, id {made.pack_id[:12]}")
 
 
 def _figures(held_out: Mapping[str, Any]) -> dict[str, Any]:
