@@ -276,7 +276,7 @@ def test_packs_without_what_is_new_are_written_as_ever(folder: Path) -> None:
 
 
 def test_an_altered_encoder_is_refused(tmp_path: Path) -> None:
-    original = pack(features=(contested(1, encoder()),))
+    original = pack(features=(contested(1, encoder()),), canaries=())
     save_pack(original, tmp_path)
     tensors = {
         "weights": original.weights,
@@ -310,7 +310,7 @@ def test_an_altered_encoder_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_encoder_is_named(tmp_path: Path, change: Any, message: str) -> None:
-    save_pack(pack(features=(contested(1, encoder()),)), tmp_path)
+    save_pack(pack(features=(contested(1, encoder()),), canaries=()), tmp_path)
     rewrite(tmp_path, change)
     with pytest.raises(PackError, match=message):
         load_pack(tmp_path)
