@@ -59,6 +59,10 @@ def realign(
     bfloat16: Annotated[
         bool, typer.Option("--bfloat16", help="Train in bfloat16 over float32 weights.")
     ] = False,
+    show_texts: Annotated[
+        bool,
+        typer.Option("--show-texts", help="Quote held-out questions and answers in the report."),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -92,6 +96,7 @@ def realign(
         rules=tuple(map(parse_rule, rule or ())),
         alpha=alpha,
         answer_tokens=answer_tokens,
+        show_texts=show_texts,
     )
     with progress() as report:
         found = treat(

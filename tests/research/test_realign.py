@@ -167,7 +167,7 @@ def test_a_drifted_model_comes_back_and_the_run_stops(case: Case, tmp_path: Path
 
 
 def test_the_report_holds_the_curve_and_the_three_models(case: Case, tmp_path: Path) -> None:
-    found = treat(case, tmp_path / "out", settings())
+    found = treat(case, tmp_path / "out", settings(show_texts=True))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["outcome"] == "returned"
     assert [row["step"] for row in report["curve"]] == [one.step for one in found.curve]
@@ -184,6 +184,16 @@ def test_the_report_holds_the_curve_and_the_three_models(case: Case, tmp_path: P
     assert "back inside the baseline" in html
     assert "canaries, own" in html
     assert html.count("<svg") == 3
+    assert "What about number 100?" in html
+
+
+def test_held_out_texts_stay_out_of_the_report(case: Case, tmp_path: Path) -> None:
+    treat(case, tmp_path / "out", settings(steps=10))
+    html, plain = ((tmp_path / "out" / f"report.{end}").read_text() for end in ("html", "json"))
+    assert "What about number 100?" not in html + plain
+    assert "What about number 200?" in html
+    answers = [one["answers"] for one in json.loads(plain)["summaries"].values()]
+    assert [len(texts) for texts in answers] == [2, 2, 2]
 
 
 def test_a_model_that_does_not_come_back_is_said_to_be_away(case: Case, tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ class Exam:
         self._instrument: LoadedModel | None = whole if answer_tokens else None
         self.reference = self.sat(whole, own=answer_tokens > 0)
         self.fingerprint = whole.fingerprint
+        self._instrument = None
         del whole
         if answer_tokens:
             self._instrument = load_model(reference, pack.deepest_site)

@@ -144,14 +144,15 @@ def _comparisons(summaries: Mapping[str, Any]) -> list[Section]:
 
 def _answers(report: Mapping[str, Any]) -> list[Section]:
     found = {name: one["answers"] for name, one in report["summaries"].items() if one is not None}
-    if any(texts is None for texts in found.values()):
+    prompts = report["prompts"]
+    if any(texts is None for texts in found.values()) or not prompts:
         return []
-    n, prompts = report["held_out"], report["prompts"]
+    n = len(prompts) - report["canaries"]
     chosen = [*range(min(n, ANSWERS)), *range(n, len(prompts))]
     return [
         Section(
             title="Own answers, side by side",
-            paragraphs=("The first held-out questions, then the canaries.",),
+            paragraphs=("Held-out questions where they may be shown, then the pack's canaries.",),
             table=[
                 {"question": prompts[row]} | {name: texts[row] for name, texts in found.items()}
                 for row in chosen

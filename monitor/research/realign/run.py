@@ -49,7 +49,8 @@ Outcome = Literal["returned", "not_returned", "no_drift"]
 class RealignSettings:
     """``tune.steps`` is the most that is tried; ``every`` so many steps the features are measured, and
     ``stay`` measurements in a row must be inside. ``watch``: the measures that decide. ``rules`` choose
-    features and margins as in ``monitor gate``. ``answer_tokens`` 0: own answers are left out."""
+    features and margins as in ``monitor gate``. ``answer_tokens`` 0: own answers are left out.
+    ``show_texts``: the report quotes held-out exchanges too, not the canaries alone."""
 
     tune: TuneSettings
     every: int = 10
@@ -58,6 +59,7 @@ class RealignSettings:
     rules: tuple[Rule, ...] = ()
     alpha: float = 0.05
     answer_tokens: int = 48
+    show_texts: bool = False
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.stay < 1:
@@ -131,21 +133,27 @@ def realign(
         tuner.save(out / MODEL)
         last = exam.measurement(after, curve[-1].step, curve[-1].training_loss)
         curve = (*curve[:-1], last)
+    summaries = {
+        "reference": _summary(exam, exam.reference),
+        "before": before,
+        "after": None if after is None else _summary(exam, after),
+    }
+    first = 0 if settings.show_texts else len(held)
     report = {
         "outcome": outcome,
         "steps": curve[-1].step,
         "settings": asdict(settings),
         "examples": len(train),
         "held_out": len(held),
+        "canaries": len(pack.canaries),
         "pack": {"name": pack.name, "version": pack.version, "id": pack.pack_id},
         "models": {"reference": dict(exam.fingerprint), "drifted": dict(loaded.fingerprint)},
         "curve": rows_of(curve),
         "summaries": {
-            "reference": _summary(exam, exam.reference),
-            "before": before,
-            "after": None if after is None else _summary(exam, after),
+            name: found and found | {"answers": found["answers"] and found["answers"][first:]}
+            for name, found in summaries.items()
         },
-        "prompts": [p.text or p.messages[-1].content for p in exam.prompts],
+        "prompts": [p.text or p.messages[-1].content for p in exam.prompts[first:]],
         "instrument": instrument(reference),
         "remarks": [*remarks, *_remarks(len(held), curve)],
     }
