@@ -57,6 +57,9 @@ Rating = tuple[float, float]
 class EndpointJudge:
     """Asks a language model for two numbers about each answer.
 
+    An answer that the endpoint will not take (400 or 422, a content filter for instance) has no
+    rating, like one that is answered by anything but two numbers.
+
     Failures that pass (429, 5xx, 408, connection, time-out) are tried again with doubling waits, or
     as long as ``Retry-After`` asks. Ratings are kept in ``cache`` by the hash of what was asked, so
     that nothing is asked twice; the cache holds no content. The key goes into one header and
@@ -120,7 +123,7 @@ class EndpointJudge:
         if missing > max(len(keys) / 2, 1):
             raise BadInput(
                 f"{self._where}: {missing} of {len(keys)} answers are no ratings",
-                hint=f"can {self._model!r} reply with JSON alone?",
+                hint=f"can {self._model!r} reply with JSON alone, and does the endpoint take such content?",
             )
         ratings = [known.get(key, (np.nan, np.nan)) for key in keys]
         persona, coherent = np.array(ratings, dtype=np.float64).reshape(-1, 2).T
@@ -162,7 +165,8 @@ class EndpointJudge:
 
     def _completion(
         self, client: httpx.Client, messages: list[dict[str, str]], temperature: float
-    ) -> httpx.Response:
+    ) -> httpx.Response | None:
+        """What the endpoint answers; None when it will not take the content."""
         fault = ""
         for attempt in range(self._attempts):
             plain = self._plain
@@ -179,7 +183,9 @@ class EndpointJudge:
             status = response.status_code
             if status == 200:
                 return response
-            if status in (400, 422) and not plain:
+            if status in (400, 422):
+                if plain:
+                    return None
                 # Some servers know no schema, some models no temperature: the rubric asks for JSON anyway.
                 self._plain = True
                 continue
@@ -216,8 +222,10 @@ def _row(key: str, rating: Rating) -> dict[str, Any]:
     return {"asked": key, "persona": rating[0], "coherent": rating[1]}
 
 
-def _parsed_rating(response: httpx.Response) -> Rating | None:
+def _parsed_rating(response: httpx.Response | None) -> Rating | None:
     """The two numbers as shares of 100; None when the reply holds no such JSON object."""
+    if response is None:
+        return None
     try:
         content = response.json()["choices"][0]["message"]["content"]
         found = json.loads(content[content.index("{") : content.rindex("}") + 1])

@@ -226,6 +226,16 @@ def test_a_server_without_schemas_is_asked_plainly(
     assert waits == []
 
 
+def test_content_that_the_endpoint_will_not_take_has_no_rating(
+    server: Server, judge: Callable[..., EndpointJudge]
+) -> None:
+    server.reply = lambda body: (
+        (400, {}, b"filtered") if "xxx" in body["messages"][1]["content"] else by_length(body)
+    )
+    persona, _ = judge().rate(answers(1, 2, 3))
+    np.testing.assert_allclose(persona, [0.01, 0.02, np.nan])
+
+
 @pytest.mark.parametrize(("status", "hint"), [(401, "MONITOR_JUDGE_KEY"), (404, "base"), (302, "")])
 def test_refusals_are_not_tried_again(
     server: Server, judge: Callable[..., EndpointJudge], status: int, hint: str

@@ -14,7 +14,7 @@ from monitor.records import Doubles, Prompt
 from monitor.replay.model import LoadedModel, load_model
 from monitor.research.behaviour import BuiltInJudge
 from monitor.research.obedience import Rolled, counted, obedient
-from monitor.research.persona_vectors import build_rollout_pack
+from monitor.research.persona_vectors import build_rollout_pack, built_in_judges
 from monitor.research.rollouts import (
     Ratings,
     Rollout,
@@ -23,9 +23,9 @@ from monitor.research.rollouts import (
     rated,
     rolled_out,
 )
-from monitor.research.traits import Instructions, Trait
+from monitor.research.traits import Instructions, Trait, load_traits
 from monitor.research.verify import verify_pack
-from monitor.score.pack import load_pack, manifest
+from monitor.score.pack import load_pack, manifest, shipped_pack
 from monitor.settings import ReplaySettings
 
 SETTINGS = RolloutSettings(
@@ -361,3 +361,25 @@ def test_a_judging_pack_must_fit_and_know_the_trait(
     assert judged.provenance["judges"]["loud"]["judge"] == "built-in"
     kept = judged.report["rollouts"]["loud"]["train positive"]
     assert 0 < kept["kept"] < kept["rolled_out"]
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_small_model_rolls_out_and_its_shipped_pack_judges(
+    chat_model_path: Path, tmp_path: Path
+) -> None:
+    """The machinery on real weights; whether so small a model obeys is not asked here."""
+    (sarcastic,) = (one.first(1, 3) for one in load_traits() if one.name == "sarcastic")
+    settings = RolloutSettings(rollouts=1, max_new_tokens=16, temperature=0.7, least_questions=3)
+    replay = ReplaySettings(model=chat_model_path, device="cpu", dtype="float32")
+    loaded = load_model(replay, 29, full=True)
+    rollouts = rolled_out(loaded, [sarcastic], settings, tmp_path / "rollouts.jsonl")
+    assert len(rollouts) == 12
+    assert all(len(one.answer.split()) >= 2 for one in rollouts)
+    shipped = shipped_pack(loaded.fingerprint)
+    assert shipped is not None
+    judges = built_in_judges(loaded, replay, load_pack(shipped))
+    ratings = rated(rollouts, [sarcastic], judges, tmp_path / "ratings.jsonl")
+    assert np.median(ratings.coherent) > 0.5
+    negative = np.array([one.side == "negative" for one in rollouts])
+    assert np.mean(ratings.persona[negative] < 0.5) > 0.5
