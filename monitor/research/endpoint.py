@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -113,8 +114,9 @@ class EndpointJudge:
         with self._cached() as cached:
             known = {row["asked"]: (row["persona"], row["coherent"]) for row in cached.rows}
             wanting = {key: m for key, m in zip(keys, asked, strict=True) if key not in known}
+            failed = threading.Event()
             with self._client() as client, ThreadPoolExecutor(self._parallel) as pool:
-                answers = pool.map(lambda m: self._rating(client, m), wanting.values())
+                answers = pool.map(lambda m: self._unless(failed, client, m), wanting.values())
                 for key, rating in zip(wanting, answers, strict=True):
                     if rating is not None:
                         cached.append([_row(key, rating)])
@@ -154,6 +156,18 @@ class EndpointJudge:
     def _client(self) -> httpx.Client:
         headers = {"authorization": f"Bearer {self._key.get_secret_value()}"} if self._key else {}
         return httpx.Client(headers=headers, timeout=self._timeout, follow_redirects=False)
+
+    def _unless(
+        self, failed: threading.Event, client: httpx.Client, messages: list[dict[str, str]]
+    ) -> Rating | None:
+        """Nothing is asked once another request has failed for good."""
+        if failed.is_set():
+            return None
+        try:
+            return self._rating(client, messages)
+        except BaseException:
+            failed.set()
+            raise
 
     def _rating(self, client: httpx.Client, messages: list[dict[str, str]]) -> Rating | None:
         for reading in range(READINGS):
