@@ -1,4 +1,4 @@
-"""`monitor score FILE`: the production path on a file of records, without Kafka and without Postgres."""
+"""Files of records without Kafka and without Postgres: scored by the production path, or read as prompts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from monitor.app import Instrument
+from monitor.errors import BadInput
 from monitor.ingest.files import read_file
 from monitor.ingest.formats import parse
 from monitor.records import DeadLetter, DeadReason, Parsed, Prompt, Replayed, Skip, Unreplayable
 from monitor.score.scorer import Scorer
-from monitor.settings import Settings
+from monitor.settings import IngestSettings, Settings
 from monitor.worker import letter_of, nothing_to_read
 
 Row = dict[str, Any]
@@ -40,6 +41,29 @@ def score_file(path: Path, instrument: Instrument, settings: Settings) -> Iterat
     while chunk := list(islice(records, settings.ingest.chunk_records)):
         outcomes = [outcome for record in chunk for outcome in parse(record, settings.ingest)]
         yield from _scored(outcomes, instrument, scorer, origin)
+
+
+def read_prompts(path: Path, settings: IngestSettings) -> tuple[list[Prompt], int]:
+    """The prompts of a file of records in any supported format, and how many records were skipped.
+
+    Skipped as in production: sampled out, redacted, no prompt. Raises `BadInput` for a record that
+    cannot be read, naming its line, and for a file without prompts.
+    """
+    prompts, skipped = [], 0
+    for record in read_file(path, max_record_bytes=settings.max_record_bytes):
+        for outcome in parse(record, settings):
+            if isinstance(outcome, DeadLetter):
+                raise BadInput(
+                    f"{path}:{outcome.key.offset + 1}: {outcome.reason.value} {outcome.detail}",
+                    hint="mend the record or take it out; formats: docs/records.md",
+                )
+            if isinstance(outcome, Skip):
+                skipped += 1
+            else:
+                prompts.append(outcome)
+    if not prompts:
+        raise BadInput(f"{path} holds no prompts ({skipped} records were skipped)")
+    return prompts, skipped
 
 
 def _scored(

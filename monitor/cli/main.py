@@ -1,7 +1,7 @@
 """The console script: groups of commands, and what an error looks like. Arguments and exit codes only.
 
 Exit codes: 0 well, 1 stopped loudly or found something wrong, 2 refused (configuration, pack, model,
-schema, bad input, or a service that a command needs does not answer).
+schema, bad input, or a service that a command needs does not answer). `monitor gate` has its own.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import typer
 from monitor.cli.alerts import alerts, deliveries
 from monitor.cli.baselines import baseline
 from monitor.cli.configuration import config
+from monitor.cli.gate import gates
 from monitor.cli.loops import commands
 from monitor.cli.packs import pack
 from monitor.cli.realign import realigns
-from monitor.cli.show import err, plain
+from monitor.cli.show import explain
 from monitor.cli.steer import steers
 from monitor.errors import MonitorError, StopLoudly
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(commands)
 app.add_typer(realigns)
+app.add_typer(gates)
 app.add_typer(steers)
 for name, group in (
     ("baseline", baseline),
@@ -45,9 +47,7 @@ def main() -> None:
     try:
         app()
     except MonitorError as error:
-        err.print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
-        if error.hint:
-            err.print(f"  {plain(error.hint)}", highlight=False, soft_wrap=True)
+        explain(error)
         sys.exit(1 if isinstance(error, StopLoudly) else 2)
 
 

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from monitor.errors import MonitorError
+
 out = Console()
 err = Console(stderr=True)
 
@@ -45,6 +47,13 @@ def _cell(value: Any) -> str:
 
 def plain(value: str) -> str:
     return escape(value)
+
+
+def explain(error: MonitorError) -> None:
+    """An error that a person can act on: one sentence and a hint, on the error stream."""
+    err.print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
+    if error.hint:
+        err.print(f"  {plain(error.hint)}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

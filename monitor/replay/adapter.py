@@ -185,7 +185,8 @@ def _fitting(
 
 def _module_name(key: str) -> str:
     name = key.removeprefix(PEFT_PREFIX)
-    adapted = re.split(r"\.(?:lora_|token_adapter\.)", name, maxsplit=1)
+    # peft saves an adapted embedding's own weights too, under ``base_layer``.
+    adapted = re.split(r"\.(?:lora_|token_adapter\.|base_layer\.)", name, maxsplit=1)
     return adapted[0] if len(adapted) > 1 else name.rpartition(".")[0]
 
 

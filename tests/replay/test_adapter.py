@@ -42,7 +42,7 @@ def save_adapter(model_folder: Path, folder: Path, seed: int = 5, **changes: Any
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
-            if "lora_" in name or "modules_to_save" in name:
+            if any(part in name for part in ("lora_", "modules_to_save", "tokens_delta")):
                 weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
     adapted.save_pretrained(folder)
     return folder
@@ -73,8 +73,10 @@ def residuals(folder: Path, adapter: Path | None, ids: torch.Tensor) -> tuple[to
         {"modules_to_save": ["embed_tokens", "lm_head"]},
         {"target_modules": "all-linear"},
         {"use_dora": True},
+        {"target_modules": ["embed_tokens", "q_proj", "lm_head"]},
+        {"trainable_token_indices": {"embed_tokens": [5, 60, 61]}},
     ],
-    ids=["plain", "patterns", "whole modules", "all linear", "dora"],
+    ids=["plain", "patterns", "whole modules", "all linear", "dora", "embedding", "some tokens"],
 )
 def test_a_shortened_copy_reads_as_the_adapted_model(
     llama_folder: Path,
