@@ -96,16 +96,16 @@ def pack_import_sae(
         )
     row = {
         "pack": str(folder),
-        "id": made.pack.pack_id if as_json else made.pack.pack_id[:12],
+        "id": made.pack.pack_id,
         "features": len(made.pack.features),
         "format": sae.format,
         "activation": sae.activation,
         "site": f"layers.{sae.site}",
-        "variance explained": made.fidelity.variance_explained,
-        "mean L0": made.fidelity.l0,
+        "variance_explained": made.fidelity.variance_explained,
+        "mean_l0": made.fidelity.l0,
         "tokens": made.fidelity.tokens,
-        "as published": made.as_published,
-        "µs per token": made.microseconds_per_token,
+        "as_published": made.as_published,
+        "microseconds_per_token": made.microseconds_per_token,
     }
     show([row], as_json)
     for problem in made.disagreements:

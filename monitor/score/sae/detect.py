@@ -49,15 +49,36 @@ def load_autoencoder(
     if format is not None and format not in FORMATS:
         raise BadInput(f"format {format!r} is unknown; known: {', '.join(FORMATS)}")
     stated = stated or Stated()
-    if format is not None and format in SINGLE_FILES:
-        return SINGLE_FILES[format][1](_only_pickle(path), stated)
-    if format is not None:
-        return FOLDERS[format][1](_home(path, FOLDERS[format][0]), stated)
+    place, load = _detected(path) if format is None else _forced(path, format)
+    sae = load(place, stated)
+    for name in ("site", "k", "norm_factor"):
+        asked, found = getattr(stated, name), getattr(sae, name)
+        if asked is not None and asked != found:
+            raise BadInput(f"{path}: {name} is {found} by the checkpoint, {asked} was asked for")
+    return sae
+
+
+def _forced(path: Path, format: str) -> tuple[Path, Loader]:
+    if format in SINGLE_FILES:
+        return _only_pickle(path), SINGLE_FILES[format][1]
+    files, load = FOLDERS[format]
+    return _home(path, files), load
+
+
+def _detected(path: Path) -> tuple[Path, Loader]:
     for files, load in FOLDERS.values():
         home = _home(path, files)
         if all((home / name).is_file() for name in files):
-            return load(home, stated)
-    return _single(_only_pickle(path), stated)
+            return home, load
+    file = _only_pickle(path)
+    tensors = read_tensors(file)
+    for names, load in SINGLE_FILES.values():
+        if all(name in tensors for name in names):
+            return file, load
+    raise BadInput(
+        f"{file}: no known format has the tensors {', '.join(sorted(tensors.content)[:12])}",
+        hint=f"known formats: {', '.join(FORMATS)}; force one with --format",
+    )
 
 
 def _home(path: Path, files: tuple[str, ...]) -> Path:
@@ -82,14 +103,3 @@ def _only_pickle(path: Path) -> Path:
             + "; ".join(f"{n}: {' + '.join(f)}" for n, (f, _) in FOLDERS.items()),
         )
     return pickles[0]
-
-
-def _single(path: Path, stated: Stated) -> SparseAutoencoder:
-    tensors = read_tensors(path)
-    for names, load in SINGLE_FILES.values():
-        if all(name in tensors for name in names):
-            return load(path, stated)
-    raise BadInput(
-        f"{path}: no known format has the tensors {', '.join(sorted(tensors.content)[:12])}",
-        hint=f"known formats: {', '.join(FORMATS)}; force one with --format",
-    )

@@ -17,7 +17,7 @@ import torch
 from monitor.errors import BadInput
 from monitor.score.sae.autoencoder import Published, SparseAutoencoder, Stated
 from monitor.score.sae.files import Tensors, number, positive, read_json, read_tensors
-from monitor.score.sae.places import agreed
+from monitor.score.sae.places import said
 from monitor.score.sae.saelens import gated
 
 WEIGHT_FILE: Final = "ae.pt"
@@ -56,7 +56,7 @@ def load_dictionary_learning(folder: Path, stated: Stated) -> SparseAutoencoder:
     return SparseAutoencoder(
         format="dictionary-learning",
         path=folder / WEIGHT_FILE,
-        site=agreed(_layer(trainer), stated.site, "site", folder),
+        site=said(_layer(trainer), stated.site, "site", folder),
         skip_tokens=PERSONA_SKIPPED if persona else 1,
         norm_multiple=PERSONA_NORM_MULTIPLE
         if persona

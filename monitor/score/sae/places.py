@@ -1,4 +1,4 @@
-"""What the names of files and folders say about a checkpoint, against what a person says."""
+"""What the names of files and folders say about a checkpoint, or a person where they do not."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ def number_in_path(path: Path, pattern: re.Pattern[str]) -> int | None:
     return None
 
 
-def agreed(found: int | None, stated: int | None, name: str, path: Path) -> int:
-    """The one number that files and person give. Raises `BadInput`: neither, or two that differ."""
-    if found is not None and stated is not None and found != stated:
-        raise BadInput(f"{path}: {name} is {found} by the checkpoint, {stated} was asked for")
+def said(found: int | None, stated: int | None, name: str, path: Path) -> int:
+    """What the files say, else what a person does. Raises `BadInput` where neither says it."""
     chosen = found if found is not None else stated
     if chosen is None:
         raise BadInput(f"{path}: neither files nor names say {name}", hint=f"give it with --{name}")

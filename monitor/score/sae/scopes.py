@@ -16,7 +16,7 @@ import torch
 from monitor.errors import BadInput
 from monitor.score.sae.autoencoder import Published, SparseAutoencoder, Stated
 from monitor.score.sae.files import number, positive, read_json, read_tensors
-from monitor.score.sae.places import agreed, number_in_path
+from monitor.score.sae.places import number_in_path, said
 from monitor.score.sae.saelens import hook_site
 
 GEMMA_FILE: Final = "params.npz"
@@ -39,7 +39,7 @@ def load_gemma_scope(folder: Path, stated: Stated) -> SparseAutoencoder:
     return SparseAutoencoder(
         format="gemma-scope",
         path=tensors.path,
-        site=agreed(number_in_path(folder, _LAYER), stated.site, "site", folder),
+        site=said(number_in_path(folder, _LAYER), stated.site, "site", folder),
         activation="jumprelu",
         encoder=encoder.T,
         bias=tensors.take("b_enc", [n]),
@@ -68,7 +68,7 @@ def load_gemma_scope_2(folder: Path, stated: Stated) -> SparseAutoencoder:
     return SparseAutoencoder(
         format="gemma-scope-2",
         path=tensors.path,
-        site=agreed(_gemma_2_site(config, folder), stated.site, "site", folder),
+        site=said(_gemma_2_site(config, folder), stated.site, "site", folder),
         activation="jumprelu",
         encoder=encoder.T,
         bias=tensors.take("b_enc", [n]),
@@ -106,7 +106,7 @@ def load_llama_scope(folder: Path, stated: Stated) -> SparseAutoencoder:
     return SparseAutoencoder(
         format="llama-scope",
         path=tensors.path,
-        site=agreed(site, stated.site, "site", folder),
+        site=said(site, stated.site, "site", folder),
         activation="jumprelu",
         encoder=tensors.take("encoder.weight", [n, d]),
         bias=tensors.take("encoder.bias", [n]),

@@ -12,7 +12,7 @@ from typing import Any, Final
 from monitor.errors import BadInput
 from monitor.score.sae.autoencoder import SparseAutoencoder, Stated
 from monitor.score.sae.files import Tensors, positive, read_tensors
-from monitor.score.sae.places import agreed, number_in_path
+from monitor.score.sae.places import number_in_path, said
 
 _OPENAI_FILE: Final = re.compile(r"^(\d+)\.pt$")
 _OPENAI_ELSEWHERE: Final = re.compile(r"^(mlp_post_act|resid_delta_\w+|resid_post_attn)")
@@ -41,7 +41,7 @@ def load_openai(path: Path, stated: Stated) -> SparseAutoencoder:
     return SparseAutoencoder(
         format="openai",
         path=path,
-        site=agreed(number_in_path(path, _OPENAI_FILE), stated.site, "site", path),
+        site=said(number_in_path(path, _OPENAI_FILE), stated.site, "site", path),
         activation="relu" if k is None else "topk",
         encoder=encoder,
         bias=tensors.take("latent_bias", [n]),
@@ -62,7 +62,7 @@ def load_goodfire(path: Path, stated: Stated) -> SparseAutoencoder:
     return SparseAutoencoder(
         format="goodfire",
         path=path,
-        site=agreed(number_in_path(path, _GOODFIRE_FILE), stated.site, "site", path),
+        site=said(number_in_path(path, _GOODFIRE_FILE), stated.site, "site", path),
         activation="relu",
         encoder=encoder,
         bias=tensors.take("encoder_linear.bias", [n]),
@@ -80,13 +80,13 @@ def load_qwen_scope(path: Path, stated: Stated) -> SparseAutoencoder:
     return SparseAutoencoder(
         format="qwen-scope",
         path=path,
-        site=agreed(number_in_path(path, _QWEN_FILE), stated.site, "site", path),
+        site=said(number_in_path(path, _QWEN_FILE), stated.site, "site", path),
         activation="topk",
         encoder=encoder,
         bias=tensors.take("b_enc", [n]),
         decoder=tensors.take("W_dec", [d, n]).T,
         decoder_bias=tensors.take("b_dec", [d]),
-        k=agreed(number_in_path(path, _QWEN_PLACES), stated.k, "k", path),
+        k=said(number_in_path(path, _QWEN_PLACES), stated.k, "k", path),
         provenance={"file": "/".join(path.resolve().parts[-2:])},
     )
 

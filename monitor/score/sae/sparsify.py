@@ -12,7 +12,7 @@ from typing import Final
 from monitor.errors import BadInput
 from monitor.score.sae.autoencoder import SparseAutoencoder, Stated
 from monitor.score.sae.files import positive, read_json, read_tensors
-from monitor.score.sae.places import agreed
+from monitor.score.sae.places import said
 
 CONFIG_FILE: Final = "cfg.json"
 WEIGHT_FILE: Final = "sae.safetensors"
@@ -45,7 +45,7 @@ def load_sparsify(folder: Path, stated: Stated) -> SparseAutoencoder:
     return SparseAutoencoder(
         format="sparsify",
         path=tensors.path,
-        site=agreed(int(hookpoint[1]) if hookpoint else None, stated.site, "site", folder),
+        site=said(int(hookpoint[1]) if hookpoint else None, stated.site, "site", folder),
         activation="topk",
         encoder=tensors.take("encoder.weight", [n, d]),
         bias=tensors.take("encoder.bias", [n]),
