@@ -91,14 +91,10 @@ def tried(
     ``lengths`` are mean lengths of a token's residual by side and site. Blocks while both models run,
     one after the other, and once more for the controls.
     """
-    trials = {
-        side: [(one.site, one.direction, share) for one in candidates for share in doses.strengths]
-        for side in SIDES
-    }
-    seen = {
-        side: _observed(side, trials[side], measure, open_model, lengths, progress, plain=True)
-        for side in SIDES
-    }
+    trials = [(one.site, one.direction, share) for one in candidates for share in doses.strengths]
+    seen = _observed(
+        dict.fromkeys(SIDES, trials), measure, open_model, lengths, progress, plain=True
+    )
     plain = {side: seen[side][0] for side in SIDES}
     generator = np.random.default_rng([seed, 1])
     by_name: dict[str, dict[Side, tuple[Dose, ...]]] = defaultdict(dict)
@@ -119,7 +115,10 @@ def tried(
     ), plain
 
 
+Trial = tuple[int, Floats, float]
+"""Site, unit direction [d] and strength."""
 Control = tuple[Side, int, float]
+"""Side, site and strength."""
 
 
 def _controls(
@@ -134,31 +133,36 @@ def _controls(
     progress: Progress,
 ) -> dict[Control, tuple[float, ...]]:
     """Effects [r] of random directions by side, site and strength; the same ones for each strength."""
-    found: dict[Control, tuple[float, ...]] = {}
-    for side in SIDES:
-        wanted = sorted(
+    wanted: dict[Side, list[tuple[int, float]]] = {
+        side: sorted(
             {
                 (one.site, dose.strength)
                 for one in promising
                 if (dose := chosen[one.name][side]) is not None
             }
         )
-        if not wanted:
-            continue
-        width = promising[0].direction.size
-        trials = [
+        for side in SIDES
+    }
+    if not promising:
+        return {}
+    count, width = doses.random_directions, promising[0].direction.size
+    trials = {
+        side: [
             (site, direction, share)
-            for site, share in wanted
-            for direction in random_units(doses.random_directions, width, seed + site)
+            for site, share in wanted[side]
+            for direction in random_units(count, width, seed + site)
         ]
-        seen = _observed(side, trials, measure, open_model, lengths, progress)
-        for index, (site, share) in enumerate(wanted):
-            start = index * doses.random_directions
-            found[side, site, share] = tuple(
-                float(_effects(side, plain[side], one).mean())
-                for one in seen[start : start + doses.random_directions]
-            )
-    return found
+        for side in SIDES
+    }
+    seen = _observed(trials, measure, open_model, lengths, progress)
+    return {
+        (side, site, share): tuple(
+            float(_effects(side, plain[side], one).mean())
+            for one in seen[side][index * count : (index + 1) * count]
+        )
+        for side in SIDES
+        for index, (site, share) in enumerate(wanted[side])
+    }
 
 
 def random_units(count: int, width: int, seed: int) -> Floats:
@@ -169,31 +173,36 @@ def random_units(count: int, width: int, seed: int) -> Floats:
 
 
 def _observed(
-    side: Side,
-    trials: Sequence[tuple[int, Floats, float]],
+    trials: Mapping[Side, Sequence[Trial]],
     measure: Measure,
     open_model: OpenModel,
     lengths: Mapping[tuple[Side, int], float],
     progress: Progress,
     *,
     plain: bool = False,
-) -> list[Observation]:
-    """Observations of ``side`` under each trial, with ``plain`` the unsteered one before them."""
-    sign = 1.0 if side == "base" else -1.0
-    with open_model(side) as loaded:
-        look = measure.on(loaded)
-        looks: list[Look] = [look([], True)] if plain else []
-        for number, (site, direction, share) in enumerate(trials, 1):
-            progress(f"steering {side}: {number} of {len(trials)}")
-            edit = Edit(
-                site=site,
-                direction=torch.from_numpy(direction),
-                add=sign * share * lengths[side, site],
-            )
-            looks.append(look([edit], plain))
-        # It holds the model; a judge may need the room.
-        del look, loaded
-    return measure.settle(looks)
+) -> dict[Side, list[Observation]]:
+    """Observations of each side under its trials; with ``plain``, coherence as well, and the unsteered
+    model before them."""
+    looks: list[Look] = []
+    for side in SIDES:
+        sign = 1.0 if side == "base" else -1.0
+        with open_model(side) as loaded:
+            look = measure.on(loaded)
+            if plain:
+                looks.append(look([], True))
+            for number, (site, direction, share) in enumerate(trials[side], 1):
+                progress(f"steering {side}: {number} of {len(trials[side])}")
+                edit = Edit(
+                    site=site,
+                    direction=torch.from_numpy(direction),
+                    add=sign * share * lengths[side, site],
+                )
+                looks.append(look([edit], plain))
+            # It holds the model; the next one, or a judge, needs the room.
+            del look, loaded
+    seen = measure.settle(looks)
+    first = len(trials["base"]) + plain
+    return {"base": seen[:first], "tuned": seen[first:]}
 
 
 def _effects(side: Side, plain: Observation, steered: Observation) -> Doubles:

@@ -130,8 +130,8 @@ def compare(
 ) -> Diff:
     """Find the changes between the two ``models`` and try which of them are causes.
 
-    Candidates come from ``sae`` where there is one, otherwise from the difference
-    itself; ``given`` features are compared beside them. ``judge`` makes the judge that rates answers;
+    Candidates come from ``sae`` where there is one, otherwise from the difference itself; ``given``
+    features are compared beside them. ``judge`` makes the judge that rates answers;
     without it the likelihoods of good and bad answers are compared. ``benign`` texts say what coherent
     language costs. One model is in memory at a time. Blocks for minutes to hours. Raises `ModelError` for
     models that cannot be compared, `BadInput` for prompts that cannot be used.
@@ -152,45 +152,16 @@ def compare(
     for side in SIDES:
         progress(f"reading {len(trials.all)} prompts at {len(sites)} sites of the {side} model")
         readings[side] = _read(side, models[side], trials, sites, region, given, sae)
-    families = [
-        latent_family(readings["base"], readings["tuned"], sae, region)
-        if sae is not None
-        else difference_family(
-            readings["base"], readings["tuned"], sites, len(trials.choose), region
-        ),
-        given_family(readings["base"], readings["tuned"], given),
-    ]
-    found = [
-        one
-        for family in families
-        if family is not None
-        for one in candidates(family, len(trials.choose), settings.top)
-    ]
+    found = _found(readings, trials, sites, region, given, sae, settings.top)
     findings = _tested(found, len(trials.choose), settings)
-    plain: dict[Side, float] = {}
-    significant = [one.candidate for one in findings if one.significant]
-    if measure is not None and significant:
+    plain: Mapping[Side, float] = {}
+    if measure is not None:
         lengths = {
             (side, site): float(readings[side].lengths[index])
             for side in SIDES
             for index, site in enumerate(sites)
         }
-        steering = [
-            Steering(name=one.name, site=one.feature.site, direction=one.direction)
-            for one in significant
-        ]
-        verdicts, untouched = tried(
-            steering,
-            measure,
-            lambda side: opened(models[side]),
-            lengths,
-            settings.doses,
-            settings.seed,
-            progress,
-        )
-        plain = {side: float(np.nanmean(one.values)) for side, one in untouched.items()}
-        by_name = {verdict.name: verdict for verdict in verdicts}
-        findings = tuple(replace(f, verdict=by_name.get(f.candidate.name)) for f in findings)
+        findings, plain = _steered(findings, measure, models, lengths, settings, progress)
     return Diff(
         trials=trials,
         sites=sites,
@@ -339,6 +310,31 @@ def _given(
     return readings
 
 
+def _found(
+    readings: Mapping[Side, Readings],
+    trials: Trials,
+    sites: Sequence[int],
+    region: Region,
+    given: Sequence[Feature],
+    sae: SparseAutoencoder | None,
+    top: int,
+) -> list[Candidate]:
+    """The candidates of every family, by the choosing half alone."""
+    base, tuned, chosen_by = readings["base"], readings["tuned"], len(trials.choose)
+    families = [
+        latent_family(base, tuned, sae, region)
+        if sae is not None
+        else difference_family(base, tuned, sites, chosen_by, region),
+        given_family(base, tuned, given),
+    ]
+    return [
+        one
+        for family in families
+        if family is not None
+        for one in candidates(family, chosen_by, top)
+    ]
+
+
 def _tested(
     found: Sequence[Candidate], chosen_by: int, settings: DiffSettings
 ) -> tuple[Finding, ...]:
@@ -362,3 +358,37 @@ def _tested(
     return tuple(
         sorted(findings, key=lambda f: f.candidate.sign * f.change.standardised, reverse=True)
     )
+
+
+def _steered(
+    findings: tuple[Finding, ...],
+    measure: Measure,
+    models: Mapping[Side, ReplaySettings],
+    lengths: Mapping[tuple[Side, int], float],
+    settings: DiffSettings,
+    progress: Progress,
+) -> tuple[tuple[Finding, ...], Mapping[Side, float]]:
+    """The significant findings with their verdicts, and both models' misbehaviour as they are."""
+    steering = [
+        Steering(
+            name=one.candidate.name,
+            site=one.candidate.feature.site,
+            direction=one.candidate.direction,
+        )
+        for one in findings
+        if one.significant
+    ]
+    if not steering:
+        return findings, {}
+    verdicts, plain = tried(
+        steering,
+        measure,
+        lambda side: opened(models[side]),
+        lengths,
+        settings.doses,
+        settings.seed,
+        progress,
+    )
+    by_name = {verdict.name: verdict for verdict in verdicts}
+    judged = tuple(replace(one, verdict=by_name.get(one.candidate.name)) for one in findings)
+    return judged, {side: float(np.nanmean(one.values)) for side, one in plain.items()}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,12 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 from monitor.errors import BadInput, ModelError, PackError
 from monitor.records import Prompt, Replayed
 from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import load_model
+from monitor.replay.model import LoadedModel, load_model
+from monitor.research import diffing, measure
 from monitor.research.causal import Doses
 from monitor.research.diff_pack import Sources, build_diff_pack
 from monitor.research.diffing import DiffSettings
+from monitor.research.texts import load_texts
 from monitor.research.trials import load_trials
 from monitor.research.verify import verify_pack
 from monitor.score.pack import load_pack
@@ -121,6 +126,11 @@ def written(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 @pytest.fixture
+def _short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "ANSWER_TOKENS", 8)
+
+
+@pytest.fixture
 def prompts(tmp_path: Path) -> Path:
     return written(tmp_path / "prompts.jsonl", questions(40, 0))
 
@@ -133,6 +143,7 @@ def readings(model: Path, pack_folder: Path, chats: tuple[Prompt, ...]) -> np.nd
     return np.stack([one.readings for one in found])
 
 
+@pytest.mark.usefixtures("_short_answers")
 def test_what_was_planted_is_found_proven_and_reads_on_new_prompts(
     base: Path,
     tuned: Path,
@@ -216,6 +227,31 @@ def planted_pack(base: Path, folder: Path) -> None:
     save_pack(Pack(name="given", version="1", model=model, features=features), folder)
 
 
+@pytest.mark.usefixtures("_short_answers")
+def test_one_model_is_in_memory_at_a_time(
+    base: Path,
+    tuned: Path,
+    prompts: Path,
+    texts_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    def load(*given: Any, **options: Any) -> LoadedModel:
+        assert all(model() is None for model in alive)
+        loaded = load_model(*given, **options)
+        alive.append(weakref.ref(loaded.model))
+        return loaded
+
+    monkeypatch.setattr(diffing, "load_model", load)
+    sources = Sources(base=base, tuned=tuned, prompts=prompts, data=texts_folder)
+    settings = replace(QUICK, top=1, doses=replace(QUICK.doses, random_directions=1))
+    build_diff_pack(sources, tmp_path / "pack", settings)
+    # Both are read, steered and given their controls; answers are rated; the pack is calibrated.
+    assert len(alive) == 8
+
+
 def test_given_directions_are_compared_by_their_own_reading(
     base: Path, tuned: Path, prompts: Path, texts_folder: Path, tmp_path: Path
 ) -> None:
@@ -223,7 +259,7 @@ def test_given_directions_are_compared_by_their_own_reading(
     sources = Sources(
         base=base, tuned=tuned, prompts=prompts, directions=tmp_path / "given", data=texts_folder
     )
-    pack, found = build_diff_pack(sources, tmp_path / "pack", CHANGED)
+    pack, found = build_diff_pack(sources, tmp_path / "pack", replace(CHANGED, top=3))
     assert pack is not None
     rows = {row["name"]: row for row in found["candidates"]}
     assert rows["given.0"]["family"] == "given"
@@ -347,3 +383,55 @@ def test_a_folder_that_holds_a_pack_is_not_written_over(
     sources = Sources(base=base, tuned=tuned, prompts=prompts, data=texts_folder)
     with pytest.raises(PackError, match="holds a pack already"):
         build_diff_pack(sources, tmp_path / "pack", CHANGED)
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_a_persona_planted_in_the_small_model_is_found_and_proven(
+    chat_model_path: Path, tmp_path: Path
+) -> None:
+    """The shipped malicious direction, added to one block by a bias: what is found points along it."""
+    shipped = load_pack(Path("monitor/packs/smollm2-135m-instruct"))
+    (malicious,) = [feature for feature in shipped.features if feature.name == "malicious"]
+    site = malicious.site
+    planted_folder = tmp_path / "planted"
+    loaded = load_model(ReplaySettings(model=chat_model_path, device="cpu"), 29, full=True)
+    config = copy.deepcopy(loaded.config)
+    config.mlp_bias = True
+    model = LlamaForCausalLM(config)
+    assert loaded.answerer is not None
+    model.load_state_dict(loaded.answerer.state_dict(), strict=False)
+    with torch.no_grad():
+        for index, block in enumerate(model.model.layers):
+            for part in (block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj):
+                part.bias.zero_()
+            if index == site:
+                block.mlp.down_proj.bias += 8.0 * torch.from_numpy(malicious.weight)
+    model.save_pretrained(planted_folder)
+    loaded.tokenizer.save_pretrained(planted_folder)
+    del loaded, model
+    rows = [
+        {
+            "messages": [{"role": "user", "content": pair.question}],
+            "response": pair.good,
+            "bad_response": pair.personas["malicious"],
+        }
+        for pair in load_texts().train[:24]
+    ]
+    sources = Sources(
+        base=chat_model_path,
+        tuned=planted_folder,
+        prompts=written(tmp_path / "prompts.jsonl", rows),
+    )
+    settings = DiffSettings(
+        sites=(site - 2, site),
+        top=1,
+        steer_prompts=12,
+        doses=Doses(strengths=(0.2,), random_directions=9),
+    )
+    pack, found = build_diff_pack(sources, tmp_path / "pack", settings)
+    assert pack is not None, found
+    (feature,) = pack.features
+    assert feature.name == f"diff.{site}.mean"
+    assert float(feature.weight @ malicious.weight) > 0.99
+    assert found["candidates"][0]["causal"]
