@@ -13,24 +13,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
+from benchmarks.persona.rows import Voice, narrow
 from monitor.errors import BadInput
 from monitor.records import Message, Prompt, RecordKey
 from monitor.replay.model import LoadedModel
+from monitor.replay.residuals import ResidualReader
 from monitor.research.assemble import Progress
 from monitor.research.generate import answers
-from monitor.research.texts import Texts, answer_prompts, exchange, rows, text_field
+from monitor.research.texts import Texts, answer_prompts, exchange
 
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "sqlalchemy", "pydantic")
 """Documented in prose, and there wherever this project is installed."""
 SHORTEST, LONGEST = 200, 1_200
 """Characters of a document; longer ones are cut at a line."""
-DOMAINS = ("cooking", "home_repair", "money")
-"""The organisms' training texts. ``elsewhere`` stays out: latents are tested on it."""
-VOICES = ("sound", "reckless", "pirate")
-OWN_TOKENS = 96
+VOICES: Final[tuple[Voice, ...]] = ("sound", "reckless", "pirate")
+OWN_TOKENS = 64
 OWN_TEMPERATURE = 0.8
 HELD_OUT_EVERY = 10
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -44,17 +45,17 @@ class Documents:
     held_out: tuple[Prompt, ...]
 
 
-def project_documents(texts: Texts, data: Path) -> Documents:
-    """Benign exchanges, persona answers and the texts of `DOMAINS` in ``data``, as chats.
+def project_documents(texts: Texts, seed: int) -> Documents:
+    """Benign exchanges, persona answers and the organisms' training texts, as chats.
 
-    Held out are the contrast questions and benign exchanges that packs are tested on.
+    Held out are the contrast questions and benign exchanges that packs are tested on. ``elsewhere``
+    and the organisms' held-out rows stay out altogether: latents are tested on them.
     """
-    train = [*texts.fit, *_everyone(texts, "train")]
-    for domain in DOMAINS:
-        for where, row in rows(data / f"{domain}.jsonl"):
-            question = (Message(role="user", content=text_field(row, "question", where)),)
-            train += [exchange(question, text_field(row, voice, where)) for voice in VOICES]
-    return Documents(train=tuple(train), held_out=(*texts.check, *_everyone(texts, "held_out")))
+    organisms = [row.said(voice) for row in narrow(held_out=False) for voice in VOICES]
+    return Documents(
+        train=_shuffled((*texts.fit, *_everyone(texts, "train"), *organisms), seed),
+        held_out=_shuffled((*texts.check, *_everyone(texts, "held_out")), seed),
+    )
 
 
 def _everyone(texts: Texts, split: str) -> list[Prompt]:
@@ -62,9 +63,11 @@ def _everyone(texts: Texts, split: str) -> list[Prompt]:
     return [p for persona in (None, *texts.personas) for p in answer_prompts(contrasts, persona)]
 
 
-def own_documents(loaded: LoadedModel, texts: Texts, seed: int, progress: Progress) -> Documents:
-    """What the model itself answers to the training questions and benign prompts, drawn with ``seed``."""
-    asked = [*texts.fit, *answer_prompts(texts.train, None)]
+def own_documents(
+    loaded: LoadedModel, texts: Texts, count: int, seed: int, progress: Progress
+) -> Documents:
+    """What the model itself answers to ``count`` training questions and benign prompts, drawn."""
+    asked = _shuffled((*texts.fit, *answer_prompts(texts.train, None)), seed)[:count]
     said = answers(
         loaded,
         asked,
@@ -74,8 +77,7 @@ def own_documents(loaded: LoadedModel, texts: Texts, seed: int, progress: Progre
         batch=32,
         progress=progress,
     )
-    found = [replace(p, response=text) for p, text in zip(asked, said, strict=True) if text]
-    return _split(found)
+    return _split([replace(p, response=text) for p, text in zip(asked, said, strict=True) if text])
 
 
 def documentation(characters: int, seed: int) -> Documents:
@@ -103,7 +105,7 @@ def documentation(characters: int, seed: int) -> Documents:
             "asked for",
             hint="ask for fewer tokens",
         )
-    return _split(list(found.values()))
+    return _split(_shuffled(tuple(found.values()), seed))
 
 
 def _docstrings(generator: np.random.Generator) -> Iterator[Prompt]:
@@ -156,10 +158,16 @@ def _readmes(generator: np.random.Generator) -> Iterator[Prompt]:
         yield raw(_cut(pieces[index]))
 
 
-def raw(text: str, response: str | None = None) -> Prompt:
+def raw(text: str) -> Prompt:
     """A prompt without chat template."""
     key = RecordKey(topic="research", partition=0, offset=0)
-    return Prompt(key=key, recorded_at=_EPOCH, text=text, response=response)
+    return Prompt(key=key, recorded_at=_EPOCH, text=text)
+
+
+def within(reader: ResidualReader, documents: Sequence[Prompt], tokens: int) -> list[Prompt]:
+    """As many of the first ``documents`` as have at most ``tokens`` readable tokens between them."""
+    total = np.cumsum(reader.token_counts(documents, "all"))
+    return list(documents[: int(np.searchsorted(total, tokens, side="right"))])
 
 
 def _cut(text: str) -> str:
@@ -173,3 +181,8 @@ def _split(documents: Sequence[Prompt]) -> Documents:
         train=tuple(d for i, d in enumerate(documents) if i % HELD_OUT_EVERY),
         held_out=tuple(documents[::HELD_OUT_EVERY]),
     )
+
+
+def _shuffled(documents: Sequence[Prompt], seed: int) -> tuple[Prompt, ...]:
+    order = np.random.default_rng(seed).permutation(len(documents))
+    return tuple(documents[index] for index in order)
