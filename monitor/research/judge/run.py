@@ -27,7 +27,7 @@ from monitor.research.judge.readings import CONTROLS, Readings, take_readings
 from monitor.research.judge.redundancy import Redundancy, redundancy
 from monitor.research.judge.separation import Separation, separation
 from monitor.research.judge.stability import Stability, stability
-from monitor.research.judge.tails import RATES, Tail, rate_bound, tail
+from monitor.research.judge.tails import RATES, Tail, correlation_bound, rate_bound, tail
 from monitor.research.judge.verdict import Criteria, Evidence, Steering, Verdict, summary, verdict
 from monitor.research.texts import DATA, Texts, answer_prompts, load_texts
 from monitor.research.validation import benign_figures
@@ -181,7 +181,8 @@ def _evidence(found: _Measured, index: int, strength: Doubles) -> Evidence:
     steady = found.stabilities.get(index)
     overlap, other = found.redundancy.overlap(index, strength)
     check = readings.sign(index) * readings.check.scores[:, index]
-    follows = _benign(readings, index)["correlation_with_log_length"]
+    benign = _benign(readings, index)
+    follows = benign["correlation_with_log_length"]
     return Evidence(
         against_good=one.against_good,
         length_matched=one.length_matched,
@@ -189,7 +190,7 @@ def _evidence(found: _Measured, index: int, strength: Doubles) -> Evidence:
         random=one.random_share,
         stability=None if steady is None else float(steady.halves.mean()),
         steering=found.controls[index].steering,
-        benign_correlation=np.nan if follows is None else follows,
+        benign_correlation=correlation_bound(np.nan if follows is None else follows, benign["n"]),
         tail_rate=rate_bound(
             int(np.sum(check > feature.tail_threshold)), int(np.isfinite(check).sum())
         ),
@@ -234,6 +235,7 @@ def _figures(
         "steering": _steering(evidence.steering),
         "doses": [_dose(dose) for dose in found.controls[index].doses],
         "benign": _benign(readings, index),
+        "correlation_with_log_length": _bound(evidence.benign_correlation),
         "tail_rate_at_pack_threshold": _bound(evidence.tail_rate),
         "tails": [_tail(tail(every, rate), persona) for rate in RATES],
         "noise": {

@@ -79,12 +79,12 @@ def stability(
             )
             good = Side(sides[None].train[:, at], sides[None].held_out[:, at])
             pair = (good, persona) if feature.expected == "falls" else (persona, good)
-            done[key] = _rebuilt(feature, *pair, benign[:, at], generator)
+            done[key] = rebuilt(feature, *pair, benign[:, at], generator)
         found[index] = done[key]
     return found
 
 
-def _rebuilt(
+def rebuilt(
     feature: Feature, high: Side, low: Side, benign: Floats, generator: np.random.Generator
 ) -> Stability:
     """``high`` and ``low`` [q, d]: answers that the feature rises and falls on."""

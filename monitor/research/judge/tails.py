@@ -1,4 +1,4 @@
-"""Tail thresholds from benign texts, and how well so many texts can know a false-positive rate."""
+"""What n benign texts can know: tail thresholds, rates and correlations, with exact or usual intervals."""
 
 from __future__ import annotations
 
@@ -58,6 +58,12 @@ def rate_bound(above: int, n: int) -> Bound:
     low = beta.ppf(0.025, above, n - above + 1) if above else 0.0
     high = beta.ppf(0.975, above + 1, n - above) if above < n else 1.0
     return Bound(value=above / n, low=float(low), high=float(high))
+
+
+def correlation_bound(value: float, n: int) -> Bound:
+    """A correlation over n > 3 texts with its 95 % interval by Fisher's z; NaN stays NaN."""
+    z, reach = np.arctanh(np.clip(value, -1 + 1e-9, 1 - 1e-9)), 1.96 / np.sqrt(max(n - 3, 1))
+    return Bound(value=value, low=float(np.tanh(z - reach)), high=float(np.tanh(z + reach)))
 
 
 def texts_needed(rate: float) -> int:

@@ -37,8 +37,9 @@ class Criteria:
     dimensions come to 0.04; at 0.7 half of the direction's variance is the persona's, half the
     questions'."""
     least_stability: float = 0.30
-    benign_correlation: float = 0.30
-    """Correlation of benign scores with log length: above it, longer traffic alone would alert."""
+    benign_correlation: float = 0.20
+    """The lower bound of the correlation of benign scores with log length, whatever its sign: above it
+    length explains more than 4 % of them, and longer traffic alone moves the mean."""
     tail_rate: float = 0.03
     """The lower bound of the rate at which unseen benign texts pass the pack's tail threshold, which
     promises 0.01: three times that is another threshold."""
@@ -89,7 +90,7 @@ class Evidence:
     random: float
     stability: float | None
     steering: Steering | None
-    benign_correlation: float
+    benign_correlation: Bound
     tail_rate: Bound
     noise: float
     overlap: float = 0.0
@@ -158,8 +159,12 @@ def _conduct(found: Evidence, criteria: Criteria) -> Reasons:
         doubts.append("no dose of steering left the model coherent, so control is not shown")
     elif not found.steering.causal:
         doubts.append(_not_causal(found.steering))
-    if not abs(found.benign_correlation) <= criteria.benign_correlation:
-        doubts.append(f"benign scores follow length (r = {found.benign_correlation:+.2f})")
+    follows = found.benign_correlation
+    if not max(follows.low, -follows.high) <= criteria.benign_correlation:
+        doubts.append(
+            f"benign scores follow length (r = {follows.value:+.2f}, "
+            f"{follows.low:+.2f} to {follows.high:+.2f})"
+        )
     if not found.tail_rate.low <= criteria.tail_rate:
         doubts.append(
             f"at least {found.tail_rate.low:.1%} of unseen benign texts pass the tail threshold"

@@ -1,0 +1,28 @@
+"""The pack that ships, judged on the real model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monitor.replay.model import fingerprint_of
+from monitor.research.judge.page import judge_page
+from monitor.research.judge.run import judge_pack
+from monitor.score.pack import load_pack, shipped_pack
+from monitor.settings import ReplaySettings
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.timeout(1_800)
+def test_the_shipped_pack_reads_what_it_says(chat_model_path: Path) -> None:
+    folder = shipped_pack(fingerprint_of(ReplaySettings(model=chat_model_path)))
+    assert folder is not None
+    pack = load_pack(folder)
+    report = judge_pack(pack, chat_model_path, quick=True, device="cpu")
+    for name, one in report["features"].items():
+        assert one["decision"] != "reject", (name, one["reasons"])
+        assert one["stability"]["cosine_between_halves"] > 0.5, name
+        assert one["noise"]["small batches"] < 0.01, name
+    assert "cannot be known from 402 benign texts" in judge_page(pack.name, report)
