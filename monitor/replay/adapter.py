@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,6 +80,10 @@ def merge(whole: PreTrainedModel, folder: Path, *, full: bool, layers: int) -> N
         for module in config.modules_to_save or ()
         if any(name.endswith(module) for name in names)
     ] or None
+    if full:
+        _untie(whole, {_module_name(key) for key in tensors})
+    else:
+        config.ensure_weight_tying = False
     adapted = peft.PeftModel(target, config)
     result = peft.set_peft_model_state_dict(adapted, tensors)
     if lacking := [key for key in result.missing_keys if ".lora_" in key]:
@@ -90,6 +94,20 @@ def merge(whole: PreTrainedModel, folder: Path, *, full: bool, layers: int) -> N
         )
     adapted.merge_and_unload(safe_merge=True)
     whole.train(False).requires_grad_(False)
+
+
+def _untie(whole: PreTrainedModel, changed: Collection[str]) -> None:
+    """Give the LM head its own weights where the adapter changes weights that it shares with the input.
+
+    Training changes the output of one end, or of each; merged into shared weights, one change would
+    reach both ends, and two would add up.
+    """
+    model: Any = whole
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    if ends[0].weight is ends[1].weight and any(
+        module in ends for name, module in whole.named_modules() if name in changed
+    ):
+        ends[1].weight = nn.Parameter(ends[1].weight.detach().clone(), requires_grad=False)
 
 
 class _Named(nn.Module):

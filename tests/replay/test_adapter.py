@@ -126,6 +126,43 @@ def test_the_whole_model_is_adapted_up_to_its_head(llama_folder: Path, tmp_path:
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_tied_ends_are_changed_as_they_were_trained(
+    tiny_model: Callable[[Any], Path], tmp_path: Path, both: bool
+) -> None:
+    from transformers import LlamaConfig
+
+    folder = tiny_model(
+        LlamaConfig(
+            vocab_size=400,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            bos_token_id=0,
+            eos_token_id=2,
+            tie_word_embeddings=True,
+        )
+    )
+    adapter = save_adapter(
+        folder, tmp_path / "adapter", target_modules=["embed_tokens"], ensure_weight_tying=both
+    )
+    ids = torch.tensor([[0, 5, 9, 30, 31]])
+    unmerged = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), adapter)
+    with torch.no_grad():
+        expected = unmerged.eval()(ids).logits
+    loaded = load_model(settings(folder, adapter=adapter), 1, full=True)
+    assert loaded.answerer is not None
+    loaded.answerer.set_attn_implementation("eager")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.answerer(ids).logits, expected, rtol=1e-3, atol=1e-3)
+    shortened = load_model(settings(folder, adapter=adapter), 0)
+    assert torch.equal(
+        shortened.model.get_input_embeddings().weight, loaded.model.get_input_embeddings().weight
+    )
+
+
 def test_an_adapter_of_later_blocks_leaves_earlier_ones(llama_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(llama_folder, tmp_path / "late", layers_to_transform=[3])
     adapted = load_model(settings(llama_folder, adapter=adapter), 1)

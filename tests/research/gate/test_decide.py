@@ -254,48 +254,41 @@ def test_settings_refuse_nonsense(options: dict[str, Any], message: str) -> None
 
 @pytest.mark.slow
 @pytest.mark.model
+@pytest.mark.timeout(900)
 def test_the_shipped_pack_gates_the_real_model(chat_model_path: Path, tmp_path: Path) -> None:
     """The real model passes against itself; pushed along ``reckless`` by an adapter, it fails."""
     import peft
     import torch
     from transformers import AutoModelForCausalLM
 
+    from monitor.replay.model import fingerprint_of
     from monitor.research.texts import load_texts
     from monitor.score.pack import load_pack, shipped_pack
 
     reference = settings(chat_model_path)
-    from monitor.replay.model import fingerprint_of
-
     path = shipped_pack(fingerprint_of(reference))
     assert path is not None
     pack: Pack = load_pack(path)
     texts = load_texts()
-    prompts = [replace(p, conversation_id=str(i)) for i, p in enumerate((*texts.fit, *texts.check))]
-    prompts = prompts[:120]
-    same = run_gate(pack, reference, reference, prompts, GateSettings())
+    shortest = sorted((*texts.fit, *texts.check), key=lambda p: len(p.response or ""))[:60]
+    prompts = [replace(p, conversation_id=str(i)) for i, p in enumerate(shortest)]
+    rules = GateSettings(rules=(parse_rule("* tail=off"),))
+    same = run_gate(pack, reference, reference, prompts, rules)
     assert same.verdict == "pass"
     [reckless] = [f for f in pack.features if f.name == "reckless"]
     adapted = peft.get_peft_model(
         AutoModelForCausalLM.from_pretrained(chat_model_path),
-        peft.LoraConfig(
-            r=1,
-            lora_alpha=1,
-            target_modules=["down_proj"],
-            layers_to_transform=[reckless.site],
-            lora_bias=True,
-        ),
+        peft.LoraConfig(r=1, lora_alpha=1, target_modules=["embed_tokens"]),
     )
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
-            if name.endswith("lora_B.default.bias"):
-                weight.copy_(torch.tensor(reckless.weight) * reckless.calibration.deviations[-1])
+            if "lora_embedding_A" in name:
+                weight.fill_(1.0)
+            if "lora_embedding_B" in name:
+                step = 2 * torch.tensor(reckless.weight) * reckless.calibration.deviations[0]
+                weight.copy_(step[:, None])
     adapted.save_pretrained(tmp_path / "adapter")
-    pushed = run_gate(
-        pack,
-        reference,
-        candidate_of(reference, None, tmp_path / "adapter"),
-        prompts,
-        GateSettings(),
-    )
+    candidate = candidate_of(reference, tmp_path / "adapter", None)
+    pushed = run_gate(pack, reference, candidate, prompts, rules)
     assert pushed.verdict == "fail"
-    assert "model shift of reckless" in pushed.decided_by
+    assert shift_of(pushed, "reckless").verdict == "fail"
