@@ -16,7 +16,7 @@ import torch
 from monitor.errors import BadInput
 from monitor.records import InputNorm
 from monitor.score.sae.autoencoder import Published, SparseAutoencoder, Stated
-from monitor.score.sae.files import Tensors, positive, read_json, read_tensors
+from monitor.score.sae.files import Tensors, number, positive, read_json, read_tensors
 
 CONFIG_FILE: Final = "cfg.json"
 WEIGHT_FILE: Final = "sae_weights.safetensors"
@@ -83,7 +83,7 @@ def load_saelens(folder: Path, stated: Stated) -> SparseAutoencoder:
         k=config.k,
         input_norm=config.input_norm,
         norm_factor=config.norm_factor,
-        published=Published(l0=_published_l0(folder)),
+        published=Published(l0=_published_l0(folder, fields)),
         provenance=content,
         **_activation(config, tensors, n, norms),
     )
@@ -203,9 +203,10 @@ def hook_site(hook: object, name: str, path: Path) -> int:
     return site
 
 
-def _published_l0(folder: Path) -> float | None:
-    """Mean L0 in training: the sum of the latents' densities, stored as log10."""
-    if not (folder / SPARSITY_FILE).is_file():
-        return None
-    logs = read_tensors(folder / SPARSITY_FILE).take("sparsity", [None])
-    return float((10.0 ** logs.double()).sum())
+def _published_l0(folder: Path, fields: Mapping[str, Any]) -> float | None:
+    """Mean L0 in training: the sum of the latents' densities (stored as log10), or a batch's top k."""
+    if (folder / SPARSITY_FILE).is_file():
+        logs = read_tensors(folder / SPARSITY_FILE).take("sparsity", [None])
+        return float((10.0 ** logs.double()).sum())
+    trained = fields.get("training_architecture_details")
+    return number(trained, "k") if isinstance(trained, dict) else None

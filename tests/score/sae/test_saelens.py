@@ -197,11 +197,13 @@ def test_bfloat16_weights_are_read(tmp_path: Path, weights: dict[str, torch.Tens
     np.testing.assert_array_equal(feature.weight, weights["W_enc"][:, 1].float().numpy())
 
 
-def test_the_sum_of_densities_is_the_published_l0(
+def test_the_mean_l0_of_training_is_the_published_one(
     tmp_path: Path, weights: dict[str, torch.Tensor]
 ) -> None:
     write(tmp_path, weights)
     assert load_autoencoder(tmp_path).published.l0 is None
+    write(tmp_path, weights, training_architecture_details={"k": 3})
+    assert load_autoencoder(tmp_path).published.l0 == 3
     save_file({"sparsity": torch.log10(torch.full((N,), 0.25))}, tmp_path / "sparsity.safetensors")
     assert load_autoencoder(tmp_path).published.l0 == pytest.approx(2.5)
 
