@@ -5,6 +5,7 @@ Legend: b = rows of a batch, t = tokens of its longest row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -42,8 +43,8 @@ def answers(
     `monitor.replay.taps.steered` to steer. Blocks while the model runs. Raises `BadInput` for a
     prompt that cannot be replayed, `ConfigurationError` when the model was not loaded in full.
     """
-    if max_new_tokens < 1 or temperature < 0.0:
-        raise BadInput("answers need max_new_tokens of at least 1 and a temperature of at least 0")
+    if max_new_tokens < 1 or not 0.0 <= temperature < math.inf:
+        raise BadInput("answers need max_new_tokens of at least 1 and a finite temperature from 0")
     asked = [_asked(prompt, system) for prompt in prompts]
     rows = [row.ids for row in token_rows(loaded, asked, room=max_new_tokens)]
     found = [""] * len(rows)

@@ -1,8 +1,7 @@
 """Turn features of a pack up or down in the model itself, or take them out.
 
-Strengths count the typical length of the residual stream at the site: it grows many times
-over from the first block to the last, and a strength in plain units that tells at one site would drown
-in another.
+Strengths count the typical length of the residual stream at the site. That grows many times over from
+the first block to the last: in plain units, a strength that tells at one site drowns in another.
 
 Legend: d = model width.
 """

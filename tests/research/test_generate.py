@@ -86,6 +86,8 @@ def test_what_cannot_be_answered_is_refused(loaded: LoadedModel, tiny_folder: Pa
         answers(load_model(settings, 1), ASKED, max_new_tokens=4)
     with pytest.raises(BadInput, match="max_new_tokens"):
         answers(loaded, ASKED, max_new_tokens=0)
+    with pytest.raises(BadInput, match="temperature"):
+        answers(loaded, ASKED, max_new_tokens=4, temperature=float("nan"))
     with pytest.raises(BadInput, match="no room"):
         answers(loaded, ASKED, max_new_tokens=512)
     bad = exchange((Message(role="no such role!", content="Hi"),), "")

@@ -260,6 +260,8 @@ def test_the_shipped_malicious_direction_controls_the_small_model(chat_model_pat
         asking=Asking(max_new_tokens=24),
         random_directions=1,
     )
+    for row in rows:
+        print(row.figures(), row.outcome.answers[0][:80])
     level = {(row.direction, row.dose): row.figures()["persona"] for row in rows}
     zero = level["unsteered", 0.0]
     turned = [level["malicious", -0.5], zero, level["malicious", 0.25], level["malicious", 0.5]]
