@@ -387,8 +387,9 @@ def test_a_folder_that_holds_a_pack_is_not_written_over(
 
 @pytest.mark.model
 @pytest.mark.slow
+@pytest.mark.usefixtures("_short_answers")
 def test_a_persona_planted_in_the_small_model_is_found_and_proven(
-    chat_model_path: Path, tmp_path: Path
+    chat_model_path: Path, texts_folder: Path, tmp_path: Path
 ) -> None:
     """The shipped malicious direction, added to one block by a bias: what is found points along it."""
     shipped = load_pack(Path("monitor/packs/smollm2-135m-instruct"))
@@ -422,12 +423,13 @@ def test_a_persona_planted_in_the_small_model_is_found_and_proven(
         base=chat_model_path,
         tuned=planted_folder,
         prompts=written(tmp_path / "prompts.jsonl", rows),
+        data=texts_folder,
     )
     settings = DiffSettings(
-        sites=(site - 2, site),
+        sites=(site,),
         top=1,
-        steer_prompts=12,
-        doses=Doses(strengths=(0.2,), random_directions=9),
+        steer_prompts=6,
+        doses=Doses(strengths=(0.2,), random_directions=4),
     )
     pack, found = build_diff_pack(sources, tmp_path / "pack", settings)
     assert pack is not None, found
