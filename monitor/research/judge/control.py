@@ -52,13 +52,13 @@ class DosePlan:
     """
 
     shares: tuple[float, ...] = (0.15, 0.3)
-    controls: int = 6
-    answers: int = 6
+    controls: int = 5
+    answers: int = 5
     tokens: int = 24
-    pairs: int = 12
+    pairs: int = 8
 
 
-QUICK: Final = DosePlan(shares=(0.15,), controls=3, answers=3, tokens=16, pairs=8)
+QUICK: Final = DosePlan(shares=(0.15,), controls=3, answers=3, tokens=16, pairs=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
