@@ -234,8 +234,9 @@ def test_what_the_direction_shows_already_earns_nothing(small_texts: Texts) -> N
 
 def test_what_holds_on_training_questions_alone_does_not_replicate(small_texts: Texts) -> None:
     found = readings(0, 4.0)
-    found.held_out["reckless"][:, 1] -= 4.0
+    found.held_out["reckless"][:, 1] -= 8.0
     (one,) = judge(found, small_texts)
+    assert one.held_out_p == 1.0
     assert not one.replicates
 
 
