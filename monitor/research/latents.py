@@ -29,6 +29,7 @@ from monitor.score.sae.features import latent_features
 from monitor.settings import ReplaySettings
 
 VERIFIED_TOKENS: Final = 4_096
+NOTHING_STATED: Final = Expected()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ def build_latent_pack(
     out: Path,
     progress: Progress = lambda line: None,
     *,
-    expected: Expected = Expected(),  # noqa: B008
+    expected: Expected = NOTHING_STATED,
     data: Path = DATA,
 ) -> Imported:
     """Take the latents, verify the SAE on benign text, calibrate, save to ``out``.
@@ -90,18 +91,11 @@ def build_latent_pack(
     texts = load_texts(data)
     loaded = load_model(settings, sae.site)
     skipped = sae.skip_tokens if choice.skip_tokens is None else choice.skip_tokens
-    progress(f"verifying the SAE on up to {VERIFIED_TOKENS} tokens of benign text")
-    residuals = token_residuals(
-        ResidualReader(loaded, settings),
-        (*texts.check, *texts.fit),
-        sae.site,
-        VERIFIED_TOKENS,
-        skipped,
-    )
     multiple = sae.norm_multiple if choice.norm_multiple is None else choice.norm_multiple
-    largest_norm = multiple * median_norm(residuals) if multiple else None
-    if largest_norm is not None:
-        residuals = residuals[torch.linalg.vector_norm(residuals, dim=1) <= largest_norm]
+    progress(f"verifying the SAE on up to {VERIFIED_TOKENS} tokens of benign text")
+    residuals, largest_norm = _residuals(
+        ResidualReader(loaded, settings), texts, sae.site, skipped, multiple
+    )
     expected = expected.over(_published(sae))
     fidelity = measure(sae, residuals)
     disagreements = tuple(expected.disagreements(fidelity))
@@ -141,6 +135,18 @@ def reading_cost(features: Sequence[Feature], residuals: torch.Tensor) -> float:
         bank.project(features[0].site, residuals, into)
         seconds.append(time.perf_counter() - start)
     return 1e6 * min(seconds) / len(residuals)
+
+
+def _residuals(
+    reader: ResidualReader, texts: Texts, site: int, skipped: int, multiple: float | None
+) -> tuple[torch.Tensor, float | None]:
+    """Residuals [t, d] to verify on, and the longest that is read: ``multiple`` of their median."""
+    prompts = (*texts.check, *texts.fit)
+    residuals = token_residuals(reader, prompts, site, VERIFIED_TOKENS, skipped)
+    if not multiple:
+        return residuals, None
+    longest = multiple * median_norm(residuals)
+    return residuals[torch.linalg.vector_norm(residuals, dim=1) <= longest], longest
 
 
 def _check_fits(sae: SparseAutoencoder, settings: ReplaySettings) -> None:

@@ -9,8 +9,11 @@ from monitor.errors import BadInput
 
 
 def number_in_path(path: Path, pattern: re.Pattern[str]) -> int | None:
-    """The number that ``pattern`` captures in the last name of ``path`` where it is found; or None."""
-    for part in reversed(path.resolve().parts):
+    """The number that ``pattern`` captures in the last name of ``path`` where it is found; or None.
+
+    Links are not followed: a hub's cache links names to files that are called by their hash.
+    """
+    for part in reversed(path.absolute().parts):
         if found := pattern.search(part):
             return int(found[1])
     return None

@@ -27,6 +27,7 @@ LLAMA_FILE: Final = "checkpoints/final.safetensors"
 _LAYER: Final = re.compile(r"layer_(\d+)(?:_|$)")
 _GEMMA_L0: Final = re.compile(r"average_l0_(\d+)")
 _ELSEWHERE: Final = re.compile(r"embedding|transcoder|crosscoder|clt|attn|-att\b|mlp")
+_PLACES: Final = ("embedding", "transcoder", "crosscoder", "clt", "attn_out", "mlp_out")
 _OUTPUT: Final = re.compile(r"model\.layers\.(\d+)\.output")
 
 
@@ -47,7 +48,7 @@ def load_gemma_scope(folder: Path, stated: Stated) -> SparseAutoencoder:
         decoder=tensors.take("W_dec", [n, d]),
         decoder_bias=tensors.take("b_dec", [d]),
         published=Published(l0=number_in_path(folder, _GEMMA_L0)),
-        provenance={"folder": "/".join(folder.resolve().parts[-3:])},
+        provenance={"folder": "/".join(folder.absolute().parts[-3:])},
     )
 
 
@@ -76,7 +77,7 @@ def load_gemma_scope_2(folder: Path, stated: Stated) -> SparseAutoencoder:
         decoder=tensors.take("w_dec", [n, d]),
         decoder_bias=tensors.take("b_dec", [d]),
         published=Published(l0=number(config, "l0")),
-        provenance=config or {"folder": "/".join(folder.resolve().parts[-2:])},
+        provenance=config or {"folder": "/".join(folder.absolute().parts[-2:])},
     )
 
 
@@ -146,13 +147,10 @@ def _gemma_2_site(config: Mapping[str, Any], folder: Path) -> int | None:
 
 def _residual(folder: Path) -> None:
     """Refuse the parts of the suite that read elsewhere; the folders' names are all that says so."""
-    parts = [part for part in folder.resolve().parts[-5:] if _from_suite(part)]
-    for part in parts:
+    parts = folder.absolute().parts
+    inside = [part for part in parts[-4:] if part.startswith(_PLACES)]
+    for part in [part for part in parts if "gemma-scope" in part] + inside:
         if _ELSEWHERE.search(part):
             raise BadInput(
                 f"{folder}: {part!r} does not read the residual stream behind a block; not supported"
             )
-
-
-def _from_suite(part: str) -> bool:
-    return part.startswith(("gemma-scope", "embedding", "transcoder", "clt", "attn_out", "mlp_out"))

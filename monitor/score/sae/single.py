@@ -28,7 +28,7 @@ def load_openai(path: Path, stated: Stated) -> SparseAutoencoder:
     after it.
     """
     tensors = read_tensors(path)
-    for part in path.resolve().parts[-4:]:
+    for part in path.absolute().parts[-4:]:
         if _OPENAI_ELSEWHERE.search(part):
             raise BadInput(f"{path}: {part!r} is not the residual stream behind a block")
     encoder = tensors.take("encoder.weight", [None, None])
@@ -50,7 +50,7 @@ def load_openai(path: Path, stated: Stated) -> SparseAutoencoder:
         subtracted=pre_bias,
         k=k,
         input_norm="none" if k is None else "layer_norm",
-        provenance={"file": "/".join(path.resolve().parts[-3:]), "activation": activation},
+        provenance={"file": "/".join(path.absolute().parts[-3:]), "activation": activation},
     )
 
 
@@ -87,7 +87,7 @@ def load_qwen_scope(path: Path, stated: Stated) -> SparseAutoencoder:
         decoder=tensors.take("W_dec", [d, n]).T,
         decoder_bias=tensors.take("b_dec", [d]),
         k=said(number_in_path(path, _QWEN_PLACES), stated.k, "k", path),
-        provenance={"file": "/".join(path.resolve().parts[-2:])},
+        provenance={"file": "/".join(path.absolute().parts[-2:])},
     )
 
 

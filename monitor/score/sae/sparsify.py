@@ -34,7 +34,7 @@ def load_sparsify(folder: Path, stated: Stated) -> SparseAutoencoder:
         raise BadInput(f"{path}: activation {config['activation']!r} is unknown, not topk")
     d = positive(config, "d_in", path)
     n = config.get("num_latents") or d * positive(config, "expansion_factor", path)
-    hookpoint = _HOOKPOINT.fullmatch(folder.resolve().name)
+    hookpoint = _HOOKPOINT.fullmatch(folder.absolute().name)
     if hookpoint is None and stated.site is None:
         raise BadInput(
             f"{folder}: the folder's name is not a hookpoint layers.L, so nothing says the block",

@@ -78,6 +78,14 @@ def test_gemma_scope(tmp_path: Path, draw: Draw, residuals: torch.Tensor, read: 
         ("gemma-scope-2b-pt-mlp", "layer_12", "width_16k", "average_l0_82"),
         ("gemma-scope-2b-pt-att", "layer_12", "width_16k", "average_l0_82"),
         ("gemma-scope-2b-pt-res", "embedding", "width_4k", "average_l0_6"),
+        (
+            "models--google--gemma-scope-2b-pt-mlp",
+            "snapshots",
+            "a1",
+            "layer_1",
+            "w",
+            "average_l0_6",
+        ),
     ],
 )
 def test_gemma_scope_elsewhere_is_refused(
@@ -374,6 +382,11 @@ def test_qwen_scope(
     np.testing.assert_allclose(read(sae, residuals), largest(a, 4), atol=2e-5)
     assert (sae.format, sae.site, sae.k) == ("qwen-scope", 11, 4)
     check_decoder(sae, w["W_dec"].T)
+    # A hub's cache links the name to a file that is called by its hash.
+    cache = folder_of(tmp_path, "models--Qwen--SAE-Res-Qwen3-1.7B-Base-W32K-L0_4", "snapshots")
+    torch.save(weights, tmp_path / "0a1b2c")
+    (cache / "layer11.sae.pt").symlink_to(tmp_path / "0a1b2c")
+    assert load_autoencoder(cache / "layer11.sae.pt").site == 11
     torch.save(weights, tmp_path / "layer11.sae.pt")
     with pytest.raises(BadInput, match="say k"):
         load_autoencoder(tmp_path / "layer11.sae.pt")
