@@ -51,14 +51,14 @@ class DosePlan:
     generated and ``pairs`` of given answers weighed at each dose.
     """
 
-    shares: tuple[float, ...] = (0.15, 0.3)
+    shares: tuple[float, ...] = (0.2, 0.4)
     controls: int = 5
     answers: int = 5
     tokens: int = 24
     pairs: int = 8
 
 
-QUICK: Final = DosePlan(shares=(0.15,), controls=3, answers=3, tokens=16, pairs=5)
+QUICK: Final = DosePlan(shares=(0.2,), controls=3, answers=3, tokens=16, pairs=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

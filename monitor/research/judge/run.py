@@ -36,7 +36,8 @@ from monitor.settings import ReplaySettings
 
 REPORT_KEY: Final = "judge"
 LEAST_QUESTIONS: Final = 4
-"""Held-out questions below which no figure is worth its name."""
+LEAST_CHECK: Final = 20
+"""Held-out questions and benign check texts below which no figure is worth its name."""
 MATRIX_LIMIT: Final = 40
 """Above so many features the matrices of redundancy are left out of the report."""
 
@@ -72,18 +73,7 @@ def judge_pack(
     `ModelError`.
     """
     settings = ReplaySettings(model=model, device=device, dtype="float32")
-    if problems := fit_problems(pack, fingerprint_of(settings)):
-        raise PackError(
-            f"the pack {pack.name} does not fit {model.name}: " + "; ".join(problems),
-            hint="judge a pack with the very model that it was made for.",
-        )
-    texts = load_texts(data or DATA)
-    if len(texts.held_out) < LEAST_QUESTIONS:
-        raise BadInput(
-            f"{len(texts.held_out)} held-out questions cannot judge a feature, "
-            f"at least {LEAST_QUESTIONS} are needed",
-            hint='add rows with "split": "held_out" to contrast.jsonl',
-        )
+    texts = _texts(pack, settings, data)
     noise_texts = _noise_texts(texts, quick)
     plan = QUICK if quick else DosePlan()
     found = _measured(pack, texts, noise_texts, settings, plan, seed, progress)
@@ -129,6 +119,26 @@ def with_report(pack: Pack, report: Mapping[str, Any]) -> Pack:
 
 def _unjudged(pack: Pack) -> Pack:
     return replace(pack, report={k: v for k, v in pack.report.items() if k != REPORT_KEY})
+
+
+def _texts(pack: Pack, settings: ReplaySettings, data: Path | None) -> Texts:
+    """The texts to judge by, once it is clear that pack, model and texts allow a judgement."""
+    if problems := fit_problems(pack, fingerprint_of(settings)):
+        raise PackError(
+            f"the pack {pack.name} does not fit {settings.model.name}: " + "; ".join(problems),
+            hint="judge a pack with the very model that it was made for.",
+        )
+    texts = load_texts(data or DATA)
+    for size, least, what, file, split in (
+        (len(texts.held_out), LEAST_QUESTIONS, "questions", "contrast.jsonl", "held_out"),
+        (len(texts.check), LEAST_CHECK, "benign texts", "benign.jsonl", "check"),
+    ):
+        if size < least:
+            raise BadInput(
+                f"{size} {what} with split {split!r} cannot judge a feature, at least {least} can",
+                hint=f"add such rows to {file}",
+            )
+    return texts
 
 
 def _measured(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from scipy.stats import beta
@@ -16,9 +15,7 @@ from monitor.records import Bound, Doubles, Floats
 from monitor.research.directions import ASSISTANT
 from monitor.research.judge.readings import Read, Readings, Voice
 from monitor.research.judge.vocabulary import LexicalScore
-from monitor.research.validation import auc, auc_interval, length_matched, nearest
-
-CONFIDENCE: Final = 0.95
+from monitor.research.validation import BOOTSTRAP_ROUNDS, auc, length_matched, nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +52,8 @@ class Separation:
     @property
     def random_share(self) -> float:
         """Share of directions that move at least as far, this one counted in (a permutation p-value)."""
+        if not np.isfinite(self.shift):
+            return float("nan")
         return float((1 + np.sum(self.random >= self.shift)) / (1 + len(self.random)))
 
 
@@ -76,74 +75,82 @@ def target_of(readings: Readings, index: int) -> Target:
 
 
 def separation(readings: Readings, index: int, generator: np.random.Generator) -> Separation:
-    """All figures of one feature from readings alone."""
+    """All figures of one feature from readings alone. What it cannot read (NaN) is left out."""
     sign, texts = np.float32(readings.sign(index)), readings.texts
     target = target_of(readings, index)
+    personas = target.personas
 
     def scores(voices: Mapping[Voice, Read], voice: Voice) -> Floats:
         return sign * voices[voice].scores[:, index]
 
     good = scores(readings.held_out, None)
-    answers = np.concatenate([scores(readings.held_out, p) for p in target.personas])
+    answers = np.stack([scores(readings.held_out, p) for p in personas])
     check = sign * readings.check.scores[:, index]
+    pool = np.flatnonzero(np.isfinite(check))
+    # Every negative is used once, so no more positives than there are of them.
+    able = np.flatnonzero(np.isfinite(answers).all(axis=0) & np.isfinite(good))
+    most = len(pool) // len(personas)
+    kept = able if len(able) <= most else np.sort(generator.permutation(able)[:most])
     lexical = LexicalScore(
-        [row.personas[p] for row in texts.train for p in target.personas],
+        [row.personas[p] for row in texts.train for p in personas],
         [row.good for row in texts.train],
     )
-    ours = lexical.of([row.personas[p] for p in target.personas for row in texts.held_out])
-    benign = lexical.of([prompt.response or "" for prompt in texts.check])
-    # Every negative is used once, so no more positives than there are of them.
-    drawn = np.sort(generator.permutation(len(answers))[: len(check)])
-    by_words = nearest(ours[drawn], benign)
-    tokens = np.concatenate([readings.held_out[p].tokens[:, index] for p in target.personas])
-    by_length = length_matched(tokens[drawn], readings.check.tokens[:, index])
+    ours = np.stack([lexical.of([row.personas[p] for row in texts.held_out]) for p in personas])
+    benign = lexical.of([prompt.response or "" for prompt in texts.check])[pool]
+    tokens = np.stack([readings.held_out[p].tokens[:, index] for p in personas])
+    by_words = nearest(ours[:, kept].ravel(), benign)
+    by_length = length_matched(tokens[:, kept].ravel(), readings.check.tokens[pool, index])
     shift, random = _shifts(readings, index, target)
-    whole, mixed = (
-        float(
-            np.mean([scores(side, p).mean() for p in target.personas]) - scores(side, None).mean()
-        )
-        for side in (readings.held_out, readings.shuffled)
-    )
-    repeated = np.tile(good, len(target.personas))
+    shape = len(personas), len(kept)
     return Separation(
         target=target,
-        against_good=bound(answers, repeated, len(good), generator, paired=True),
-        length_matched=bound(answers[drawn], check[by_length], len(good), generator),
-        vocabulary_matched=bound(answers[drawn], check[by_words], len(good), generator),
+        against_good=bound(answers[:, able], np.tile(good[able], (len(personas), 1)), generator),
+        length_matched=bound(answers[:, kept], check[pool][by_length].reshape(shape), generator),
+        vocabulary_matched=bound(answers[:, kept], check[pool][by_words].reshape(shape), generator),
         shift=shift,
         random=random,
         random_aucs=_random_aucs(readings, index, target),
         other_personas={
-            p: auc(scores(readings.held_out, p), good)
-            for p in texts.personas
-            if p not in target.personas
+            p: auc(scores(readings.held_out, p), good) for p in texts.personas if p not in personas
         },
-        shuffled_share=mixed / whole if whole else float("nan"),
-        words=auc(
-            ours, np.tile(lexical.of([r.good for r in texts.held_out]), len(target.personas))
-        ),
-        words_matched=auc(ours[drawn], benign[by_words]),
+        shuffled_share=_left(readings.shuffled, readings.held_out, index, target),
+        words=auc(ours.ravel(), lexical.of([row.good for row in texts.held_out])),
+        words_matched=auc(ours[:, kept].ravel(), benign[by_words]),
     )
 
 
-def bound(
-    positives: Floats,
-    negatives: Floats,
-    questions: int,
-    generator: np.random.Generator,
-    *,
-    paired: bool = False,
-) -> Bound:
-    """AUC with its 95 % bootstrap interval; the lower end is never above what n questions can show.
+def bound(positives: Floats, negatives: Floats, generator: np.random.Generator) -> Bound:
+    """AUC of ``positives`` over ``negatives`` [p, q], its 95 % interval by drawing questions.
 
-    A bootstrap cannot see past the sample: where all pairs are in order it says [1, 1]. n
-    ``questions`` without an error leave error rates up to 1 - 0.025^(1/n) open (Clopper & Pearson
-    1934).
+    Column j of both belongs to question j. A bootstrap cannot see past the sample: where all pairs are
+    in order it says [1, 1]. So the lower end is never above what q questions can show: without an
+    error they leave error rates up to 1 - 0.025^(1/q) open (Clopper & Pearson 1934). Without a
+    question all is NaN.
     """
-    value = auc(positives, negatives)
-    low, high = auc_interval(positives, negatives, generator, paired=paired, confidence=CONFIDENCE)
-    most = float(beta.ppf((1 - CONFIDENCE) / 2, questions, 1))
-    return Bound(value=value, low=min(low, most), high=high)
+    q = positives.shape[1]
+    if q == 0:
+        return Bound(value=np.nan, low=np.nan, high=np.nan)
+    values = [
+        auc(positives[:, drawn].ravel(), negatives[:, drawn].ravel())
+        for drawn in generator.integers(q, size=(BOOTSTRAP_ROUNDS, q))
+    ]
+    low, high = np.quantile(values, [0.025, 0.975])
+    most = beta.ppf(0.025, q, 1)
+    value = auc(positives.ravel(), negatives.ravel())
+    return Bound(value=value, low=float(min(low, most)), high=float(high))
+
+
+def _left(
+    changed: Mapping[Voice, Read], whole: Mapping[Voice, Read], index: int, target: Target
+) -> float:
+    """Mean difference to the good answers in ``changed`` texts, as a share of that in ``whole`` ones."""
+
+    def difference(voices: Mapping[Voice, Read]) -> float:
+        persona = [np.nanmean(voices[p].scores[:, index]) for p in target.personas]
+        return float(np.mean(persona) - np.nanmean(voices[None].scores[:, index]))
+
+    of_whole = difference(whole)
+    return difference(changed) / of_whole if of_whole else float("nan")
 
 
 def _shifts(readings: Readings, index: int, target: Target) -> tuple[float, Doubles]:
@@ -152,13 +159,13 @@ def _shifts(readings: Readings, index: int, target: Target) -> tuple[float, Doub
 
     def difference(voices: Mapping[Voice, Read]) -> Doubles:
         persona = [
-            voices[p].raw[:, columns].mean(axis=0, dtype=np.float64) for p in target.personas
+            np.nanmean(voices[p].raw[:, columns], axis=0, dtype=np.float64) for p in target.personas
         ]
-        good = voices[None].raw[:, columns].mean(axis=0, dtype=np.float64)
+        good = np.nanmean(voices[None].raw[:, columns], axis=0, dtype=np.float64)
         found: Doubles = np.mean(persona, axis=0) - good
         return found
 
-    spread = np.maximum(readings.check.raw[:, columns].std(axis=0, dtype=np.float64), 1e-12)
+    spread = np.maximum(np.nanstd(readings.check.raw[:, columns], axis=0, dtype=np.float64), 1e-12)
     signs = np.where(difference(readings.train) < 0, -1.0, 1.0)
     signs[0] = readings.sign(index)
     shifts = signs * difference(readings.held_out) / spread

@@ -200,7 +200,7 @@ def test_what_has_no_questions_to_see_is_rejected(judged: tuple[Pack, dict[str, 
     for one in report["features"].values():
         assert [tail["rate"] for tail in one["tails"]] == [0.001, 0.01]
         assert not one["tails"][0]["known"]
-        assert [dose["share"] for dose in one["doses"]] == [-0.15, 0.0, 0.15]
+        assert [dose["share"] for dose in one["doses"]] == [-0.2, 0.0, 0.2]
         assert one["noise"]["bfloat16"] > one["noise"]["small batches"]
         assert one["stability"] is None  # the pack was not built from these texts
 
@@ -298,7 +298,7 @@ def test_texts_that_are_missing_or_too_few_are_refused(
         if file.name == "contrast.jsonl":
             text = "\n".join(text.splitlines()[:12])
         (tmp_path / file.name).write_text(text)
-    with pytest.raises(BadInput, match="2 held-out questions"):
+    with pytest.raises(BadInput, match="2 questions with split 'held_out'"):
         judge_pack(pack, loud_folder, data=tmp_path)
 
 
