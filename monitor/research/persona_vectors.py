@@ -99,8 +99,12 @@ def build_rollout_pack(
     sites = candidate_sites(layers)
     loaded = load_model(replay, layers - 1, full=True)
     make = built_in_judges(loaded, replay, judges) if isinstance(judges, Pack) else judges
+    # Made before anything is rolled out: a trait that nobody can judge is known in a second.
+    judging = {trait.name: make(trait) for trait in traits} if make else None
     rollouts = rolled_out(loaded, traits, settings, work / "rollouts.jsonl", progress)
-    ratings = make and rated(rollouts, traits, make, work / "ratings.jsonl", progress)
+    ratings = (
+        rated(rollouts, traits, judging, work / "ratings.jsonl", progress) if judging else None
+    )
     rolled = Rolled(rollouts, ratings, settings)
     for trait in traits:
         rolled.require(trait.name, settings.least_questions)
@@ -132,7 +136,6 @@ def build_rollout_pack(
     pack, read_benign = assembled(
         f"{loaded.model_id}-rollouts", version, features, loaded, texts, reader
     )
-    judged = {trait.name: dict(make(trait).identity) for trait in traits} if make else None
     pack = replace(
         pack,
         provenance={
@@ -140,7 +143,7 @@ def build_rollout_pack(
             "command": f"monitor pack build contrast --rollouts FILE --model PATH --out DIR "
             f"--seed {settings.seed}",
             "rollouts": asdict(settings),
-            "judges": judged,
+            "judges": judging and {name: dict(one.identity) for name, one in judging.items()},
             "traits": {
                 trait.name: {
                     "instruction_pairs": len(trait.instructions),

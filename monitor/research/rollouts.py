@@ -162,22 +162,21 @@ def rolled_out(
 def rated(
     rollouts: Sequence[Rollout],
     traits: Sequence[Trait],
-    judges: Judges,
+    judges: Mapping[str, Judge],
     path: Path,
     progress: Progress = lambda line: None,
 ) -> Ratings:
-    """Each rollout rated by its trait's judge; kept in ``path`` and continued from there.
+    """Each rollout rated by the judge of its trait's name; kept in ``path`` and continued from there.
 
     Raises `BadInput` when ``path`` was begun with other rollouts or another judge, and what judges
     raise.
     """
     by_name = {trait.name: trait for trait in traits}
-    by_trait = {trait.name: judges(trait) for trait in traits}
     content = orjson.dumps([asdict(one) for one in rollouts])
     header = {
         "kind": "ratings",
         "rollouts": hashlib.sha256(content).hexdigest(),
-        "judges": {name: dict(judge.identity) for name, judge in by_trait.items()},
+        "judges": {name: dict(judge.identity) for name, judge in judges.items()},
     }
     with journal(path, header) as kept:
         while (start := len(kept.rows)) < len(rollouts):
@@ -185,7 +184,7 @@ def rated(
             ahead = rollouts[start : start + RATED_AT_ONCE]
             part = [one for one in ahead if one.trait == name]
             progress(f"ratings: {start} of {len(rollouts)}, {name}")
-            persona, coherent = by_trait[name].rate([one.bare(by_name) for one in part])
+            persona, coherent = judges[name].rate([one.bare(by_name) for one in part])
             kept.append(
                 [
                     {"trait": name, "persona": float(p), "coherent": float(c)}

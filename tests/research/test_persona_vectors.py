@@ -149,22 +149,23 @@ def test_ratings_are_not_asked_twice_and_belong_to_their_judge(
     traits = [trait(), trait("shy")]
     rollouts = rolled_out(loaded, traits, SETTINGS, tmp_path / "rollouts.jsonl")
     judge, path = ByHighBytes(), tmp_path / "ratings.jsonl"
+    judges = {"loud": judge, "shy": judge}
     with pytest.raises(Killed):
-        rated(rollouts, traits, lambda _: judge, path, killer(2))
+        rated(rollouts, traits, judges, path, killer(2))
     assert 0 < judge.asked < len(rollouts)
-    found = rated(rollouts, traits, lambda _: judge, path)
+    found = rated(rollouts, traits, judges, path)
     assert judge.asked == len(rollouts)
-    whole = rated(rollouts, traits, lambda _: ByHighBytes(), tmp_path / "whole.jsonl")
+    whole = rated(rollouts, traits, dict.fromkeys(judges, ByHighBytes()), tmp_path / "whole.jsonl")
     np.testing.assert_array_equal(found.persona, whole.persona)
     other = ByHighBytes()
     other.identity = {"judge": "another"}
     with pytest.raises(BadInput, match="other settings: judges"):
-        rated(rollouts, traits, lambda _: other, path)
+        rated(rollouts, traits, dict.fromkeys(judges, other), path)
     with pytest.raises(BadInput, match="other settings: rollouts"):
-        rated([replace(r, answer="x") for r in rollouts], traits, lambda _: judge, path)
+        rated([replace(r, answer="x") for r in rollouts], traits, judges, path)
     path.write_text(path.read_text().replace('"coherent":1.0', '"coherent":7', 1))
     with pytest.raises(BadInput, match="coherent must be 0 to 1"):
-        rated(rollouts, traits, lambda _: judge, path)
+        rated(rollouts, traits, judges, path)
 
 
 def test_a_template_without_system_messages_gets_the_instruction_in_the_users_turn(
@@ -348,6 +349,7 @@ def test_a_judging_pack_must_fit_and_know_the_trait(
     pack = load_pack(tmp_path / "p")
     with pytest.raises(BadInput, match="trait shy: the judge's pack has no feature"):
         build(pack, "shy")
+    assert not (tmp_path / "shy").exists()
     with pytest.raises(BadInput, match="does not fit"):
         build(replace(pack, model=replace(pack.model, weights_hash="0" * 64)))
     # A random model answers nothing like benign text: put the threshold amid its own answers.
@@ -378,8 +380,8 @@ def test_the_small_model_rolls_out_and_its_shipped_pack_judges(
     assert all(len(one.answer.split()) >= 2 for one in rollouts)
     shipped = shipped_pack(loaded.fingerprint)
     assert shipped is not None
-    judges = built_in_judges(loaded, replay, load_pack(shipped))
-    ratings = rated(rollouts, [sarcastic], judges, tmp_path / "ratings.jsonl")
+    judge = built_in_judges(loaded, replay, load_pack(shipped))(sarcastic)
+    ratings = rated(rollouts, [sarcastic], {"sarcastic": judge}, tmp_path / "ratings.jsonl")
     assert np.median(ratings.coherent) > 0.5
     negative = np.array([one.side == "negative" for one in rollouts])
     assert np.mean(ratings.persona[negative] < 0.5) > 0.5
