@@ -43,6 +43,7 @@ def pack_inspect(folder: Path, as_json: JsonOption = False) -> None:
         f"made for {found.model.model_id}: {found.model.architecture}, {found.model.layers} blocks"
     )
     held_out = found.report.get("features", {})
+    judged = found.report.get("judge", {}).get("features", {})
     show(
         [
             {
@@ -54,6 +55,7 @@ def pack_inspect(folder: Path, as_json: JsonOption = False) -> None:
                 "expected": feature.expected,
                 "tail above": feature.tail_threshold,
                 **_figures(held_out.get(feature.name, {})),
+                **({"verdict": judged[feature.name]["decision"]} if feature.name in judged else {}),
             }
             for feature in found.features
         ],

@@ -87,6 +87,7 @@ def test_a_verdict_for_every_feature_in_the_pack_and_beside_it(
     after = load_pack(own_pack)
     assert after.pack_id != before.pack_id == report["pack"]
     assert after.report["judge"] == report
+    assert report["features"]["toxic"]["decision"] in cli("pack", "inspect", own_pack).out
     table = cli(*call, "--device", "cpu")
     assert table.code == ended.code
     assert report["features"]["toxic"]["decision"] in table.out
