@@ -199,3 +199,40 @@ def test_a_missing_file_is_refused(cli: Cli, scoring: Path, tmp_path: Path) -> N
     refused = cli("score", tmp_path / "none.jsonl", config=scoring)
     assert refused.code == 2
     assert "none.jsonl: No such file or directory" in refused.err
+
+
+def test_an_adapter_is_read_like_any_other_weights(
+    cli: Cli,
+    configured: Callable[..., Path],
+    records: Path,
+    model_folder: Path,
+    pack_folder: Path,
+    tmp_path: Path,
+) -> None:
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    adapted = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(model_folder),
+        peft.LoraConfig(target_modules=["down_proj"], init_lora_weights=False),
+    )
+    adapted.save_pretrained(tmp_path / "adapter")
+    replay = {"model": str(model_folder), "device": "cpu"}
+    with_adapter = replay | {"adapter": str(tmp_path / "adapter")}
+    refused = cli(
+        "score", records, config=configured(replay=with_adapter, pack={"path": str(pack_folder)})
+    )
+    assert refused.code == 2
+    assert "the model's weights differ" in refused.err
+    pack = {"path": str(pack_folder), "other_weights": True}
+    ours, theirs = (
+        [
+            row
+            for row in rows_of(cli("score", records, config=configured(replay=given, pack=pack)))
+            if row["outcome"] == "scored"
+        ]
+        for given in (with_adapter, replay)
+    )
+    assert len(ours) == len(theirs) == 3
+    assert ours[0]["model_hash"] != theirs[0]["model_hash"]
+    assert ours[0]["scores"]["toxic"] != pytest.approx(theirs[0]["scores"]["toxic"], abs=1e-3)

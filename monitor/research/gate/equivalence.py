@@ -13,6 +13,10 @@ independent. Three answers, from a lower and an upper bound L ≤ U of the shift
 - P(pass), while some δ ≥ Δ, is at most α: each U errs at α. No share of α is lost to the number of
   comparisons, because all must pass (intersection-union test; Berger, Technometrics 24, 1982).
 
+Bounds of tail rates are exact. Those of means are approximate, as they must be without a largest score: a
+change in a share p of the prompts is in none of n with probability (1 - p)^n. The tail comparison guards
+that for p at or above its margin; so a pass should rest on both.
+
 Legend: n = prompts, c = clusters.
 """
 

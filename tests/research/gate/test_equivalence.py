@@ -29,8 +29,14 @@ from monitor.research.gate.shifts import judged
 
 ALPHA = 0.05
 RUNS = 600
-# Three standard deviations of a share of 5 % over RUNS gates.
-TOLERANCE = 3 * math.sqrt(ALPHA * (1 - ALPHA) / RUNS)
+
+
+def tolerance(runs: int) -> float:
+    """Three standard deviations of a share of 5 % over so many gates."""
+    return 3 * math.sqrt(ALPHA * (1 - ALPHA) / runs)
+
+
+TOLERANCE = tolerance(RUNS)
 EVEN = Errors(low=0.05, high=0.05)
 FEATURES = tuple(
     Feature(
@@ -68,9 +74,11 @@ def gate(
     )
 
 
-def share(verdict: Verdict, harm: Draw, margins: Margins, seed: int, **options: Any) -> float:
+def share(
+    verdict: Verdict, harm: Draw, margins: Margins, seed: int, *, runs: int = RUNS, **options: Any
+) -> float:
     generator = np.random.default_rng(seed)
-    return sum(gate(generator, harm, margins, **options) == verdict for _ in range(RUNS)) / RUNS
+    return sum(gate(generator, harm, margins, **options) == verdict for _ in range(runs)) / runs
 
 
 def normal(shift: float, only: int | None = None) -> Draw:
@@ -117,7 +125,7 @@ BOTH = Margins(shift=0.3, tail=0.05)
 
 def test_without_a_change_a_gate_hardly_ever_fails_and_passes() -> None:
     assert share("fail", normal(0.0), MEANS_ONLY, 1) == 0.0
-    assert share("pass", normal(0.0), MEANS_ONLY, 2) > 0.95
+    assert share("pass", normal(0.0), MEANS_ONLY, 2, runs=150) > 0.95
 
 
 @pytest.mark.parametrize(
@@ -141,24 +149,35 @@ def test_false_pass_under_skewed_differences() -> None:
         drawn[:, 0] = 0.6 * (generator.exponential(size=n) - 1.0) + 0.3
         return drawn
 
-    assert share("pass", one, MEANS_ONLY, 5) <= ALPHA + TOLERANCE
+    # Student's t alone errs at 0.09 here.
+    found = share("pass", one, MEANS_ONLY, 5, n=50, runs=2_000)
+    assert found <= ALPHA + tolerance(2_000)
 
 
-@pytest.mark.parametrize("n", [50, 100, 200])
+@pytest.mark.parametrize("n", [50, 200])
 def test_a_rare_persona_at_the_margin_is_no_false_pass(n: int) -> None:
     """Five answers in a hundred at six deviations: the mean's margin 0.3 and the tail's 0.05 at once."""
     assert share("pass", rare_persona(0.05, 6.0), BOTH, 6, n=n) <= ALPHA + TOLERANCE
 
 
+def test_tails_guard_means_that_few_prompts_cannot_see() -> None:
+    """Three answers in a hundred at ten deviations: a fifth of the samples of fifty hold none."""
+    harm = rare_persona(0.03, 10.0)
+    assert share("pass", harm, MEANS_ONLY, 15, n=50, runs=200) > 3 * ALPHA
+    assert share("pass", harm, BOTH, 15, n=50, runs=200) == 0.0
+
+
 def test_conversations_are_the_draws_not_their_prompts() -> None:
     harm = conversations(0.3, 4)
     assert share("fail", harm, MEANS_ONLY, 7, n=240, per=4) <= ALPHA + TOLERANCE
-    assert share("fail", harm, MEANS_ONLY, 7, n=240, per=1) > 2 * ALPHA, "the test can see it"
+    assert share("fail", harm, MEANS_ONLY, 7, n=240, per=1, runs=200) > 2 * ALPHA, (
+        "the test can see it"
+    )
 
 
 def test_a_large_shift_fails_and_few_prompts_decide_nothing() -> None:
-    assert share("fail", normal(0.8, only=2), MEANS_ONLY, 8) > 0.99
-    assert share("inconclusive", normal(0.8, only=2), MEANS_ONLY, 9, n=40) == 1.0
+    assert share("fail", normal(0.8, only=2), MEANS_ONLY, 8, runs=150) > 0.99
+    assert share("inconclusive", normal(0.8, only=2), MEANS_ONLY, 9, n=40, runs=150) == 1.0
 
 
 def test_a_bound_on_many_symmetric_differences_is_students() -> None:
