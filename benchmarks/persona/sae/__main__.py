@@ -58,7 +58,7 @@ SHARES: Final = {"project": 0.5, "documentation": 0.35, "own": 0.15}
 """Of the tokens; a kind that has fewer leaves its room empty."""
 HELD_OUT_SHARE: Final = 0.1
 CHARACTERS_PER_TOKEN: Final = 5
-LOSS_PROMPTS: Final = 60
+LOSS_PROMPTS: Final = 30
 SKIPPED: Final = 1
 """The attention sink: its norm is a hundred times the others', and no feature reads it."""
 ALL: Final = 1 << 30
@@ -120,7 +120,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pack", type=Path, help="null: the pack shipped for the model")
     parser.add_argument("--site", type=int, help="null: where most of the pack's features are")
-    parser.add_argument("--tokens", type=int, default=60_000)
+    parser.add_argument("--tokens", type=int, default=40_000)
     parser.add_argument("--latents", type=int, default=1_152)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)

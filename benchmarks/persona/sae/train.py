@@ -27,9 +27,9 @@ class Recipe:
 
     latents: int = 1_152
     active: int = 32
-    epochs: int = 8
+    epochs: int = 12
     batch: int = 1_024
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     seed: int = 0
 
 
