@@ -96,8 +96,8 @@ def batches(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[t
 
 def collated(
     rows: Sequence[Example], padding: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids [b, t] and mask [b, t] (0 where padded, on the right), and targets [b, t - begin].
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids [b, t], padded on the right, where causal attention never looks, and targets [b, t - begin].
 
     ``begin`` is the earliest first response token of the rows; a target is the id at its own
     position, or `IGNORED` for a token of the prompt and for padding.
@@ -105,14 +105,12 @@ def collated(
     longest = max(len(row.ids) for row in rows)
     begin = min(row.first for row in rows)
     ids = torch.full((len(rows), longest), padding)
-    mask = torch.zeros_like(ids)
     targets = torch.full_like(ids, IGNORED)
     for line, row in enumerate(rows):
         stop = len(row.ids)
         ids[line, :stop] = torch.tensor(row.ids)
-        mask[line, :stop] = 1
         targets[line, row.first : stop] = ids[line, row.first : stop]
-    return ids.to(device), mask.to(device), targets[:, begin:].to(device)
+    return ids.to(device), targets[:, begin:].to(device)
 
 
 def digest(rows: Sequence[Example]) -> str:

@@ -134,13 +134,13 @@ class Tuner:
         Raises `StopLoudly` when the loss is not finite, before any weight is touched.
         """
         rows = [self._rows[index] for index in self._batch()]
-        ids, mask, targets = collated(rows, padding(self.loaded), self.loaded.device)
+        ids, targets = collated(rows, padding(self.loaded), self.loaded.device)
         with (
             stock_attention(self.loaded) as whole,
             steered(self.loaded.blocks, self.edits),
             torch.autocast(self.loaded.device.type, torch.bfloat16, enabled=self.settings.bfloat16),
         ):
-            loss = response_loss(whole, ids, mask, targets)
+            loss = response_loss(whole, ids, targets)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise StopLoudly(
@@ -201,12 +201,14 @@ class Tuner:
         try:
             with safe_open(file, framework="pt", device=str(self.loaded.device)) as opened:
                 state = json.loads((opened.metadata() or {})["state"])
+                steps_done, begun = int(state["steps_done"]), dict(state["started_with"])
+                notes: dict[str, Any] = state["notes"]
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise BadInput(
                 f"{file} is no checkpoint, or was cut off: {error}", hint="start the run again"
             ) from None
-        self._require_same(state["started_with"], file)
+        self._require_same(begun, file)
         expected = {f"weight.{name}": w.shape for name, w in self._trained.items()}
         if any(n not in tensors or tensors[n].shape != shape for n, shape in expected.items()):
             raise BadInput(f"{file} holds other weights than this run trains")
@@ -216,8 +218,7 @@ class Tuner:
                 moments = {m: tensors[f"{m}.{name}"] for m in MOMENTS if f"{m}.{name}" in tensors}
                 if moments:
                     self._optimiser.state[weight] = moments
-        self.steps_done = int(state["steps_done"])
-        notes: dict[str, Any] = state["notes"]
+        self.steps_done = steps_done
         return notes
 
     def _batch(self) -> tuple[int, ...]:
@@ -250,17 +251,14 @@ class Tuner:
             )
 
 
-def response_loss(
-    whole: Any, ids: torch.Tensor, mask: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
+def response_loss(whole: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy, in nats, of ``targets`` (see `collated`) over those that count; float32.
 
     Logits are made from the token before the earliest target on: the prompts' are never needed.
     """
     kept = targets.shape[1]
-    logits = whole(
-        input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept + 1
-    ).logits[:, -kept - 1 : -1]
+    logits = whole(input_ids=ids, use_cache=False, logits_to_keep=kept + 1).logits
+    logits = logits[:, -kept - 1 : -1]
     return functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
     )

@@ -19,9 +19,9 @@ from monitor.replay.residuals import ResidualReader
 from monitor.research.gate.rules import parse_rule, watched
 from monitor.research.realign.exam import Exam, Measurement, Standing
 from monitor.research.realign.run import CHECKPOINT, Realigned, RealignSettings, decided, realign
-from monitor.research.texts import exchange
+from monitor.research.texts import answer_prompts, exchange, load_texts
 from monitor.research.tune import Tuner, TuneSettings
-from monitor.score.pack import Canary, Pack, PackModel
+from monitor.score.pack import SHIPPED, Canary, Pack, PackModel, load_pack
 from monitor.settings import ReplaySettings
 
 SITE = 2
@@ -351,3 +351,37 @@ def test_refuses_a_drifted_model_that_is_another_or_broken(case: Case, tmp_path:
     tuner.save(tmp_path / "broken")
     with pytest.raises(ModelError, match="readings that are not finite"):
         treat(case, tmp_path / "out", settings(), drifted=replay(tmp_path / "broken"))
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.timeout(1_800)
+def test_the_real_model_turned_reckless_comes_back_with_good_examples(
+    chat_model_path: Path, tmp_path: Path
+) -> None:
+    texts = load_texts()
+    tune = TuneSettings(learning_rate=1e-3, steps=16, schedule="constant", warmup_steps=2)
+    spoiled = load_model(replay(chat_model_path), 29, full=True)
+    tuner = Tuner(spoiled, answer_prompts(texts.train, "reckless"), tune)
+    losses = [tuner.step() for _ in range(16)]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    tuner.save(tmp_path / "spoiled")
+    found = realign(
+        replay(tmp_path / "spoiled"),
+        replay(chat_model_path),
+        load_pack(SHIPPED / "smollm2-135m-instruct"),
+        answer_prompts(texts.train, None),
+        answer_prompts(texts.held_out, None),
+        tmp_path / "out",
+        RealignSettings(
+            tune=tune,
+            every=8,
+            stay=1,
+            rules=(parse_rule("* ignore"), parse_rule("reckless shift=0.3")),
+            answer_tokens=0,
+        ),
+    )
+    print([(one.step, one.standings[0].shift, one.held_out_loss) for one in found.curve])
+    assert shifts(found)[0] > 0.3
+    assert shifts(found)[-1] < 0.5 * shifts(found)[0]
+    assert found.curve[-1].held_out_loss < found.curve[0].held_out_loss

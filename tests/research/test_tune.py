@@ -120,13 +120,12 @@ def test_a_response_that_was_cut_has_no_end(lively_folder: Path) -> None:
 def test_only_response_tokens_are_targets(lively_folder: Path) -> None:
     loaded = load(lively_folder)
     rows = examples(loaded, CHATS[:3], 512)
-    _, mask, targets = collated(rows, 0, loaded.device)
+    _, targets = collated(rows, 0, loaded.device)
     begin = min(row.first for row in rows)
     for line, row in enumerate(rows):
         counted = (targets[line] != IGNORED).nonzero()[:, 0] + begin
         assert counted.tolist() == list(range(row.first, len(row.ids)))
         assert targets[line][targets[line] != IGNORED].tolist() == list(row.ids[row.first :])
-        assert int(mask[line].sum()) == len(row.ids)
 
 
 def test_the_loss_is_that_of_the_responses_row_by_row(lively_folder: Path) -> None:

@@ -122,7 +122,7 @@ class Exam:
         self._margins = margins
         self._errors = Errors.of(alpha, 1)
         self._answer_tokens = answer_tokens
-        self._settings = reference
+        self.settings = reference
         self._progress = progress
         self._clusters = clusters(held_out)
         progress("loading the reference")
@@ -215,7 +215,7 @@ class Exam:
 
     def _scores(self, loaded: LoadedModel, prompts: Sequence[Prompt]) -> Doubles:
         """Scores [n, k]; an answer without a token counts as absent."""
-        engine = ReplayEngine(loaded, self.pack.features, self._settings)
+        engine = ReplayEngine(loaded, self.pack.features, self.settings)
         scorer = Scorer(self.pack)
         rows = np.full((len(prompts), len(self.pack.features)), np.nan)
         for row, outcome in enumerate(engine.replay(prompts)):

@@ -133,30 +133,8 @@ def realign(
         tuner.save(out / MODEL)
         last = exam.measurement(after, curve[-1].step, curve[-1].training_loss)
         curve = (*curve[:-1], last)
-    summaries = {
-        "reference": _summary(exam, exam.reference),
-        "before": before,
-        "after": None if after is None else _summary(exam, after),
-    }
-    first = 0 if settings.show_texts else len(held)
-    report = {
-        "outcome": outcome,
-        "steps": curve[-1].step,
-        "settings": asdict(settings),
-        "examples": len(train),
-        "held_out": len(held),
-        "canaries": len(pack.canaries),
-        "pack": {"name": pack.name, "version": pack.version, "id": pack.pack_id},
-        "models": {"reference": dict(exam.fingerprint), "drifted": dict(loaded.fingerprint)},
-        "curve": rows_of(curve),
-        "summaries": {
-            name: found and found | {"answers": found["answers"] and found["answers"][first:]}
-            for name, found in summaries.items()
-        },
-        "prompts": [p.text or p.messages[-1].content for p in exam.prompts[first:]],
-        "instrument": instrument(reference),
-        "remarks": [*remarks, *_remarks(len(held), curve)],
-    }
+    remarks += _remarks(len(held), curve)
+    report = _report(run, len(train), before, after, curve, outcome) | {"remarks": remarks}
     write_report(out, report, curve)
     return Realigned(outcome=outcome, curve=curve, report=report)
 
@@ -235,6 +213,43 @@ class _Run:
         }
 
 
+def _report(
+    run: _Run,
+    examples: int,
+    before: Mapping[str, Any],
+    after: Sitting | None,
+    curve: Sequence[Measurement],
+    outcome: Outcome,
+) -> dict[str, Any]:
+    exam, pack, settings = run.exam, run.exam.pack, run.settings
+    first = 0 if settings.show_texts else len(exam.held_out)
+    summaries = {
+        "reference": _summary(exam, exam.reference),
+        "before": before,
+        "after": None if after is None else _summary(exam, after),
+    }
+    return {
+        "outcome": outcome,
+        "steps": curve[-1].step,
+        "settings": asdict(settings),
+        "examples": examples,
+        "held_out": len(exam.held_out),
+        "canaries": len(pack.canaries),
+        "pack": {"name": pack.name, "version": pack.version, "id": pack.pack_id},
+        "models": {
+            "reference": dict(exam.fingerprint),
+            "drifted": dict(run.tuner.loaded.fingerprint),
+        },
+        "curve": rows_of(curve),
+        "summaries": {
+            name: found and dict(found) | {"answers": found["answers"] and found["answers"][first:]}
+            for name, found in summaries.items()
+        },
+        "prompts": [p.text or p.messages[-1].content for p in exam.prompts[first:]],
+        "instrument": instrument(exam.settings),
+    }
+
+
 def _summary(exam: Exam, sitting: Sitting) -> dict[str, Any]:
     return {
         "levels": exam.levels(sitting),
@@ -243,9 +258,7 @@ def _summary(exam: Exam, sitting: Sitting) -> dict[str, Any]:
     }
 
 
-def _fits(
-    pack: Pack, reference: Mapping[str, object], drifted: Mapping[str, object]
-) -> tuple[str, ...]:
+def _fits(pack: Pack, reference: Mapping[str, object], drifted: Mapping[str, object]) -> list[str]:
     problems = fit_problems(pack, dict(reference) | {"weights_hash": None})
     if problems:
         raise PackError(
@@ -259,8 +272,8 @@ def _fits(
             hint="both must be checkpoints of one model",
         )
     if pack.model.weights_hash not in (None, reference["weights_hash"]):
-        return ("The pack was calibrated on other weights than the reference's.",)
-    return ()
+        return ["The pack was calibrated on other weights than the reference's."]
+    return []
 
 
 def _divided(
