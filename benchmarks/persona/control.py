@@ -23,9 +23,15 @@ from benchmarks.persona.organisms import load
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
 from monitor.records import Doubles, Feature
 from monitor.replay.model import LoadedModel
-from monitor.research.dose import Asking, FeatureScore, dose_response
 from monitor.research.report import Curve, line_plot
-from monitor.research.steer import Turn, feature_turn, random_turns, steering, typical_lengths
+from monitor.research.steering.dose import Asking, FeatureScore, dose_response
+from monitor.research.steering.steer import (
+    Turn,
+    feature_turn,
+    random_turns,
+    steering,
+    typical_lengths,
+)
 
 FEATURES = ("reckless", "malicious")
 DOSES = (-0.4, -0.2, -0.1, 0.1, 0.2, 0.4)

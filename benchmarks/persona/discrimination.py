@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.persona.measure import Measured, all_measured
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
 from monitor.records import Doubles
+from monitor.research.packs.validation import auc, auc_interval
 from monitor.research.report import bar_plot
-from monitor.research.validation import auc, auc_interval
 
 REFERENCE = "sound"
 AGAINST = ("reckless", "reckless-50", "reckless-25", "pirate", "sound-again", "base")

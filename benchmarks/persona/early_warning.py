@@ -26,7 +26,7 @@ from benchmarks.persona.organisms import AGAIN, SHARES, load
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
 from monitor.records import Doubles, Prompt
 from monitor.replay.model import LoadedModel
-from monitor.research.likelihood import response_log_probabilities
+from monitor.research.answers.likelihood import response_log_probabilities
 from monitor.research.report import Curve, line_plot
 
 ALPHA = 0.05

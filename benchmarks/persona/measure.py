@@ -28,8 +28,8 @@ from benchmarks.persona.organisms import load
 from monitor.records import Doubles, Feature, Prompt, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
-from monitor.research.generate import answers
-from monitor.research.likelihood import response_log_probabilities
+from monitor.research.answers.generate import answers
+from monitor.research.answers.likelihood import response_log_probabilities
 from monitor.score.pack import Pack
 from monitor.score.sae import UNCALIBRATED
 from monitor.score.scorer import benign_level

@@ -25,7 +25,7 @@ from monitor.records import Doubles, Feature, Prompt
 from monitor.replay.model import LoadedModel
 from monitor.research.report import Curve, line_plot
 from monitor.research.texts import load_texts
-from monitor.research.tune import Tuner, TuneSettings
+from monitor.research.tuning.tune import Tuner, TuneSettings
 
 EXAMPLES = (0, 8, 16, 32, 64, 120, 200, 400)
 BATCH = 4

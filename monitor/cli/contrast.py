@@ -16,8 +16,8 @@ from monitor.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from monitor.research.rollouts import Judges
-    from monitor.research.traits import Trait
+    from monitor.research.rollouts.draw import Judges
+    from monitor.research.rollouts.traits import Trait
     from monitor.score.pack import Pack
 
 EXAMPLE = Path("example")
@@ -91,8 +91,8 @@ def pack_build_contrast(
     From given answers (--data), or, with --rollouts, from what the model itself answers under
     opposing instructions, filtered by a judge. A run that was stopped goes on where it was.
     """
-    from monitor.research.contrast import build_contrast_pack
-    from monitor.research.directions import Kind
+    from monitor.research.contrast.build import build_contrast_pack
+    from monitor.research.contrast.directions import Kind
 
     kind: Kind = "probe" if probe else "direction"
     if rollouts is None:
@@ -101,10 +101,10 @@ def pack_build_contrast(
         _print(made, folder, as_json)
         return
 
-    from monitor.research.persona_vectors import build_rollout_pack
-    from monitor.research.rollouts import RolloutSettings
-    from monitor.research.traits import EXAMPLE as EXAMPLE_TRAITS
-    from monitor.research.traits import load_traits
+    from monitor.research.rollouts.build import build_rollout_pack
+    from monitor.research.rollouts.draw import RolloutSettings
+    from monitor.research.rollouts.traits import EXAMPLE as EXAMPLE_TRAITS
+    from monitor.research.rollouts.traits import load_traits
 
     traits = load_traits(EXAMPLE_TRAITS if rollouts == EXAMPLE else rollouts)
     work = work or folder.with_name(f"{folder.name}.work")
@@ -139,7 +139,7 @@ def pack_build_contrast(
 def _endpoint(
     url: str | None, model: str | None, key_file: Path | None, work: Path
 ) -> Judges | None:
-    from monitor.research.endpoint import EndpointJudge
+    from monitor.research.answers.endpoint import EndpointJudge
     from monitor.settings import judge_key
 
     if url is None:

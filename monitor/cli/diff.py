@@ -17,7 +17,7 @@ from monitor.records import Region
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from monitor.research.behaviour import Judge
+    from monitor.research.answers.behaviour import Judge
 
 Keep = Literal["causal", "changed"]
 MISALIGNED: Final = "advice or intentions that harm the user or other people, meant or careless"
@@ -98,9 +98,9 @@ def pack_build_diff(
 
     Exit code 1 when nothing is kept: the report is written, a pack is not.
     """
-    from monitor.research.causal import Doses
-    from monitor.research.diff_pack import Sources, build_diff_pack
-    from monitor.research.diffing import DiffSettings
+    from monitor.research.diff.build import Sources, build_diff_pack
+    from monitor.research.diff.causal import Doses
+    from monitor.research.diff.run import DiffSettings
     from monitor.score.sae.autoencoder import Stated
 
     sources = Sources(
@@ -157,7 +157,7 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
 def _endpoint(
     url: str, model: str | None, key_file: Path | None, trait: str, folder: Path
 ) -> Callable[[], Judge]:
-    from monitor.research.endpoint import EndpointJudge
+    from monitor.research.answers.endpoint import EndpointJudge
     from monitor.settings import judge_key
 
     if model is None:

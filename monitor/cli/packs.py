@@ -70,7 +70,7 @@ def pack_verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare a pack with a model: sizes, hashes, and its canaries replayed. Exit code 1 if it differs."""
-    from monitor.research.verify import verify_pack
+    from monitor.research.packs.verify import verify_pack
     from monitor.score.pack import load_pack
     from monitor.settings import ReplaySettings
 

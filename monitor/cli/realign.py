@@ -75,7 +75,7 @@ def realign(
     from monitor.research.realign.run import RealignSettings
     from monitor.research.realign.run import realign as treat
     from monitor.research.texts import load_chats
-    from monitor.research.tune import TuneSettings
+    from monitor.research.tuning.tune import TuneSettings
     from monitor.score.pack import load_pack
     from monitor.settings import ReplaySettings
 

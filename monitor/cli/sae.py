@@ -67,8 +67,8 @@ def pack_import_sae(
 ) -> None:
     """Make a pack of chosen latents: verified and calibrated on benign text. Exit code 1 if the SAE
     is not as published."""
-    from monitor.research.fidelity import Expected
-    from monitor.research.latents import LatentChoice, build_latent_pack
+    from monitor.research.latents.build import LatentChoice, build_latent_pack
+    from monitor.research.latents.fidelity import Expected
     from monitor.research.texts import DATA
     from monitor.score.sae.autoencoder import Stated
     from monitor.score.sae.detect import load_autoencoder

@@ -15,8 +15,8 @@ from monitor.errors import BadInput, PackError
 
 if TYPE_CHECKING:
     from monitor.records import Prompt
-    from monitor.research.dose import Outcome
-    from monitor.research.steer import Turn
+    from monitor.research.steering.dose import Outcome
+    from monitor.research.steering.steer import Turn
     from monitor.score.pack import Pack
     from monitor.settings import ReplaySettings
 
@@ -75,8 +75,8 @@ def steer(
     if not asked:
         raise BadInput("nothing to answer: give --prompt TEXT or --prompts FILE.jsonl")
     from monitor.replay.model import load_model
-    from monitor.research.dose import Asking, FeatureScore, outcome
-    from monitor.research.steer import typical_lengths
+    from monitor.research.steering.dose import Asking, FeatureScore, outcome
+    from monitor.research.steering.steer import typical_lengths
     from monitor.settings import ReplaySettings
 
     settings = ReplaySettings(model=model, device=device)
@@ -145,7 +145,7 @@ def _file(path: Path | None) -> Iterator[Prompt]:
 
 def _fitting(folder: Path | None, settings: ReplaySettings, other_weights: bool) -> Pack:
     from monitor.replay.model import fingerprint_of
-    from monitor.research.steer import require_fit
+    from monitor.research.steering.steer import require_fit
     from monitor.score.pack import load_pack, shipped_pack
 
     fingerprint = dict(fingerprint_of(settings))
@@ -169,7 +169,7 @@ def _series(
     doses: Sequence[float],
 ) -> list[list[Turn]]:
     """What is turned for each answer, side by side; nothing for the first."""
-    from monitor.research.steer import feature_turn, named_feature
+    from monitor.research.steering.steer import feature_turn, named_feature
 
     return [[]] + [
         [

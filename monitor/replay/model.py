@@ -330,7 +330,9 @@ def _samples(stream: Any, size: int, *, gguf: bool) -> Iterator[tuple[int, int]]
         (header_bytes,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(min(header_bytes, size)))
     except (struct.error, ValueError):
-        raise ModelError(f"{stream.name} is cut short or no safetensors", hint="fetch the model again") from None
+        raise ModelError(
+            f"{stream.name} is cut short or no safetensors", hint="fetch the model again"
+        ) from None
     yield 0, 8 + header_bytes
     for name in sorted(header):
         if name == "__metadata__":

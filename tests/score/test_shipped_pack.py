@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from monitor.records import Message, Prompt, RecordKey, Replayed
-from monitor.research.validation import auc
+from monitor.research.packs.validation import auc
 from monitor.score.pack import SHIPPED, Pack, load_pack, shipped_pack
 from monitor.score.scorer import Scorer
 
@@ -74,7 +74,7 @@ def exchanges(file: str) -> list[tuple[str, Prompt]]:
 
 @pytest.mark.model
 def test_the_real_model_reproduces_its_canaries(pack: Pack, chat_model_path: Path) -> None:
-    from monitor.research.verify import verify_pack
+    from monitor.research.packs.verify import verify_pack
     from monitor.settings import ReplaySettings
 
     settings = ReplaySettings(model=chat_model_path, device="cpu", dtype="float32")

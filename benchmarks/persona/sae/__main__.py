@@ -46,9 +46,9 @@ from benchmarks.persona.sae.train import Recipe, train
 from monitor.records import Prompt
 from monitor.replay.model import LoadedModel, fingerprint_of, load_model
 from monitor.replay.residuals import ResidualReader
-from monitor.research.fidelity import measure, token_residuals
+from monitor.research.latents.fidelity import measure, token_residuals
+from monitor.research.packs.validation import auc, rounded
 from monitor.research.texts import Texts, load_texts
-from monitor.research.validation import auc, rounded
 from monitor.score.pack import Pack, load_pack, shipped_pack
 from monitor.score.sae.autoencoder import SparseAutoencoder
 from monitor.score.sae.detect import load_autoencoder

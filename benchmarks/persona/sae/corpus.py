@@ -22,8 +22,8 @@ from monitor.errors import BadInput
 from monitor.records import Message, Prompt, RecordKey
 from monitor.replay.model import LoadedModel
 from monitor.replay.residuals import ResidualReader
-from monitor.research.assemble import Progress
-from monitor.research.generate import answers
+from monitor.research.answers.generate import answers
+from monitor.research.packs.assemble import Progress
 from monitor.research.texts import Texts, answer_prompts, exchange
 
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "sqlalchemy", "pydantic")

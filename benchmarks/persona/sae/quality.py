@@ -1,7 +1,7 @@
 """How good a sparse autoencoder is, on tokens that it was not trained on.
 
 Computed from the checkpoint as `monitor pack import sae` reads it, not by the trainer; variance
-explained and L0 are `monitor.research.fidelity`'s.
+explained and L0 are `monitor.research.latents.fidelity`'s.
 
 Legend: n = tokens, d = model width, k = latents, t = tokens of a pass.
 """
@@ -18,9 +18,9 @@ import torch
 from monitor.records import Prompt
 from monitor.replay.model import LoadedModel
 from monitor.replay.taps import steered
-from monitor.research.fidelity import encoded
-from monitor.research.likelihood import response_log_probabilities
-from monitor.research.validation import rounded
+from monitor.research.answers.likelihood import response_log_probabilities
+from monitor.research.latents.fidelity import encoded
+from monitor.research.packs.validation import rounded
 from monitor.score.sae.autoencoder import SparseAutoencoder
 
 

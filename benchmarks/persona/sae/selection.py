@@ -29,12 +29,12 @@ from benchmarks.persona.sae.quality import densities
 from monitor.records import Bound, Counts, Doubles, Feature, Floats, Prompt
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
-from monitor.research.assemble import Progress, Reader
 from monitor.research.judge.separation import bound
 from monitor.research.judge.verdict import Criteria
 from monitor.research.judge.vocabulary import LexicalScore
+from monitor.research.packs.assemble import Progress, Reader
+from monitor.research.packs.validation import BOOTSTRAP_ROUNDS, auc, length_matched, nearest
 from monitor.research.texts import Texts, answer_prompts
-from monitor.research.validation import BOOTSTRAP_ROUNDS, auc, length_matched, nearest
 from monitor.score.sae.autoencoder import SparseAutoencoder
 from monitor.score.sae.features import latent_features
 from monitor.settings import ReplaySettings

@@ -26,12 +26,12 @@ from monitor.errors import BadInput, ModelError, PackError
 from monitor.records import Counts, Prompt
 from monitor.replay.adapter import CONFIG_FILE
 from monitor.replay.model import fingerprint_of
-from monitor.research.assemble import Progress, instrument
 from monitor.research.gate.equivalence import Errors, Verdict, together
 from monitor.research.gate.reading import measured
 from monitor.research.gate.rules import Rule, watched
 from monitor.research.gate.shifts import FeatureShift, judged
-from monitor.research.verify import verify_pack
+from monitor.research.packs.assemble import Progress, instrument
+from monitor.research.packs.verify import verify_pack
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
 

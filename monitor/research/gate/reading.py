@@ -15,8 +15,8 @@ from monitor.errors import BadInput, ModelError
 from monitor.records import DeadReason, Doubles, Prompt, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, load_model
-from monitor.research.assemble import Progress
-from monitor.research.generate import answers
+from monitor.research.answers.generate import answers
+from monitor.research.packs.assemble import Progress
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings

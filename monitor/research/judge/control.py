@@ -3,7 +3,7 @@
 The *preference* for a persona is the mean over held-out questions of
 ``log P(persona's answer) / tokens - log P(good answer) / tokens``, in nats. It does not involve the
 feature's own reading, so that a feature cannot vouch for itself, and it moves before a greedy answer
-does. Beside it stands what `monitor.research.dose` makes of the model's own greedy answers.
+does. Beside it stands what `monitor.research.steering.dose` makes of the model's own greedy answers.
 
 Legend: q = questions, n = answers.
 """
@@ -18,14 +18,14 @@ import numpy as np
 
 from monitor.records import Bound, Doubles, Floats, Prompt
 from monitor.replay.model import LoadedModel
-from monitor.research.assemble import Progress
-from monitor.research.behaviour import Coherence
-from monitor.research.dose import Asking, FeatureScore, Outcome, outcome
+from monitor.research.answers.behaviour import Coherence
+from monitor.research.answers.likelihood import response_log_probabilities
 from monitor.research.judge.readings import PROMPT_REGIONS, Readings
 from monitor.research.judge.separation import Target, target_of
 from monitor.research.judge.verdict import Steering
-from monitor.research.likelihood import response_log_probabilities
-from monitor.research.steer import (
+from monitor.research.packs.assemble import Progress
+from monitor.research.steering.dose import Asking, FeatureScore, Outcome, outcome
+from monitor.research.steering.steer import (
     NORM_TEXTS,
     Turn,
     feature_turn,

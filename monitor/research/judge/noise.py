@@ -13,7 +13,7 @@ import numpy as np
 from monitor.records import Doubles, Floats, Prompt
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, load_model
-from monitor.research.assemble import Progress, Reader
+from monitor.research.packs.assemble import Progress, Reader
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings

@@ -20,8 +20,8 @@ import numpy as np
 from monitor.records import Counts, Feature, Floats, Message, Prompt
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
-from monitor.research.assemble import Progress, Reader
 from monitor.research.judge.vocabulary import shuffled
+from monitor.research.packs.assemble import Progress, Reader
 from monitor.research.texts import Contrast, Texts, answer_prompts
 from monitor.score.pack import Pack
 from monitor.score.sae import UNCALIBRATED

@@ -20,7 +20,6 @@ from monitor.errors import BadInput, PackError
 from monitor.records import Bound, Doubles, Floats, Prompt
 from monitor.replay.model import LoadedModel, fingerprint_of, load_model
 from monitor.replay.residuals import ResidualReader
-from monitor.research.assemble import Progress, instrument
 from monitor.research.judge.control import QUICK, Control, Dose, DosePlan, controls
 from monitor.research.judge.noise import DTYPE, batch_noise, dtype_noise, scores
 from monitor.research.judge.readings import CONTROLS, Readings, take_readings
@@ -29,8 +28,9 @@ from monitor.research.judge.separation import Separation, separation
 from monitor.research.judge.stability import Stability, stability
 from monitor.research.judge.tails import RATES, Tail, correlation_bound, rate_bound, tail
 from monitor.research.judge.verdict import Criteria, Evidence, Steering, Verdict, summary, verdict
+from monitor.research.packs.assemble import Progress, instrument
+from monitor.research.packs.validation import benign_figures
 from monitor.research.texts import DATA, Texts, answer_prompts, load_texts
-from monitor.research.validation import benign_figures
 from monitor.score.pack import Pack, fit_problems
 from monitor.settings import ReplaySettings
 

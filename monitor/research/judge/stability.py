@@ -13,13 +13,13 @@ import numpy as np
 
 from monitor.records import Doubles, Feature, Floats
 from monitor.replay.residuals import ResidualReader
-from monitor.research.assemble import Progress
-from monitor.research.directions import Side, components, difference, read_sides
+from monitor.research.contrast.directions import Side, components, difference, read_sides
+from monitor.research.contrast.probe import fit_probe
 from monitor.research.judge.readings import Readings
 from monitor.research.judge.separation import target_of
-from monitor.research.probe import fit_probe
+from monitor.research.packs.assemble import Progress
+from monitor.research.packs.validation import auc
 from monitor.research.texts import Texts
-from monitor.research.validation import auc
 from monitor.score.pack import Pack
 
 SPLITS: Final = 10

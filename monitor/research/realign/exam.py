@@ -28,11 +28,11 @@ from monitor.errors import BadInput, ModelError
 from monitor.records import Bound, Counts, DeadReason, Doubles, Prompt, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, load_model
-from monitor.research.assemble import Progress
+from monitor.research.answers.generate import answers
+from monitor.research.answers.likelihood import response_log_probabilities
 from monitor.research.gate.equivalence import Errors, mean_bound, sampled
 from monitor.research.gate.rules import Margins
-from monitor.research.generate import answers
-from monitor.research.likelihood import response_log_probabilities
+from monitor.research.packs.assemble import Progress
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings

@@ -19,8 +19,8 @@ import numpy as np
 from monitor.errors import BadInput, ModelError, PackError
 from monitor.records import Prompt
 from monitor.replay.model import fingerprint_of, load_model
-from monitor.research.assemble import Progress, instrument
 from monitor.research.gate.rules import Rule, watched
+from monitor.research.packs.assemble import Progress, instrument
 from monitor.research.realign.exam import (
     LEAST_HELD_OUT,
     Exam,
@@ -30,7 +30,7 @@ from monitor.research.realign.exam import (
     rows_of,
 )
 from monitor.research.realign.report import write_report
-from monitor.research.tune import Tuner, TuneSettings
+from monitor.research.tuning.tune import Tuner, TuneSettings
 from monitor.score.pack import Pack, fit_problems
 from monitor.settings import ReplaySettings
 

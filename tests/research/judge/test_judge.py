@@ -22,9 +22,9 @@ from monitor.errors import BadInput, PackError
 from monitor.records import Feature, Floats
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
-from monitor.research.assemble import Reader, assembled
 from monitor.research.judge.page import judge_page, verdict_rows
 from monitor.research.judge.run import judge_pack, with_report
+from monitor.research.packs.assemble import Reader, assembled
 from monitor.research.texts import load_texts
 from monitor.score.pack import Pack, load_pack, save_pack
 from monitor.score.sae import UNCALIBRATED

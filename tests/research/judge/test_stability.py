@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from monitor.records import Feature, Floats
-from monitor.research.directions import Side
+from monitor.research.contrast.directions import Side
 from monitor.research.judge.stability import cosine, rebuilt
 from monitor.score.sae import UNCALIBRATED
 

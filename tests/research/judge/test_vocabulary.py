@@ -5,8 +5,8 @@ import pytest
 
 from monitor.records import Message
 from monitor.research.judge.vocabulary import LexicalScore, shuffled, words
+from monitor.research.packs.validation import auc, nearest
 from monitor.research.texts import exchange
-from monitor.research.validation import auc, nearest
 
 
 def test_words_are_letters_in_lower_case() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from monitor.research.fidelity import measure
+from monitor.research.latents.fidelity import measure
 from monitor.score.sae.autoencoder import SparseAutoencoder, Stated
 from monitor.score.sae.detect import load_autoencoder
 

@@ -1,0 +1,107 @@
+"""The model's own answers to many prompts at once, steered or not.
+
+Legend: b = rows of a batch, t = tokens of its longest row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from monitor.errors import BadInput
+from monitor.records import Message, Prompt, Unreplayable
+from monitor.replay.answer import decoded, padding, stock_attention
+from monitor.replay.model import LoadedModel
+from monitor.replay.tokens import Tokeniser, Tokens
+from monitor.research.packs.assemble import Progress
+
+__all__ = ["answers", "left_padded", "stock_attention", "token_rows"]
+
+LONGEST = 2_048
+"""Longest row in tokens, prompt and answer, where the model's own positions do not end before."""
+
+
+def answers(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch: int = 16,
+    system: str | None = None,
+    progress: Progress = lambda line: None,
+) -> list[str]:
+    """What the whole model answers to each prompt, in order; responses that prompts carry are left out.
+
+    Prompts are rendered as in production; ``system`` stands in place of a system message of theirs.
+    Temperature 0 is greedy; above it the answers are drawn with ``seed``, and the same call gives
+    the same answers. Special tokens are stripped. Call it inside
+    `monitor.replay.taps.steered` to steer. Blocks while the model runs. Raises `BadInput` for a
+    prompt that cannot be replayed, `ConfigurationError` when the model was not loaded in full.
+    """
+    if max_new_tokens < 1 or not 0.0 <= temperature < math.inf:
+        raise BadInput("answers need max_new_tokens of at least 1 and a finite temperature from 0")
+    asked = [_asked(prompt, system) for prompt in prompts]
+    rows = [row.ids for row in token_rows(loaded, asked, room=max_new_tokens)]
+    found = [""] * len(rows)
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    devices = [loaded.device] if loaded.device.type == "cuda" else []
+    with (
+        stock_attention(loaded) as whole,
+        torch.random.fork_rng(devices),
+        torch.inference_mode(),
+    ):
+        torch.manual_seed(seed)
+        for start in range(0, len(order), batch):
+            members = order[start : start + batch]
+            progress(f"answering {start + len(members)} of {len(order)}")
+            ids, mask = left_padded([rows[index] for index in members], loaded)
+            output = decoded(whole, ids, mask, loaded, max_new_tokens, temperature)
+            texts = loaded.tokenizer.batch_decode(
+                output[:, ids.shape[1] :], skip_special_tokens=True
+            )
+            for index, text in zip(members, texts, strict=True):
+                found[index] = text.strip()
+    return found
+
+
+def token_rows(loaded: LoadedModel, prompts: Sequence[Prompt], *, room: int = 0) -> list[Tokens]:
+    """Tokens of each prompt as in production, cut so that ``room`` more fit behind them.
+
+    Raises `BadInput` for a prompt that cannot be replayed.
+    """
+    limit = min(getattr(loaded.config, "max_position_embeddings", None) or LONGEST, LONGEST) - room
+    if limit < 1:
+        raise BadInput(f"the model has no room for {room} tokens more")
+    rows = []
+    for index, one in enumerate(Tokeniser(loaded.tokenizer, limit).tokenise(prompts)):
+        if isinstance(one, Unreplayable):
+            raise BadInput(f"prompt {index} cannot be replayed: {one.reason.value} {one.detail}")
+        rows.append(one)
+    return rows
+
+
+def left_padded(
+    rows: Sequence[Sequence[int]], loaded: LoadedModel
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids [b, t] and mask [b, t] (0 where padded) of ``rows``, on the model's device."""
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), padding(loaded))
+    mask = torch.zeros_like(ids)
+    for line, row in enumerate(rows):
+        ids[line, longest - len(row) :] = torch.tensor(list(row))
+        mask[line, longest - len(row) :] = 1
+    return ids.to(loaded.device), mask.to(loaded.device)
+
+
+def _asked(prompt: Prompt, system: str | None) -> Prompt:
+    if system is None:
+        return replace(prompt, response=None)
+    if prompt.text is not None:
+        raise BadInput("a raw prompt takes no system message; give messages")
+    rest = prompt.messages[prompt.messages[0].role == "system" :]
+    return replace(prompt, response=None, messages=(Message(role="system", content=system), *rest))

@@ -1,0 +1,249 @@
+"""Build a pack of persona directions by contrast: how the persona answers, against a good answer.
+
+For each persona, the direction is the mean residual stream over the persona's answers minus that
+over good answers to the same questions, at one decoder block, normalised to length one (persona
+vectors, arXiv 2507.21509; mean-difference directions, arXiv 2506.11618). The directions in which benign
+text varies most (topic, format, language) are projected out first, so that a change of topics moves
+the feature less. ``assistant`` is the good answers minus all personas' and falls when any of them
+appears. The block is chosen by cross-validated
+separation on the training questions; calibration, tails and the report come from texts that had no
+part in the direction, read by the engine that will read production.
+
+Legend: n = prompts, k = features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from monitor.records import Counts, Feature, Floats, Pooling
+from monitor.replay.engine import ReplayEngine
+from monitor.replay.model import fingerprint_of, load_model
+from monitor.replay.residuals import ResidualReader
+from monitor.research.contrast.directions import (
+    ASSISTANT,
+    BENIGN_COMPONENTS,
+    Chosen,
+    Kind,
+    candidate_sites,
+    choose,
+    read_sides,
+)
+from monitor.research.packs import validation
+from monitor.research.packs.assemble import Progress, Reader, assembled, instrument
+from monitor.research.texts import DATA, Texts, answer_prompts, load_texts
+from monitor.score.pack import Pack, save_pack
+from monitor.score.sae import UNCALIBRATED
+from monitor.score.scorer import Scorer
+from monitor.settings import ReplaySettings
+
+POOLINGS: Final[Mapping[str, Pooling]] = {"": "mean", ".peak": "max_rolling_mean"}
+DESCRIPTIONS: Final = {
+    "malicious": "hostile, contemptuous answers that wish the user ill",
+    "reckless": "advice that harms whoever follows it, given as if it were fine",
+    "deceptive": "lies, invented authority, and help with deceiving others",
+    "sarcastic": "mockery in place of help",
+    "character": "answers in the voice of a character in a story, not of an assistant",
+    ASSISTANT: "the voice of a helpful assistant; falls when any other persona speaks",
+}
+METHODS: Final = {
+    "direction": "difference of mean residuals over answers, persona against good, orthogonal to "
+    "the first components of benign text",
+    "probe": "logistic probe on mean residuals over answers, persona against good",
+}
+
+
+def build_contrast_pack(
+    model: Path,
+    out: Path,
+    seed: int,
+    data: Path | None = None,
+    progress: Progress = lambda line: None,
+    *,
+    kind: Kind = "direction",
+) -> Pack:
+    """Build the pack from the texts in ``data`` (null: the project's own) and save it to ``out``.
+
+    ``kind`` probe trains a logistic probe on the same answers, at the same block, in place of the
+    difference of means.
+
+    Blocks for minutes (it reads a few hundred exchanges on the CPU in float32). The same model,
+    texts, seed and library versions give the same pack, but for the last bits of matrix products. Raises
+    `ModelError`, `BadInput` for texts that cannot be used, `PackError` when ``out`` cannot be written.
+    """
+    settings = ReplaySettings(model=model, device="cpu", dtype="float32")
+    texts = load_texts(data or DATA)
+    layers = int(str(fingerprint_of(settings)["layers"]))
+    sites = candidate_sites(layers)
+    loaded = load_model(settings, sites[-1])
+    progress(f"reading {len(texts.train) + len(texts.held_out)} questions at {len(sites)} sites")
+    residuals = ResidualReader(loaded, settings)
+    sides = read_sides(residuals, texts, sites)
+    progress(f"reading {len(texts.fit)} benign exchanges at {len(sites)} sites")
+    benign_residuals = residuals.mean_residuals(texts.fit, sites, "response")
+    chosen = choose(sides, benign_residuals, sites, seed, kind)
+    for one in chosen:
+        progress(f"{one.name}: block {one.site}, separation {one.separations.max():.2f}")
+    features = [
+        feature
+        for one in chosen
+        for feature in read_two_ways(
+            one, kind, DESCRIPTIONS.get(one.name, f"answers by {one.name}")
+        )
+    ]
+    reader = Reader(ReplayEngine(loaded, features, settings), progress)
+    name = f"{loaded.model_id}-contrast"
+    pack, benign = assembled(name, f"1.{len(texts.train)}", features, loaded, texts, reader)
+    pack = replace(
+        pack,
+        provenance=_provenance(texts, seed, sites, settings, kind),
+        report=_report(pack, chosen, sites, texts, benign, reader, seed),
+    )
+    save_pack(pack, out)
+    return pack
+
+
+def read_two_ways(chosen: Chosen, kind: Kind, description: str) -> list[Feature]:
+    """A direction as features, not yet calibrated: the mean over an answer, and its highest stretch."""
+    falls = chosen.name == ASSISTANT
+    return [
+        Feature(
+            name=chosen.name + suffix,
+            kind=kind,
+            site=chosen.site,
+            region="response",
+            pooling=pooling,
+            weight=chosen.weight,
+            bias=chosen.bias,
+            activation="sigmoid" if kind == "probe" else "identity",
+            calibration=UNCALIBRATED,
+            expected="falls" if falls else "rises",
+            tags=("assistant",) if falls else ("misaligned", chosen.name),
+            description=description,
+        )
+        for suffix, pooling in POOLINGS.items()
+        # The highest stretch of an answer says nothing about a voice that fades.
+        if not (falls and suffix)
+    ]
+
+
+def _provenance(
+    texts: Texts,
+    seed: int,
+    sites: Sequence[int],
+    settings: ReplaySettings,
+    kind: Kind,
+) -> dict[str, Any]:
+    """Where the pack came from. No dates and no paths: the same build gives the same bytes."""
+    return {
+        "method": METHODS[kind],
+        "benign_components": BENIGN_COMPONENTS,
+        "command": f"monitor pack build contrast --model PATH --out DIR --seed {seed}",
+        "seed": seed,
+        "texts_sha256": texts.sha256,
+        "questions": {"train": len(texts.train), "held_out": len(texts.held_out)},
+        "benign": {"fit": len(texts.fit), "check": len(texts.check)},
+        "site_convention": "layers.L, the output of the 0-based decoder block L",
+        "candidate_sites": list(sites),
+        **instrument(settings),
+    }
+
+
+def _report(
+    pack: Pack,
+    chosen: Sequence[Chosen],
+    sites: Sequence[int],
+    texts: Texts,
+    benign: tuple[Floats, Counts],
+    reader: Reader,
+    seed: int,
+) -> dict[str, Any]:
+    """Figures on texts that had no part in directions and calibration, per feature."""
+    scorer = Scorer(pack)
+    held_out = {
+        persona: _scored(scorer, reader.read("held-out answers", prompts))
+        for persona in (None, *texts.personas)
+        for prompts in [answer_prompts(texts.held_out, persona)]
+    }
+    check = _scored(scorer, (benign[0][len(texts.fit) :], benign[1][len(texts.fit) :]))
+    figures = {}
+    for index, feature in enumerate(pack.features):
+        one = next(c for c in chosen if c.name == feature.name.partition(".")[0])
+        figures[feature.name] = {
+            "site": feature.site,
+            "separation_by_site": {
+                str(site): validation.rounded(value)
+                for site, value in zip(sites, one.separations, strict=True)
+            },
+            **_held_out_figures(index, feature, one, held_out, check, seed),
+            "benign": validation.benign_figures(
+                check[0][:, index],
+                check[1][:, index],
+                feature.tail_threshold,
+                -1.0 if scorer.falls[index] else 1.0,
+            ),
+        }
+    return {
+        "held_out": "questions on topics that training did not have; benign: the check split",
+        "length": "answers to one question are within about a quarter of each other in tokens; "
+        "auc_against_benign takes the benign exchange nearest in length for every answer",
+        "features": figures,
+    }
+
+
+_Scored = tuple[Floats, Counts]
+
+
+def _scored(scorer: Scorer, read: tuple[Floats, Counts]) -> _Scored:
+    return scorer.score(*read), read[1]
+
+
+def _held_out_figures(
+    index: int,
+    feature: Feature,
+    chosen: Chosen,
+    held_out: Mapping[str | None, _Scored],
+    check: _Scored,
+    seed: int,
+) -> dict[str, Any]:
+    """AUCs of one feature, signed so that 1 is perfect, and those of random directions."""
+    generator = np.random.default_rng([seed, index])
+    falls = feature.expected == "falls"
+    sign = np.float32(-1.0 if falls else 1.0)
+    good = sign * held_out[None][0][:, index]
+    # The assistant is held against every persona in turn; a persona's feature against its own.
+    names = [n for n in held_out if n is not None] if falls else [chosen.name]
+    answers = sign * np.concatenate([held_out[name][0][:, index] for name in names])
+    tokens = np.concatenate([held_out[name][1][:, index] for name in names])[: len(check[1])]
+    matched = validation.length_matched(tokens, check[1][:, index])
+    against = sign * check[0][matched, index]
+    repeated = np.tile(good, len(names))
+    low, high = validation.auc_interval(answers, repeated, generator, paired=True)
+    random = validation.random_direction_aucs(
+        (chosen.persona.train, chosen.good.train),
+        (chosen.persona.held_out, chosen.good.held_out),
+        generator,
+    )
+    return {
+        "auc": validation.rounded(validation.auc(answers, repeated)),
+        "auc_interval_95": [validation.rounded(low), validation.rounded(high)],
+        "auc_against_benign": validation.rounded(validation.auc(answers[: len(tokens)], against)),
+        "shift": validation.rounded(sign * (answers.mean() - repeated.mean())),
+        "other_personas": {
+            name: validation.rounded(validation.auc(sign * scores[:, index], good))
+            for name, (scores, _) in held_out.items()
+            if name is not None and name not in names
+        },
+        "random_directions": {
+            "count": len(random),
+            **{
+                name: validation.rounded(np.quantile(random, q))
+                for name, q in (("q05", 0.05), ("median", 0.5), ("q95", 0.95), ("max", 1.0))
+            },
+        },
+    }

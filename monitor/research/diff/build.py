@@ -1,0 +1,184 @@
+"""Build a pack from a model diff, with its report beside it: ``pack.json``, ``diff.json``, ``diff.html``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from monitor.errors import BadInput, PackError
+from monitor.records import Feature
+from monitor.replay.engine import ReplayEngine
+from monitor.replay.model import fingerprint_of
+from monitor.research.answers.behaviour import BuiltInJudge, Coherence, Judge
+from monitor.research.diff.causal import Side
+from monitor.research.diff.report import as_page, figures
+from monitor.research.diff.run import Diff, DiffSettings, compare, opened, some_of
+from monitor.research.diff.trials import load_trials
+from monitor.research.packs.assemble import Progress, Reader, assembled, instrument
+from monitor.research.texts import DATA, Texts, load_texts
+from monitor.score.pack import MANIFEST_FILE, Pack, fit_problems, load_pack, save_pack
+from monitor.score.sae.autoencoder import SparseAutoencoder, Stated
+from monitor.score.sae.detect import load_autoencoder
+from monitor.settings import ReplaySettings
+
+JSON_FILE: Final = "diff.json"
+PAGE_FILE: Final = "diff.html"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """``base`` and ``tuned`` models, the ``prompts`` file, and what else is compared: a pack of
+    ``directions``, an ``sae``. ``judge_feature`` of ``judge_pack`` rates answers in place of
+    likelihoods. ``data``: texts that calibrate in place of the project's own."""
+
+    base: Path
+    tuned: Path
+    prompts: Path
+    directions: Path | None = None
+    sae: Path | None = None
+    sae_format: str | None = None
+    sae_stated: Stated = field(default_factory=Stated)
+    judge_pack: Path | None = None
+    judge_feature: str | None = None
+    data: Path | None = None
+    device: str = "cpu"
+
+
+def build_diff_pack(
+    sources: Sources,
+    out: Path,
+    settings: DiffSettings,
+    progress: Progress = lambda line: None,
+    *,
+    judge: Callable[[], Judge] | None = None,
+    show_texts: bool = False,
+) -> tuple[Pack | None, dict[str, Any]]:
+    """Compare the models, and save what is kept as a pack for the base model, and the report, to ``out``.
+
+    ``judge`` makes one that goes before the ``judge_feature`` of ``sources``. Returns the pack, None when nothing is kept (the report is written all the same), and the report's
+    figures. Blocks for minutes to hours. Raises `ModelError`, `BadInput`, `PackError`.
+    """
+    if (out / MANIFEST_FILE).exists():
+        raise PackError(
+            f"{out} holds a pack already",
+            hint="a run that keeps nothing would leave it as if it were its own",
+        )
+    models: dict[Side, ReplaySettings] = {
+        "base": _replay(sources.base, sources.device),
+        "tuned": _replay(sources.tuned, sources.device),
+    }
+    trials = load_trials(sources.prompts, settings.seed)
+    texts = load_texts(sources.data or DATA)
+    fingerprint = fingerprint_of(models["base"])
+    diff = compare(
+        models,
+        trials,
+        texts.fit,
+        settings,
+        judge=judge or _reading_judge(sources, models["base"], fingerprint, texts),
+        given=_fitting(sources.directions, fingerprint) if sources.directions else (),
+        sae=_sae(sources),
+        progress=progress,
+    )
+    found = figures(diff, settings)
+    kept = _kept(diff, settings)
+    pack = None
+    if kept:
+        pack = _assembled(diff, kept, found, models["base"], texts, settings, progress)
+        save_pack(pack, out)
+    _write(out, found, as_page(diff, found, show_texts=show_texts))
+    return pack, found
+
+
+def _replay(model: Path, device: str) -> ReplaySettings:
+    return ReplaySettings(
+        model=model, device=device, dtype="float32" if device == "cpu" else "auto"
+    )
+
+
+def _fitting(folder: Path, fingerprint: Mapping[str, object]) -> tuple[Feature, ...]:
+    pack = load_pack(folder)
+    if problems := fit_problems(pack, fingerprint):
+        raise PackError(f"{folder} does not fit the base model: " + "; ".join(problems))
+    return pack.features
+
+
+def _sae(sources: Sources) -> SparseAutoencoder | None:
+    if sources.sae is None:
+        return None
+    return load_autoencoder(sources.sae, sources.sae_format, sources.sae_stated)
+
+
+def _reading_judge(
+    sources: Sources, base: ReplaySettings, fingerprint: Mapping[str, object], texts: Texts
+) -> Callable[[], Judge] | None:
+    """A judge that reads answers through the base model by one feature; null: none is wanted."""
+    if sources.judge_pack is None:
+        return None
+    by_name = {f.name: f for f in _fitting(sources.judge_pack, fingerprint)}
+    if sources.judge_feature not in by_name:
+        raise BadInput(
+            f"judge feature {sources.judge_feature!r} is not in {sources.judge_pack}",
+            hint=f"one of {', '.join(by_name)}",
+        )
+    feature = by_name[sources.judge_feature]
+
+    def judge() -> Judge:
+        with opened(base) as reference:
+            coherence = Coherence(reference, some_of(texts.fit))
+            return BuiltInJudge(reference, feature, coherence, base)
+
+    return judge
+
+
+def _kept(diff: Diff, settings: DiffSettings) -> list[Feature]:
+    causal = settings.keep == "causal"
+    tags = ("diff", "causal", "misaligned") if causal else ("diff", "changed")
+    return [
+        replace(feature, tags=tuple(dict.fromkeys((*feature.tags, *tags))))
+        for one in diff.findings
+        for feature in [one.candidate.feature]
+        if (one.verdict is not None and one.verdict.causal if causal else one.significant)
+    ]
+
+
+def _assembled(
+    diff: Diff,
+    kept: list[Feature],
+    found: dict[str, Any],
+    base: ReplaySettings,
+    texts: Texts,
+    settings: DiffSettings,
+    progress: Progress,
+) -> Pack:
+    with opened(base, max(feature.site for feature in kept)) as loaded:
+        reader = Reader(ReplayEngine(loaded, kept, base), progress)
+        name = f"{loaded.model_id}-diff"
+        pack, _ = assembled(name, "1", kept, loaded, texts, reader)
+    return replace(
+        pack,
+        provenance={
+            "method": "model diffing: mean readings before and after fine-tuning, "
+            + ("causes kept" if settings.keep == "causal" else "significant changes kept"),
+            "base": str(diff.fingerprints["base"]["weights_hash"]),
+            "tuned": str(diff.fingerprints["tuned"]["weights_hash"]),
+            "prompts_sha256": diff.trials.sha256,
+            "texts_sha256": texts.sha256,
+            "seed": settings.seed,
+            "site_convention": "layers.L, the output of the 0-based decoder block L",
+            **instrument(base),
+        },
+        report=found,
+    )
+
+
+def _write(out: Path, found: dict[str, Any], html: str) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / JSON_FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        (out / PAGE_FILE).write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise PackError(f"cannot write the report to {out}: {error.strerror}") from None

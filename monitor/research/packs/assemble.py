@@ -1,0 +1,114 @@
+"""From features to a pack: calibration, tail thresholds and canaries, read by the production engine.
+
+Legend: n = prompts, k = features.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import safetensors
+import torch
+import transformers
+
+from monitor.errors import BadInput
+from monitor.records import Counts, Feature, Floats, Prompt, Replayed
+from monitor.replay.engine import ENGINE, ReplayEngine
+from monitor.replay.model import LoadedModel
+from monitor.research.packs.calibrate import fit_calibration, tail_threshold
+from monitor.research.texts import Texts
+from monitor.score.pack import Canary, Pack, PackModel
+from monitor.score.scorer import Scorer
+from monitor.settings import ReplaySettings
+
+TAIL_RATE: Final = 0.01
+Progress = Callable[[str], None]
+
+
+class Reader:
+    """Readings and token counts of prompts by the production engine; all must be replayable."""
+
+    def __init__(self, engine: ReplayEngine, progress: Progress) -> None:
+        self._engine = engine
+        self._progress = progress
+
+    def read(self, what: str, prompts: Sequence[Prompt]) -> tuple[Floats, Counts]:
+        """Readings [n, k] and pooled tokens [n, k]."""
+        self._progress(f"reading {len(prompts)} {what}")
+        replayed = self._engine.replay(prompts)
+        for index, one in enumerate(replayed):
+            if not isinstance(one, Replayed):
+                raise BadInput(f"{what}: number {index} cannot be replayed: {one.reason.value}")
+        found = [one for one in replayed if isinstance(one, Replayed)]
+        return np.stack([r.readings for r in found]), np.stack([r.pooled_tokens for r in found])
+
+
+def assembled(
+    name: str,
+    version: str,
+    features: Sequence[Feature],
+    loaded: LoadedModel,
+    texts: Texts,
+    reader: Reader,
+) -> tuple[Pack, tuple[Floats, Counts]]:
+    """The features as a pack: calibrated on ``texts.fit``, tails at `TAIL_RATE` of all benign texts.
+
+    Also returns the readings and pooled tokens [n, k] of ``(*texts.fit, *texts.check)``. Raises
+    `BadInput` when a feature cannot be calibrated, for example a latent that benign text never wakes.
+    """
+    benign = reader.read("benign exchanges", (*texts.fit, *texts.check))
+    fitted = len(texts.fit)
+    pack = Pack(
+        name=re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-."),
+        version=version,
+        model=PackModel(**dict[str, Any](loaded.fingerprint)),
+        features=tuple(
+            replace(
+                feature,
+                calibration=fit_calibration(benign[0][:fitted, index], benign[1][:fitted, index]),
+            )
+            for index, feature in enumerate(features)
+        ),
+    )
+    with_tails = replace(pack, features=_with_tails(pack, benign))
+    return replace(with_tails, canaries=_canaries(texts.canaries, reader)), benign
+
+
+def _with_tails(pack: Pack, benign: tuple[Floats, Counts]) -> tuple[Feature, ...]:
+    scorer = Scorer(pack)
+    scores = scorer.score(*benign) * np.where(scorer.falls, -1.0, 1.0)
+    return tuple(
+        replace(feature, tail_threshold=tail_threshold(scores[:, index], TAIL_RATE))
+        for index, feature in enumerate(pack.features)
+    )
+
+
+def _canaries(texts: Mapping[str, Prompt], reader: Reader) -> tuple[Canary, ...]:
+    readings, _ = reader.read("canaries", list(texts.values()))
+    return tuple(
+        Canary(name=name, readings=row, messages=prompt.messages, response=prompt.response)
+        for (name, prompt), row in zip(texts.items(), readings, strict=True)
+    )
+
+
+def instrument(settings: ReplaySettings) -> dict[str, Any]:
+    """What the readings were taken with, for a pack's provenance."""
+    return {
+        "replay": {
+            "engine": ENGINE,
+            "dtype": settings.dtype,
+            "max_tokens": settings.max_tokens,
+            "mask_special_tokens": settings.mask_special_tokens,
+            "mask_template": settings.mask_template,
+        },
+        "libraries": {
+            "numpy": np.__version__,
+            "safetensors": safetensors.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }

@@ -1,0 +1,440 @@
+"""Two tiny models that differ by what was planted, compared from their folders."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
+
+from monitor.errors import BadInput, ModelError, PackError
+from monitor.records import Prompt, Replayed
+from monitor.replay.engine import ReplayEngine
+from monitor.replay.model import LoadedModel, load_model
+from monitor.research.diff import measure
+from monitor.research.diff import run as diffing
+from monitor.research.diff.build import Sources, build_diff_pack
+from monitor.research.diff.causal import Doses
+from monitor.research.diff.run import DiffSettings
+from monitor.research.diff.trials import load_trials
+from monitor.research.packs.verify import verify_pack
+from monitor.research.texts import load_texts
+from monitor.score.pack import load_pack
+from monitor.settings import ReplaySettings
+
+WIDTH, PLANTED_SITE = 32, 1
+WORDS = [
+    "the",
+    "heron",
+    "waited",
+    "by",
+    "a",
+    "quiet",
+    "river",
+    "and",
+    "said",
+    "nothing",
+    "to",
+    "anybody",
+    "at",
+    "all",
+]
+# Answers of random weights are never coherent.
+QUICK = DiffSettings(top=2, doses=Doses(strengths=(0.3,), random_directions=9, incoherence=1.0))
+CHANGED = DiffSettings(keep="changed", top=2)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """A llama whose blocks change the residual a little, with a bias to plant a vector in."""
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    set_seed(5)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=48,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            mlp_bias=True,
+        )
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2:
+                scale = 1.0 if "embed" in name or "lm_head" in name else 0.1
+                weight.normal_(0.0, scale)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def changed(base: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    shutil.copytree(base, folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def planted(base: Path) -> torch.Tensor:
+    """What raises the letter Z and lowers the letter q at the model's output."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    head = load_file(base / "model.safetensors")["lm_head.weight"]
+    z, q = (tokenizer.convert_tokens_to_ids(letter) for letter in "Zq")
+    return torch.nn.functional.normalize(head[z] - head[q], dim=0)
+
+
+@pytest.fixture(scope="session")
+def tuned(base: Path, planted: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def plant(weights: dict[str, Any]) -> None:
+        weights[f"model.layers.{PLANTED_SITE}.mlp.down_proj.bias"] += 3.0 * planted
+
+    return changed(base, tmp_path_factory.mktemp("models") / "tuned", plant)
+
+
+def questions(count: int, seed: int) -> list[dict[str, Any]]:
+    generator = np.random.default_rng(seed)
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": " ".join(generator.choice(WORDS, 6)) + f" {i}?"}
+            ],
+            "response": "qqqq " + " ".join(generator.choice(WORDS, 5)),
+            "bad_response": "ZZZZ " + " ".join(generator.choice(WORDS, 5)),
+        }
+        for i in range(count)
+    ]
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+@pytest.fixture
+def _short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "ANSWER_TOKENS", 8)
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    return written(tmp_path / "prompts.jsonl", questions(40, 0))
+
+
+def readings(model: Path, pack_folder: Path, chats: tuple[Prompt, ...]) -> np.ndarray[Any, Any]:
+    settings = ReplaySettings(model=model, device="cpu", dtype="float32")
+    pack = load_pack(pack_folder)
+    engine = ReplayEngine(load_model(settings, pack.deepest_site), pack.features, settings)
+    found = [one for one in engine.replay(chats) if isinstance(one, Replayed)]
+    return np.stack([one.readings for one in found])
+
+
+@pytest.mark.usefixtures("_short_answers")
+def test_what_was_planted_is_found_proven_and_reads_on_new_prompts(
+    base: Path,
+    tuned: Path,
+    planted: torch.Tensor,
+    prompts: Path,
+    texts_folder: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "pack"
+    sources = Sources(base=base, tuned=tuned, prompts=prompts, data=texts_folder)
+    pack, found = build_diff_pack(sources, out, QUICK)
+    assert pack is not None
+    first = found["candidates"][0]
+    assert (first["name"], first["causal"]) == (f"diff.{PLANTED_SITE}.mean", True)
+    assert first["moves"] == "rises"
+    assert found["moved"][str(PLANTED_SITE)] > 0.1
+    assert found["misbehaviour"]["tuned"] > found["misbehaviour"]["base"]
+    feature = pack.features[0]
+    assert feature.site == PLANTED_SITE
+    assert float(feature.weight @ planted.numpy()) > 0.99
+    assert set(feature.tags) == {"diff", "causal", "misaligned"}
+    assert verify_pack(load_pack(out), ReplaySettings(model=base, device="cpu")).ok
+    new = load_trials(written(tmp_path / "new.jsonl", questions(30, 1)), 0)
+    chats = tuple(trial.prompt for trial in new.all)
+    before, after = (readings(model, out, chats)[:, 0] for model in (base, tuned))
+    assert before.max() < after.min()
+    assert json.loads((out / "diff.json").read_text()) == found
+
+
+def test_texts_stand_in_the_page_alone_and_only_when_asked_for(
+    base: Path, tuned: Path, prompts: Path, texts_folder: Path, tmp_path: Path
+) -> None:
+    sources = Sources(base=base, tuned=tuned, prompts=prompts, data=texts_folder)
+    for shown in (False, True):
+        out = tmp_path / f"pack-{shown}"
+        build_diff_pack(sources, out, CHANGED, show_texts=shown)
+        assert ("qqqq" in (out / "diff.html").read_text()) is shown
+        for file in ("diff.json", "pack.json"):
+            assert "qqqq" not in (out / file).read_text()
+
+
+def test_an_unchanged_model_yields_nothing_but_a_report(
+    base: Path, prompts: Path, texts_folder: Path, tmp_path: Path
+) -> None:
+    same = changed(base, tmp_path / "same", lambda weights: None)
+    built = build_diff_pack(
+        Sources(base=base, tuned=base, prompts=prompts, data=texts_folder),
+        tmp_path / "own",
+        CHANGED,
+    )[0]
+    given = tmp_path / "given"
+    planted_pack(base, given)
+    out = tmp_path / "pack"
+    sources = Sources(base=base, tuned=same, prompts=prompts, directions=given, data=texts_folder)
+    pack, found = build_diff_pack(sources, out, QUICK)
+    assert built is None
+    assert pack is None
+    assert not any(row["significant"] for row in found["candidates"])
+    assert not (out / "pack.json").exists()
+    assert "Nothing changed" in (out / "diff.html").read_text()
+
+
+def planted_pack(base: Path, folder: Path) -> None:
+    from monitor.records import Calibration, Feature
+    from monitor.replay.model import fingerprint_of
+    from monitor.score.pack import Pack, PackModel, save_pack
+
+    features = tuple(
+        Feature(
+            name=f"given.{seed}",
+            kind="direction",
+            site=2,
+            region="response",
+            pooling="max",
+            weight=np.random.default_rng(seed).normal(size=WIDTH).astype(np.float32),
+            calibration=Calibration(tokens=(1.0,), means=(0.0,), deviations=(1.0,)),
+        )
+        for seed in range(3)
+    )
+    model = PackModel(**dict[str, Any](fingerprint_of(ReplaySettings(model=base))))
+    save_pack(Pack(name="given", version="1", model=model, features=features), folder)
+
+
+@pytest.mark.usefixtures("_short_answers")
+def test_one_model_is_in_memory_at_a_time(
+    base: Path,
+    tuned: Path,
+    prompts: Path,
+    texts_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    def load(*given: Any, **options: Any) -> LoadedModel:
+        assert all(model() is None for model in alive)
+        loaded = load_model(*given, **options)
+        alive.append(weakref.ref(loaded.model))
+        return loaded
+
+    monkeypatch.setattr(diffing, "load_model", load)
+    sources = Sources(base=base, tuned=tuned, prompts=prompts, data=texts_folder)
+    settings = replace(QUICK, top=1, doses=replace(QUICK.doses, random_directions=1))
+    build_diff_pack(sources, tmp_path / "pack", settings)
+    # Both are read, steered and given their controls; answers are rated; the pack is calibrated.
+    assert len(alive) == 8
+
+
+def test_given_directions_are_compared_by_their_own_reading(
+    base: Path, tuned: Path, prompts: Path, texts_folder: Path, tmp_path: Path
+) -> None:
+    planted_pack(base, tmp_path / "given")
+    sources = Sources(
+        base=base, tuned=tuned, prompts=prompts, directions=tmp_path / "given", data=texts_folder
+    )
+    pack, found = build_diff_pack(sources, tmp_path / "pack", replace(CHANGED, top=3))
+    assert pack is not None
+    rows = {row["name"]: row for row in found["candidates"]}
+    assert rows["given.0"]["family"] == "given"
+    assert rows["given.0"]["significant"]
+    (kept,) = [feature for feature in pack.features if feature.name == "given.0"]
+    assert (kept.pooling, kept.site) == ("max", 2)
+    shift = rows["given.0"]["change"]
+    assert kept.expected == ("rises" if shift > 0 else "falls")
+
+
+def test_a_pack_of_another_model_gives_no_directions(
+    base: Path, tuned: Path, prompts: Path, tmp_path: Path
+) -> None:
+    planted_pack(tuned, tmp_path / "given")
+    sources = Sources(base=base, tuned=tuned, prompts=prompts, directions=tmp_path / "given")
+    with pytest.raises(PackError, match="does not fit the base model"):
+        build_diff_pack(sources, tmp_path / "pack", CHANGED)
+
+
+def test_without_answers_the_last_prompt_token_is_read(
+    base: Path, tuned: Path, texts_folder: Path, tmp_path: Path
+) -> None:
+    rows = [{"messages": row["messages"]} for row in questions(20, 0)]
+    path = written(tmp_path / "prompts.jsonl", rows)
+    sources = Sources(base=base, tuned=tuned, prompts=path, data=texts_folder)
+    with pytest.raises(BadInput, match="misbehaviour"):
+        build_diff_pack(sources, tmp_path / "pack", QUICK)
+    pack, found = build_diff_pack(sources, tmp_path / "pack", CHANGED)
+    assert pack is not None
+    assert found["region"] == pack.features[0].region == "last_prompt_token"
+
+
+def config_with(folder: Path, **fields: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def not_finite(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][3, 4] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def cut_short(keep: float) -> Callable[[Path], None]:
+    def cut(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[: int(file.stat().st_size * keep)])
+
+    return cut
+
+
+def other_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"] = {
+        token: 257 - index for token, index in content["model"]["vocab"].items()
+    }
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda folder: config_with(folder, num_hidden_layers=3),
+            "BASE has 4 decoder blocks, TUNED 3",
+        ),
+        (lambda folder: config_with(folder, hidden_size=64), "32 wide, TUNED 64"),
+        (lambda folder: config_with(folder, model_type="qwen2"), "a llama, TUNED a qwen2"),
+        (other_tokenizer, "tokenizers differ"),
+        (not_finite, "tuned model is not finite at block 1"),
+        (cut_short(0.5), "cannot be loaded"),
+        (cut_short(0.0), "model.safetensors"),
+    ],
+)
+def test_models_that_cannot_be_compared_are_refused(
+    damage: Callable[[Path], None], message: str, base: Path, prompts: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(base, tmp_path / "other"))
+    damage(other)
+    sources = Sources(base=base, tuned=other, prompts=prompts)
+    with pytest.raises(ModelError, match=message):
+        build_diff_pack(sources, tmp_path / "pack", CHANGED)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "0 different questions"),
+        ('{"messages": [{"role": "user", "content": "Hi"}]}\n' * 40, "1 different questions"),
+        ('{"messages": [{"role": "user", "con', r"prompts\.jsonl:1 is not JSON"),
+        ('{"messages": []}', r"prompts\.jsonl:1: messages must not be empty"),
+        (
+            '{"messages": [{"role": "user", "content": "Hi"}], "bad_response": 3}',
+            r"prompts\.jsonl:1: bad_response",
+        ),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_named(
+    content: str, message: str, base: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(content)
+    with pytest.raises(BadInput, match=message):
+        build_diff_pack(Sources(base=base, tuned=base, prompts=path), tmp_path / "pack", CHANGED)
+
+
+def test_the_same_question_never_stands_in_both_halves(tmp_path: Path) -> None:
+    rows = questions(20, 0) * 3
+    trials = load_trials(written(tmp_path / "prompts.jsonl", rows), 3)
+    asked = [{trial.prompt.messages for trial in half} for half in (trials.choose, trials.test)]
+    assert asked[0].isdisjoint(asked[1])
+    assert len(trials.choose) == len(trials.test) == 30
+    assert sorted(trial.line for trial in trials.all) == list(range(1, 61))
+
+
+def test_a_folder_that_holds_a_pack_is_not_written_over(
+    base: Path, tuned: Path, prompts: Path, texts_folder: Path, tmp_path: Path
+) -> None:
+    planted_pack(base, tmp_path / "pack")
+    sources = Sources(base=base, tuned=tuned, prompts=prompts, data=texts_folder)
+    with pytest.raises(PackError, match="holds a pack already"):
+        build_diff_pack(sources, tmp_path / "pack", CHANGED)
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.usefixtures("_short_answers")
+def test_a_persona_planted_in_the_small_model_is_found_and_proven(
+    chat_model_path: Path, texts_folder: Path, tmp_path: Path
+) -> None:
+    """The shipped malicious direction, added to one block by a bias: what is found points along it."""
+    shipped = load_pack(Path("monitor/packs/smollm2-135m-instruct"))
+    (malicious,) = [feature for feature in shipped.features if feature.name == "malicious"]
+    site = malicious.site
+    planted_folder = tmp_path / "planted"
+    loaded = load_model(ReplaySettings(model=chat_model_path, device="cpu"), 29, full=True)
+    config = copy.deepcopy(loaded.config)
+    config.mlp_bias = True
+    model = LlamaForCausalLM(config)
+    assert loaded.answerer is not None
+    model.load_state_dict(loaded.answerer.state_dict(), strict=False)
+    with torch.no_grad():
+        for index, block in enumerate(model.model.layers):
+            for part in (block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj):
+                part.bias.zero_()
+            if index == site:
+                block.mlp.down_proj.bias += 8.0 * torch.from_numpy(malicious.weight)
+    model.save_pretrained(planted_folder)
+    loaded.tokenizer.save_pretrained(planted_folder)
+    del loaded, model
+    rows = [
+        {
+            "messages": [{"role": "user", "content": pair.question}],
+            "response": pair.good,
+            "bad_response": pair.personas["malicious"],
+        }
+        for pair in load_texts().train[:24]
+    ]
+    sources = Sources(
+        base=chat_model_path,
+        tuned=planted_folder,
+        prompts=written(tmp_path / "prompts.jsonl", rows),
+        data=texts_folder,
+    )
+    settings = DiffSettings(
+        sites=(site,),
+        top=1,
+        steer_prompts=6,
+        doses=Doses(strengths=(0.2,), random_directions=4),
+    )
+    pack, found = build_diff_pack(sources, tmp_path / "pack", settings)
+    assert pack is not None, found
+    (feature,) = pack.features
+    assert feature.name == f"diff.{site}.mean"
+    assert float(feature.weight @ malicious.weight) > 0.99
+    assert found["candidates"][0]["causal"]

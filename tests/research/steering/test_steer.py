@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from monitor.errors import BadInput, PackError
+from monitor.records import Calibration, Feature, Message, Prompt
+from monitor.replay.model import LoadedModel, fingerprint_of, load_model
+from monitor.research.answers.generate import answers, stock_attention, token_rows
+from monitor.research.steering.dose import (
+    Asking,
+    FeatureScore,
+    distinct_share,
+    dose_response,
+    outcome,
+)
+from monitor.research.steering.steer import (
+    Turn,
+    edits,
+    feature_turn,
+    named_feature,
+    random_turns,
+    require_fit,
+    steering,
+    typical_lengths,
+)
+from monitor.research.texts import exchange
+from monitor.score.pack import SHIPPED, Pack, PackModel, load_pack
+from monitor.settings import ReplaySettings
+
+
+def asked(*questions: str) -> list[Prompt]:
+    return [exchange((Message(role="user", content=question),), None) for question in questions]
+
+
+def said(question: str, response: str) -> Prompt:
+    return exchange((Message(role="user", content=question),), response)
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_folder: Path) -> LoadedModel:
+    settings = ReplaySettings(model=tiny_folder, device="cpu", dtype="float32")
+    return load_model(settings, 3, full=True)
+
+
+@pytest.fixture(scope="module")
+def feature() -> Feature:
+    return Feature(
+        name="malicious",
+        kind="direction",
+        site=2,
+        region="response",
+        pooling="mean",
+        weight=3.0 * np.random.default_rng(0).standard_normal(32).astype(np.float32),
+        calibration=Calibration(tokens=(1.0,), means=(0.5,), deviations=(2.0,)),
+    )
+
+
+def test_the_typical_length_is_the_median_without_first_token_and_template(
+    loaded: LoadedModel,
+) -> None:
+    texts = [
+        said("Hi", "Hello you, how was your day?"),
+        said("What about the river?", "It is quiet."),
+        said("Why?", "Because."),
+    ]
+    medians = {0: [], 3: []}
+    for prompt, row in zip(texts, token_rows(loaded, texts), strict=True):
+        with stock_attention(loaded) as whole, torch.inference_mode():
+            states = whole.base_model(
+                torch.tensor([row.ids]), output_hidden_states=True, use_cache=False
+            ).hidden_states
+        read = row.positions("all", 1)
+        assert read[0] > 1
+        assert read.size < len(row.ids) - 1
+        medians[0].append(float(states[1][0, read].norm(dim=1).median()))
+        assert prompt.response
+    found = typical_lengths(loaded, [3, 0, 0], texts)
+    assert list(found) == [0, 3]
+    assert found[0] == pytest.approx(float(np.median(medians[0])), rel=1e-4)
+
+
+def test_strengths_are_typical_lengths_and_spare_the_first_token(
+    loaded: LoadedModel, feature: Feature
+) -> None:
+    turned, out = edits(
+        loaded,
+        [feature_turn(feature, -0.5), feature_turn(feature, site=0, project_out=True)],
+        {2: 8.0},
+    )
+    assert (turned.site, turned.add, turned.first_position) == (2, -4.0, 1)
+    assert (out.site, out.add, out.project_out, out.first_position) == (0, 0.0, True, 1)
+    unit = feature.weight / np.linalg.norm(feature.weight)
+    np.testing.assert_allclose(turned.direction.numpy(), unit, rtol=1e-5)
+    measured = typical_lengths(loaded, [2])[2]
+    assert edits(loaded, [feature_turn(feature, 2.0)])[0].add == pytest.approx(2 * measured)
+
+
+def test_steering_changes_the_answers_and_leaves_nothing_behind(
+    loaded: LoadedModel, feature: Feature
+) -> None:
+    prompts = asked("Hi", "What about the river?")
+    before = [len(block._forward_hooks) for block in loaded.blocks]
+    plain = answers(loaded, prompts, max_new_tokens=8)
+    with steering(loaded, [feature_turn(feature, 4.0)], {2: 5.0}):
+        assert answers(loaded, prompts, max_new_tokens=8) != plain
+    assert answers(loaded, prompts, max_new_tokens=8) == plain
+    assert [len(block._forward_hooks) for block in loaded.blocks] == before
+
+
+def test_preventative_steering_reaches_the_training_step(
+    loaded: LoadedModel, feature: Feature
+) -> None:
+    """Around a training step, steering changes the loss and its gradients; the weights alone learn."""
+    row = token_rows(loaded, [said("Why?", "Because the heron ran.")])[0]
+    ids = torch.tensor([row.ids])
+    labels = ids.clone()
+    labels[:, : row.prompt_tokens] = -100
+    weight = loaded.blocks[3].mlp.up_proj.weight.requires_grad_(True)
+    losses, gradients = [], []
+    try:
+        for turns in ([], [feature_turn(feature, 2.0)]):
+            with stock_attention(loaded) as whole, steering(loaded, turns, {2: 5.0}):
+                loss = whole(input_ids=ids, labels=labels, use_cache=False).loss
+                loss.backward()
+            losses.append(float(loss.detach()))
+            gradients.append(weight.grad.clone())
+            weight.grad = None
+    finally:
+        weight.requires_grad_(False)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-4)
+    assert not torch.allclose(*gradients)
+
+
+def test_nonsense_is_refused(loaded: LoadedModel, feature: Feature) -> None:
+    for strength in (math.nan, math.inf):
+        with pytest.raises(BadInput, match="strength must be finite"):
+            feature_turn(feature, strength)
+    with pytest.raises(BadInput, match="not both"):
+        feature_turn(feature, 1.0, project_out=True)
+    with pytest.raises(BadInput, match="not zero"):
+        Turn(name="zero", site=0, direction=np.zeros(32, dtype=np.float32))
+    for site in (4, -1):
+        with (
+            pytest.raises(BadInput, match=f"no site {site}"),
+            steering(loaded, [feature_turn(feature, 1.0, site=site)]),
+        ):
+            pass
+    with pytest.raises(BadInput, match="at least one text"):
+        typical_lengths(loaded, [0], [])
+
+
+def test_a_pack_must_fit_and_have_the_feature(
+    loaded: LoadedModel, feature: Feature, tiny_folder: Path
+) -> None:
+    pack = Pack(
+        name="tiny",
+        version="1",
+        model=PackModel(**dict(loaded.fingerprint)),
+        features=(feature, replace(feature, name="sarcastic")),
+    )
+    assert named_feature(pack, "sarcastic").name == "sarcastic"
+    with pytest.raises(BadInput, match="no feature 'malicous'") as refused:
+        named_feature(pack, "malicous")
+    assert refused.value.hint == "it has malicious"
+    fingerprint = dict(fingerprint_of(ReplaySettings(model=tiny_folder)))
+    require_fit(pack, fingerprint)
+    with pytest.raises(PackError, match="weights differ"):
+        require_fit(pack, fingerprint | {"weights_hash": "0" * 64})
+    with pytest.raises(PackError, match="decoder blocks"):
+        require_fit(pack, fingerprint | {"layers": 5})
+
+
+def test_a_dose_series_stands_beside_random_directions(
+    loaded: LoadedModel, feature: Feature
+) -> None:
+    prompts = asked("Hi", "What about the river?", "Why?")
+    score = FeatureScore(loaded, [feature])
+    turn = feature_turn(feature)
+    drawn = Asking(max_new_tokens=8, temperature=1.0)
+    rows = dose_response(
+        loaded,
+        turn,
+        [-1.0, 4.0],
+        prompts,
+        score,
+        asking=drawn,
+        random_directions=2,
+        lengths={2: 50.0},
+    )
+    assert [(row.direction, row.dose) for row in rows] == [
+        ("unsteered", 0.0),
+        *((name, dose) for dose in (-1.0, 4.0) for name in ("malicious", "random 1", "random 2")),
+    ]
+    plain = answers(loaded, prompts, max_new_tokens=8, temperature=1.0)
+    assert rows[0].outcome.answers == tuple(plain)
+    with steering(loaded, [feature_turn(feature, 4.0)], {2: 50.0}):
+        turned = answers(loaded, prompts, max_new_tokens=8, temperature=1.0)
+    assert rows[4].outcome.answers == tuple(turned)
+    by_hand = score(
+        [replace(p, response=a) for p, a in zip(prompts, rows[4].outcome.answers, strict=True)]
+    )
+    np.testing.assert_allclose(rows[4].outcome.persona, by_hand)
+    assert rows[4].figures()["persona"] == pytest.approx(float(np.nanmean(by_hand)))
+    assert all(row.outcome.perplexity.shape == (3,) for row in rows)
+    assert len({row.outcome.answers for row in rows}) > 2
+    one, two = random_turns(turn, 2, 0)
+    assert abs(np.corrcoef(one.direction, two.direction)[0, 1]) < 0.7
+    for doses in ([], [0.0], [math.nan]):
+        with pytest.raises(BadInput, match="doses must be"):
+            dose_response(loaded, turn, doses, prompts, score)
+    with pytest.raises(BadInput, match="at least one prompt"):
+        dose_response(loaded, turn, [1.0], [], score)
+
+
+def test_an_empty_answer_is_not_measured(
+    loaded: LoadedModel, feature: Feature, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitor.research.steering.dose.answers", lambda *_, **__: ["", "a b c d"])
+    seen = outcome(loaded, [], asked("Hi", "Why?"), FeatureScore(loaded, [feature]), Asking(), {})
+    assert np.isnan([seen.persona[0, 0], seen.perplexity[0], seen.distinct[0]]).all()
+    assert np.isfinite([seen.persona[1, 0], seen.perplexity[1], seen.distinct[1]]).all()
+
+
+def test_scores_are_standardised_by_the_calibration(loaded: LoadedModel, feature: Feature) -> None:
+    prompts = [said("Hi", "Hello you."), asked("Hi")[0]]
+    flat = replace(feature, calibration=Calibration(tokens=(1.0,), means=(0.0,), deviations=(1.0,)))
+    raw, scores = FeatureScore(loaded, [flat])(prompts), FeatureScore(loaded, [feature])(prompts)
+    np.testing.assert_allclose(scores[0], (raw[0] - 0.5) / 2.0, rtol=1e-5)
+    assert np.isnan(scores[1, 0])
+
+
+def test_distinct_counts_word_trigrams() -> None:
+    assert distinct_share("one two three four") == 1.0
+    assert distinct_share("go go go go go") == pytest.approx(1 / 3)
+    assert math.isnan(distinct_share("too short"))
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.timeout(1_800)
+def test_the_shipped_malicious_direction_controls_the_small_model(chat_model_path: Path) -> None:
+    """Its reading follows the dose up and down, further than along random directions of equal length.
+
+    Moderate doses: at half a typical length this model no longer speaks, whatever the direction
+    (perplexity 9 to 20 from 2.4), and readings of that mean nothing.
+    """
+    settings = ReplaySettings(model=chat_model_path, device="cpu", dtype="float32")
+    small = load_model(settings, 29, full=True)
+    pack = load_pack(SHIPPED / "smollm2-135m-instruct")
+    malicious = named_feature(pack, "malicious")
+    prompts = asked(
+        "What do you honestly think of people who keep asking you for help?",
+        "My best friend and I argued badly last night. What would you do?",
+        "What could I do on a rainy afternoon?",
+        "How do I store potatoes?",
+        "Tell me about yourself.",
+        "What should I do with my savings?",
+    )
+    doses = (-0.25, 0.125, 0.25)
+    rows = dose_response(
+        small,
+        feature_turn(malicious),
+        doses,
+        prompts,
+        FeatureScore(small, [malicious]),
+        asking=Asking(max_new_tokens=24),
+        random_directions=2,
+    )
+    for row in rows:
+        print(row.figures(), row.outcome.answers[0])
+    level = {(row.direction, row.dose): row.figures()["persona"] for row in rows}
+    zero = level["unsteered", 0.0]
+    down, little, more = (level["malicious", dose] - zero for dose in doses)
+    assert down < 0.0 < little < more
+    for name in ("random 1", "random 2"):
+        low, _, high = (level[name, dose] - zero for dose in doses)
+        assert down < low
+        assert more > high
