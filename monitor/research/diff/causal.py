@@ -27,6 +27,7 @@ from monitor.replay.taps import Edit
 from monitor.research.diff.change import mean_interval
 from monitor.research.diff.measure import Look, Measure, Observation
 from monitor.research.packs.assemble import Progress
+from monitor.research.steering.steer import FIRST_STEERED
 
 Side = Literal["base", "tuned"]
 SIDES: Final[tuple[Side, Side]] = ("base", "tuned")
@@ -196,6 +197,7 @@ def _observed(
                     site=site,
                     direction=torch.from_numpy(direction),
                     add=sign * share * lengths[side, site],
+                    first_position=FIRST_STEERED,
                 )
                 looks.append(look([edit], plain))
             # It holds the model; the next one, or a judge, needs the room.
