@@ -276,9 +276,9 @@ def _judged(
         sign=one.sign,
         train_p=one.train_p,
         held_out_p=p,
-        against_good=bound(ours, good, len(ours), generator, paired=True),
-        length_matched=bound(ours, check[by_length], len(ours), generator),
-        vocabulary_matched=bound(ours, check[by_words], len(ours), generator),
+        against_good=bound(ours[None], good[None], generator),
+        length_matched=bound(ours[None], check[by_length][None], generator),
+        vocabulary_matched=bound(ours[None], check[by_words][None], generator),
         direction=auc(
             readings.held_out[persona][:, direction], readings.held_out[None][:, direction]
         ),
