@@ -49,11 +49,13 @@ def separated(
 
 
 def main() -> None:
-    options = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--against", nargs="*", default=AGAINST, help="organisms to compare")
+    options = parser.parse_args()
     pack = pack_of(options)
     names = [feature.name for feature in pack.features]
     found = all_measured(
-        options.model, options.organisms, (REFERENCE, *AGAINST), pack, options.seed
+        options.model, options.organisms, (REFERENCE, *options.against), pack, options.seed
     )
     generator = np.random.default_rng(options.seed)
 
@@ -61,18 +63,21 @@ def main() -> None:
         sides: list[Measured] = [found[name], found[REFERENCE]]
         return separated(*(getattr(side, reading) for side in sides), names, generator)
 
-    result = {name: {reading: compared(name, reading) for reading in READINGS} for name in AGAINST}
+    result = {
+        name: {reading: compared(name, reading) for reading in READINGS} for name in options.against
+    }
     keep("discrimination", pack, options, {"against": REFERENCE, "organisms": result})
     for reading in READINGS:
         show(
             f"AUC against {REFERENCE}, read as {reading!r}",
             [
-                {"feature": n} | {o: result[o][reading]["features"][n]["auc"] for o in AGAINST}
+                {"feature": n}
+                | {o: result[o][reading]["features"][n]["auc"] for o in options.against}
                 for n in names
             ]
             + [
                 {"feature": f"random {q}"}
-                | {o: result[o][reading]["random_directions"][q] for o in AGAINST}
+                | {o: result[o][reading]["random_directions"][q] for o in options.against}
                 for q in ("q05", "q95")
             ],
         )
