@@ -120,7 +120,7 @@ def fill(engine: Engine) -> None:
 
 def history() -> Iterator[Any]:
     for step in range(1_500):
-        at = NOW - step * 8 * MINUTE
+        at = datetime.now(UTC) - step * 8 * MINUTE  # NOW may be old by the time this runs
         for feature in ("toxic", "deceptive", "assistant"):
             for hours in (1, 24):
                 yield comparison(
