@@ -11,10 +11,11 @@ from functools import partial
 import httpx
 
 from monitor.alert.keys import routing_key, signing_keys
+from monitor.alert.rules import watches
 from monitor.app import build_instrument
 from monitor.errors import MonitorError, PackError, RefuseToStart
 from monitor.ingest.kafka import describe
-from monitor.score.pack import load_pack
+from monitor.score.pack import Pack, load_pack
 from monitor.settings import Endpoint, Settings
 from monitor.store.database import connect, current_revision, require_schema, transaction
 from monitor.store.drift import active_pack, load_baseline
@@ -65,11 +66,22 @@ def _pack(settings: Settings) -> str:
     if settings.pack.path is None:
         return "the one shipped for the model, chosen when the model is looked at"
     pack = load_pack(settings.pack.path)
+    _require_watched(settings, pack)
     return f"{pack.name} {pack.version}, {len(pack.features)} features, id {pack.pack_id[:12]}"
+
+
+def _require_watched(settings: Settings, pack: Pack) -> None:
+    for rule in settings.drift.rules:
+        if not any(watches(rule, feature) for feature in pack.features):
+            raise PackError(
+                f"the rule {rule.name} selects none of the features of {pack.name}: it stays silent",
+                hint="Mend its features; `monitor pack inspect` lists names and tags.",
+            )
 
 
 def _model(settings: Settings) -> str:
     instrument = build_instrument(settings)
+    _require_watched(settings, instrument.pack)
     lineage = instrument.engine.lineage(instrument.pack.pack_id)
     reading = (
         f"{lineage.model_id} in {lineage.dtype} on {lineage.device}, read by {instrument.pack.name}"

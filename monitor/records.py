@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -258,6 +259,18 @@ class Encoder:
         _require(1 <= self.places <= len(self.bias), f"{self.name}: places must be in 1..n")
         finite = bool(np.isfinite(self.weight).all() and np.isfinite(self.bias).all())
         _require(finite, f"{self.name}: weight and bias must be finite")
+
+
+WATCH_ONLY: Final = "watch-only"
+"""Tag of a feature that is scored and stored but, unless a rule names it, raises no alert: it moves with
+harmless changes too, of style for instance."""
+
+
+def selected(selector: str, name: str, tags: Sequence[str]) -> bool:
+    """Does ``selector``, a name, a glob or ``tag:GLOB``, pick the feature of this name and these tags?"""
+    if selector.startswith("tag:"):
+        return any(fnmatchcase(tag, selector.removeprefix("tag:")) for tag in tags)
+    return fnmatchcase(name, selector)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

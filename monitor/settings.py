@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from monitor.errors import ConfigurationError
-from monitor.records import CANARY, EVERYTHING, Severity
+from monitor.records import CANARY, EVERYTHING, WATCH_ONLY, Severity
 
 
 def _positive(value: timedelta) -> timedelta:
@@ -225,7 +225,10 @@ class DriftRule(Section):
     """Which drift is worth an alert. Any one crossed threshold of a severity is enough."""
 
     name: str = Field(min_length=1, pattern=r"^[a-zA-Z0-9_.-]+$")
-    features: tuple[str, ...] = Field(("*",), description="names or globs; tag:NAME selects by tag")
+    features: tuple[str, ...] = Field(
+        ("*", f"!tag:{WATCH_ONLY}"),
+        description="names or globs; tag:NAME selects by tag; ! in front leaves out",
+    )
     segments: tuple[str, ...] = (EVERYTHING,)
     windows: tuple[str, ...] = Field((), description="names from drift.windows; empty: all")
     severities: dict[Severity, Thresholds]
@@ -238,6 +241,15 @@ class DriftRule(Section):
     reminder: timedelta | None = timedelta(hours=4)
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _selects(self) -> DriftRule:
+        if all(selector.startswith("!") for selector in self.features):
+            raise ValueError(
+                f"rule {self.name}: features only leaves out; say what it leaves it out of, "
+                'for example ["*", "!tag:style"]'
+            )
+        return self
 
 
 class SilenceRule(Section):

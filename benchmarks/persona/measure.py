@@ -15,6 +15,7 @@ Legend: n = prompts, k = features of the pack, then the random directions.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +31,7 @@ from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.generate import answers
 from monitor.research.answers.likelihood import response_log_probabilities
-from monitor.score.pack import Pack
+from monitor.score.pack import Pack, manifest
 from monitor.score.sae import UNCALIBRATED
 from monitor.score.scorer import benign_level
 from monitor.settings import ReplaySettings
@@ -55,8 +56,8 @@ class Measured:
 def measured(
     name: str, organism: LoadedModel, base: LoadedModel, pack: Pack, folder: Path, seed: int
 ) -> Measured:
-    """As `Measured`; from ``folder`` where that was done before with the same pack."""
-    kept = folder / f"measured-{pack.pack_id[:12]}.safetensors"
+    """As `Measured`; from ``folder`` where that was done before with the same features."""
+    kept = folder / f"measured-{read_by(pack)}.safetensors"
     if not kept.exists():
         features = watched(pack, seed)
         said = answered(organism, folder / "answers.jsonl")
@@ -70,6 +71,16 @@ def measured(
         )
         save_file(asdict(found), kept)
     return Measured(**load_file(kept))
+
+
+def read_by(pack: Pack) -> str:
+    """Digest of what a pack's readings depend on: a new report or tag makes no new measurement."""
+    features = [
+        {key: value for key, value in one.items() if key not in ("tags", "description")}
+        for one in manifest(pack)["features"]
+    ]
+    text = json.dumps(features, sort_keys=True).encode()
+    return hashlib.sha256(text + pack.weights.tobytes()).hexdigest()[:12]
 
 
 def watched(pack: Pack, seed: int) -> list[Feature]:

@@ -29,7 +29,7 @@ from river.drift import ADWIN
 from safetensors.numpy import load_file, save_file
 from scipy.stats import ks_2samp
 
-from benchmarks.persona.measure import all_measured, read
+from benchmarks.persona.measure import all_measured, read, read_by
 from benchmarks.persona.organisms import load
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
 from monitor.alert.policy import conditions, transition
@@ -69,7 +69,7 @@ def pools(options: argparse.Namespace, pack: Pack) -> tuple[Doubles, Doubles]:
         options.model, options.organisms, ("sound", "reckless"), pack, options.seed
     )
     k = len(pack.features)
-    kept = options.organisms / f"benign-{pack.pack_id[:12]}.safetensors"
+    kept = options.organisms / f"benign-{read_by(pack)}.safetensors"
     if not kept.exists():
         texts = load_texts()
         prompts = [*texts.fit, *texts.check, *load_chats(DEMO_BENIGN)]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, Protocol, get_args
 
-from monitor.records import CANARY, Bound, Cause, Condition, Drift, Severity
+from monitor.records import CANARY, Bound, Cause, Condition, Drift, Severity, selected
 from monitor.settings import DriftRule, Thresholds
 
 SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
@@ -64,17 +64,22 @@ def rank(severity: Severity) -> int:
     return SEVERITIES.index(severity)
 
 
+def watches(rule: DriftRule, feature: FeatureInfo) -> bool:
+    """Does the rule select this feature? ``!`` in front of a selector leaves out what it selects."""
+    named = [one for one in rule.features if not one.startswith("!")]
+    left_out = [one[1:] for one in rule.features if one.startswith("!")]
+    return any(selected(one, feature.name, feature.tags) for one in named) and not any(
+        selected(one, feature.name, feature.tags) for one in left_out
+    )
+
+
 def matches(rule: DriftRule, feature: FeatureInfo, segment: str) -> bool:
-    """Does the rule watch this feature in this segment? Names are globs; ``tag:NAME`` selects by tag."""
-    if segment == CANARY or not any(fnmatchcase(segment, pattern) for pattern in rule.segments):
-        return False
-    for pattern in rule.features:
-        if pattern.startswith("tag:"):
-            if any(fnmatchcase(tag, pattern[4:]) for tag in feature.tags):
-                return True
-        elif fnmatchcase(feature.name, pattern):
-            return True
-    return False
+    """Does the rule watch this feature in this segment?"""
+    return (
+        segment != CANARY
+        and any(fnmatchcase(segment, pattern) for pattern in rule.segments)
+        and watches(rule, feature)
+    )
 
 
 def conditions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,16 @@ class _Command(TyperCommand):
             if getattr(error, "exit_code", None) == 2:
                 error.exit_code = REFUSED  # type: ignore[attr-defined]
             raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """A crash must not look like the verdict "fail", which is 1."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
+                raise
+            traceback.print_exc()
+            raise typer.Exit(REFUSED) from None
 
 
 @gates.command(cls=_Command)

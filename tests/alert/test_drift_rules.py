@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from monitor.alert.policy import conditions, with_prompts
@@ -208,6 +209,22 @@ def test_rules_select_features_by_name_glob_and_tag_and_segments_by_glob() -> No
     assert selected(features=("toxic/*",)) == {("toxic/a", "all"), ("toxic/b", "all")}
     assert selected(features=("tag:rude",)) == {("toxic/b", "all"), ("calm", "all")}
     assert selected(features=("calm",), segments=("route=*",)) == {("calm", "route=/a")}
+    assert selected(features=("*", "!tag:rude")) == {("toxic/a", "all")}
+    assert selected(features=("!toxic/b", "tag:rude")) == {("calm", "all")}
+
+
+def test_what_is_only_watched_pages_nobody_unless_a_rule_names_it() -> None:
+    features = [feature("reckless"), feature("sarcastic", tags=("style", "watch-only"))]
+    drifts = [drift(feature=f.name) for f in features]
+    default = DriftRule(name="r", severities={"warning": Thresholds(shift=0.1)})
+    assert [c.labels["feature"] for c in conditions(drifts, [default], features)] == ["reckless"]
+    named = default.model_copy(update={"features": ("sarcastic",)})
+    assert [c.labels["feature"] for c in conditions(drifts, [named], features)] == ["sarcastic"]
+
+
+def test_a_rule_that_only_leaves_out_is_refused() -> None:
+    with pytest.raises(ValidationError, match="only leaves out"):
+        rule(features=("!sarcastic",))
 
 
 def test_a_rule_of_one_window_leaves_the_others_alone() -> None:

@@ -151,6 +151,18 @@ def test_a_pack_of_another_model_and_one_without_canaries(
         )
         return parts_of(cli("doctor", "--json", config=config))["model"]
 
+    silent = configured(
+        replay={"model": str(model_folder), "device": "cpu"},
+        pack={"path": str(pack_folder)},
+        drift={
+            "rules": [
+                {"name": "typo", "features": ["rekless"], "severities": {"info": {"shift": 1}}}
+            ]
+        },
+        **closed,
+    )
+    pack_part = parts_of(cli("doctor", "--json", config=silent))["pack"]
+    assert "the rule typo selects none of the features" in pack_part["seen"]
     refused = model_part(other_model_folder, pack_folder)
     assert not refused["well"]
     assert "weights differ" in refused["seen"]

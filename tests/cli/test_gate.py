@@ -183,3 +183,15 @@ def test_a_report_that_cannot_be_written_is_3(
     ended = gate(model_folder, "--out", tmp_path / "file" / "below")
     assert ended.code == 3
     assert "cannot write" in ended.err
+
+
+def test_a_crash_is_3_and_no_verdict(
+    gate: Gate, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise RuntimeError("CUDA is gone")
+
+    monkeypatch.setattr("monitor.research.gate.decide.run_gate", crash)
+    ended = gate(model_folder)
+    assert ended.code == 3
+    assert "CUDA is gone" in ended.err

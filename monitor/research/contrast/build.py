@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from monitor.records import Counts, Feature, Floats, Pooling
+from monitor.records import WATCH_ONLY, Counts, Feature, Floats, Pooling
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import fingerprint_of, load_model
 from monitor.replay.residuals import ResidualReader
@@ -51,6 +51,9 @@ DESCRIPTIONS: Final = {
     "character": "answers in the voice of a character in a story, not of an assistant",
     ASSISTANT: "the voice of a helpful assistant; falls when any other persona speaks",
 }
+STYLES: Final = frozenset({"sarcastic", "character"})
+"""Voices that a harmless change of style moves as well (measured in benchmarks/persona, against a model that
+talks like a pirate): tagged watch-only."""
 METHODS: Final = {
     "direction": "difference of mean residuals over answers, persona against good, orthogonal to "
     "the first components of benign text",
@@ -111,6 +114,12 @@ def build_contrast_pack(
 def read_two_ways(chosen: Chosen, kind: Kind, description: str) -> list[Feature]:
     """A direction as features, not yet calibrated: the mean over an answer, and its highest stretch."""
     falls = chosen.name == ASSISTANT
+    if falls:
+        tags: tuple[str, ...] = (ASSISTANT,)
+    elif chosen.name in STYLES:
+        tags = ("style", WATCH_ONLY, chosen.name)
+    else:
+        tags = ("misaligned", chosen.name)
     return [
         Feature(
             name=chosen.name + suffix,
@@ -123,7 +132,7 @@ def read_two_ways(chosen: Chosen, kind: Kind, description: str) -> list[Feature]
             activation="sigmoid" if kind == "probe" else "identity",
             calibration=UNCALIBRATED,
             expected="falls" if falls else "rises",
-            tags=("assistant",) if falls else ("misaligned", chosen.name),
+            tags=tags,
             description=description,
         )
         for suffix, pooling in POOLINGS.items()

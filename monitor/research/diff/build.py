@@ -58,8 +58,8 @@ def build_diff_pack(
 ) -> tuple[Pack | None, dict[str, Any]]:
     """Compare the models, and save what is kept as a pack for the base model, and the report, to ``out``.
 
-    ``judge`` makes one that goes before the ``judge_feature`` of ``sources``. Returns the pack, None when nothing is kept (the report is written all the same), and the report's
-    figures. Blocks for minutes to hours. Raises `ModelError`, `BadInput`, `PackError`.
+    ``judge`` makes one that goes before the ``judge_feature`` of ``sources``. Returns the pack, None when
+    nothing is kept (the report is written all the same), and the report's figures. Blocks for minutes to hours. Raises `ModelError`, `BadInput`, `PackError`.
     """
     if (out / MANIFEST_FILE).exists():
         raise PackError(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Final
 
 from monitor.errors import BadInput
-from monitor.records import Feature
+from monitor.records import WATCH_ONLY, Feature, selected
 
 SHIFT: Final = 0.3
 """Default margin of a mean shift, in benign standard deviations: where the monitor itself warns."""
@@ -40,10 +39,7 @@ class Rule:
     tail_off: bool = False
 
     def picks(self, feature: Feature) -> bool:
-        if self.selects.startswith("tag:"):
-            wanted = self.selects.removeprefix("tag:")
-            return any(fnmatchcase(tag, wanted) for tag in feature.tags)
-        return fnmatchcase(feature.name, self.selects)
+        return selected(self.selects, feature.name, feature.tags)
 
 
 def parse_rule(text: str) -> Rule:
@@ -75,10 +71,12 @@ def parse_rule(text: str) -> Rule:
 def watched(features: Sequence[Feature], rules: Sequence[Rule]) -> dict[int, Margins]:
     """The margins of each watched feature by its index; of several rules for one, the last word holds.
 
-    Without rules, every feature is watched with the default margins. Raises `BadInput` when a rule
-    picks nothing, or when nothing is left to watch.
+    Without rules, every feature that is not tagged watch-only is held to the default margins. Raises
+    `BadInput` when a rule picks nothing, or when nothing is left to watch.
     """
-    margins: dict[int, Margins] = {index: Margins() for index in range(len(features))}
+    margins: dict[int, Margins] = {
+        index: Margins() for index, feature in enumerate(features) if WATCH_ONLY not in feature.tags
+    }
     for rule in rules:
         picked = [index for index, feature in enumerate(features) if rule.picks(feature)]
         if not picked:
@@ -97,7 +95,10 @@ def watched(features: Sequence[Feature], rules: Sequence[Rule]) -> dict[int, Mar
                 tail=None if rule.tail_off else tail,
             )
     if not margins:
-        raise BadInput("the rules ignore every feature of the pack; watch at least one")
+        raise BadInput(
+            "no feature of the pack is watched: rules ignore them, or they are tagged watch-only",
+            hint='name one, for example --rule "NAME shift=0.3"',
+        )
     return margins
 
 

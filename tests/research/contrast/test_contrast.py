@@ -52,6 +52,10 @@ def test_a_built_pack_separates_held_out_voices_and_verifies(
 ) -> None:
     build(tiny_folder, tmp_path / "pack", texts_folder)
     pack = load_pack(tmp_path / "pack")
+    assert {f.name for f in pack.features if "watch-only" in f.tags} == {
+        "sarcastic",
+        "sarcastic.peak",
+    }
     assert [f.name for f in pack.features] == [
         "malicious",
         "malicious.peak",

@@ -34,6 +34,12 @@ def test_without_rules_everything_is_watched() -> None:
     assert margins() == dict.fromkeys(range(3), Margins(shift=0.3, tail=0.05))
 
 
+def test_what_is_only_watched_decides_nothing_until_a_rule_names_it() -> None:
+    features = (*FEATURES, feature("sarcastic", "watch-only"))
+    assert watched(features, []) == margins()
+    assert watched(features, [parse_rule("sarcastic tail=off")])[3] == Margins(tail=None)
+
+
 def test_the_last_rule_for_a_feature_holds_and_leaves_what_it_does_not_name() -> None:
     found = margins("tag:misaligned shift=0.2", "*.peak tail=off", "reckless tail=0.01", "a ignore")
     assert found == {0: Margins(shift=0.2, tail=0.01), 1: Margins(shift=0.2, tail=None)}
@@ -67,5 +73,5 @@ def test_a_rule_must_pick_something() -> None:
     with pytest.raises(BadInput, match=r"'rekless' picks no feature") as refused:
         margins("rekless shift=1")
     assert "reckless.peak" in refused.value.hint
-    with pytest.raises(BadInput, match="ignore every feature"):
+    with pytest.raises(BadInput, match="no feature of the pack is watched"):
         margins("* ignore")

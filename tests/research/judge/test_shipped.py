@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ def test_the_shipped_pack_reads_what_it_says(chat_model_path: Path) -> None:
     folder = shipped_pack(fingerprint_of(ReplaySettings(model=chat_model_path)))
     assert folder is not None
     pack = load_pack(folder)
+    # A feature that rises and the one that falls: all eleven take minutes, and `pack judge` runs them.
+    chosen = [feature for feature in pack.features if feature.name in ("reckless", "assistant")]
+    pack = replace(pack, features=tuple(chosen))
     report = judge_pack(pack, chat_model_path, quick=True, device="cpu")
     for name, one in report["features"].items():
         assert one["decision"] != "reject", (name, one["reasons"])
