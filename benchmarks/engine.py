@@ -337,7 +337,7 @@ def measure(options: argparse.Namespace, system_words: int) -> dict[str, Any]:
     prepared = engine.prepare(prompts)
     rows = [prepared.replays[prepared.replay_of[index]] for index in range(len(prompts))]
 
-    full = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
+    full = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
 
     def run_engine() -> np.ndarray:
         outcomes = engine.replay(prompts)
@@ -453,7 +453,7 @@ def main() -> None:
     if options.ways:
         options.ways += ["engine", "one by one"]
     console = Console()
-    results = {
+    results: dict[str, Any] = {
         "machine": f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}",
         "own prompts": measure(options, 0),
         "shared system prompt": measure(options, options.system_words),

@@ -27,8 +27,9 @@ from sqlalchemy import Engine, text
 
 from monitor import operate
 from monitor.demo.services import Postgres
-from monitor.drift.histogram import SCORE_BINS, floor_time, histogram_of
-from monitor.records import Calibration, Feature, Lineage
+from monitor.drift.histogram import floor_time, histogram_of
+from monitor.evaluation import Evaluation
+from monitor.records import SCORE_BINS, Calibration, Feature, Lineage
 from monitor.settings import DriftSettings, PostgresSettings, Settings
 from monitor.store import drift as drift_store
 from monitor.store.database import connect, migrate, transaction
@@ -109,7 +110,7 @@ def measure(database: Engine, given: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def profiled(watcher: Watcher) -> object:
+def profiled(watcher: Watcher) -> Evaluation:
     import cProfile
     import pstats
 
@@ -204,7 +205,9 @@ def copy(
     extra = "source, bucket_seconds, " if fine else ""
     written = 0
     with database.begin() as c:
-        cursor = c.connection.driver_connection.cursor()
+        driver = c.connection.driver_connection
+        assert driver is not None
+        cursor = driver.cursor()
         with cursor.copy(
             f"COPY monitor_data.{table} (bucket_start, lineage_id, feature, segment, {extra}n,"
             " tail_count, total, total_squares, histogram) FROM STDIN"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.persona.measure import Measured, all_measured
+from benchmarks.persona.measure import all_measured
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
 from monitor.records import Doubles
 from monitor.research.packs.validation import auc, auc_interval
@@ -60,8 +60,8 @@ def main() -> None:
     generator = np.random.default_rng(options.seed)
 
     def compared(name: str, reading: str) -> dict[str, Any]:
-        sides: list[Measured] = [found[name], found[REFERENCE]]
-        return separated(*(getattr(side, reading) for side in sides), names, generator)
+        ours, theirs = (getattr(found[side], reading) for side in (name, REFERENCE))
+        return separated(ours, theirs, names, generator)
 
     result = {
         name: {reading: compared(name, reading) for reading in READINGS} for name in options.against

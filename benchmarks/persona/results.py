@@ -6,7 +6,7 @@ import argparse
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def rounded(value: Any) -> Any:
     return int(value) if isinstance(value, int) else float(f"{float(value):.4g}")
 
 
-def show(title: str, lines: list[Mapping[str, Any]]) -> None:
+def show(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
     table = Table(title=title)
     for header in lines[0]:
         table.add_column(header)

@@ -115,7 +115,7 @@ class Stage:
                 "rules": [
                     {
                         "name": "persona-drift",
-                        "features": ["malicious", "reckless", "deceptive", "sarcastic"],
+                        "features": ["malicious", "reckless", "deceptive"],
                         "min_n": 25,
                         "for": 6,
                         "cooldown": 60,

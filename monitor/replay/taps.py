@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -49,6 +49,15 @@ def _hook(reader: Reader, *, last: bool) -> Callable[..., None]:
             raise _Reached
 
     return hook
+
+
+class Change(Protocol):
+    """What `steered` makes of the residual stream behind one block."""
+
+    @property
+    def site(self) -> int: ...
+
+    def applied(self, residual: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +111,7 @@ class Edit:
 
 
 @contextmanager
-def steered(blocks: torch.nn.ModuleList, edits: Sequence[Edit]) -> Iterator[None]:
+def steered(blocks: torch.nn.ModuleList, edits: Sequence[Change]) -> Iterator[None]:
     """Within the context every forward pass goes on from the edited residual stream.
 
     Edits of one site are made in their order. Gradients pass through; with gradient checkpointing
@@ -111,7 +120,7 @@ def steered(blocks: torch.nn.ModuleList, edits: Sequence[Edit]) -> Iterator[None
     a prompt's first token when generating behind left padding; in a pass of one's own, give them.
     Whatever happens, no hook survives the context. Raises `BadInput` for a site the model lacks.
     """
-    by_site: dict[int, list[Edit]] = defaultdict(list)
+    by_site: dict[int, list[Change]] = defaultdict(list)
     for edit in edits:
         if not 0 <= edit.site < len(blocks):
             raise BadInput(
@@ -125,7 +134,7 @@ def steered(blocks: torch.nn.ModuleList, edits: Sequence[Edit]) -> Iterator[None
         yield
 
 
-def _editing(edits: Sequence[Edit]) -> Callable[..., object]:
+def _editing(edits: Sequence[Change]) -> Callable[..., object]:
     def hook(
         _module: torch.nn.Module, _inputs: object, options: Mapping[str, Any], output: object
     ) -> object:

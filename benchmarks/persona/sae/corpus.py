@@ -146,7 +146,7 @@ def _readmes(generator: np.random.Generator) -> Iterator[Prompt]:
     """The long descriptions of installed distributions, in pieces, as raw text."""
     described = {}
     for distribution in importlib.metadata.distributions():
-        body = distribution.metadata.get_payload()
+        body = distribution.metadata.get_payload()  # type: ignore[attr-defined]
         if isinstance(body, str) and len(body) >= SHORTEST:
             described[distribution.metadata["Name"]] = body
     pieces = [

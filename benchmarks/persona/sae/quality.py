@@ -83,7 +83,7 @@ def loss_recovered(
     ``recovered`` is (zero - sae) / (zero - clean), with the residuals of all tokens but the first
     zeroed; ``recovered_against_mean`` the same with ``mean`` [d] in place of zero, which is harder.
     """
-    cases = {
+    cases: dict[str, list[Replacement]] = {
         "clean": [],
         "sae": [Replacement(site=sae.site, sae=sae)],
         "zero": [Replacement(site=sae.site, filling=torch.zeros_like(mean))],

@@ -190,7 +190,8 @@ def consistency(differences: Floats | Doubles, signs: Doubles) -> Doubles:
     """|Σ sd| / √Σd² [f, k] of ``differences`` [q, k] under ``signs`` [f, q]; 0 where all d are 0."""
     lengths = np.sqrt(np.square(differences, dtype=np.float64).sum(axis=0))
     sums: Doubles = np.abs(signs @ differences.astype(np.float64))
-    return np.divide(sums, lengths, out=np.zeros_like(sums), where=lengths > 0.0)
+    shares: Doubles = np.divide(sums, lengths, out=np.zeros_like(sums), where=lengths > 0.0)
+    return shares
 
 
 def candidates(
