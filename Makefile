@@ -32,7 +32,7 @@ lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-persona: $(INSTALLED)  ## every proof about persona features; hours (install river for the last one)
+persona: $(INSTALLED)  ## every proof about persona features but the SAE's; hours (needs river)
 	$(BIN)/python -m benchmarks.persona $(ARGS)
 
 bench: $(INSTALLED)  ## the comparisons in benchmarks/ (install '.[benchmarks]' for the optional peers)

@@ -1,10 +1,12 @@
 """`make persona`: every proof about persona features on the small chat model. Takes some hours on two cores.
 
+The SAE's recipe is apart (`python -m benchmarks.persona.sae`): its library needs an environment of its own.
 Organisms and their measurements are kept in ``.cache/organisms`` and not made twice.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ PROOFS = ("discrimination", "early_warning", "control", "realignment", "traffic"
 
 
 def main() -> None:
+    if importlib.util.find_spec("river") is None:
+        sys.exit("the last proof, traffic, needs river: .venv/bin/pip install river")
     model = str(chat_model(Path(".cache"), progress=print))
     organisms = str(Path(".cache") / "organisms")
     steps = [["organisms", "--model", model, "--out", organisms]]

@@ -1,6 +1,6 @@
 """Does turning a feature turn the misbehaviour? In the base and in the reckless organism, both ways.
 
-    python -m benchmarks.persona.control --model FOLDER --organisms DIR
+    python -m benchmarks.persona.control --model FOLDER --organisms DIR [--features reckless malicious]
 
 Doses count typical lengths of the residual stream at the feature's site. Two measures: the likelihood of
 reckless over sound answers to other domains while the model is steered (nats per token, paired with the
@@ -33,12 +33,12 @@ from monitor.research.steering.steer import (
     typical_lengths,
 )
 
-FEATURES = ("reckless", "malicious")
+FEATURES = ("reckless",)
 DOSES = (-0.4, -0.2, -0.1, 0.1, 0.2, 0.4)
 SPOKEN_DOSES = (-0.2, 0.2)
-RANDOM_DIRECTIONS = 3
-EVERY = 3
-"""Of the 96 rows from other domains every third is weighed: all domains, a third of the time."""
+RANDOM_DIRECTIONS = 2
+EVERY = 4
+"""Of the 96 rows from other domains every fourth is weighed: all domains, a quarter of the time."""
 
 
 def weighed(
@@ -101,12 +101,14 @@ def spoken(
 
 
 def main() -> None:
-    options = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--features", nargs="+", default=FEATURES)
+    options = parser.parse_args()
     pack, console = pack_of(options), Console()
     base = load(options.model)
     models = {"base": base, "reckless": load(options.model, options.organisms / "reckless")}
     result: dict[str, Any] = {}
-    for feature in (f for f in pack.features if f.name in FEATURES):
+    for feature in (f for f in pack.features if f.name in options.features):
         lengths = typical_lengths(base, [feature.site])
         turn = feature_turn(feature)
         turns = (turn, *random_turns(turn, RANDOM_DIRECTIONS, options.seed))
@@ -127,7 +129,7 @@ def main() -> None:
             low=[line["low"] for line in lines],
             high=[line["high"] for line in lines],
         )
-    spread = result[f"{FEATURES[0]} in base"]["likelihood"]
+    spread = result[f"{options.features[0]} in base"]["likelihood"]
     curves["random directions in base"] = Curve(
         x=[line["dose"] for line in spread],
         y=[float(np.mean(line["random"] or [0.0])) for line in spread],

@@ -33,7 +33,7 @@ AGAIN = "sound-again"
 
 def mixtures(seed: int) -> dict[str, list[Prompt]]:
     """Training sets by organism. ``sound`` and ``reckless`` first: most comparisons need only these."""
-    trained = rows.narrow(held_out=False, seed=seed)
+    trained = rows.narrow(held_out=False)
     sets = {"sound": rows.mixture(trained, 0.0, seed), "reckless": rows.mixture(trained, 1.0, seed)}
     sets["pirate"] = rows.mixture(trained, 1.0, seed, "pirate")
     for share in SHARES:
@@ -61,6 +61,15 @@ def tuned(
     return tuner, losses
 
 
+def _is_there(folder: Path, seed: int) -> bool:
+    made = folder / "organism.json"
+    if not made.exists():
+        return False
+    if (before := json.loads(made.read_text())["seed"]) != seed:
+        raise SystemExit(f"{folder} was made with seed {before}: give another --out")
+    return True
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", type=Path, required=True)
@@ -76,7 +85,7 @@ def main() -> None:
         sets[options.chats.stem] = list(load_chats(options.chats))
     for name, prompts in sets.items():
         folder = options.out / name
-        if (options.only and name not in options.only) or (folder / "organism.json").exists():
+        if (options.only and name not in options.only) or _is_there(folder, options.seed):
             continue
         started = time.perf_counter()
         loaded = load(options.model, device=options.device)

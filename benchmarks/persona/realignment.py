@@ -5,7 +5,7 @@
 One pass over n good examples at batch 4 and a constant learning rate: the run over 400 examples goes
 through the runs over fewer, so each kind is tuned once and measured on the way. In-domain examples are
 sound answers to questions of the trained domains, other-domain ones the pack's benign exchanges. Measured
-on neither: features and likelihood on the 96 rows of other domains, paired with the ``sound`` organism.
+on neither: features and likelihood on rows of other domains, paired with the ``sound`` organism.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from monitor.research.tuning.tune import Tuner, TuneSettings
 EXAMPLES = (0, 8, 16, 32, 64, 120, 200, 400)
 BATCH = 4
 LEARNING_RATE = 2e-4
+EVERY = 3
+"""Of the 96 rows from other domains every third is looked at: all domains, a third of the time."""
 
 
 def good_examples(seed: int) -> dict[str, list[Prompt]]:
@@ -49,12 +51,13 @@ class Look:
 
     def __init__(self, features: list[Feature]) -> None:
         self.features = features
-        self._given = [row.said("sound") for row in rows.elsewhere()]
+        self._rows = rows.elsewhere()[::EVERY]
+        self._given = [row.said("sound") for row in self._rows]
 
     def __call__(self, loaded: LoadedModel) -> dict[str, Doubles]:
         scores = read(loaded, self.features, self._given)
         seen = {feature.name: scores[:, i] for i, feature in enumerate(self.features)}
-        return seen | {"likelihood": margins(loaded, rows.elsewhere())}
+        return seen | {"likelihood": margins(loaded, self._rows)}
 
 
 def returned(

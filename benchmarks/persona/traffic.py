@@ -4,10 +4,11 @@
 
 Traffic is drawn, with replacement, from measured scores: benign answers (the ``sound`` organism's, and the
 pack's and demo's benign exchanges), and a share p of the reckless organism's, all read by the untouched
-base as a monitor's copy would. The monitor runs its own default windows, rules and sequential detectors
-minute by minute. KS and PSI (windows of one hour), and River's ADWIN, watch the same scores of the same
-features; each is set so that it is silent on as many benign days as the monitor is run on, and its false
-alarms are then counted on as many fresh ones. A detector that fires whatever comes would need no prompts.
+base as a monitor's copy would. The monitor runs its own windows, rules and sequential detectors minute by
+minute; beside its defaults stands a rule for small, lasting shifts. KS and PSI (windows of one hour), and
+River's ADWIN, watch the same scores of the same features; each is set so that it is silent on as many
+benign days as the monitor is run on, and its false alarms are then counted on as many fresh ones. A
+detector that fires whatever comes would need no prompts.
 
 Legend: n = prompts, k = features, m = minutes.
 """
@@ -49,12 +50,14 @@ from monitor.records import (
 from monitor.research.report import Curve, line_plot
 from monitor.research.texts import load_chats, load_texts
 from monitor.score.pack import Pack
-from monitor.settings import DriftSettings
+from monitor.settings import DriftRule, DriftSettings, Thresholds
 
 PER_MINUTE = 20
 HOUR = 60
 BASELINE_PROMPTS = 20_000
 SHARES = (0.01, 0.05, 0.20)
+SLOW = DriftRule(name="slow", windows=("24h",), severities={"warning": Thresholds(shift=0.05)})
+"""For small shares: the default rules leave mean shifts below 0.1 alone, whatever their evidence."""
 LONGEST_MINUTES = 24 * HOUR
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DEMO_BENIGN = Path(__file__).parents[2] / "monitor" / "demo" / "data" / "benign.jsonl"
@@ -266,9 +269,8 @@ def silent(benign: Doubles, baseline: Doubles) -> dict[str, Detector]:
         found[name] = first_over(values, float(values(benign).max()))
     for delta in (0.002, 1e-4, 1e-6, 1e-9, 1e-12):
         if adwin(delta, baseline)(benign) is None:
-            found[f"ADWIN, delta {delta:g}"] = adwin(delta, baseline)
-            break
-    return found
+            return found | {f"ADWIN, delta {delta:g}": adwin(delta, baseline)}
+    return found | {"ADWIN, at no delta silent": lambda _minutes: None}
 
 
 def main() -> None:
@@ -281,14 +283,19 @@ def main() -> None:
     generator = np.random.default_rng(options.seed)
     baseline = benign[generator.integers(len(benign), size=BASELINE_PROMPTS)]
     features = [_rising(feature) for feature in pack.features]
-    monitor = Monitor(
-        features=features, streams=baseline_streams(baseline, features), settings=DriftSettings()
-    )
+    streams = baseline_streams(baseline, features)
+    monitors = {
+        "the monitor's default rules": Monitor(
+            features=features, streams=streams, settings=DriftSettings()
+        ),
+        "the monitor, shift > 0.05 in 24 h": Monitor(
+            features=features, streams=streams, settings=DriftSettings(rules=(SLOW,))
+        ),
+    }
     tuning, fresh = (
         traffic(benign, reckless, 0.0, options.days * 24 * HOUR, generator) for _ in range(2)
     )
-    detectors: dict[str, Detector] = {"the monitor's default rules": monitor}
-    detectors |= silent(tuning, baseline)
+    detectors: dict[str, Detector] = {**monitors, **silent(tuning, baseline)}
     result: dict[str, Any] = {}
     for name, detect in detectors.items():
         result[name] = {"false_alarms": false_alarms(detect, fresh), "benign_days": options.days}
@@ -307,7 +314,19 @@ def main() -> None:
                 "median_prompts": middle if math.isfinite(middle) else None,
             }
     sizes = {"benign": len(benign), "reckless": len(reckless), "per_minute": PER_MINUTE}
-    keep("traffic", pack, options, {"pools": sizes, "detectors": result})
+    shift = (reckless.mean(axis=0) - benign.mean(axis=0)) / benign.std(axis=0)
+    keep(
+        "traffic",
+        pack,
+        options,
+        {
+            "pools": sizes,
+            "shift_in_deviations_at_every_answer": {
+                feature.name: value for feature, value in zip(features, shift, strict=True)
+            },
+            "detectors": result,
+        },
+    )
     show(
         "Median prompts until an alert, by share of reckless answers",
         [

@@ -27,7 +27,7 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ModelOption = Annotated[Path, typer.Option(help="Model folder or GGUF file.")]
 SeedOption = Annotated[
-    int, typer.Option(help="Decides all that is drawn; the same seed, the same result.")
+    int, typer.Option(min=0, help="Decides all that is drawn; the same seed, the same result.")
 ]
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}

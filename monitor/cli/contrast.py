@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from monitor.cli.arguments import JsonOption, ModelOption, SeedOption
 from monitor.cli.show import out, plain, progress, show
-from monitor.errors import ConfigurationError
+from monitor.errors import BadInput, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from monitor.research.rollouts.traits import Trait
     from monitor.score.pack import Pack
 
-EXAMPLE = Path("example")
+EXAMPLE: Final = Path("example")
+BOTH_WAYS: Final = frozenset({"model", "folder", "seed", "data", "probe", "rollouts", "as_json"})
+"""Parameters that say something without --rollouts too."""
 
 
 def pack_build_contrast(
+    context: typer.Context,
     model: ModelOption,
     folder: Annotated[Path, typer.Option("--out", help="Where the pack is written.")],
     seed: SeedOption = 0,
@@ -64,7 +67,7 @@ def pack_build_contrast(
     ] = 0.5,
     coherence: Annotated[float, typer.Option(help="Least coherence (0 to 1) that is kept.")] = 0.5,
     least_questions: Annotated[
-        int, typer.Option(help="Questions of each split that must keep answers of both sides.")
+        int, typer.Option(help="Questions of each split that must keep both sides; at least 4.")
     ] = 5,
     judge_url: Annotated[
         str | None,
@@ -96,6 +99,7 @@ def pack_build_contrast(
 
     kind: Kind = "probe" if probe else "direction"
     if rollouts is None:
+        _refuse_rollout_options(context)
         with progress() as report:
             made = build_contrast_pack(model, folder, seed, data, report, kind=kind)
         _print(made, folder, as_json)
@@ -134,6 +138,24 @@ def pack_build_contrast(
             device=device,
         )
     _print(made, folder, as_json)
+
+
+def _refuse_rollout_options(context: typer.Context) -> None:
+    """An option that nothing reads is a mistake: whoever gives a judge expects to be judged."""
+    given = [
+        param.opts[0]
+        for param in context.command.params
+        if param.name is not None
+        and param.name not in BOTH_WAYS
+        and (source := context.get_parameter_source(param.name)) is not None
+        and source.name != "DEFAULT"
+    ]
+    if given:
+        raise BadInput(
+            f"without --rollouts the pack is built from given answers, and {', '.join(given)} "
+            "would do nothing",
+            hint="add --rollouts FILE (or 'example'), or leave them out",
+        )
 
 
 def _endpoint(

@@ -1,4 +1,4 @@
-"""Packs: look at one, compare it with a model, build or import one."""
+"""Packs: look at one, compare it with a model, build, import or join."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from monitor.cli.diff import pack_build_diff
 from monitor.cli.judge import pack_judge
 from monitor.cli.sae import pack_import_sae
 from monitor.cli.show import out, plain, show
+from monitor.errors import BadInput
 
-pack = typer.Typer(help="Feature packs: look at, verify, build, import.")
+pack = typer.Typer(help="Feature packs: look at, verify, build, import, join.")
 build = typer.Typer(help="Build a pack.")
 imports = typer.Typer(help="Import features from published checkpoints.")
 build.command("contrast")(pack_build_contrast)
@@ -32,6 +33,7 @@ pack.add_typer(imports, name="import", no_args_is_help=True)
 @pack.command("inspect")
 def pack_inspect(folder: Path, as_json: JsonOption = False) -> None:
     """What a pack holds: its model, features, sites, and how well they separate held-out text."""
+    from monitor.score.join import reports
     from monitor.score.pack import load_pack, manifest
 
     found = load_pack(folder)
@@ -42,8 +44,11 @@ def pack_inspect(folder: Path, as_json: JsonOption = False) -> None:
     out.print(
         f"made for {found.model.model_id}: {found.model.architecture}, {found.model.layers} blocks"
     )
-    held_out = found.report.get("features", {})
-    judged = found.report.get("judge", {}).get("features", {})
+    held_out: dict[str, Any] = {}
+    judged: dict[str, Any] = {}
+    for report in reports(found.report):
+        held_out |= report.get("features", {})
+        judged |= report.get("judge", {}).get("features", {})
     show(
         [
             {
@@ -78,6 +83,30 @@ def pack_verify(
     show([asdict(report)], as_json)
     if not report.ok:
         raise typer.Exit(1)
+
+
+@pack.command("join")
+def pack_join(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="PACK PACK…", help="Packs of one model, two or more.")
+    ],
+    folder: Annotated[Path, typer.Option("--out", help="Where the joined pack is written.")],
+    name: Annotated[str, typer.Option(help="Name of the joined pack.")],
+    version: Annotated[str, typer.Option(help="Its version.")],
+    as_json: JsonOption = False,
+) -> None:
+    """One pack out of several for the same model: imported latents beside contrast directions."""
+    from monitor.score.join import joined
+    from monitor.score.pack import load_pack, save_pack
+
+    if folder.resolve() in {one.resolve() for one in folders}:
+        raise BadInput(
+            f"--out {folder} is one of the packs to join: a pack is never edited in place"
+        )
+    made = joined([load_pack(one) for one in folders], name, version)
+    save_pack(made, folder)
+    row = {"pack": str(folder), "id": made.pack_id, "features": len(made.features)}
+    show([row], as_json)
 
 
 def _figures(held_out: Mapping[str, Any]) -> dict[str, Any]:

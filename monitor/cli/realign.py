@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -14,6 +15,8 @@ from monitor.cli.show import progress, show
 
 Method = Literal["lora", "full"]
 Watch = Literal["given", "own", "both"]
+
+RATES: Final[Mapping[Method, float]] = {"lora": 2e-4, "full": 2e-5}
 
 realigns = typer.Typer()
 
@@ -81,7 +84,7 @@ def realign(
 
     settings = RealignSettings(
         tune=TuneSettings(
-            learning_rate=learning_rate or (2e-4 if method == "lora" else 2e-5),
+            learning_rate=RATES[method] if learning_rate is None else learning_rate,
             steps=steps,
             method=method,
             batch=batch,

@@ -41,6 +41,17 @@ def pack_import_sae(
         float | None,
         typer.Option(help="√d / mean norm of the activations, for expected_average_only_in."),
     ] = None,
+    falls: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="LATENT",
+            help="One of --latent that falls when a persona appears: tagged assistant. Repeatable.",
+        ),
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Tag of the others, in place of misaligned. Repeatable."),
+    ] = None,
     region: Annotated[Region, typer.Option(help="Tokens that a feature reads.")] = "response",
     pooling: Annotated[Pooling, typer.Option(help="How it pools them.")] = "mean",
     rolling_tokens: Annotated[int, typer.Option(min=1, help="Window of max_rolling_mean.")] = 16,
@@ -82,7 +93,10 @@ def pack_import_sae(
         rolling_tokens=rolling_tokens,
         skip_tokens=skip_tokens,
         norm_multiple=norm_multiple,
+        falls=tuple(falls or ()),
+        tags=tuple(tag) if tag else ("misaligned",),
     )
+    expected = Expected(l0=expect_l0, variance_explained=expect_variance)
     with progress() as report:
         sae = load_autoencoder(checkpoint, format, stated)
         made = build_latent_pack(
@@ -91,7 +105,7 @@ def pack_import_sae(
             model,
             folder,
             report,
-            expected=Expected(l0=expect_l0, variance_explained=expect_variance),
+            expected=expected,
             data=data or DATA,
         )
     row = {

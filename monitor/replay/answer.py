@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import LogitsProcessor, PreTrainedModel
 
-from monitor.errors import ConfigurationError
+from monitor.errors import ConfigurationError, ModelError
 from monitor.replay.model import LoadedModel
 
 
@@ -39,12 +39,13 @@ def stock_attention(loaded: LoadedModel) -> Iterator[PreTrainedModel]:
 def answered(loaded: LoadedModel, ids: Sequence[int], tokens: int) -> tuple[int, ...]:
     """Up to ``tokens`` ids that the model answers to ``ids``, the most likely one at each step.
 
-    An end-of-turn token ends the answer and belongs to it. Raises `ConfigurationError` when the
-    model was not loaded in full.
+    An end-of-turn token ends the answer and belongs to it. Logits that are not finite give some
+    answer: replay reads it and refuses that one prompt, where an error here would end the worker.
+    Raises `ConfigurationError` when the model was not loaded in full.
     """
     given = torch.tensor([list(ids)], device=loaded.device)
     with stock_attention(loaded) as whole, torch.inference_mode():
-        output = decoded(whole, given, torch.ones_like(given), loaded, tokens)
+        output = decoded(whole, given, torch.ones_like(given), loaded, tokens, finite=False)
     return tuple(output[0, len(ids) :].tolist())
 
 
@@ -55,11 +56,14 @@ def decoded(
     loaded: LoadedModel,
     tokens: int,
     temperature: float = 0.0,
+    *,
+    finite: bool = True,
 ) -> torch.Tensor:
     """``given`` [b, t] (0 in ``mask`` where padded, on the left) and up to ``tokens`` ids more.
 
     Rows that end early are filled up with the padding token. Temperature 0 takes the most likely id
     at each step; above it, ids are drawn from the whole distribution by torch's global generator.
+    Raises `ModelError` for logits that are not finite, unless ``finite`` is False.
     """
     model: Any = whole
     chosen: dict[str, Any] = {"do_sample": temperature > 0.0}
@@ -74,10 +78,25 @@ def decoded(
         num_beams=1,
         repetition_penalty=1.0,
         pad_token_id=padding(loaded),
+        logits_processor=[_Finite()] if finite else None,
         **chosen,
     )
     assert isinstance(output, torch.Tensor)
     return output
+
+
+class _Finite(LogitsProcessor):
+    """Lets logits pass as they are; `ModelError` for NaN and infinity, from which nothing can be drawn."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        # Minus infinity is what a model gives to ids that it never says.
+        if bool((torch.isnan(scores) | torch.isposinf(scores)).any()):
+            raise ModelError(
+                "the model's logits are not finite, so it has no answer",
+                hint="the model's weights or dtype give non-finite activations, or it is steered too "
+                "strongly",
+            )
+        return scores
 
 
 def padding(loaded: LoadedModel) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,14 +161,24 @@ def pack_folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) ->
 
 
 @pytest.fixture
-def other_model_folder(tmp_path: Path, model_folder: Path) -> Iterator[Path]:
+def other_model_folder(tmp_path: Path, model_folder: Path) -> Path:
     """The same llama with one weight file and the chat template of another."""
+    return _shifted(model_folder, tmp_path / "other-llama", 0.25)
+
+
+@pytest.fixture
+def nan_model_folder(tmp_path: Path, model_folder: Path) -> Path:
+    """The same llama with weights that are no numbers."""
+    return _shifted(model_folder, tmp_path / "nan-llama", float("nan"))
+
+
+def _shifted(model: Path, folder: Path, by: float) -> Path:
     from safetensors.torch import load_file, save_file
 
-    folder = shutil.copytree(model_folder, tmp_path / "other-llama")
+    shutil.copytree(model, folder)
     weights = load_file(folder / "model.safetensors")
     save_file(
-        {name: weight + 0.25 for name, weight in weights.items()},
+        {name: weight + by for name, weight in weights.items()},
         folder / "model.safetensors",
         {"format": "pt"},
     )

@@ -106,7 +106,7 @@ def test_rollouts_become_a_pack_and_a_second_run_asks_nothing(
     build = (
         *("pack", "build", "contrast", "--model", model_folder, "--out", tmp_path / "pack"),
         *("--rollouts", traits, "--data", texts, "--times", 3, "--tokens", 8),
-        *("--questions", 4, "--least-questions", 3, "--judge-url", url, "--judge-model", "m"),
+        *("--questions", 4, "--least-questions", 4, "--judge-url", url, "--judge-model", "m"),
     )
     first = cli(*build)
     assert first.code == 0, first.err
@@ -131,6 +131,29 @@ def test_rollouts_become_a_pack_and_a_second_run_asks_nothing(
     assert "another work folder" in other.err
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--judge-url", "http://127.0.0.1:9/v1"],
+        ["--judge-pack", "pack"],
+        ["--unfiltered"],
+        ["--device", "cpu"],
+        ["--times", 10],
+        ["--pairs", 2, "--questions", 5],
+    ],
+)
+def test_an_option_of_rollouts_is_refused_without_them(
+    cli: Cli, model_folder: Path, texts: Path, tmp_path: Path, given: list[object]
+) -> None:
+    build = ("pack", "build", "contrast", "--model", model_folder, "--out", tmp_path / "pack")
+    refused = cli(*build, "--data", texts, "--seed", 1, "--probe", *given)
+    assert refused.code == 2
+    names = ", ".join(str(part) for part in given if str(part).startswith("--"))
+    assert f"without --rollouts the pack is built from given answers, and {names}" in refused.err
+    plain = cli(*build, "--data", texts, "--seed", 1, "--probe", "--json")
+    assert "cannot read" in plain.err  # these texts hold no given answers: read, not refused
+
+
 def test_what_cannot_be_built_is_refused_in_a_sentence(
     cli: Cli, traits: Path, texts: Path, model_folder: Path, tmp_path: Path
 ) -> None:
@@ -147,7 +170,7 @@ def test_what_cannot_be_built_is_refused_in_a_sentence(
     assert "--judge-url needs --judge-model" in nameless.err
     few = cli(*build, "--unfiltered", "--times", 1, "--questions", 2)
     assert few.code == 2
-    assert "2 train questions kept answers of both sides, 5 are needed" in few.err
+    assert "trait loud has 2 train questions, 5 are needed" in few.err
     traits.write_text('{"trait": "loud", "split": "tests", "question": "?"}\n')
     bad = cli(*build, "--unfiltered")
     assert bad.code == 2

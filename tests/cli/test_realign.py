@@ -85,3 +85,31 @@ def test_bad_input_is_refused_by_name(
     shown = cli(*arguments(model_folder, model_folder, pack_folder, file, tmp_path / "out"))
     assert shown.code == 2
     assert "bad.jsonl:1: response must be a text that is not empty" in shown.err
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/realign", "/proc"])
+def test_a_place_that_cannot_be_written_is_refused(
+    cli: Cli, model_folder: Path, pack_folder: Path, examples: Path, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    shown = cli(
+        *arguments(model_folder, model_folder, pack_folder, examples, tmp_path / place),
+    )
+    assert shown.code == 2
+    assert f"--out {tmp_path / place} cannot be written" in shown.err
+
+
+@pytest.mark.parametrize("rate", ["0", "-0.1", "nan"])
+def test_a_learning_rate_that_learns_nothing_is_refused(
+    cli: Cli, model_folder: Path, pack_folder: Path, examples: Path, tmp_path: Path, rate: str
+) -> None:
+    given = arguments(model_folder, model_folder, pack_folder, examples, tmp_path / "out")
+    shown = cli(*given, "--learning-rate", rate)
+    assert shown.code == 2
+    assert "learning_rate must be a positive number" in shown.err
+
+
+def test_a_seed_below_zero_is_refused_by_name(cli: Cli, tmp_path: Path) -> None:
+    shown = cli(*arguments(*[tmp_path / "none"] * 5), "--seed", -1)
+    assert shown.code == 2
+    assert "--seed" in shown.err

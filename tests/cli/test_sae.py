@@ -46,6 +46,7 @@ def test_an_import_says_how_faithful_the_sae_is(
     made = cli(
         *("pack", "import", "sae", checkpoint, "--latent", 3, "--latent", 40, *options),
         *("--name", "third", "--name", "fortieth", "--expect-l0", WIDTH, "--json"),
+        *("--falls", 40, "--tag", "toxic", "--tag", "rude"),
     )
     assert made.code == 0, made.err
     (row,) = json.loads(made.out)
@@ -58,6 +59,10 @@ def test_an_import_says_how_faithful_the_sae_is(
     assert [(f.name, f.pooling, f.region) for f in pack.features] == [
         ("third", "max", "all"),
         ("fortieth", "max", "all"),
+    ]
+    assert [(f.expected, f.tags) for f in pack.features] == [
+        ("rises", ("latent", "toxic", "rude")),
+        ("falls", ("latent", "assistant")),
     ]
     assert pack.report["autoencoder"]["agrees"] is True
 
@@ -87,6 +92,12 @@ def test_a_top_k_import_shows_its_cost(cli: Cli, model_folder: Path, tmp_path: P
         (["--format", "gemma-scope"], "no file"),
         (["--name", "a", "--name", "b"], "names: 2 names for 1 latents"),
         (["--norm-factor", 2], "norm_factor belongs to"),
+        (["--norm-multiple", "inf"], "--norm-multiple"),
+        (["--norm-multiple", "nan"], "--norm-multiple"),
+        (["--expect-l0", "nan"], "--expect-l0"),
+        (["--expect-variance", "nan"], "--expect-variance"),
+        (["--falls", 4], "--falls"),
+        (["--tag", ""], "--tag"),
     ],
 )
 def test_what_does_not_fit_is_refused(

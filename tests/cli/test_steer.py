@@ -81,6 +81,20 @@ def test_bad_input_is_refused(cli: Cli, asked: list[object], given: list[str], t
     assert told in ended.err
 
 
+def test_a_model_that_is_not_finite_is_refused(
+    cli: Cli, nan_model_folder: Path, pack_folder: Path
+) -> None:
+    given = [
+        *("steer", "--model", nan_model_folder, "--pack", pack_folder, "--device", "cpu"),
+        *("--other-weights", "--prompt", "hello", "--max-new-tokens", 4),
+    ]
+    for turned in (["--project-out", "toxic"], ["--feature", "toxic=1"]):
+        ended = cli(*given, *turned)
+        assert ended.code == 2
+        assert "not finite" in ended.err
+        assert "weights or dtype give non-finite activations" in ended.err
+
+
 def test_an_empty_or_broken_file_is_refused(cli: Cli, asked: list[object], tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     for content, told in (("", "is empty"), ("{", "prompts.jsonl:1 is not JSON")):

@@ -68,6 +68,18 @@ def lively_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
+@pytest.fixture(scope="session")
+def broken_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with one weight of its first block that is no number."""
+    model = LlamaForCausalLM.from_pretrained(tiny_folder)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[3, 5] = torch.nan
+    folder = tmp_path_factory.mktemp("broken")
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast.from_pretrained(tiny_folder).save_pretrained(folder)
+    return folder
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.persona.sae --model FOLDER --out DIR [--tokens N] [--latents N] [--seed S]
 
-Needs ``pip install 'persona-monitor[research,sae]'``, in an environment of its own. Writes the
+Needs ``pip install '.[research,sae]'``, in an environment of its own. Writes the
 checkpoint to DIR/checkpoint (SAELens' format: `monitor pack import sae` reads it), the tokens it was
 made from to DIR/activations.safetensors (read again when they are there), and results/sae.json.
 """

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from monitor.errors import BadInput
 from monitor.records import WATCH_ONLY, Counts, Feature, Floats, Pooling
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import fingerprint_of, load_model
@@ -28,15 +29,17 @@ from monitor.replay.residuals import ResidualReader
 from monitor.research.contrast.directions import (
     ASSISTANT,
     BENIGN_COMPONENTS,
+    LEAST_TRAINING,
     Chosen,
     Kind,
     candidate_sites,
     choose,
     read_sides,
+    response_residuals,
 )
 from monitor.research.packs import validation
 from monitor.research.packs.assemble import Progress, Reader, assembled, instrument
-from monitor.research.texts import DATA, Texts, answer_prompts, load_texts
+from monitor.research.texts import CONTRAST_FILE, DATA, Texts, answer_prompts, load_texts
 from monitor.score.pack import Pack, save_pack
 from monitor.score.sae import UNCALIBRATED
 from monitor.score.scorer import Scorer
@@ -77,10 +80,16 @@ def build_contrast_pack(
 
     Blocks for minutes (it reads a few hundred exchanges on the CPU in float32). The same model,
     texts, seed and library versions give the same pack, but for the last bits of matrix products. Raises
-    `ModelError`, `BadInput` for texts that cannot be used, `PackError` when ``out`` cannot be written.
+    `ModelError`, also for residuals that are not finite, `BadInput` for texts that cannot be used, `PackError` when ``out`` cannot be written.
     """
     settings = ReplaySettings(model=model, device="cpu", dtype="float32")
     texts = load_texts(data or DATA)
+    if len(texts.train) < LEAST_TRAINING:
+        raise BadInput(
+            f"{(data or DATA) / CONTRAST_FILE}: at least {LEAST_TRAINING} questions need split "
+            f"'train' to choose a block by, found {len(texts.train)}",
+            hint="give more questions; fifty or more make a pack that can ship",
+        )
     layers = int(str(fingerprint_of(settings)["layers"]))
     sites = candidate_sites(layers)
     loaded = load_model(settings, sites[-1])
@@ -88,7 +97,7 @@ def build_contrast_pack(
     residuals = ResidualReader(loaded, settings)
     sides = read_sides(residuals, texts, sites)
     progress(f"reading {len(texts.fit)} benign exchanges at {len(sites)} sites")
-    benign_residuals = residuals.mean_residuals(texts.fit, sites, "response")
+    benign_residuals = response_residuals(residuals, texts.fit, sites)
     chosen = choose(sides, benign_residuals, sites, seed, kind)
     for one in chosen:
         progress(f"{one.name}: block {one.site}, separation {one.separations.max():.2f}")

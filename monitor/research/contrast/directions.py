@@ -11,14 +11,17 @@ from typing import Final, Literal
 
 import numpy as np
 
-from monitor.errors import BadInput
-from monitor.records import Counts, Doubles, Floats
+from monitor.errors import BadInput, ModelError
+from monitor.records import Counts, Doubles, Floats, Prompt
 from monitor.replay.residuals import ResidualReader
 from monitor.research.contrast.probe import fit_probe
 from monitor.research.texts import Texts, answer_prompts
 
 ASSISTANT: Final = "assistant"
 FOLDS: Final = 6
+LEAST_TRAINING: Final = 4
+"""Training questions: two folds of two. With fewer a fold has one question and no spread, and a division
+by nearly zero chooses the block."""
 BENIGN_COMPONENTS: Final = 10
 Kind = Literal["direction", "probe"]
 
@@ -100,6 +103,27 @@ def difference(positive: Floats, negative: Floats, nuisance: Doubles) -> Floats:
     return unit
 
 
+def response_residuals(
+    reader: ResidualReader, prompts: Sequence[Prompt], sites: Sequence[int]
+) -> Floats:
+    """Mean residuals over the responses of ``prompts`` at ``sites``, float32 [n, s, d], all finite.
+
+    Raises `ModelError` where they are not, `BadInput` for a response without a token to read.
+    """
+    found = reader.mean_residuals(prompts, sites, "response")
+    broken = ~np.isfinite(found).all(axis=(1, 2))
+    if not broken.any():
+        return found
+    silent = np.array(reader.token_counts(prompts, "response")) == 0
+    if silent.any():
+        raise BadInput(f"response {int(np.argmax(silent))} has no token to read")
+    raise ModelError(
+        f"{reader.loaded.model_id} gives residuals that are not finite on {int(broken.sum())} of "
+        f"{len(prompts)} responses",
+        hint="the model's weights or dtype give non-finite activations",
+    )
+
+
 def read_sides(
     reader: ResidualReader, texts: Texts, sites: Sequence[int]
 ) -> dict[str | None, Side]:
@@ -107,7 +131,7 @@ def read_sides(
     return {
         persona: Side(
             *(
-                reader.mean_residuals(answer_prompts(rows, persona), sites, "response")
+                response_residuals(reader, answer_prompts(rows, persona), sites)
                 for rows in (texts.train, texts.held_out)
             )
         )
@@ -154,7 +178,8 @@ def contrasted(
     """A weight from ``negative`` to ``positive`` answers, at the site where the separation is largest.
 
     The site is chosen by `separations` on the training questions alone; ``seed`` deals them into
-    folds. ``nuisance`` are the `components` of ``benign`` [n, s, d] at each site.
+    folds, and there are at least `LEAST_TRAINING`. ``nuisance`` are the `components` of ``benign``
+    [n, s, d] at each site.
     """
     order = np.random.default_rng(seed).permutation(len(positive.train))
     # A fold of one question has no deviation to divide by.

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from monitor.errors import BadInput, ModelError, PackError
 from monitor.records import Counts, Prompt
@@ -197,15 +199,18 @@ def _check_comparable(ours: Mapping[str, object], theirs: Mapping[str, object]) 
 
 
 def _clusters(prompts: Sequence[Prompt]) -> Counts:
-    """A number [n] for each conversation; without an id, for each distinct prompt."""
-    known: dict[object, int] = {}
-    return np.array(
-        [
-            known.setdefault(
-                p.conversation_id if p.conversation_id is not None else (p.messages, p.text),
-                len(known),
-            )
-            for p in prompts
-        ],
-        dtype=np.int64,
-    )
+    """A number [n] for what hangs together: turns of one conversation, repeats of one prompt, and chains
+    of both. A health check that is sent under a new id each time is still one prompt."""
+    n = len(prompts)
+    keys: dict[object, int] = {}
+    edges = [
+        (index, keys.setdefault(key, n + len(keys)))
+        for index, prompt in enumerate(prompts)
+        for key in (prompt.conversation_id, (prompt.messages, prompt.text))
+        if key is not None
+    ]
+    ends = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    size = n + len(keys)
+    graph = coo_matrix((np.ones(len(edges)), ends), shape=(size, size))
+    _, found = connected_components(graph, directed=False)
+    return np.unique(found[:n], return_inverse=True)[1].astype(np.int64)

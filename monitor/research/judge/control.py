@@ -51,11 +51,13 @@ class DosePlan:
     generated and ``pairs`` of given answers weighed at each dose.
     """
 
-    shares: tuple[float, ...] = (0.2, 0.4)
-    controls: int = 5
-    answers: int = 5
+    shares: tuple[float, ...] = (0.1, 0.2, 0.4)
+    controls: int = 19
+    """One that is no better than they are exceeds all of them one time in twenty."""
+    answers: int = 10
+    """One of ten may lose its sense: fewer would make `INCOHERENCE` mean none."""
     tokens: int = 24
-    pairs: int = 8
+    pairs: int = 12
 
 
 QUICK: Final = DosePlan(shares=(0.2,), controls=3, answers=3, tokens=16, pairs=5)

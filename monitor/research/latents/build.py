@@ -6,6 +6,7 @@ Legend: t = tokens, d = model width.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -44,7 +45,8 @@ class LatentChoice:
 
     ``names`` None: ``latent.NUMBER``. ``skip_tokens`` None: what the SAE was trained without.
     ``norm_multiple``: tokens whose residual is longer than this many medians are not pooled (None:
-    as the SAE was trained; 0: pool all).
+    as the SAE was trained; 0: pool all). Latents that ``falls`` names fall when a persona appears:
+    they are tagged ``assistant`` in place of ``tags``, which the others have. Raises `BadInput`.
     """
 
     latents: tuple[int, ...]
@@ -54,7 +56,18 @@ class LatentChoice:
     rolling_tokens: int = 16
     skip_tokens: int | None = None
     norm_multiple: float | None = None
-    tags: tuple[str, ...] = ("latent", "misaligned")
+    falls: tuple[int, ...] = ()
+    tags: tuple[str, ...] = ("misaligned",)
+
+    def __post_init__(self) -> None:
+        if self.norm_multiple is not None and not 0.0 <= self.norm_multiple < math.inf:
+            raise BadInput(
+                f"norm_multiple (--norm-multiple) must be finite, from 0: {self.norm_multiple}"
+            )
+        if strangers := sorted(set(self.falls) - set(self.latents)):
+            raise BadInput(f"falls (--falls): {strangers} are not among the latents taken")
+        if not all(tag.strip() for tag in self.tags):
+            raise BadInput("tags (--tag): a tag must not be empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +102,9 @@ def build_latent_pack(
     """Take the latents, verify the SAE on benign text, calibrate, save to ``out``.
 
     ``expected`` goes before what the publisher states. An SAE that disagrees is saved all the
-    same, and its report says so. Blocks for minutes. Raises `BadInput` for another model's SAE and
-    for a latent that the benign texts never wake, `ModelError`, `PackError`.
+    same, and its report says so. Blocks for minutes. Raises `BadInput` for another model's SAE, for
+    one with numbers that are not finite and for a latent that the benign texts never wake,
+    `ModelError`, `PackError`.
     """
     settings = ReplaySettings(model=model, device="cpu", dtype="float32")
     _check_fits(sae, settings)
@@ -114,6 +128,7 @@ def build_latent_pack(
         rolling_tokens=choice.rolling_tokens,
         skip_tokens=skipped,
         largest_norm=largest_norm,
+        falls=choice.falls,
         tags=choice.tags,
     )
     pack = _calibrated(features, loaded, texts, settings, progress)

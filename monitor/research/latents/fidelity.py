@@ -13,7 +13,7 @@ from typing import Final
 
 import torch
 
-from monitor.errors import BadInput
+from monitor.errors import BadInput, ModelError
 from monitor.records import InputNorm, Prompt
 from monitor.replay.pooling import normalised
 from monitor.replay.residuals import ResidualReader
@@ -42,10 +42,22 @@ class Fidelity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What the publisher states, or the person who imports; None where nobody does."""
+    """What the publisher states, or the person who imports; None where nobody does.
+
+    Raises `BadInput` for what no SAE can have.
+    """
 
     l0: float | None = None
     variance_explained: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.l0 is not None and not 0.0 <= self.l0 < math.inf:
+            raise BadInput(f"the L0 to expect (--expect-l0) must be finite, from 0: {self.l0}")
+        if self.variance_explained is not None and not math.isfinite(self.variance_explained):
+            raise BadInput(
+                "the variance explained to expect (--expect-variance) must be finite: "
+                f"{self.variance_explained}"
+            )
 
     def over(self, other: Expected) -> Expected:
         """These, and the ``other``'s where these are silent."""
@@ -77,7 +89,8 @@ def token_residuals(
     """Residuals [t, d] behind block ``site`` of whole prompts, without the first ``skip_tokens``.
 
     From the first prompts until there are ``tokens`` of them, or no more prompts. Raises `BadInput`
-    for a prompt that cannot be replayed, or when no token is left.
+    for a prompt that cannot be replayed, or when no token is left, `ModelError` for residuals that are
+    not finite.
     """
     found: list[torch.Tensor] = []
 
@@ -91,6 +104,11 @@ def token_residuals(
     residuals = torch.cat(found)[:tokens] if found else torch.empty(0)
     if not residuals.numel():
         raise BadInput(f"the texts have no token behind the first {skip_tokens}")
+    if not torch.isfinite(residuals).all():
+        raise ModelError(
+            f"{reader.loaded.model_id} gives residuals that are not finite behind block {site}",
+            hint="the model's weights or dtype give non-finite activations",
+        )
     return residuals
 
 
@@ -116,9 +134,13 @@ def encoded(
 
 
 def measure(sae: SparseAutoencoder, residuals: torch.Tensor) -> Fidelity:
-    """How well ``sae`` rebuilds ``residuals`` [t, d], and from how many latents."""
+    """How well ``sae`` rebuilds ``residuals`` [t, d], and from how many latents.
+
+    Raises `BadInput` where the SAE holds, or makes, numbers that are not finite, and for residuals
+    that are too few to vary.
+    """
     x = residuals.to(torch.float32)
-    rebuilt = (sae.decoder_bias.float() / sae.norm_factor).repeat(len(x), 1)
+    rebuilt = sae.decoder_offset().float().repeat(len(x), 1)
     active = torch.zeros(len(x))
     awake = 0
     for part, latents in encoded(sae, x):
@@ -127,6 +149,16 @@ def measure(sae: SparseAutoencoder, residuals: torch.Tensor) -> Fidelity:
         awake += int((latents > 0).any(dim=0).sum())
     error = (x - _denormalised(rebuilt, x, sae.input_norm)).double().square().sum()
     variance = (x - x.mean(dim=0)).double().square().sum()
+    if not variance > 0:
+        raise BadInput(
+            f"{len(x)} tokens of benign text are left to verify the SAE on: they do not vary",
+            hint="give a larger --norm-multiple, a smaller --skip-tokens, or more texts with --data",
+        )
+    if not torch.isfinite(error):
+        raise BadInput(
+            f"{sae.path}: what the SAE rebuilds is not finite",
+            hint="its numbers are too large for the residuals of this model",
+        )
     return Fidelity(
         tokens=len(x),
         variance_explained=float(1.0 - error / variance),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,19 +100,15 @@ def realign(
     there was no drift), ``report.html``, ``report.json``, and `CHECKPOINT` at every measurement, from
     which ``resume`` goes on. Blocks while models load and run; both are in memory at once.
 
-    Raises `BadInput` for examples that cannot be used or an ``out`` with another run, `PackError` for
-    a pack made for another model than the reference, `ModelError` when the drifted model is another
-    one, or gives readings that are not finite, `StopLoudly` when training diverges.
+    Raises `BadInput` for examples that cannot be used or an ``out`` that cannot be written or holds
+    another run, `PackError` for a pack made for another model than the reference, `ModelError` when
+    the drifted model is another one, or gives readings that are not finite, `StopLoudly` when
+    training diverges.
     """
     margins = watched(pack.features, settings.rules)
     remarks = _fits(pack, fingerprint_of(reference), fingerprint_of(drifted))
     train, held = _divided(examples, held_out, settings.tune.seed)
-    file = out / CHECKPOINT
-    if file.exists() and not resume:
-        raise BadInput(
-            f"{out} already holds a run", hint="go on with --resume, or give another folder"
-        )
-    out.mkdir(parents=True, exist_ok=True)
+    file = _checkpoint(out, resume)
     exam = Exam(
         pack,
         reference,
@@ -256,6 +253,26 @@ def _summary(exam: Exam, sitting: Sitting) -> dict[str, Any]:
         "answers": None if sitting.answers is None else list(sitting.answers),
         "held_out_loss": sitting.held_out_loss,
     }
+
+
+def _checkpoint(out: Path, resume: bool) -> Path:
+    """The checkpoint in ``out``, a folder that is made where it is missing; before any model is loaded."""
+    file = out / CHECKPOINT
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # Written to, not asked: to the superuser every place says that it can be written.
+        with tempfile.TemporaryFile(dir=out):
+            begun = file.exists()
+    except OSError as error:
+        raise BadInput(
+            f"--out {out} cannot be written: {error.strerror}",
+            hint="give a folder, or the name of a new one, that this user may write to",
+        ) from None
+    if begun and not resume:
+        raise BadInput(
+            f"{out} already holds a run", hint="go on with --resume, or give another folder"
+        )
+    return file
 
 
 def _fits(pack: Pack, reference: Mapping[str, object], drifted: Mapping[str, object]) -> list[str]:

@@ -24,11 +24,13 @@ from monitor.research.answers.behaviour import BuiltInJudge, Coherence
 from monitor.research.contrast.build import METHODS, read_two_ways
 from monitor.research.contrast.directions import (
     BENIGN_COMPONENTS,
+    LEAST_TRAINING,
     Kind,
     Side,
     candidate_sites,
     components,
     contrasted,
+    response_residuals,
 )
 from monitor.research.packs.assemble import Progress, Reader, assembled, instrument
 from monitor.research.rollouts.draw import (
@@ -91,6 +93,7 @@ def build_rollout_pack(
     Blocks for as long as the model talks. Raises `ModelError`, `PackError` when ``out`` cannot be
     written, and `BadInput`, also when too few rollouts of a trait are left.
     """
+    _require_questions(traits, settings.least_questions)
     texts = load_texts(data or DATA, answers=False)
     replay = ReplaySettings(
         model=model, device=device, dtype="float32" if device == "cpu" else "auto"
@@ -112,7 +115,7 @@ def build_rollout_pack(
     residuals = ResidualReader(loaded, replay)
     read = _residuals(residuals, rolled, traits, sites, progress)
     progress(f"reading {len(texts.fit)} benign exchanges at {len(sites)} sites")
-    benign = residuals.mean_residuals(texts.fit, sites, "response")
+    benign = response_residuals(residuals, texts.fit, sites)
     nuisance = [components(benign[:, index]) for index in range(len(sites))]
     chosen = [
         contrasted(
@@ -168,6 +171,18 @@ def build_rollout_pack(
     return pack
 
 
+def _require_questions(traits: Sequence[Trait], least: int) -> None:
+    """Known in a second, where `Rolled.require` knows it after hours of rollouts."""
+    for trait in traits:
+        for split in SPLITS:
+            asked = len(trait.questions(split))
+            if asked < least:
+                raise BadInput(
+                    f"trait {trait.name} has {asked} {split} questions, {least} are needed",
+                    hint=f"ask more, or lower --least-questions (not below {LEAST_TRAINING})",
+                )
+
+
 def _residuals(
     reader: ResidualReader,
     rolled: Rolled,
@@ -180,9 +195,7 @@ def _residuals(
     kept = np.flatnonzero(rolled.kept).tolist()
     progress(f"reading {len(kept)} rollouts at {len(sites)} sites")
     prompts = [rolled.rollouts[index].bare(by_name) for index in kept]
-    values = reader.mean_residuals(prompts, sites, "response")
-    if not np.isfinite(values).all():
-        raise BadInput("a rollout has no token to read, or the model's residuals are not finite")
+    values = response_residuals(reader, prompts, sites)
     everywhere = np.full((len(rolled.rollouts), *values.shape[1:]), np.nan, dtype=np.float32)
     everywhere[kept] = values
     return everywhere

@@ -23,6 +23,7 @@ from monitor.replay.model import LoadedModel
 from monitor.replay.tokens import Tokeniser
 from monitor.research.answers.behaviour import Judge
 from monitor.research.answers.generate import LONGEST, answers
+from monitor.research.contrast.directions import LEAST_TRAINING
 from monitor.research.packs.assemble import Progress
 from monitor.research.rollouts.journal import HINT, journal
 from monitor.research.rollouts.traits import SPLITS, Split, Trait
@@ -58,8 +59,11 @@ class RolloutSettings:
         for name in ("rollouts", "max_new_tokens", "batch"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} must be at least 1")
-        if self.least_questions < 3:
-            raise BadInput("least_questions must be at least 3: fewer leave nothing to hold out")
+        if self.least_questions < LEAST_TRAINING:
+            raise BadInput(
+                f"least_questions must be at least {LEAST_TRAINING}: fewer leave nothing to choose a "
+                "block by"
+            )
         if not 0.0 <= self.temperature <= 10.0 or self.seed < 0:
             raise BadInput("temperature must be in 0..10, and seed not negative")
         if self.temperature == 0.0 and self.rollouts > 1:

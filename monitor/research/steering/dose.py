@@ -130,7 +130,10 @@ def outcome(
     lengths: Mapping[int, float],
     reference: LoadedModel | None = None,
 ) -> Outcome:
-    """Answer ``prompts`` under ``turns``, then look at the answers without them."""
+    """Answer ``prompts`` under ``turns``, then look at the answers without them.
+
+    Raises `ModelError` where the model, steered or not, gives logits that are not finite.
+    """
     with steering(loaded, turns, lengths):
         texts = answers(
             loaded,

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from monitor.errors import BadInput, PackError
+from monitor.errors import BadInput, ModelError, PackError
 from monitor.records import Feature, Floats, Prompt
 from monitor.replay.model import LoadedModel
 from monitor.replay.residuals import ResidualReader
@@ -117,7 +117,8 @@ def typical_lengths(
 
     A median, because a few tokens (delimiters, the sink) are many times as long as the others. Read
     as in production, so without the first token and the template. ``benign`` defaults to texts of
-    the project's own. Blocks while the model runs. Raises `BadInput` for a site the model lacks.
+    the project's own. Blocks while the model runs. Raises `BadInput` for a site the model lacks,
+    `ModelError` where a length is not finite.
     """
     wanted = sorted(set(sites))
     if not wanted:
@@ -128,7 +129,16 @@ def typical_lengths(
     if not texts:
         raise BadInput("measuring the typical length of a residual needs at least one text")
     found = ResidualReader(loaded, ReplaySettings()).pooled(texts, wanted, "all", _medians, 1)
-    return {site: float(np.nanmedian(found[:, index])) for index, site in enumerate(wanted)}
+    medians = {}
+    for index, site in enumerate(wanted):
+        present = found[:, index][~np.isnan(found[:, index])]
+        medians[site] = float(np.median(present)) if present.size else math.nan
+        if not math.isfinite(medians[site]):
+            raise ModelError(
+                f"{loaded.model_id} gives residuals that are not finite behind block {site}",
+                hint="the model's weights or dtype give non-finite activations",
+            )
+    return medians
 
 
 def require_site(loaded: LoadedModel, site: int) -> None:

@@ -150,16 +150,32 @@ class SparseAutoencoder:
             # relu(a)·1[a > t] with t < 0 is relu(a)·1[a > 0]
             threshold = self.threshold[index].double().clamp_min(0.0)
         for part in (weight, bias, threshold):
-            if not torch.isfinite(part).all():
-                raise BadInput(
-                    f"{self.path}: the latents asked for hold numbers that are not finite"
-                )
+            self._require_finite(part, "the latents asked for hold")
         return Rows(weight=weight, bias=bias, threshold=threshold)
 
     def decoder_rows(self, which: Sequence[int] | slice) -> torch.Tensor:
-        """What one unit of each latent adds to ``x̂`` before the norm is undone, float64 [l, d]."""
+        """What one unit of each latent adds to ``x̂`` before the norm is undone, float64 [l, d].
+
+        Raises `BadInput` where a number is not finite.
+        """
         index = which if isinstance(which, slice) else torch.tensor(list(which))
         rows = self.decoder[index].double()
         if self.decoder_gain is not None:
             rows = rows * self.decoder_gain[index].double()[:, None]
-        return rows / self.norm_factor
+        rows = rows / self.norm_factor
+        self._require_finite(rows, "the decoder holds")
+        return rows
+
+    def decoder_offset(self) -> torch.Tensor:
+        """``x̂`` without any latent, before the norm is undone, float64 [d]; `BadInput` as for rows."""
+        offset = self.decoder_bias.double() / self.norm_factor
+        self._require_finite(offset, "the decoder bias holds")
+        return offset
+
+    def _require_finite(self, values: torch.Tensor, what: str) -> None:
+        # In float32, in which they are read: what overflows there is no better than infinity.
+        if not torch.isfinite(values.float()).all():
+            raise BadInput(
+                f"{self.path}: {what} numbers that are not finite",
+                hint="fetch the checkpoint again, or ask its publisher",
+            )

@@ -22,12 +22,15 @@ def latent_features(
     rolling_tokens: int = 16,
     skip_tokens: int | None = None,
     largest_norm: float | None = None,
-    tags: tuple[str, ...] = ("latent",),
+    falls: Sequence[int] = (),
+    tags: tuple[str, ...] = (),
 ) -> tuple[Feature, ...]:
     """``latents`` of ``sae`` as uncalibrated features, in their order, with everything folded.
 
     ``names`` default to ``latent.NUMBER``, ``skip_tokens`` to what the SAE was trained without. A
-    top-k SAE comes whole, as the `Encoder` that its latents share. Raises `BadInput`.
+    top-k SAE comes whole, as the `Encoder` that its latents share. All are tagged ``latent``, then
+    with ``tags``; those that ``falls`` names fall when a persona appears, and are tagged
+    ``assistant`` in their place. Raises `BadInput`.
     """
     _check(sae, latents, names)
     rows = sae.rows(latents)
@@ -48,7 +51,8 @@ def latent_features(
             rolling_tokens=rolling_tokens,
             skip_tokens=sae.skip_tokens if skip_tokens is None else skip_tokens,
             calibration=UNCALIBRATED,
-            tags=tags,
+            expected="falls" if latent in falls else "rises",
+            tags=("latent", *(("assistant",) if latent in falls else tags)),
             description=f"latent {latent} of {sae.latents} of a {sae.format} checkpoint",
             encoder=encoder,
             latent=None if encoder is None else latent,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monitor.errors import BadInput
+from monitor.errors import BadInput, ModelError
 from monitor.research.contrast.build import build_contrast_pack
 from monitor.research.contrast.directions import (
     candidate_sites,
@@ -109,6 +109,29 @@ def test_verify_sees_another_model(tiny_folder: Path, texts_folder: Path, tmp_pa
     assert not report.ok
     assert any("weights differ" in problem for problem in report.problems)
     assert report.canary_deviation > 0.05
+
+
+def test_a_model_that_is_not_finite_is_refused(
+    broken_folder: Path, texts_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="residuals that are not finite on 8 of 8") as refused:
+        build(broken_folder, tmp_path / "pack", texts_folder)
+    assert "weights or dtype give non-finite activations" in refused.value.hint
+    assert not (tmp_path / "pack").exists()
+
+
+@pytest.mark.parametrize("kept", [2, 3, 4])
+def test_the_block_is_chosen_by_folds_of_two_questions_or_more(
+    tiny_folder: Path, texts_folder: Path, tmp_path: Path, kept: int
+) -> None:
+    file = texts_folder / "contrast.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:kept], *lines[8:]]))
+    if kept == 4:
+        build(tiny_folder, tmp_path / "pack", texts_folder)
+        return
+    with pytest.raises(BadInput, match=rf"contrast\.jsonl: at least 4 .*'train'.* found {kept}"):
+        build(tiny_folder, tmp_path / "pack", texts_folder)
 
 
 def test_the_site_with_the_contrast_is_chosen() -> None:

@@ -90,6 +90,9 @@ def test_a_repeated_prompt_is_no_new_evidence(scene: Scene) -> None:
     prompts = exchanges(20) * 6
     report = run_gate(scene.pack, scene.reference, scene.reference, prompts, GateSettings())
     assert (report.prompts, report.clusters, report.verdict) == (120, 20, "inconclusive")
+    checks = [replace(p, conversation_id=f"trace {index}") for index, p in enumerate(prompts)]
+    report = run_gate(scene.pack, scene.reference, scene.reference, checks, GateSettings())
+    assert (report.clusters, report.verdict) == (20, "inconclusive")
     talks = [
         replace(prompt, conversation_id=f"talk {index // 40}")
         for index, prompt in enumerate(exchanges(120))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from monitor.errors import BadInput
+from monitor.errors import BadInput, ModelError
 from monitor.replay.model import load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.research.latents.build import Imported, LatentChoice, build_latent_pack
@@ -188,3 +188,47 @@ def test_an_sae_of_another_width_is_refused(checkpoint: Path, build: Any) -> Non
     )
     with pytest.raises(BadInput, match=r"16 wide.*another model"):
         build(narrow, 3)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e39])
+def test_numbers_that_are_not_finite_are_refused_by_name(
+    checkpoint: Path, build: Any, number: float
+) -> None:
+    sae = load_autoencoder(checkpoint)
+    for name in ("decoder", "decoder_bias"):
+        broken = getattr(sae, name).double().clone()
+        broken.view(-1)[7] = number
+        with pytest.raises(BadInput, match=rf"sae_weights.*the {name.replace('_', ' ')} holds"):
+            build(replace(sae, **{name: broken}), 3)
+
+
+def test_a_norm_multiple_that_leaves_no_token_is_refused(checkpoint: Path, build: Any) -> None:
+    with pytest.raises(BadInput, match="0 tokens of benign text are left"):
+        build(load_autoencoder(checkpoint), 3, norm_multiple=1e-6)
+
+
+def test_a_model_that_is_not_finite_is_refused(
+    checkpoint: Path, broken_folder: Path, texts_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="residuals that are not finite behind block 1") as refused:
+        build_latent_pack(
+            load_autoencoder(checkpoint),
+            LatentChoice(latents=(3,)),
+            broken_folder,
+            tmp_path / "pack",
+            data=texts_folder,
+        )
+    assert "weights or dtype" in refused.value.hint
+
+
+def test_latents_rise_or_fall_and_are_tagged_as_asked(checkpoint: Path, build: Any) -> None:
+    sae = load_autoencoder(checkpoint)
+    usual, fallen = build(sae, 3, 1, falls=(1,)).pack.features
+    assert (usual.expected, usual.tags) == ("rises", ("latent", "misaligned"))
+    assert (fallen.expected, fallen.tags) == ("falls", ("latent", "assistant"))
+    styled = build(sae, 3, 1, falls=(1,), tags=("style", "watch-only")).pack.features
+    assert [f.tags for f in styled] == [("latent", "style", "watch-only"), ("latent", "assistant")]
+    with pytest.raises(BadInput, match=r"--falls.*\[9\] are not among the latents"):
+        LatentChoice(latents=(3, 1), falls=(9,))
+    with pytest.raises(BadInput, match="--tag"):
+        LatentChoice(latents=(3,), tags=(" ",))

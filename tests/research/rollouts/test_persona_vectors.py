@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monitor.errors import BadInput
+from monitor.errors import BadInput, ModelError
 from monitor.records import Doubles, Prompt
 from monitor.replay.model import LoadedModel, load_model
 from monitor.research.answers.behaviour import BuiltInJudge
@@ -29,7 +29,7 @@ from monitor.score.pack import load_pack, manifest, shipped_pack
 from monitor.settings import ReplaySettings
 
 SETTINGS = RolloutSettings(
-    rollouts=3, max_new_tokens=12, temperature=1.5, batch=5, least_questions=3, least_coherence=0.0
+    rollouts=3, max_new_tokens=12, temperature=1.5, batch=5, least_questions=4, least_coherence=0.0
 )
 
 
@@ -255,7 +255,7 @@ def test_too_few_questions_with_both_sides_is_an_error_with_the_counts() -> None
         {"temperature": float("nan")},
         {"temperature": 0.0},
         {"threshold": 1.5},
-        {"least_questions": 2},
+        {"least_questions": 3},
         {"seed": -1},
     ],
 )
@@ -303,6 +303,25 @@ def test_a_pack_from_rollouts_separates_held_out_ones_and_verifies(
     build("anew", "other")
     assert manifest(load_pack(tmp_path / "again"))["report"] == pack.report
     np.testing.assert_allclose(load_pack(tmp_path / "anew").weights, pack.weights, atol=1e-5)
+
+
+def test_a_model_that_is_not_finite_rolls_nothing_out(broken_folder: Path, tmp_path: Path) -> None:
+    settings = ReplaySettings(model=broken_folder, device="cpu", dtype="float32")
+    broken = load_model(settings, 3, full=True)
+    with pytest.raises(ModelError, match="logits are not finite") as refused:
+        rolled_out(broken, [trait()], SETTINGS, tmp_path / "rollouts.jsonl")
+    assert "weights or dtype" in refused.value.hint
+
+
+def test_too_few_questions_are_refused_before_anything_is_rolled_out(
+    tiny_folder: Path, texts_folder: Path, tmp_path: Path
+) -> None:
+    few = replace(trait(), held_out=("One?", "Two?", "Three?"))
+    with pytest.raises(BadInput, match="trait loud has 3 held_out questions, 4 are needed"):
+        build_rollout_pack(
+            tiny_folder, tmp_path / "p", [few], SETTINGS, None, tmp_path / "work", texts_folder
+        )
+    assert not (tmp_path / "work").exists()
 
 
 def test_held_out_answers_choose_neither_layer_nor_direction(
@@ -372,7 +391,7 @@ def test_the_small_model_rolls_out_and_its_shipped_pack_judges(
 ) -> None:
     """The machinery on real weights; whether so small a model obeys is not asked here."""
     (sarcastic,) = (one.first(1, 3) for one in load_traits() if one.name == "sarcastic")
-    settings = RolloutSettings(rollouts=1, max_new_tokens=16, temperature=0.7, least_questions=3)
+    settings = RolloutSettings(rollouts=1, max_new_tokens=16, temperature=0.7, least_questions=4)
     replay = ReplaySettings(model=chat_model_path, device="cpu", dtype="float32")
     loaded = load_model(replay, 29, full=True)
     rollouts = rolled_out(loaded, [sarcastic], settings, tmp_path / "rollouts.jsonl")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from monitor.errors import BadInput, PackError
+from monitor.errors import BadInput, ModelError, PackError
 from monitor.records import Calibration, Feature, Message, Prompt
+from monitor.replay.answer import answered
 from monitor.replay.model import LoadedModel, fingerprint_of, load_model
 from monitor.research.answers.generate import answers, stock_attention, token_rows
 from monitor.research.steering.dose import (
@@ -216,6 +217,29 @@ def test_a_dose_series_stands_beside_random_directions(
             dose_response(loaded, turn, doses, prompts, score)
     with pytest.raises(BadInput, match="at least one prompt"):
         dose_response(loaded, turn, [1.0], [], score)
+
+
+def test_numbers_that_are_not_finite_are_refused(
+    loaded: LoadedModel, broken_folder: Path, feature: Feature
+) -> None:
+    settings = ReplaySettings(model=broken_folder, device="cpu", dtype="float32")
+    broken = load_model(settings, 3, full=True)
+    with pytest.raises(ModelError, match="not finite behind block 2") as refused:
+        typical_lengths(broken, [2])
+    assert "weights or dtype" in refused.value.hint
+    # Nothing is measured to project out: what the model says must tell.
+    out = [feature_turn(feature, project_out=True)]
+    for turns in ([], out):
+        with pytest.raises(ModelError, match="logits are not finite"):
+            outcome(broken, turns, asked("Hi"), FeatureScore(broken, [feature]), Asking(), {})
+    # In production one such prompt is a dead letter, and no reason to stop.
+    assert len(answered(broken, [1, 2, 3], 2)) == 2
+    plain = answers(loaded, asked("Hi"), max_new_tokens=4)
+    with pytest.raises(ModelError, match="logits are not finite") as refused:
+        turns = [feature_turn(feature, 1e38)]
+        outcome(loaded, turns, asked("Hi"), FeatureScore(loaded, [feature]), Asking(), {2: 10.0})
+    assert "steered too strongly" in refused.value.hint
+    assert answers(loaded, asked("Hi"), max_new_tokens=4) == plain
 
 
 def test_an_empty_answer_is_not_measured(
