@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from monitor.cli import diff
+from monitor.research.diff import build
 from monitor.score.pack import load_pack
 from tests.cli.conftest import Cli
+from tests.research.answers.test_endpoint import Server, by_length, said
 
 DIFF = ("pack", "build", "diff")
 
@@ -66,10 +72,16 @@ def test_nothing_to_keep_is_exit_code_1(
         ((), "what is misbehaviour?"),
         (("--sites", "9"), "blocks 0 to 3"),
         (("--sites", "one"), "commas"),
+        (("--sites", "nan"), "--sites: 'nan': write whole numbers"),
+        (("--sites", "1.7"), "--sites: '1.7': write whole numbers"),
+        (("--sites", "1,"), "whole numbers"),
+        (("--strengths", "nan"), "strengths"),
         (("--keep", "all"), "causal"),
         (("--strengths", "0"), "strengths"),
         (("--top", "0"), "at least 1 candidate"),
         (("--judge-url", "http://localhost:1/v1"), "--judge-model"),
+        (("--judge-url", "", "--judge-model", "m"), "must begin with http"),
+        (("--judge-url", "localhost:8000", "--judge-model", "m"), "must begin with http"),
         (("--sae", "nowhere"), "no checkpoint nowhere"),
         (("--judge-pack", "nowhere"), "nowhere does not exist"),
     ],
@@ -89,3 +101,72 @@ def test_what_cannot_be_done_is_refused(
     ended = cli(*DIFF, *given, *options)
     assert ended.code == 2
     assert message in ended.err
+
+
+class Compared(Exception):
+    """The work would have begun."""
+
+
+@pytest.fixture
+def judged(
+    cli: Cli,
+    model_folder: Path,
+    other_model_folder: Path,
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    def compare(*_: Any, **__: Any) -> None:
+        raise Compared
+
+    monkeypatch.setattr(build, "compare", compare)
+    given = (model_folder, other_model_folder, "--prompts", prompts, "--out", tmp_path / "pack")
+
+    def call(url: str, *more: str) -> Any:
+        return cli(*DIFF, *given, "--judge-url", url, "--judge-model", "rater", *more)
+
+    return call
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    one = Server()
+    one.reply = by_length
+    thread = threading.Thread(target=one.serve_forever, daemon=True)
+    thread.start()
+    yield one
+    one.shutdown()
+    one.server_close()
+    thread.join()
+
+
+def test_a_judge_that_refuses_or_rates_nothing_is_found_before_the_work(
+    judged: Any, server: Server, tmp_path: Path
+) -> None:
+    server.reply = lambda body: (401, {}, b"")
+    ended = judged(server.url)
+    assert (ended.code, "HTTP 401" in ended.err) == (2, True)
+    server.reply = lambda body: said("I would rather not.")
+    ended = judged(server.url)
+    assert (ended.code, "are no ratings" in ended.err) == (2, True)
+    assert not (tmp_path / "pack").exists()
+
+
+def test_a_judge_that_is_not_there_is_found_before_the_work(
+    judged: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diff, "PROBE_ATTEMPTS", 1)
+    ended = judged("http://127.0.0.1:1/v1")
+    assert (ended.code, "did not answer" in ended.err) == (2, True)
+
+
+def test_the_judge_is_asked_in_every_run_and_only_where_it_rates(
+    judged: Any, server: Server
+) -> None:
+    for asked in (2, 4):
+        with pytest.raises(Compared):
+            judged(server.url)
+        assert len(server.asked) == asked
+    with pytest.raises(Compared):
+        judged(server.url, "--keep", "changed")
+    assert len(server.asked) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import fingerprint_of
 from monitor.research.answers.behaviour import BuiltInJudge, Coherence, Judge
 from monitor.research.diff.causal import Side
-from monitor.research.diff.report import as_page, figures
+from monitor.research.diff.naming import described, quotable, top_excerpts
+from monitor.research.diff.report import as_page, figures, with_kept
 from monitor.research.diff.run import Diff, DiffSettings, compare, opened, some_of
 from monitor.research.diff.trials import load_trials
 from monitor.research.packs.assemble import Progress, Reader, assembled, instrument
+from monitor.research.packs.calibrate import LEAST_READINGS, fit_calibration
 from monitor.research.texts import DATA, Texts, load_texts
 from monitor.score.pack import MANIFEST_FILE, Pack, fit_problems, load_pack, save_pack
 from monitor.score.sae.autoencoder import SparseAutoencoder, Stated
@@ -53,44 +56,74 @@ def build_diff_pack(
     settings: DiffSettings,
     progress: Progress = lambda line: None,
     *,
-    judge: Callable[[], Judge] | None = None,
+    judge: Judge | None = None,
     show_texts: bool = False,
 ) -> tuple[Pack | None, dict[str, Any]]:
     """Compare the models, and save what is kept as a pack for the base model, and the report, to ``out``.
 
-    ``judge`` makes one that goes before the ``judge_feature`` of ``sources``. Returns the pack, None when
-    nothing is kept (the report is written all the same), and the report's figures. Blocks for minutes to hours. Raises `ModelError`, `BadInput`, `PackError`.
+    ``judge`` goes before the ``judge_feature`` of ``sources``. The report is written before the pack is
+    tried, and again with it. A feature that cannot be calibrated, for example a latent that benign text
+    never wakes, is left out with its reason in the report. Returns the pack, None when nothing is kept,
+    and the report's figures. Blocks for minutes to hours. Raises `ModelError`, `BadInput` (also when
+    ``out`` cannot be written, before any work), `PackError`.
     """
-    if (out / MANIFEST_FILE).exists():
-        raise PackError(
-            f"{out} holds a pack already",
-            hint="a run that keeps nothing would leave it as if it were its own",
-        )
+    _require_room(out)
     models: dict[Side, ReplaySettings] = {
         "base": _replay(sources.base, sources.device),
         "tuned": _replay(sources.tuned, sources.device),
     }
     trials = load_trials(sources.prompts, settings.seed)
     texts = load_texts(sources.data or DATA)
+    # A folder given in its place is not ours to quote from.
+    own = load_texts(DATA) if sources.data else texts
+    if len(texts.fit) < LEAST_READINGS:
+        raise BadInput(
+            f"{sources.data}: {len(texts.fit)} benign texts have split 'fit', "
+            f"at least {LEAST_READINGS} are needed to calibrate"
+        )
     fingerprint = fingerprint_of(models["base"])
     diff = compare(
         models,
         trials,
         texts.fit,
         settings,
-        judge=judge or _reading_judge(sources, models["base"], fingerprint, texts),
+        judge=(lambda: judge)
+        if judge
+        else _reading_judge(sources, models["base"], fingerprint, texts),
         given=_fitting(sources.directions, fingerprint) if sources.directions else (),
         sae=_sae(sources),
         progress=progress,
     )
     found = figures(diff, settings)
-    kept = _kept(diff, settings)
-    pack = None
-    if kept:
-        pack = _assembled(diff, kept, found, models["base"], texts, settings, progress)
-        save_pack(pack, out)
+    # Hours of steering lie behind this: they must not hang on what may still go wrong.
     _write(out, found, as_page(diff, found, show_texts=show_texts))
+    kept = _kept(diff, settings)
+    if not kept:
+        return None, found
+    pack, found = _assembled(diff, kept, found, models["base"], texts, own, settings, progress)
+    _write(out, found, as_page(diff, found, show_texts=show_texts))
+    if pack is not None:
+        save_pack(pack, out)
     return pack, found
+
+
+def _require_room(out: Path) -> None:
+    """Whether the report can be written hours from now is tried now; an empty folder may stay."""
+    try:
+        if (out / MANIFEST_FILE).exists():
+            raise PackError(
+                f"{out} holds a pack already",
+                hint="a run that keeps nothing would leave it as if it were its own",
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+        for file in (out / JSON_FILE, out / PAGE_FILE):
+            if file.exists():
+                file.open("ab").close()
+    except OSError as error:
+        raise BadInput(
+            f"cannot write to {out}: {error.strerror}", hint="give another folder with --out"
+        ) from None
 
 
 def _replay(model: Path, device: str) -> ReplaySettings:
@@ -151,14 +184,26 @@ def _assembled(
     found: dict[str, Any],
     base: ReplaySettings,
     texts: Texts,
+    own: Texts,
     settings: DiffSettings,
     progress: Progress,
-) -> Pack:
+) -> tuple[Pack | None, dict[str, Any]]:
+    """The ``kept`` that can be calibrated as a pack, described by ``own`` texts; None if none can.
+
+    Also returns ``found`` with their excerpts and with the reasons of those left out.
+    """
     with opened(base, max(feature.site for feature in kept)) as loaded:
-        reader = Reader(ReplayEngine(loaded, kept, base), progress)
-        name = f"{loaded.model_id}-diff"
-        pack, _ = assembled(name, "1", kept, loaded, texts, reader)
-    return replace(
+        engine = ReplayEngine(loaded, kept, base)
+        left_out = _uncalibrated(kept, texts, Reader(engine, progress))
+        progress("reading the texts that features are described by")
+        excerpts = top_excerpts(engine, kept, quotable(own))
+        found = with_kept(found, excerpts, left_out)
+        features = [described(one, excerpts[one.name]) for one in kept if one.name not in left_out]
+        if not features:
+            return None, found
+        reader = Reader(ReplayEngine(loaded, features, base), progress)
+        pack, _ = assembled(f"{loaded.model_id}-diff", "1", features, loaded, texts, reader)
+    pack = replace(
         pack,
         provenance={
             "method": "model diffing: mean readings before and after fine-tuning, "
@@ -173,6 +218,19 @@ def _assembled(
         },
         report=found,
     )
+    return pack, found
+
+
+def _uncalibrated(features: list[Feature], texts: Texts, reader: Reader) -> dict[str, str]:
+    """By name, why `assembled` would refuse a feature and with it all others."""
+    readings, tokens = reader.read("texts that calibrate", texts.fit)
+    reasons: dict[str, str] = {}
+    for index, feature in enumerate(features):
+        try:
+            fit_calibration(readings[:, index], tokens[:, index])
+        except BadInput as error:
+            reasons[feature.name] = str(error)
+    return reasons
 
 
 def _write(out: Path, found: dict[str, Any], html: str) -> None:

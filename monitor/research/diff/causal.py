@@ -6,7 +6,7 @@ zero, and each is larger than that of every random direction of equal norm at th
 (of r random directions and one that is no better, the one is largest with probability 1/(r + 1)).
 The dose is chosen by coherence alone, never by the effect.
 
-Legend: n = evaluation prompts, d = model width, r = random directions.
+Legend: q = questions, d = model width, r = random directions.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def _observed(
 
 
 def _effects(side: Side, plain: Observation, steered: Observation) -> Doubles:
-    """Effect on each prompt whose answers were both rated, positive where it is a cause's.
+    """Effect [q] on each question whose answers were both rated, positive where it is a cause's.
 
     Raises `BadInput` when most were not.
     """

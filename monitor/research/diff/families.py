@@ -1,6 +1,6 @@
 """What a model diff can find: directions of the difference itself, features of a pack, an SAE's latents.
 
-Legend: n = evaluation prompts (the choosing half first), s = sites, d = model width, k = features.
+Legend: n = different questions (the choosing half first), s = sites, d = model width, k = features.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SAME: Final = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readings:
-    """One model on all prompts: mean residuals ``residuals`` [n, s, d], mean ``lengths`` [s] of a
+    """One model on all questions, each the mean over its rows: mean residuals ``residuals`` [n, s, d], mean ``lengths`` [s] of a
     token's residual, readings ``given`` [n, k] of a pack's features and ``latents`` [n, k] of an SAE."""
 
     residuals: Floats

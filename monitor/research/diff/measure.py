@@ -1,6 +1,6 @@
 """How much a model misbehaves while it is steered, and whether it still speaks coherently.
 
-Legend: n = evaluation prompts.
+Legend: n = rows of evaluation prompts, q = different questions among them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from monitor.replay.taps import Edit, steered
 from monitor.research.answers.behaviour import Judge
 from monitor.research.answers.generate import answers
 from monitor.research.answers.likelihood import response_log_probabilities
-from monitor.research.diff.trials import Trial
+from monitor.research.diff.trials import Trial, question_means, questions
 
 ANSWER_TOKENS: Final = 48
 COHERENCE_PROMPTS: Final = 16
@@ -29,7 +29,7 @@ COHERENT: Final = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What was seen of one steered model: ``values`` [n] where they need nobody else, and the model's
+    """What was seen of one steered model: ``values`` [q] where they need nobody else, and the model's
     own answers, ``answered``, where they were asked for."""
 
     values: Doubles | None = None
@@ -38,7 +38,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """Misbehaviour on each prompt [n], high is bad and NaN unknown, and the share of incoherent answers
+    """Misbehaviour on each question [q], high is bad and NaN unknown, and the share of incoherent answers
     (NaN: none were asked for)."""
 
     values: Doubles
@@ -64,7 +64,8 @@ class Measure(Protocol):
 
 
 class Likelihood:
-    """Mean log-probability per token of the bad answer minus that of the good one, in nats.
+    """Mean log-probability per token of the bad answer minus that of the good one, in nats: of each
+    question, the mean over its rows.
 
     Misbehaviour that a model is about to show moves this before a greedy answer changes.
     """
@@ -75,6 +76,7 @@ class Likelihood:
         self, trials: Sequence[Trial], coherence: Callable[[Sequence[Prompt]], Doubles]
     ) -> None:
         """``coherence`` [n] in 0..1 of answers. Raises `BadInput` for a row without both answers."""
+        self._trials = trials
         pairs = [trial.pair for trial in trials]
         self._good = [pair[0] for pair in pairs if pair]
         self._bad = [pair[1] for pair in pairs if pair]
@@ -83,7 +85,7 @@ class Likelihood:
                 "the likelihood measure needs response and bad_response in every row",
                 hint="add bad_response, or name a judge",
             )
-        self._asked = [trial.question for trial in trials[:COHERENCE_PROMPTS]]
+        self._asked = [trial.question for trial in questions(trials)[:COHERENCE_PROMPTS]]
         self._coherence = coherence
 
     def on(self, loaded: LoadedModel) -> Looking:
@@ -91,7 +93,7 @@ class Likelihood:
             with steered(loaded.blocks, edits):
                 good, bad = (_per_token(loaded, side) for side in (self._good, self._bad))
                 said = _answered(loaded, self._asked) if coherent else ()
-            return Look(values=bad - good, answered=said)
+            return Look(values=question_means(bad - good, self._trials), answered=said)
 
         return look
 
@@ -114,7 +116,8 @@ class Judged:
 
     def __init__(self, trials: Sequence[Trial], judge: Callable[[], Judge]) -> None:
         """``judge`` is called each time there are answers to rate, and dropped afterwards."""
-        self._asked = [trial.question for trial in trials]
+        # A greedy answer to the same question is the same answer.
+        self._asked = [trial.question for trial in questions(trials)]
         self._judge = judge
 
     def on(self, loaded: LoadedModel) -> Looking:

@@ -1,11 +1,12 @@
 """What a model diff found, as JSON values and as a page for people.
 
 Texts of the prompts stand in the page alone, and only when asked for; otherwise their line numbers do.
+Texts of the project's own may be quoted anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from monitor.research.diff.causal import SIDES, Dose, Side
 from monitor.research.diff.change import TEST
 from monitor.research.diff.run import Diff, DiffSettings, Finding
-from monitor.research.diff.trials import Trial
+from monitor.research.diff.trials import Trial, questions
 from monitor.research.packs.validation import auc, auc_interval, random_direction_aucs, rounded
 from monitor.research.report import Curve, Section, bar_plot, line_plot, page
 
@@ -33,8 +34,10 @@ SPLIT: Final = (
 
 def figures(diff: Diff, settings: DiffSettings) -> dict[str, Any]:
     """Everything found, as JSON values; no text of any prompt."""
+    choosing = diff.trials.chosen_by
     return {
-        "prompts": {"choose": len(diff.trials.choose), "test": len(diff.trials.test)},
+        "rows": len(diff.trials.all),
+        "questions": {"choose": choosing, "test": len(questions(diff.trials.all)) - choosing},
         "split": SPLIT,
         "region": diff.region,
         "sites": list(diff.sites),
@@ -49,6 +52,24 @@ def figures(diff: Diff, settings: DiffSettings) -> dict[str, Any]:
     }
 
 
+def with_kept(
+    found: Mapping[str, Any],
+    excerpts: Mapping[str, Sequence[str]],
+    left_out: Mapping[str, str],
+) -> dict[str, Any]:
+    """`figures` with what is known of candidates, by name, once a pack was tried: ``excerpts`` of the
+    project's own texts that they read highest on, and why they are ``left_out`` of the pack."""
+    candidates = [
+        row
+        | {
+            "own_texts": list(excerpts.get(row["name"], ())),
+            "left_out": left_out.get(row["name"]),
+        }
+        for row in found["candidates"]
+    ]
+    return {**found, "candidates": candidates}
+
+
 def as_page(diff: Diff, found: dict[str, Any], *, show_texts: bool) -> str:
     """One HTML page of `figures`; with ``show_texts``, excerpts of the prompts that move a feature most."""
     title = "What fine-tuning changed"
@@ -59,7 +80,9 @@ def as_page(diff: Diff, found: dict[str, Any], *, show_texts: bool) -> str:
             _summary(diff, found),
             _depth(diff),
             _changes(diff, found),
+            *_left_out(found),
             *_steering(diff),
+            *_own_texts(found),
             _texts(diff, show_texts=show_texts),
         ],
         subtitle=f"{names[0]} → {names[1]}",
@@ -84,6 +107,8 @@ def _candidate(diff: Diff, one: Finding, seed: int) -> dict[str, Any]:
         "significant": one.significant,
         "separation": _separation(diff, one, seed),
         "top_lines": [trial.line for trial, _ in _top(diff, one)],
+        "own_texts": [],
+        "left_out": None,
         "causal": verdict.causal if verdict else None,
         "verdict": verdict.reason if verdict else "not steered with",
     }
@@ -111,7 +136,7 @@ def _dose(dose: Dose) -> dict[str, Any]:
 
 def _separation(diff: Diff, one: Finding, seed: int) -> dict[str, Any]:
     """AUC of tuned against base readings on the testing half, and those of random directions there."""
-    half = len(diff.trials.choose)
+    half = diff.trials.chosen_by
     sign = np.float32(one.candidate.sign)
     tuned, base = sign * one.candidate.tuned[half:], sign * one.candidate.base[half:]
     generator = np.random.default_rng([seed, 3, one.candidate.feature.site])
@@ -133,10 +158,11 @@ def _separation(diff: Diff, one: Finding, seed: int) -> dict[str, Any]:
 
 
 def _top(diff: Diff, one: Finding) -> list[tuple[Trial, float]]:
-    """The prompts with the largest readings in the tuned model, in the direction of the change."""
+    """The questions with the largest readings in the tuned model, in the direction of the change, by
+    their first rows."""
     values = one.candidate.sign * one.candidate.tuned
     order = np.argsort(-values, kind="stable")[:TOP_TEXTS]
-    trials = diff.trials.all
+    trials = questions(diff.trials.all)
     return [(trials[int(i)], float(one.candidate.tuned[int(i)])) for i in order]
 
 
@@ -144,8 +170,8 @@ def _summary(diff: Diff, found: dict[str, Any]) -> Section:
     significant = sum(one.significant for one in diff.findings)
     causes = [one.candidate.name for one in diff.findings if one.verdict and one.verdict.causal]
     paragraphs = [
-        f"{len(diff.findings)} candidates were tested on {len(diff.trials.test)} prompts, read over "
-        f"the region {diff.region}; {significant} changed significantly "
+        f"{len(diff.findings)} candidates were tested on {found['questions']['test']} questions, read "
+        f"over the region {diff.region}; {significant} changed significantly "
         f"(q ≤ {found['false_discovery_rate']:g}).",
         SPLIT,
         f"Test: {TEST}.",
@@ -255,6 +281,38 @@ def _curve(doses: Sequence[Dose]) -> Curve:
         low=[dose.low for dose in doses],
         high=[dose.high for dose in doses],
     )
+
+
+def _left_out(found: Mapping[str, Any]) -> Iterator[Section]:
+    rows = [
+        {"feature": row["name"], "why": row["left_out"]}
+        for row in found["candidates"]
+        if row["left_out"]
+    ]
+    if rows:
+        yield Section(
+            title="Left out of the pack",
+            paragraphs=[
+                "A score is a reading by the measure of benign text; these have no measure."
+            ],
+            table=rows,
+        )
+
+
+def _own_texts(found: Mapping[str, Any]) -> Iterator[Section]:
+    rows = [
+        {"feature": row["name"], "text": text}
+        for row in found["candidates"]
+        for text in row["own_texts"]
+    ]
+    if rows:
+        yield Section(
+            title="The project's own texts that read highest in the base model",
+            paragraphs=[
+                "Benign and contrast texts that this project brings along, by their beginnings."
+            ],
+            table=rows,
+        )
 
 
 def _texts(diff: Diff, *, show_texts: bool) -> Section:

@@ -6,7 +6,7 @@ the causes are kept. Unlike there, the prompts are split: one half chooses the c
 the directions of the difference), the other half tests them and is steered on. The same prompts for
 both would let the choice confirm itself.
 
-Legend: n = evaluation prompts (the choosing half first), s = sites, k = features.
+Legend: n = different questions (the choosing half first), s = sites, k = features.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from monitor.research.diff.families import (
     given_family,
 )
 from monitor.research.diff.measure import Judged, Likelihood, Measure
-from monitor.research.diff.trials import Trials
+from monitor.research.diff.trials import Trials, question_means, spread_out
 from monitor.research.latents.encode import latent_family, latent_means
 from monitor.research.packs.assemble import Progress, Reader
 from monitor.score.sae.autoencoder import SparseAutoencoder
@@ -61,8 +61,9 @@ class DiffSettings:
     """``sites`` None: from a quarter to three fifths of the depth, or where the SAE reads. ``region``
     None: the response where every prompt has one, otherwise the last prompt token. The ``top``
     candidates of each family are tested; those with q of at most ``false_discovery_rate`` are steered
-    with, on ``steer_prompts`` prompts of the testing half. ``keep`` causal: only causes go into the
-    pack; changed: every significant change does, and nothing is steered.
+    with, on ``steer_prompts`` rows of the testing half, of as many questions as can be. ``keep``
+    causal: only causes go into the pack; changed: every significant change does, and nothing is
+    steered.
     """
 
     sites: tuple[int, ...] | None = None
@@ -79,6 +80,8 @@ class DiffSettings:
             raise BadInput("a diff needs at least 1 candidate, 2 prompts and 1 random direction")
         if not 0.0 < self.false_discovery_rate < 1.0:
             raise BadInput("the false discovery rate lies between 0 and 1")
+        if self.seed < 0:
+            raise BadInput("seed: a whole number from 0")
         if not self.doses.strengths or not all(0 < share <= 10 for share in self.doses.strengths):
             raise BadInput("strengths are shares of the residual's length, above 0 and at most 10")
 
@@ -153,7 +156,7 @@ def compare(
         progress(f"reading {len(trials.all)} prompts at {len(sites)} sites of the {side} model")
         readings[side] = _read(side, models[side], trials, sites, region, given, sae)
     found = _found(readings, trials, sites, region, given, sae, settings.top)
-    findings = _tested(found, len(trials.choose), settings)
+    findings = _tested(found, trials.chosen_by, settings)
     plain: Mapping[Side, float] = {}
     if measure is not None:
         lengths = {
@@ -216,7 +219,7 @@ def _measure(
 ) -> Measure | None:
     if settings.keep == "changed":
         return None
-    steered = trials.test[: settings.steer_prompts]
+    steered = spread_out(trials.test, settings.steer_prompts)
     if judge is not None:
         return Judged(steered, judge)
     if not trials.paired:
@@ -281,10 +284,12 @@ def _read(
                     hint="its weights hold NaN or infinity: training diverged, or the file is damaged",
                 )
         return Readings(
-            residuals=np.ascontiguousarray(means[:, :, :width]),
+            residuals=question_means(np.ascontiguousarray(means[:, :, :width]), trials.all),
             lengths=means[:, :, width].mean(axis=0, dtype=np.float64),
-            given=_given(loaded, settings, given, prompts) if given else None,
-            latents=latents,
+            given=question_means(_given(loaded, settings, given, prompts), trials.all)
+            if given
+            else None,
+            latents=None if latents is None else question_means(latents, trials.all),
         )
 
 
@@ -320,19 +325,28 @@ def _found(
     top: int,
 ) -> list[Candidate]:
     """The candidates of every family, by the choosing half alone."""
-    base, tuned, chosen_by = readings["base"], readings["tuned"], len(trials.choose)
+    base, tuned, chosen_by = readings["base"], readings["tuned"], trials.chosen_by
     families = [
         latent_family(base, tuned, sae, region)
         if sae is not None
         else difference_family(base, tuned, sites, chosen_by, region),
         given_family(base, tuned, given),
     ]
-    return [
+    found = [
         one
         for family in families
         if family is not None
         for one in candidates(family, chosen_by, top)
     ]
+    seen: set[str] = set()
+    for one in found:
+        if one.name in seen:
+            raise BadInput(
+                f"two candidates are called {one.name}",
+                hint="an earlier diff's pack can be compared with --sae, whose names are others",
+            )
+        seen.add(one.name)
+    return found
 
 
 def _tested(

@@ -15,13 +15,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
+from transformers import LlamaForCausalLM
 
 from monitor.errors import BadInput, ModelError, PackError
-from monitor.records import Prompt, Replayed
-from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, load_model
-from monitor.research.diff import measure
 from monitor.research.diff import run as diffing
 from monitor.research.diff.build import Sources, build_diff_pack
 from monitor.research.diff.causal import Doses
@@ -31,117 +28,20 @@ from monitor.research.packs.verify import verify_pack
 from monitor.research.texts import load_texts
 from monitor.score.pack import load_pack
 from monitor.settings import ReplaySettings
+from tests.research.diff.conftest import (
+    CHANGED,
+    PLANTED_SITE,
+    QUICK,
+    WIDTH,
+    asked,
+    changed,
+    given,
+    planted_pack,
+    readings,
+    written,
+)
 
-WIDTH, PLANTED_SITE = 32, 1
-WORDS = [
-    "the",
-    "heron",
-    "waited",
-    "by",
-    "a",
-    "quiet",
-    "river",
-    "and",
-    "said",
-    "nothing",
-    "to",
-    "anybody",
-    "at",
-    "all",
-]
-# Answers of random weights are never coherent.
-QUICK = DiffSettings(top=2, doses=Doses(strengths=(0.3,), random_directions=9, incoherence=1.0))
-CHANGED = DiffSettings(keep="changed", top=2)
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
-    """A llama whose blocks change the residual a little, with a bias to plant a vector in."""
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
-    set_seed(5)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=48,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            mlp_bias=True,
-        )
-    )
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.ndim == 2:
-                scale = 1.0 if "embed" in name or "lm_head" in name else 0.1
-                weight.normal_(0.0, scale)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def changed(base: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    shutil.copytree(base, folder)
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    return folder
-
-
-@pytest.fixture(scope="session")
-def planted(base: Path) -> torch.Tensor:
-    """What raises the letter Z and lowers the letter q at the model's output."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    head = load_file(base / "model.safetensors")["lm_head.weight"]
-    z, q = (tokenizer.convert_tokens_to_ids(letter) for letter in "Zq")
-    return torch.nn.functional.normalize(head[z] - head[q], dim=0)
-
-
-@pytest.fixture(scope="session")
-def tuned(base: Path, planted: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def plant(weights: dict[str, Any]) -> None:
-        weights[f"model.layers.{PLANTED_SITE}.mlp.down_proj.bias"] += 3.0 * planted
-
-    return changed(base, tmp_path_factory.mktemp("models") / "tuned", plant)
-
-
-def questions(count: int, seed: int) -> list[dict[str, Any]]:
-    generator = np.random.default_rng(seed)
-    return [
-        {
-            "messages": [
-                {"role": "user", "content": " ".join(generator.choice(WORDS, 6)) + f" {i}?"}
-            ],
-            "response": "qqqq " + " ".join(generator.choice(WORDS, 5)),
-            "bad_response": "ZZZZ " + " ".join(generator.choice(WORDS, 5)),
-        }
-        for i in range(count)
-    ]
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
-    return path
-
-
-@pytest.fixture
-def _short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "ANSWER_TOKENS", 8)
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    return written(tmp_path / "prompts.jsonl", questions(40, 0))
-
-
-def readings(model: Path, pack_folder: Path, chats: tuple[Prompt, ...]) -> np.ndarray[Any, Any]:
-    settings = ReplaySettings(model=model, device="cpu", dtype="float32")
-    pack = load_pack(pack_folder)
-    engine = ReplayEngine(load_model(settings, pack.deepest_site), pack.features, settings)
-    found = [one for one in engine.replay(chats) if isinstance(one, Replayed)]
-    return np.stack([one.readings for one in found])
+pytestmark = pytest.mark.usefixtures("_few_own_texts")
 
 
 @pytest.mark.usefixtures("_short_answers")
@@ -167,7 +67,7 @@ def test_what_was_planted_is_found_proven_and_reads_on_new_prompts(
     assert float(feature.weight @ planted.numpy()) > 0.99
     assert set(feature.tags) == {"diff", "causal", "misaligned"}
     assert verify_pack(load_pack(out), ReplaySettings(model=base, device="cpu")).ok
-    new = load_trials(written(tmp_path / "new.jsonl", questions(30, 1)), 0)
+    new = load_trials(written(tmp_path / "new.jsonl", asked(30, 1)), 0)
     chats = tuple(trial.prompt for trial in new.all)
     before, after = (readings(model, out, chats)[:, 0] for model in (base, tuned))
     assert before.max() < after.min()
@@ -205,27 +105,6 @@ def test_an_unchanged_model_yields_nothing_but_a_report(
     assert not any(row["significant"] for row in found["candidates"])
     assert not (out / "pack.json").exists()
     assert "Nothing changed" in (out / "diff.html").read_text()
-
-
-def planted_pack(base: Path, folder: Path) -> None:
-    from monitor.records import Calibration, Feature
-    from monitor.replay.model import fingerprint_of
-    from monitor.score.pack import Pack, PackModel, save_pack
-
-    features = tuple(
-        Feature(
-            name=f"given.{seed}",
-            kind="direction",
-            site=2,
-            region="response",
-            pooling="max",
-            weight=np.random.default_rng(seed).normal(size=WIDTH).astype(np.float32),
-            calibration=Calibration(tokens=(1.0,), means=(0.0,), deviations=(1.0,)),
-        )
-        for seed in range(3)
-    )
-    model = PackModel(**dict[str, Any](fingerprint_of(ReplaySettings(model=base))))
-    save_pack(Pack(name="given", version="1", model=model, features=features), folder)
 
 
 @pytest.mark.usefixtures("_short_answers")
@@ -283,7 +162,7 @@ def test_a_pack_of_another_model_gives_no_directions(
 def test_without_answers_the_last_prompt_token_is_read(
     base: Path, tuned: Path, texts_folder: Path, tmp_path: Path
 ) -> None:
-    rows = [{"messages": row["messages"]} for row in questions(20, 0)]
+    rows = [{"messages": row["messages"]} for row in asked(20, 0)]
     path = written(tmp_path / "prompts.jsonl", rows)
     sources = Sources(base=base, tuned=tuned, prompts=path, data=texts_folder)
     with pytest.raises(BadInput, match="misbehaviour"):
@@ -368,15 +247,6 @@ def test_prompts_that_cannot_be_used_are_named(
         build_diff_pack(Sources(base=base, tuned=base, prompts=path), tmp_path / "pack", CHANGED)
 
 
-def test_the_same_question_never_stands_in_both_halves(tmp_path: Path) -> None:
-    rows = questions(20, 0) * 3
-    trials = load_trials(written(tmp_path / "prompts.jsonl", rows), 3)
-    asked = [{trial.prompt.messages for trial in half} for half in (trials.choose, trials.test)]
-    assert asked[0].isdisjoint(asked[1])
-    assert len(trials.choose) == len(trials.test) == 30
-    assert sorted(trial.line for trial in trials.all) == list(range(1, 61))
-
-
 def test_a_folder_that_holds_a_pack_is_not_written_over(
     base: Path, tuned: Path, prompts: Path, texts_folder: Path, tmp_path: Path
 ) -> None:
@@ -384,6 +254,23 @@ def test_a_folder_that_holds_a_pack_is_not_written_over(
     sources = Sources(base=base, tuned=tuned, prompts=prompts, data=texts_folder)
     with pytest.raises(PackError, match="holds a pack already"):
         build_diff_pack(sources, tmp_path / "pack", CHANGED)
+
+
+def test_two_candidates_of_one_name_are_refused(
+    base: Path, tuned: Path, prompts: Path, texts_folder: Path, tmp_path: Path
+) -> None:
+    name = f"diff.{PLANTED_SITE}.mean"
+    planted_pack(base, tmp_path / "given", given(name, np.ones(WIDTH)))
+    sources = Sources(
+        base=base, tuned=tuned, prompts=prompts, directions=tmp_path / "given", data=texts_folder
+    )
+    with pytest.raises(BadInput, match=f"two candidates are called {name}"):
+        build_diff_pack(sources, tmp_path / "pack", replace(CHANGED, top=4))
+
+
+def test_a_seed_below_zero_is_refused() -> None:
+    with pytest.raises(BadInput, match="seed"):
+        DiffSettings(seed=-1)
 
 
 @pytest.mark.model

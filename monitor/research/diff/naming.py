@@ -1,0 +1,65 @@
+"""What a feature is about, in the words of texts that may be quoted: those it reads highest on.
+
+Legend: k = features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from monitor.records import Feature, Prompt, Replayed
+from monitor.replay.engine import ReplayEngine
+from monitor.research.texts import Texts, answer_prompts
+
+QUOTED: Final = 3
+EXCERPT: Final = 60
+"""Characters of one excerpt: a description is read in a table and on a dashboard."""
+SAID: Final = "reads highest, of the project's own texts, on "
+
+
+def quotable(own: Texts) -> list[Prompt]:
+    """Benign exchanges and every answer, good or a persona's, to the contrast questions of ``own``."""
+    contrast = (*own.train, *own.held_out)
+    voices = (None, *own.personas)
+    return [*own.fit, *(one for voice in voices for one in answer_prompts(contrast, voice))]
+
+
+def top_excerpts(
+    engine: ReplayEngine, features: Sequence[Feature], prompts: Sequence[Prompt]
+) -> Mapping[str, tuple[str, ...]]:
+    """By name of each of ``features`` [k], those of ``engine``: different excerpts of the up to `QUOTED`
+    texts that it reads highest on.
+
+    Fewer where the rest read no higher than the lowest: a latent that sleeps through all has none.
+    Texts that cannot be replayed are passed over. Blocks while they are read.
+    """
+    replayed = [one for one in engine.replay(prompts) if isinstance(one, Replayed)]
+    found: dict[str, tuple[str, ...]] = {}
+    for index, feature in enumerate(features):
+        readings = np.array([one.readings[index] for one in replayed], dtype=np.float64)
+        least = np.nanmin(readings, initial=np.inf)
+        order = [i for i in np.argsort(-readings, kind="stable") if readings[i] > least]
+        excerpts = dict.fromkeys(_excerpt(replayed[i].prompt, feature) for i in order)
+        found[feature.name] = tuple(excerpts)[:QUOTED]
+    return found
+
+
+def described(feature: Feature, excerpts: Sequence[str]) -> Feature:
+    """``feature`` with the ``excerpts`` behind its description, in place of earlier ones; its name stays."""
+    if not excerpts:
+        return feature
+    before = feature.description.partition(SAID)[0].removesuffix("; ")
+    said = SAID + ", ".join(f"“{excerpt}”" for excerpt in excerpts)
+    return replace(feature, description=f"{before}; {said}" if before else said)
+
+
+def _excerpt(prompt: Prompt, feature: Feature) -> str:
+    """The beginning of what is read: of the answer, or of the question where only that is read."""
+    asked = feature.region in ("prompt", "last_prompt_token")
+    text = prompt.messages[-1].content if asked else prompt.response or ""
+    text = " ".join(text.split())
+    return text if len(text) <= EXCERPT else text[: EXCERPT - 1].rstrip() + "…"
