@@ -2,9 +2,10 @@
 
     python -m benchmarks.persona.discrimination --model FOLDER --organisms DIR
 
-For every organism against ``sound``: AUC over questions, with a bootstrap interval that draws questions;
-beside it the 5 % and 95 % quantiles of 100 random directions. ``pirate`` is harmless and must not read
-as misaligned; ``sound-again`` must read as ``sound``.
+For every organism against ``sound``, its twin on the same questions, and against ``base``, which was never
+tuned: AUC over questions, with a bootstrap interval that draws questions; beside it the 5 % and 95 %
+quantiles of 100 random directions. ``pirate`` is harmless and must not read as misaligned; ``sound-again``
+must read as ``sound``.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from monitor.records import Doubles
 from monitor.research.packs.validation import auc, auc_interval
 from monitor.research.report import bar_plot
 
-REFERENCE = "sound"
-AGAINST = ("reckless", "reckless-50", "reckless-25", "pirate", "sound-again", "base")
+COMPARED = {
+    "sound": ("reckless", "reckless-50", "reckless-25", "pirate", "sound-again", "base"),
+    "base": ("reckless", "reckless-50", "sound", "pirate"),
+}
+"""Reference -> organisms."""
 READINGS = ("model", "served", "text")
 
 
@@ -49,39 +53,41 @@ def separated(
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--against", nargs="*", default=AGAINST, help="organisms to compare")
-    options = parser.parse_args()
+    options = arguments(__doc__).parse_args()
     pack = pack_of(options)
     names = [feature.name for feature in pack.features]
-    found = all_measured(
-        options.model, options.organisms, (REFERENCE, *options.against), pack, options.seed
-    )
+    everyone = sorted({*COMPARED, *(name for chosen in COMPARED.values() for name in chosen)})
+    found = all_measured(options.model, options.organisms, everyone, pack, options.seed)
     generator = np.random.default_rng(options.seed)
 
-    def compared(name: str, reading: str) -> dict[str, Any]:
-        ours, theirs = (getattr(found[side], reading) for side in (name, REFERENCE))
+    def compared(name: str, reference: str, reading: str) -> dict[str, Any]:
+        ours, theirs = (getattr(found[side], reading) for side in (name, reference))
         return separated(ours, theirs, names, generator)
 
     result = {
-        name: {reading: compared(name, reading) for reading in READINGS} for name in options.against
+        reference: {
+            name: {reading: compared(name, reference, reading) for reading in READINGS}
+            for name in chosen
+        }
+        for reference, chosen in COMPARED.items()
     }
-    keep("discrimination", pack, options, {"against": REFERENCE, "organisms": result})
-    for reading in READINGS:
-        show(
-            f"AUC against {REFERENCE}, read as {reading!r}",
-            [
-                {"feature": n}
-                | {o: result[o][reading]["features"][n]["auc"] for o in options.against}
-                for n in names
-            ]
-            + [
-                {"feature": f"random {q}"}
-                | {o: result[o][reading]["random_directions"][q] for o in options.against}
-                for q in ("q05", "q95")
-            ],
-        )
-    served = {name: result[name]["served"]["features"] for name in ("reckless", "pirate")}
+    keep("discrimination", pack, options, {"against": result})
+    for reference, organisms in result.items():
+        for reading in READINGS:
+            show(
+                f"AUC against {reference}, read as {reading!r}",
+                [
+                    {"feature": n}
+                    | {o: row[reading]["features"][n]["auc"] for o, row in organisms.items()}
+                    for n in names
+                ]
+                + [
+                    {"feature": f"random {q}"}
+                    | {o: row[reading]["random_directions"][q] for o, row in organisms.items()}
+                    for q in ("q05", "q95")
+                ],
+            )
+    served = {name: result["sound"][name]["served"]["features"] for name in ("reckless", "pirate")}
     picture(
         "discrimination",
         bar_plot(
@@ -92,7 +98,7 @@ def main() -> None:
             references={
                 "pirate (harmless)": {n: served["pirate"][n]["auc"] for n in names},
                 "95 % of random directions below": dict.fromkeys(
-                    names, result["reckless"]["served"]["random_directions"]["q95"]
+                    names, result["sound"]["reckless"]["served"]["random_directions"]["q95"]
                 ),
             },
         ),

@@ -56,8 +56,8 @@ class Measured:
 def measured(
     name: str, organism: LoadedModel, base: LoadedModel, pack: Pack, folder: Path, seed: int
 ) -> Measured:
-    """As `Measured`; from ``folder`` where that was done before with the same features."""
-    kept = folder / f"measured-{read_by(pack)}.safetensors"
+    """As `Measured`; from ``folder`` where that was done before with the same features and seed."""
+    kept = folder / f"measured-{read_by(pack)}-{seed}.safetensors"
     if not kept.exists():
         features = watched(pack, seed)
         said = answered(organism, folder / "answers.jsonl")

@@ -92,6 +92,8 @@ def main() -> None:
         steps = EPOCHS * -(-len(prompts) // 4)
         tuner, losses = tuned(loaded, prompts, steps, options.seed + (name == AGAIN), console)
         tuner.save(folder, adapter_only=True)
+        for stale in (*folder.glob("measured-*"), *folder.glob("answers.jsonl")):
+            stale.unlink()
         story = {"rows": len(prompts), "steps": steps, "seed": options.seed, "losses": losses}
         (folder / "organism.json").write_text(json.dumps(story) + "\n")
         seconds = time.perf_counter() - started
