@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -78,11 +80,17 @@ def token_rows(loaded: LoadedModel, prompts: Sequence[Prompt], *, room: int = 0)
     if limit < 1:
         raise BadInput(f"the model has no room for {room} tokens more")
     rows = []
-    for index, one in enumerate(Tokeniser(loaded.tokenizer, limit).tokenise(prompts)):
+    for index, one in enumerate(_tokeniser(loaded.tokenizer, limit).tokenise(prompts)):
         if isinstance(one, Unreplayable):
             raise BadInput(f"prompt {index} cannot be replayed: {one.reason.value} {one.detail}")
         rows.append(one)
     return rows
+
+
+@lru_cache(maxsize=4)
+def _tokeniser(tokenizer: Any, limit: int) -> Tokeniser:
+    """Kept: a large vocabulary takes half a second to copy, and measurements ask hundreds of times."""
+    return Tokeniser(tokenizer, limit)
 
 
 def left_padded(
