@@ -134,7 +134,7 @@ def main() -> None:
             {name: _relative(table[name]) for name in drawn},
             title="Features and behaviour against the share of reckless data",
             x_label="share of reckless rows in the training data",
-            y_label="difference to the sound organism, of its value at 100 %",
+            y_label="share of the difference at 100 %",
             levels={"nothing": 0.0},
         ),
     )

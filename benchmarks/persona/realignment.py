@@ -125,7 +125,7 @@ def main() -> None:
             curves,
             title="Good examples, and what is left of the reckless organism",
             x_label="good examples, batch 4",
-            y_label="difference to the sound organism, of its value before",
+            y_label="share of the difference before",
             levels={"sound": 0.0},
         ),
     )
