@@ -297,6 +297,19 @@ def test_the_checkpoint_is_read_as_it_was_trained(tmp_path: Path) -> None:
     assert 1.0 < found.l0 < 8.0
 
 
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.timeout(1_800)
+def test_the_whole_recipe_on_the_real_model(chat_model_path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sae_lens")
+    from benchmarks.persona.sae.__main__ import main
+
+    options = {"model": chat_model_path, "out": tmp_path, "tokens": 3_000, "latents": 96}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    main([*words, "--epochs", "2", "--no-keep"])
+    assert load_autoencoder(tmp_path / "checkpoint").latents == 96
+
+
 @pytest.fixture(scope="module")
 def lively(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A tiny llama with random weights, loaded in full."""
