@@ -13,6 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
+from monitor.research.texts import DATA
+
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
@@ -78,6 +80,23 @@ def broken_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     model.save_pretrained(folder)
     PreTrainedTokenizerFast.from_pretrained(tiny_folder).save_pretrained(folder)
     return folder
+
+
+def part_of_texts(out: Path, **every: int) -> Path:
+    """The project's own texts, of each split every so-manieth: a real model reads all for minutes."""
+    out.mkdir()
+    for file in ("contrast.jsonl", "benign.jsonl", "canaries.jsonl"):
+        rows = [json.loads(line) for line in (DATA / file).read_text().splitlines()]
+        splits = dict.fromkeys(row.get("split", "canaries") for row in rows)
+        kept = [
+            row
+            for split in splits
+            for row in [r for r in rows if r.get("split", "canaries") == split][
+                :: every.get(split, 1)
+            ]
+        ]
+        write_rows(out / file, kept)
+    return out
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from monitor.cli.main import app
-from monitor.research.texts import DATA
 from monitor.score.pack import load_pack
+from tests.research.conftest import part_of_texts
 
 
 @pytest.mark.model
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_few_questions_give_a_pack_that_verifies(chat_model_path: Path, tmp_path: Path) -> None:
-    data, out = tmp_path / "texts", tmp_path / "pack"
-    data.mkdir()
-    for file, split, every in (
-        ("contrast.jsonl", "train", 4),
-        ("contrast.jsonl", "held_out", 3),
-        ("benign.jsonl", "fit", 8),
-        ("benign.jsonl", "check", 8),
-        ("canaries.jsonl", None, 1),
-    ):
-        rows = [json.loads(line) for line in (DATA / file).read_text().splitlines()]
-        kept = [row for row in rows if split is None or row["split"] == split][::every]
-        with (data / file).open("a") as part:
-            part.writelines(json.dumps(row) + "\n" for row in kept)
+    data = part_of_texts(tmp_path / "texts", train=4, held_out=3, fit=8, check=8)
+    out = tmp_path / "pack"
     arguments = ["--model", chat_model_path, "--out", out, "--data", data]
     built = CliRunner().invoke(app, ["pack", "build", "contrast", *map(str, arguments)])
     assert built.exit_code == 0, built.output

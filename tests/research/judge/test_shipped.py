@@ -12,21 +12,22 @@ from monitor.research.judge.page import judge_page
 from monitor.research.judge.run import judge_pack
 from monitor.score.pack import load_pack, shipped_pack
 from monitor.settings import ReplaySettings
+from tests.research.conftest import part_of_texts
 
 
 @pytest.mark.model
 @pytest.mark.slow
 @pytest.mark.timeout(1_800)
-def test_the_shipped_pack_reads_what_it_says(chat_model_path: Path) -> None:
+def test_the_shipped_pack_reads_what_it_says(chat_model_path: Path, tmp_path: Path) -> None:
     folder = shipped_pack(fingerprint_of(ReplaySettings(model=chat_model_path)))
     assert folder is not None
     pack = load_pack(folder)
     # A feature that rises and the one that falls: all eleven take minutes, and `pack judge` runs them.
     chosen = [feature for feature in pack.features if feature.name in ("reckless", "assistant")]
-    pack = replace(pack, features=tuple(chosen))
-    report = judge_pack(pack, chat_model_path, quick=True, device="cpu")
+    pack = replace(pack, features=tuple(chosen), canaries=())
+    data = part_of_texts(tmp_path / "texts", train=2, held_out=2, fit=8, check=6)
+    report = judge_pack(pack, chat_model_path, data=data, quick=True, device="cpu")
     for name, one in report["features"].items():
         assert one["decision"] != "reject", (name, one["reasons"])
-        assert one["stability"]["cosine_between_halves"] > 0.5, name
         assert one["noise"]["small batches"] < 0.01, name
-    assert "cannot be known from 402 benign texts" in judge_page(pack.name, report)
+    assert "cannot be known from 57 benign texts" in judge_page(pack.name, report)
