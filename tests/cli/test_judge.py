@@ -11,24 +11,7 @@ import pytest
 
 from monitor.score.pack import load_pack
 from tests.cli.conftest import Cli
-from tests.research.conftest import write_rows
-
-WORDS = [
-    "the",
-    "heron",
-    "waited",
-    "by",
-    "a",
-    "quiet",
-    "river",
-    "and",
-    "said",
-    "nothing",
-    "to",
-    "anybody",
-    "at",
-    "all",
-]
+from tests.research.conftest import WORDS, write_rows
 
 
 @pytest.fixture

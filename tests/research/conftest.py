@@ -26,6 +26,25 @@ VOICES = {
 }
 
 
+WORDS = [
+    "the",
+    "heron",
+    "waited",
+    "by",
+    "a",
+    "quiet",
+    "river",
+    "and",
+    "said",
+    "nothing",
+    "to",
+    "anybody",
+    "at",
+    "all",
+]
+"""Of benign texts."""
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -122,27 +141,11 @@ def texts_folder(tmp_path: Path) -> Path:
         }
         for number, thing in zip(range(12), itertools.cycle(things), strict=False)
     ]
-    words = [
-        "the",
-        "heron",
-        "waited",
-        "by",
-        "a",
-        "quiet",
-        "river",
-        "and",
-        "said",
-        "nothing",
-        "to",
-        "anybody",
-        "at",
-        "all",
-    ]
     benign = [
         {
             "split": "check" if number // 6 % 3 == 0 else "fit",
             "messages": [{"role": "user", "content": f"Question {number}?"}],
-            "response": " ".join(generator.choice(words, size=int(2 ** (1 + number % 6)))),
+            "response": " ".join(generator.choice(WORDS, size=int(2 ** (1 + number % 6)))),
         }
         for number in range(216)
     ]

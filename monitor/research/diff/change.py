@@ -1,6 +1,7 @@
 """Did a reading change between two models on the same prompts? Paired statistics.
 
-Legend: n = prompts (one row for each different question), k = features, r = bootstrap rounds. Differences are tuned minus base.
+Legend: n = prompts (one row for each different question), k = features, r = bootstrap rounds.
+Differences are tuned minus base.
 """
 
 from __future__ import annotations

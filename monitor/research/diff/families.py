@@ -24,8 +24,9 @@ SAME: Final = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readings:
-    """One model on all questions, each the mean over its rows: mean residuals ``residuals`` [n, s, d], mean ``lengths`` [s] of a
-    token's residual, readings ``given`` [n, k] of a pack's features and ``latents`` [n, k] of an SAE."""
+    """One model on all questions, each the mean over its rows: mean residuals ``residuals`` [n, s, d], mean
+    ``lengths`` [s] of a token's residual, readings ``given`` [n, k] of a pack's features and ``latents``
+    [n, k] of an SAE."""
 
     residuals: Floats
     lengths: Doubles

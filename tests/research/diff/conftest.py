@@ -22,24 +22,9 @@ from monitor.research.diff.causal import Doses
 from monitor.research.diff.run import DiffSettings
 from monitor.score.pack import Pack, PackModel, load_pack, save_pack
 from monitor.settings import ReplaySettings
+from tests.research.conftest import WORDS
 
 WIDTH, PLANTED_SITE = 32, 1
-WORDS = [
-    "the",
-    "heron",
-    "waited",
-    "by",
-    "a",
-    "quiet",
-    "river",
-    "and",
-    "said",
-    "nothing",
-    "to",
-    "anybody",
-    "at",
-    "all",
-]
 # Answers of random weights are never coherent.
 QUICK = DiffSettings(top=2, doses=Doses(strengths=(0.3,), random_directions=9, incoherence=1.0))
 CHANGED = DiffSettings(keep="changed", top=2)

@@ -21,6 +21,7 @@ from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.score.pack import Canary, Pack, PackModel
 from monitor.settings import ReplaySettings
+from tests.research.conftest import WORDS
 
 WIDTH = 32
 SITE = 1
@@ -38,28 +39,12 @@ def direction(seed: int) -> np.ndarray[Any, Any]:
 
 def exchanges(n: int, seed: int = 0) -> list[Prompt]:
     generator = np.random.default_rng(seed)
-    words = [
-        "the",
-        "heron",
-        "waited",
-        "by",
-        "a",
-        "quiet",
-        "river",
-        "and",
-        "said",
-        "nothing",
-        "to",
-        "anybody",
-        "at",
-        "all",
-    ]
     return [
         Prompt(
             key=RecordKey(topic="t", partition=0, offset=number),
             recorded_at=START,
             messages=(Message(role="user", content=f"Question {number}?"),),
-            response=" ".join(generator.choice(words, size=generator.integers(3, 9))),
+            response=" ".join(generator.choice(WORDS, size=generator.integers(3, 9))),
         )
         for number in range(n)
     ]

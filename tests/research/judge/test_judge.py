@@ -29,26 +29,10 @@ from monitor.research.texts import load_texts
 from monitor.score.pack import Pack, load_pack, save_pack
 from monitor.score.sae import UNCALIBRATED
 from monitor.settings import ReplaySettings
-from tests.research.conftest import TEMPLATE, write_rows
+from tests.research.conftest import TEMPLATE, WORDS, write_rows
 
 WIDTH = 32
 SITE = 1
-WORDS = [
-    "the",
-    "heron",
-    "waited",
-    "by",
-    "a",
-    "quiet",
-    "river",
-    "and",
-    "said",
-    "nothing",
-    "to",
-    "anybody",
-    "at",
-    "all",
-]
 
 
 @pytest.fixture(scope="session")
