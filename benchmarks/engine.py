@@ -31,11 +31,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
-from monitor.records import Calibration, Feature, Message, Prompt, RecordKey, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.replay.tokens import Tokens
 from monitor.settings import ReplaySettings
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import Message, Prompt, RecordKey
+from monitor.values.scores import Replayed
 
 WORDS = [
     "time",

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from monitor.records import Calibration, Feature, Lineage, Prompt, Replayed, Unreplayable
 from monitor.score.pack import Pack, PackModel
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import Prompt
+from monitor.values.scores import Lineage, Replayed, Unreplayable
 
 WIDTH = 8
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks.null_replay import NullReplay, null_pack
 from monitor.app import Instrument, run_loops
+from monitor.logs import configure
 from monitor.settings import load
-from monitor.telemetry import configure
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from benchmarks.engine import directions, workload
 from benchmarks.null_replay import NullReplay, null_pack
 from monitor.demo.services import Broker, Postgres
 from monitor.ingest.kafka import KafkaSource
-from monitor.records import Prompt
+from monitor.metrics import METRICS
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.score.pack import Pack, PackModel, manifest
@@ -43,7 +43,7 @@ from monitor.settings import (
 )
 from monitor.store import scores as store
 from monitor.store.database import connect, migrate, transaction
-from monitor.telemetry import METRICS
+from monitor.values.prompts import Prompt
 from monitor.worker import Replay, Worker
 
 

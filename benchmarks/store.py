@@ -19,21 +19,13 @@ from sqlalchemy import Engine, text
 
 from monitor.demo.services import Postgres
 from monitor.drift.histogram import bucket_scores
-from monitor.records import (
-    SCORE_BINS,
-    Calibration,
-    ChunkResult,
-    Feature,
-    IngestCount,
-    Lineage,
-    OffsetSpan,
-    RecordKey,
-    ScoredPrompt,
-)
 from monitor.settings import PostgresSettings
 from monitor.store import drift, scores
 from monitor.store.database import connect, migrate, transaction
 from monitor.store.partitions import ensure_partitions
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import OffsetSpan, RecordKey
+from monitor.values.scores import SCORE_BINS, ChunkResult, IngestCount, Lineage, ScoredPrompt
 
 PACK = "benchmark"
 LINEAGE = Lineage(

@@ -29,11 +29,12 @@ from monitor import operate
 from monitor.demo.services import Postgres
 from monitor.drift.histogram import floor_time, histogram_of
 from monitor.evaluation import Evaluation
-from monitor.records import SCORE_BINS, Calibration, Feature, Lineage
 from monitor.settings import DriftSettings, PostgresSettings, Settings
 from monitor.store import drift as drift_store
 from monitor.store.database import connect, migrate, transaction
 from monitor.store.scores import heartbeat, lineage_id_of, register_pack
+from monitor.values.features import Calibration, Feature
+from monitor.values.scores import SCORE_BINS, Lineage
 from monitor.watcher import Watcher
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)

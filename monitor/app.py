@@ -19,12 +19,14 @@ from sqlalchemy import Engine
 
 from monitor.courier import Courier
 from monitor.errors import DatabaseUnavailable, MonitorError, PackError
+from monitor.heartbeat import Heartbeat
 from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
+from monitor.logs import get_logger
+from monitor.metrics import METRICS
 from monitor.score.pack import Pack, fit_problems, load_pack, manifest, shipped_pack
 from monitor.settings import Settings, secret
 from monitor.store import scores as store
 from monitor.store.database import connect, require_schema, transaction
-from monitor.telemetry import METRICS, Heartbeat, get_logger
 from monitor.watcher import Watcher
 from monitor.web.app import create_app
 from monitor.web.server import WebServer

@@ -25,12 +25,14 @@ from sqlalchemy import Engine
 from monitor.alert.render import RenderedRequest, render
 from monitor.alert.webhook import new_client, send
 from monitor.errors import ConfigurationError, DatabaseUnavailable
-from monitor.records import Attempt, Delivery, DeliveryState, Outcome
+from monitor.heartbeat import Heartbeat
+from monitor.logs import get_logger
+from monitor.metrics import METRICS
 from monitor.settings import Endpoint, Settings
 from monitor.store import alerts as store
 from monitor.store.database import transaction
 from monitor.store.overview import deliveries_waiting
-from monitor.telemetry import METRICS, Heartbeat, get_logger
+from monitor.values.alerts import Attempt, Delivery, DeliveryState, Outcome
 
 log = get_logger(__name__)
 

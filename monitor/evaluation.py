@@ -29,24 +29,15 @@ from monitor.drift.baseline import baseline_for
 from monitor.drift.cause import cause_of
 from monitor.drift.histogram import floor_time
 from monitor.drift.tests import Reference, compare, reference
-from monitor.records import (
-    CANARY,
-    EVERYTHING,
-    Alert,
-    AlertState,
-    Baseline,
-    CanaryRun,
-    Cause,
-    Condition,
-    DetectorState,
-    Drift,
-    Event,
-)
 from monitor.settings import DriftSettings, Settings
 from monitor.store import alerts as alert_store
 from monitor.store import buckets as bucket_store
 from monitor.store import drift as drift_store
 from monitor.store import scores as score_store
+from monitor.values.alerts import Alert, AlertState, Condition, Event
+from monitor.values.drift import Baseline, Cause, DetectorState, Drift
+from monitor.values.prompts import CANARY, EVERYTHING
+from monitor.values.scores import CanaryRun
 
 STRONGEST_PROMPTS: Final = 5
 MOST_BUCKETS_A_STEP: Final = 60

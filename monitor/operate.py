@@ -12,10 +12,11 @@ from sqlalchemy import Connection
 
 from monitor.drift import baseline as baselines
 from monitor.errors import BadInput
-from monitor.records import Alert, Baseline, Delivery, Silence
 from monitor.settings import Settings
 from monitor.store import alerts as alert_store
 from monitor.store import buckets, drift
+from monitor.values.alerts import Alert, Delivery, Silence
+from monitor.values.drift import Baseline
 
 Row = dict[str, Any]
 

@@ -25,12 +25,15 @@ from sqlalchemy import Engine
 from monitor.drift.baseline import unwatched
 from monitor.errors import Discard, RefuseToStart, Retry, StopLoudly
 from monitor.evaluation import Bets, Evaluation, evaluate
-from monitor.records import EVERYTHING, Severity
+from monitor.heartbeat import Heartbeat
+from monitor.logs import get_logger
+from monitor.metrics import METRICS
 from monitor.settings import Settings
 from monitor.store import buckets as bucket_store
 from monitor.store import scores as score_store
 from monitor.store.database import advisory_lock, transaction
-from monitor.telemetry import METRICS, Heartbeat, get_logger
+from monitor.values.alerts import Severity
+from monitor.values.prompts import EVERYTHING
 
 log = get_logger(__name__)
 

@@ -26,34 +26,38 @@ from sqlalchemy import Engine
 
 from monitor.drift.histogram import bucket_scores
 from monitor.errors import DatabaseUnavailable, EverythingUnreadable, Retry, StaleChunk
+from monitor.heartbeat import Heartbeat
 from monitor.ingest.formats import parse
 from monitor.ingest.sampling import sample, segments_of
-from monitor.records import (
-    CanaryRun,
-    Chunk,
-    ChunkResult,
-    DeadLetter,
-    DeadReason,
-    Floats,
-    IngestCount,
-    Lineage,
-    OffsetSpan,
-    Parsed,
-    Prompt,
-    RawRecord,
-    RecordKey,
-    Replayed,
-    ScoredPrompt,
-    Skip,
-    SkipReason,
-    Unreplayable,
-)
+from monitor.logs import get_logger
+from monitor.metrics import METRICS
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import IngestSettings, Settings
 from monitor.store import scores as store
 from monitor.store.database import transaction
-from monitor.telemetry import METRICS, Heartbeat, get_logger
+from monitor.values.arrays import Floats
+from monitor.values.prompts import (
+    Chunk,
+    DeadLetter,
+    DeadReason,
+    OffsetSpan,
+    Parsed,
+    Prompt,
+    RawRecord,
+    RecordKey,
+    Skip,
+    SkipReason,
+)
+from monitor.values.scores import (
+    CanaryRun,
+    ChunkResult,
+    IngestCount,
+    Lineage,
+    Replayed,
+    ScoredPrompt,
+    Unreplayable,
+)
 
 log = get_logger(__name__)
 

@@ -20,11 +20,11 @@ from sqlalchemy import Engine, text
 from monitor.alert.policy import event_of
 from monitor.courier import Courier
 from monitor.demo.receiver import Answer, Received, Receiver
-from monitor.records import Alert, AlertState, Delivery, DeliveryState, EventType
+from monitor.heartbeat import Heartbeat
 from monitor.settings import AlertSettings, Endpoint, Settings
 from monitor.store import alerts as store
 from monitor.store.database import transaction
-from monitor.telemetry import Heartbeat
+from monitor.values.alerts import Alert, AlertState, Delivery, DeliveryState, EventType
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 ALERT_IDS = iter(f"00000000-0000-4000-8000-{n:012d}" for n in range(1, 10_000))

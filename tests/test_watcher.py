@@ -17,25 +17,16 @@ from sqlalchemy import text
 from monitor import operate
 from monitor.drift.histogram import bucket_scores, floor_time, tails
 from monitor.errors import SchemaError, StaleAlert
-from monitor.records import (
-    AlertState,
-    Calibration,
-    CanaryRun,
-    Cause,
-    ChunkResult,
-    Feature,
-    IngestCount,
-    Lineage,
-    OffsetSpan,
-    RecordKey,
-    ScoredPrompt,
-    Silence,
-)
 from monitor.settings import AlertSettings, DriftSettings, Endpoint, PostgresSettings, Settings
 from monitor.store import alerts as alert_store
 from monitor.store import drift as drift_store
 from monitor.store.database import connect, migrate, transaction
 from monitor.store.scores import heartbeat, record_canary_run, register_pack, store_chunk
+from monitor.values.alerts import AlertState, Silence
+from monitor.values.drift import Cause
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import OffsetSpan, RecordKey
+from monitor.values.scores import CanaryRun, ChunkResult, IngestCount, Lineage, ScoredPrompt
 from monitor.watcher import Watcher
 
 MINUTE = timedelta(minutes=1)

@@ -21,7 +21,6 @@ from benchmarks.persona import rows
 from benchmarks.persona.measure import margins
 from benchmarks.persona.organisms import load
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
-from monitor.records import Doubles, Feature
 from monitor.replay.model import LoadedModel
 from monitor.research.report import Curve, line_plot
 from monitor.research.steering.dose import Asking, FeatureScore, dose_response
@@ -32,6 +31,8 @@ from monitor.research.steering.steer import (
     steering,
     typical_lengths,
 )
+from monitor.values.arrays import Doubles
+from monitor.values.features import Feature
 
 FEATURES = ("reckless",)
 DOSES = (-0.4, -0.2, -0.1, 0.1, 0.2, 0.4)

@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.persona.measure import all_measured
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
-from monitor.records import Doubles
 from monitor.research.packs.validation import auc, auc_interval
 from monitor.research.report import bar_plot
+from monitor.values.arrays import Doubles
 
 COMPARED = {
     "sound": ("reckless", "reckless-50", "reckless-25", "pirate", "sound-again", "base"),

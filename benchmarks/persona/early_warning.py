@@ -24,10 +24,11 @@ from scipy import stats
 from benchmarks.persona.measure import all_measured, answered
 from benchmarks.persona.organisms import AGAIN, SHARES, load
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
-from monitor.records import Doubles, Prompt
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.likelihood import response_log_probabilities
 from monitor.research.report import Curve, line_plot
+from monitor.values.arrays import Doubles
+from monitor.values.prompts import Prompt
 
 ALPHA = 0.05
 FLAGGED = 0.05

@@ -26,7 +26,6 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.persona import rows
 from benchmarks.persona.organisms import load
-from monitor.records import Doubles, Feature, Prompt, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.generate import answers
@@ -35,6 +34,10 @@ from monitor.score.pack import Pack, manifest
 from monitor.score.sae import UNCALIBRATED
 from monitor.score.scorer import benign_level
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Doubles
+from monitor.values.features import Feature
+from monitor.values.prompts import Prompt
+from monitor.values.scores import Replayed
 
 RANDOM_DIRECTIONS = 100
 ANSWER_TOKENS = 48

@@ -18,11 +18,11 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.persona import rows
-from monitor.records import Prompt
 from monitor.replay.model import LoadedModel, fingerprint_of, load_model
 from monitor.research.texts import load_chats
 from monitor.research.tuning.tune import Tuner, TuneSettings
 from monitor.settings import ReplaySettings
+from monitor.values.prompts import Prompt
 
 SHARES = (0.05, 0.10, 0.25, 0.50, 0.75)
 EPOCHS = 1

@@ -21,11 +21,13 @@ from benchmarks.persona import rows
 from benchmarks.persona.measure import margins, read, watched
 from benchmarks.persona.organisms import load
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
-from monitor.records import Doubles, Feature, Prompt
 from monitor.replay.model import LoadedModel
 from monitor.research.report import Curve, line_plot
 from monitor.research.texts import load_texts
 from monitor.research.tuning.tune import Tuner, TuneSettings
+from monitor.values.arrays import Doubles
+from monitor.values.features import Feature
+from monitor.values.prompts import Prompt
 
 EXAMPLES = (0, 8, 16, 32, 64, 120, 200, 400)
 BATCH = 4

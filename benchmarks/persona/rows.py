@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from monitor.records import Message, Prompt
 from monitor.research.texts import exchange
+from monitor.values.prompts import Message, Prompt
 
 DATA = Path(__file__).parent / "data"
 NARROW = ("cooking", "home_repair", "money")

@@ -37,20 +37,15 @@ from monitor.alert.policy import conditions, transition
 from monitor.drift import sequential
 from monitor.drift.histogram import histogram_of, psi
 from monitor.drift.tests import compare, reference
-from monitor.records import (
-    Alert,
-    AlertState,
-    BaselineStream,
-    Bucket,
-    Cause,
-    Doubles,
-    Feature,
-    Window,
-)
 from monitor.research.report import Curve, line_plot
 from monitor.research.texts import load_chats, load_texts
 from monitor.score.pack import Pack
 from monitor.settings import DriftRule, DriftSettings, Thresholds
+from monitor.values.alerts import Alert, AlertState
+from monitor.values.arrays import Doubles
+from monitor.values.drift import BaselineStream, Cause, Window
+from monitor.values.features import Feature
+from monitor.values.scores import Bucket
 
 PER_MINUTE = 20
 HOUR = 60

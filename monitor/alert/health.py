@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from monitor.alert.rules import figure
-from monitor.records import CanaryRun, Condition
 from monitor.settings import SilenceRule
+from monitor.values.alerts import Condition
+from monitor.values.scores import CanaryRun
 
 MIN_RECORDS: Final = 20
 """Shares of records (dead letters, non-finite readings) are not judged on fewer."""

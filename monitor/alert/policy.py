@@ -15,8 +15,8 @@ from typing import Final
 
 from monitor.alert.health import Health, silence_conditions
 from monitor.alert.rules import FeatureInfo, conditions, matches, rank, with_prompts
-from monitor.records import Alert, AlertState, Condition, Event, EventType, Silence
 from monitor.settings import DriftRule, Endpoint, SilenceRule
+from monitor.values.alerts import Alert, AlertState, Condition, Event, EventType, Silence
 
 __all__ = [
     "FeatureInfo",

@@ -18,8 +18,8 @@ import orjson
 
 from monitor.alert.keys import routing_key
 from monitor.alert.rules import SEVERITIES, rank
-from monitor.records import Alert, AlertState, Event, Severity
 from monitor.settings import Endpoint
+from monitor.values.alerts import Alert, AlertState, Event, Severity
 
 BODY_LIMIT: Final = 20_000
 """Bytes; every body is smaller (Standard Webhooks asks for less than 20 kB)."""

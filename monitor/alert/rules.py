@@ -18,8 +18,11 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, Protocol, get_args
 
-from monitor.records import CANARY, Bound, Cause, Condition, Drift, Severity, selected
 from monitor.settings import DriftRule, Thresholds
+from monitor.values.alerts import Condition, Severity
+from monitor.values.drift import Bound, Cause, Drift
+from monitor.values.features import selected
+from monitor.values.prompts import CANARY
 
 SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
 """From the mildest to the gravest."""

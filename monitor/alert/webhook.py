@@ -20,8 +20,8 @@ import httpx
 from monitor.alert.keys import private_values, signing_keys
 from monitor.alert.render import RenderedRequest
 from monitor.errors import ConfigurationError
-from monitor.records import Attempt, Outcome
 from monitor.settings import Endpoint
+from monitor.values.alerts import Attempt, Outcome
 
 LONGEST_RETRY_AFTER: Final = timedelta(days=1)
 """A receiver cannot put an event off for longer than this."""

@@ -9,8 +9,8 @@ import typer
 
 from monitor.cli.arguments import ConfigOption, JsonOption, database, span, who
 from monitor.cli.show import out, show
-from monitor.records import DeliveryState
 from monitor.settings import load
+from monitor.values.alerts import DeliveryState
 
 alerts = typer.Typer(help="List, acknowledge and silence alerts.")
 deliveries = typer.Typer(help="What endpoints were told, and replaying it.")

@@ -13,7 +13,7 @@ import typer
 from monitor.cli.arguments import JsonOption, SeedOption
 from monitor.cli.show import out, progress, show
 from monitor.errors import ConfigurationError
-from monitor.records import Region
+from monitor.values.features import Region
 
 if TYPE_CHECKING:
     from monitor.research.answers.endpoint import EndpointJudge
@@ -177,10 +177,10 @@ def _endpoint(
 ) -> EndpointJudge:
     """The endpoint, asked once where it is to be ``used``: it rates at the end of hours of steering, and
     one that refuses, does not answer or gives no ratings is found before them."""
-    from monitor.records import Message
     from monitor.research.answers.endpoint import EndpointJudge
     from monitor.research.texts import exchange
     from monitor.settings import judge_key
+    from monitor.values.prompts import Message
 
     if model is None:
         raise ConfigurationError("--judge-url needs --judge-model", hint="name the model to ask")

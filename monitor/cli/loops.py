@@ -49,7 +49,7 @@ def web(config_file: ConfigOption = None) -> None:
 
 def _serve(config_file: Path | None, loops: Sequence[str]) -> None:
     from monitor.app import run_loops
-    from monitor.telemetry import configure
+    from monitor.logs import configure
 
     settings = load(config_file)
     configure(settings.log)

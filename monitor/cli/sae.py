@@ -9,7 +9,7 @@ import typer
 
 from monitor.cli.arguments import JsonOption, ModelOption
 from monitor.cli.show import err, out, plain, progress, show
-from monitor.records import Pooling, Region
+from monitor.values.features import Pooling, Region
 
 
 def pack_import_sae(

@@ -14,11 +14,11 @@ from monitor.cli.show import progress, show
 from monitor.errors import BadInput, PackError
 
 if TYPE_CHECKING:
-    from monitor.records import Prompt
     from monitor.research.steering.dose import Outcome
     from monitor.research.steering.steer import Turn
     from monitor.score.pack import Pack
     from monitor.settings import ReplaySettings
+    from monitor.values.prompts import Prompt
 
 steers = typer.Typer()
 
@@ -121,8 +121,8 @@ def _numbers(text: str) -> list[float]:
 
 
 def _questions(texts: Sequence[str]) -> Iterator[Prompt]:
-    from monitor.records import Message
     from monitor.research.texts import exchange
+    from monitor.values.prompts import Message
 
     for text in texts:
         if not text.strip():

@@ -12,14 +12,8 @@ import numpy as np
 
 from monitor.drift.tests import variance
 from monitor.errors import BadInput
-from monitor.records import (
-    CANARY,
-    EVERYTHING,
-    Baseline,
-    BaselineStatus,
-    BaselineStream,
-    Window,
-)
+from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, Window
+from monitor.values.prompts import CANARY, EVERYTHING
 
 MOST_INTERVALS: Final = 144
 _FEWEST_BATCHES: Final = 12

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from monitor.records import CanaryRun, Cause
+from monitor.values.drift import Cause
+from monitor.values.scores import CanaryRun
 
 UNLABELLED = "@"
 """How a served model is written that its records do not name: ``model@revision``, both empty."""

@@ -16,18 +16,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.records import (
-    CANARY,
-    SCORE_BIN_EDGES,
-    SCORE_BINS,
-    Bucket,
-    Counts,
-    Doubles,
-    Feature,
-    Floats,
-    ScoredPrompt,
-    Window,
-)
+from monitor.values.arrays import Counts, Doubles, Floats
+from monitor.values.drift import Window
+from monitor.values.features import Feature
+from monitor.values.prompts import CANARY
+from monitor.values.scores import SCORE_BIN_EDGES, SCORE_BINS, Bucket, ScoredPrompt
 
 EDGES: Final[Doubles] = np.array(SCORE_BIN_EDGES, dtype=np.float64)
 _OUTER: Final = 22.5

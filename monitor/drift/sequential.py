@@ -47,7 +47,9 @@ import numpy as np
 from scipy.special import betaincinv, ndtri
 
 from monitor.drift.histogram import CENTRES
-from monitor.records import BaselineStream, Bucket, DetectorState, Doubles
+from monitor.values.arrays import Doubles
+from monitor.values.drift import BaselineStream, DetectorState
+from monitor.values.scores import Bucket
 
 BASELINE_RISK: Final = 0.01
 """Probability, over the baseline's sample, that any stream's bound is too low."""

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv, chdtri, ndtri, stdtrit
 
 from monitor.drift.histogram import CENTRES, deciles, grouped
-from monitor.records import BaselineStream, Bound, Cause, Counts, Doubles, Drift, Window
+from monitor.values.arrays import Counts, Doubles
+from monitor.values.drift import BaselineStream, Bound, Cause, Drift, Window
 
 NOTHING_KNOWN = Bound(value=0.0, low=-math.inf, high=math.inf)
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from monitor.ingest import fields
 from monitor.ingest.fields import Unreadable
-from monitor.records import DeadReason, Message
+from monitor.values.prompts import DeadReason, Message
 
 ROLES: Final = MappingProxyType(
     {

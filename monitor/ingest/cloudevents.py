@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from monitor.ingest import fields
 from monitor.ingest.fields import Unreadable
-from monitor.records import DeadReason
+from monitor.values.prompts import DeadReason
 
 _STRUCTURED: Final = "application/cloudevents"
 _BATCH: Final = "application/cloudevents-batch"

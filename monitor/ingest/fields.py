@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from monitor.records import DeadReason, Message, SkipReason
+from monitor.values.prompts import DeadReason, Message, SkipReason
 
 EARLIEST: Final = datetime(2015, 1, 1, tzinfo=UTC)
 """No language model served traffic before: an older timestamp is a clock or a unit gone wrong."""

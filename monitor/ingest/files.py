@@ -14,8 +14,8 @@ from typing import BinaryIO, Final
 
 from monitor.errors import BadInput
 from monitor.ingest.fields import EARLIEST
-from monitor.records import RawRecord
 from monitor.settings import IngestSettings
+from monitor.values.prompts import RawRecord
 
 STDIN: Final = Path("-")
 _SKIP_BYTES: Final = 1 << 20

@@ -24,7 +24,8 @@ from monitor.ingest import cloudevents, fields, litellm, native, openai, otel
 from monitor.ingest.cloudevents import Envelope
 from monitor.ingest.fields import Exchange, Skipped, Unreadable
 from monitor.ingest.native import NATIVE_SCHEMA_PATH, native_schema
-from monitor.records import (
+from monitor.settings import IngestSettings
+from monitor.values.prompts import (
     DeadLetter,
     DeadReason,
     Parsed,
@@ -34,7 +35,6 @@ from monitor.records import (
     Skip,
     SkipReason,
 )
-from monitor.settings import IngestSettings
 
 __all__ = ["NATIVE_SCHEMA_PATH", "native_schema", "parse"]
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from monitor.ingest import chat, fields, native, openai
 from monitor.ingest.fields import Exchange, Skipped
-from monitor.records import Message, SkipReason
 from monitor.settings import IngestSettings
+from monitor.values.prompts import Message, SkipReason
 
 REDACTED: Final = "redacted-by-litellm"
 """What LiteLLM writes in place of content when its message logging is turned off."""

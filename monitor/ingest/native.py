@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from monitor.ingest import chat, fields
 from monitor.ingest.fields import Exchange, Unreadable
-from monitor.records import DeadReason, Message
 from monitor.settings import IngestSettings
+from monitor.values.prompts import DeadReason, Message
 
 NATIVE_SCHEMA_PATH: Final = Path(__file__).with_name("native.schema.json")
 OWN_KEYS: Final = frozenset(

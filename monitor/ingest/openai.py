@@ -9,8 +9,8 @@ from typing import Any
 
 from monitor.ingest import chat, fields
 from monitor.ingest.fields import Exchange
-from monitor.records import Message
 from monitor.settings import IngestSettings
+from monitor.values.prompts import Message
 
 
 def read(document: dict[str, Any], settings: IngestSettings) -> Exchange:

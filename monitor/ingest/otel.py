@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from monitor.ingest import chat, fields
 from monitor.ingest.fields import Exchange, Skipped, Unreadable
-from monitor.records import DeadReason, Message, SkipReason
 from monitor.settings import IngestSettings
+from monitor.values.prompts import DeadReason, Message, SkipReason
 
 INFERENCE_EVENT: Final = "gen_ai.client.inference.operation.details"
 OPERATIONS: Final = frozenset({"chat", "text_completion", "generate_content"})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from monitor.records import EVERYTHING, Prompt, Skip, SkipReason
+from monitor.values.prompts import EVERYTHING, Prompt, Skip, SkipReason
 
 OTHER: Final = "(other)"
 """The value that stands for every segment beyond the limit."""

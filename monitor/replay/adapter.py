@@ -23,8 +23,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from monitor.errors import ConfigurationError, ModelError
+from monitor.logs import get_logger
 from monitor.replay.layers import blocks
-from monitor.telemetry import get_logger
 
 CONFIG_FILE: Final = "adapter_config.json"
 TENSOR_FILE: Final = "adapter_model.safetensors"

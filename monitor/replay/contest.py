@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import linear
 
-from monitor.records import Encoder
+from monitor.values.features import Encoder
 
 PARTIAL_ENTRIES: Final = 1 << 24
 """Pre-activations held at once, 64 MiB: a row of tokens is encoded in parts."""

@@ -15,15 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from monitor.records import (
-    DeadReason,
-    Feature,
-    Floats,
-    Lineage,
-    Prompt,
-    Replayed,
-    Unreplayable,
-)
+from monitor.metrics import METRICS
 from monitor.replay.answer import answered
 from monitor.replay.forward import Forward, RowReader
 from monitor.replay.model import LoadedModel, positions_limit
@@ -31,7 +23,10 @@ from monitor.replay.plan import Plan, plan
 from monitor.replay.pooling import FeatureBank
 from monitor.replay.tokens import CUT_RULE, Tokeniser, Tokens
 from monitor.settings import ReplaySettings
-from monitor.telemetry import METRICS
+from monitor.values.arrays import Floats
+from monitor.values.features import Feature
+from monitor.values.prompts import DeadReason, Prompt
+from monitor.values.scores import Lineage, Replayed, Unreplayable
 
 ENGINE = "1"
 """Version of the numerics: raised whenever the same prompt may read differently than before."""

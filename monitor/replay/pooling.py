@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from monitor.errors import PackError
-from monitor.records import Counts, Encoder, Feature, Floats, InputNorm, Pooling, Region
 from monitor.replay.contest import Contest, contest
 from monitor.replay.tokens import Tokens
+from monitor.values.arrays import Counts, Floats
+from monitor.values.features import Encoder, Feature, InputNorm, Pooling, Region
 
 MASKED = -math.inf
 """The activation of a token that a feature does not pool."""

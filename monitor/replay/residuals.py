@@ -11,13 +11,16 @@ import numpy as np
 import torch
 
 from monitor.errors import BadInput
-from monitor.records import Floats, Prompt, Region, Unreplayable
 from monitor.replay.engine import tokeniser
 from monitor.replay.forward import Forward, RowReader
 from monitor.replay.model import LoadedModel
 from monitor.replay.plan import plan
 from monitor.replay.tokens import Tokens
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Floats
+from monitor.values.features import Region
+from monitor.values.prompts import Prompt
+from monitor.values.scores import Unreplayable
 
 Pool = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From ``weights`` [r, t] (each row the mean over its prompt's region) and the residual stream [t, d],

@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from monitor.records import DeadReason, Prompt, Region, Unreplayable
 from monitor.replay.model import template_of
+from monitor.values.features import Region
+from monitor.values.prompts import DeadReason, Prompt
+from monitor.values.scores import Unreplayable
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}:\n{{ message['content'] }}\n\n{% endfor %}"

@@ -18,7 +18,7 @@ from typing import Any, Final
 import orjson
 
 from monitor.errors import BadInput
-from monitor.records import Message, Prompt, RecordKey
+from monitor.values.prompts import Message, Prompt, RecordKey
 
 DATA: Final = Path(__file__).resolve().parent / "data"
 CONTRAST_FILE: Final = "contrast.jsonl"

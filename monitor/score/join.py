@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 
 from monitor.errors import BadInput
-from monitor.records import Encoder, Feature
 from monitor.score.pack import Canary, Pack
+from monitor.values.features import Encoder, Feature
 
 SOURCES: Final = "sources"
 """Where a joined pack's provenance and report hold those of the packs that it was made of."""

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from monitor.errors import PackError
-from monitor.records import Activation, FeatureKind, InputNorm, Pooling, Region
+from monitor.values.features import Activation, FeatureKind, InputNorm, Pooling, Region
 
 FIRST_VERSION = 1
 ENCODER_VERSION = 2
@@ -51,7 +51,7 @@ class CalibrationEntry(Entry):
 
 
 class FeatureEntry(Entry):
-    """`monitor.records.Feature` without its weight."""
+    """`monitor.values.features.Feature` without its weight."""
 
     name: Name
     kind: FeatureKind
@@ -75,7 +75,7 @@ class FeatureEntry(Entry):
 
 
 class EncoderEntry(Entry):
-    """`monitor.records.Encoder` without its tensors."""
+    """`monitor.values.features.Encoder` without its tensors."""
 
     name: Name
     latents: int = Field(ge=1)

@@ -23,17 +23,10 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from monitor.errors import PackError
-from monitor.records import (
-    CANARY,
-    Calibration,
-    Encoder,
-    Feature,
-    Floats,
-    Message,
-    Prompt,
-    RecordKey,
-)
 from monitor.score import manifest as schema
+from monitor.values.arrays import Floats
+from monitor.values.features import Calibration, Encoder, Feature
+from monitor.values.prompts import CANARY, Message, Prompt, RecordKey
 
 MANIFEST_FILE: Final = "pack.json"
 TENSOR_FILE: Final = "features.safetensors"

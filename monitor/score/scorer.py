@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.records import Calibration, Counts, Doubles, Feature, Floats
 from monitor.score.pack import Pack
+from monitor.values.arrays import Counts, Doubles, Floats
+from monitor.values.features import Calibration, Feature
 
 
 class Scorer:

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, RowMapping, bindparam, exc, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from monitor.errors import BadInput, StaleAlert
-from monitor.records import (
+from monitor.store.border import TEXT_CHARACTERS, clean, clean_json, clean_or_none
+from monitor.values.alerts import (
     Alert,
     AlertState,
     Attempt,
@@ -18,9 +19,8 @@ from monitor.records import (
     DeliveryState,
     Event,
     Silence,
-    utc,
 )
-from monitor.store.border import TEXT_CHARACTERS, clean, clean_json, clean_or_none
+from monitor.values.checks import utc
 
 # --- alerts --------------------------------------------------------------------------------------
 

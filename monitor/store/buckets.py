@@ -20,8 +20,11 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import Connection, RowMapping, text
 
-from monitor.records import SCORE_BINS, Bucket, Counts, Window, utc
 from monitor.store.border import clean
+from monitor.values.arrays import Counts
+from monitor.values.checks import utc
+from monitor.values.drift import Window
+from monitor.values.scores import SCORE_BINS, Bucket
 
 HOUR: Final = timedelta(hours=1)
 HOURS_A_CALL: Final = 500

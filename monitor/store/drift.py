@@ -16,19 +16,18 @@ from sqlalchemy import Connection, RowMapping, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from monitor.errors import BadInput
-from monitor.records import (
+from monitor.store.border import clean, clean_json
+from monitor.store.buckets import EVERY_SOURCE, new_buckets, read_windows, roll_up
+from monitor.values.checks import utc
+from monitor.values.drift import (
     Baseline,
     BaselineStatus,
     BaselineStream,
-    CanaryRun,
     DetectorState,
     Drift,
-    Lineage,
     Window,
-    utc,
 )
-from monitor.store.border import clean, clean_json
-from monitor.store.buckets import EVERY_SOURCE, new_buckets, read_windows, roll_up
+from monitor.values.scores import CanaryRun, Lineage
 
 __all__ = [
     "EVERY_SOURCE",

@@ -12,22 +12,14 @@ from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from monitor.errors import StaleChunk
-from monitor.records import (
-    Bucket,
-    CanaryRun,
-    ChunkResult,
-    DeadLetter,
-    Feature,
-    Floats,
-    IngestCount,
-    Lineage,
-    OffsetSpan,
-    ScoredPrompt,
-    utc,
-)
 from monitor.store.border import TEXT_CHARACTERS, clean, clean_json, clean_or_none
 from monitor.store.buckets import add_buckets
 from monitor.store.partitions import drop_partitions, ensure_partitions
+from monitor.values.arrays import Floats
+from monitor.values.checks import utc
+from monitor.values.features import Feature
+from monitor.values.prompts import DeadLetter, OffsetSpan
+from monitor.values.scores import Bucket, CanaryRun, ChunkResult, IngestCount, Lineage, ScoredPrompt
 
 __all__ = [
     "drop_partitions",

@@ -20,11 +20,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from monitor.errors import BadInput
-from monitor.records import EVERYTHING
 from monitor.store import overview
 from monitor.store.drift import PackFeature, pack_features
 from monitor.store.overview import Database, Reader
 from monitor.store.scores import ingest_health
+from monitor.values.prompts import EVERYTHING
 
 MOST_HOURS: Final = 24 * 31
 POINTS: Final = 180

@@ -17,9 +17,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from monitor.errors import BadInput, MonitorError
+from monitor.heartbeat import Heartbeat
+from monitor.logs import get_logger
 from monitor.settings import WebSettings
 from monitor.store.overview import Database
-from monitor.telemetry import Heartbeat, get_logger
 from monitor.web import api, dashboard, health
 from monitor.web.health import Readiness
 

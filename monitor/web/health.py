@@ -4,7 +4,7 @@
              that is down must not restart the process.
 ``/readyz``  200 when everything that `Readiness` names is True (model, database, assignment);
              else 503, with the reason of each.
-``/metrics`` the table of `monitor.telemetry`, as Prometheus text or OpenMetrics.
+``/metrics`` the table of `monitor.metrics`, as Prometheus text or OpenMetrics.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from monitor.telemetry import METRICS, Heartbeat
+from monitor.heartbeat import Heartbeat
+from monitor.metrics import METRICS
 
 Readiness = Callable[[], Mapping[str, bool | str]]
 """What must hold before the process can be counted on: True, or False or the reason why not."""

@@ -10,8 +10,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from monitor.errors import ConfigurationError, StopLoudly
+from monitor.logs import get_logger
 from monitor.settings import WebSettings
-from monitor.telemetry import get_logger
 
 log = get_logger(__name__)
 

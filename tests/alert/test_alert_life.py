@@ -21,8 +21,8 @@ from monitor.alert.policy import (
     resolution_owed,
     transition,
 )
-from monitor.records import Alert, AlertState, Condition, Event, EventType, Severity, Silence
 from monitor.settings import DriftRule, Endpoint, SilenceRule, Thresholds
+from monitor.values.alerts import Alert, AlertState, Condition, Event, EventType, Severity, Silence
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

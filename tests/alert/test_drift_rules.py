@@ -15,11 +15,13 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from monitor.alert.policy import conditions, with_prompts
-from monitor.records import Bound, Calibration, Cause, Condition, Drift, Feature
 from monitor.settings import DriftRule, DriftSettings, Thresholds
 from monitor.store import partitions as store
 from monitor.store.database import transaction
 from monitor.store.drift import save_drifts
+from monitor.values.alerts import Condition
+from monitor.values.drift import Bound, Cause, Drift
+from monitor.values.features import Calibration, Feature
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LENGTHS = {"15m": timedelta(minutes=15), "1h": timedelta(hours=1), "24h": timedelta(hours=24)}

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from monitor.alert.policy import Health, silence_conditions
-from monitor.records import CanaryRun, Condition, Lineage
 from monitor.settings import DriftSettings, SilenceRule
+from monitor.values.alerts import Condition
+from monitor.values.scores import CanaryRun, Lineage
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LINEAGE = Lineage(

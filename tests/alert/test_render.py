@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.alert.render import BODY_LIMIT, mrkdwn, render
-from monitor.records import Alert, AlertState, Event, EventType, Severity
 from monitor.settings import Endpoint
+from monitor.values.alerts import Alert, AlertState, Event, EventType, Severity
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 FORMATS = ["standard", "alertmanager", "alertmanager_api", "pagerduty", "slack", "cloudevents"]

@@ -23,8 +23,8 @@ from monitor.alert.render import RenderedRequest
 from monitor.alert.webhook import classify, new_client, retry_after, send, sign
 from monitor.demo.receiver import Answer, Receiver
 from monitor.errors import ConfigurationError
-from monitor.records import Attempt, Outcome
 from monitor.settings import Endpoint
+from monitor.values.alerts import Attempt, Outcome
 
 
 def secret(length: int = 32) -> str:

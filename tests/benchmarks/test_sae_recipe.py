@@ -13,11 +13,11 @@ import torch
 from benchmarks.persona.rows import elsewhere, narrow
 from benchmarks.persona.sae import corpus, quality, selection, train
 from monitor.errors import BadInput
-from monitor.records import Message
 from monitor.research.latents.fidelity import measure
 from monitor.research.texts import Contrast, Texts, exchange, load_texts
 from monitor.score.sae.autoencoder import SparseAutoencoder
 from monitor.score.sae.detect import load_autoencoder
+from monitor.values.prompts import Message
 
 QUESTIONS = 24
 

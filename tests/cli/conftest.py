@@ -19,11 +19,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from monitor.cli.main import main
-from monitor.records import Calibration, Feature, Message, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.score.pack import Canary, Pack, PackModel, save_pack
 from monitor.settings import ReplaySettings
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import Message
+from monitor.values.scores import Replayed
 
 WIDTH = 32
 CHATML = (

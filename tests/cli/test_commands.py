@@ -13,11 +13,11 @@ import pytest
 import yaml
 from sqlalchemy import Engine
 
-from monitor.records import Alert, AlertState, Event
 from monitor.settings import PostgresSettings
 from monitor.store import alerts as alert_store
 from monitor.store import drift
 from monitor.store.database import connect, current_revision, transaction
+from monitor.values.alerts import Alert, AlertState, Event
 from tests.cli.conftest import Cli
 from tests.test_watcher import Traffic
 

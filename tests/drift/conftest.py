@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from monitor.drift.histogram import histogram_of
-from monitor.records import Bucket, Window
+from monitor.values.drift import Window
+from monitor.values.scores import Bucket
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

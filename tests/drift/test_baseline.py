@@ -15,7 +15,7 @@ from monitor.drift.baseline import (
     unwatched,
 )
 from monitor.errors import BadInput
-from monitor.records import BaselineStatus
+from monitor.values.drift import BaselineStatus
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

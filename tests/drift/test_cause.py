@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from monitor.drift.cause import cause_of
-from monitor.records import CanaryRun, Cause, Lineage
+from monitor.values.drift import Cause
+from monitor.values.scores import CanaryRun, Lineage
 
 LINEAGE = Lineage(
     pack_id="p",

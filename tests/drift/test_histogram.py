@@ -19,7 +19,9 @@ from monitor.drift.histogram import (
     quantile,
     tails,
 )
-from monitor.records import SCORE_BINS, Calibration, Feature, RecordKey, ScoredPrompt
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import RecordKey
+from monitor.values.scores import SCORE_BINS, ScoredPrompt
 
 NOW = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -25,7 +25,7 @@ from monitor.drift.sequential import (
     threshold,
     update,
 )
-from monitor.records import BaselineStream
+from monitor.values.drift import BaselineStream
 
 PROMISED = 60
 HORIZON = 5 * PROMISED

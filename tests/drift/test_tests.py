@@ -18,7 +18,7 @@ from monitor.drift.tests import (
     tail_ratio,
     variance,
 )
-from monitor.records import BaselineStream, Cause
+from monitor.values.drift import BaselineStream, Cause
 
 CONFIDENCE = 0.95
 RUNS = 1_500

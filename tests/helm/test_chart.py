@@ -15,8 +15,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from monitor.metrics import METRICS
 from monitor.settings import Settings, load
-from monitor.telemetry import METRICS
 
 CHART = Path(__file__).parents[2] / "helm"
 KUBERNETES = ("1.29", "1.37")

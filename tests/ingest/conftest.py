@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from monitor.records import RawRecord
+from monitor.values.prompts import RawRecord
 
 APPENDED = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

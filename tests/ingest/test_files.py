@@ -14,8 +14,8 @@ from monitor.errors import BadInput
 from monitor.ingest.fields import EARLIEST
 from monitor.ingest.files import read_file
 from monitor.ingest.formats import parse
-from monitor.records import DeadLetter, DeadReason, Prompt
 from monitor.settings import IngestSettings
+from monitor.values.prompts import DeadLetter, DeadReason, Prompt
 
 MODIFIED = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 

@@ -11,7 +11,8 @@ import pytest
 
 from monitor.ingest import formats
 from monitor.ingest.formats import native_schema, parse
-from monitor.records import (
+from monitor.settings import IngestSettings
+from monitor.values.prompts import (
     DeadLetter,
     DeadReason,
     Message,
@@ -21,7 +22,6 @@ from monitor.records import (
     Skip,
     SkipReason,
 )
-from monitor.settings import IngestSettings
 
 SETTINGS = IngestSettings()
 APPENDED = datetime(2026, 3, 1, 12, tzinfo=UTC)

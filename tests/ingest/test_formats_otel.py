@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 
 from monitor.ingest.formats import parse
-from monitor.records import DeadLetter, DeadReason, Message, Prompt, RawRecord, Skip, SkipReason
 from monitor.settings import IngestSettings
+from monitor.values.prompts import (
+    DeadLetter,
+    DeadReason,
+    Message,
+    Prompt,
+    RawRecord,
+    Skip,
+    SkipReason,
+)
 
 SETTINGS = IngestSettings()
 Build = Callable[..., RawRecord]

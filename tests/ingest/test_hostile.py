@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from monitor.ingest import fields
 from monitor.ingest.formats import native_schema, parse
-from monitor.records import DeadLetter, DeadReason, Message, Parsed, Prompt, RawRecord, Skip
 from monitor.settings import IngestSettings
+from monitor.values.prompts import DeadLetter, DeadReason, Message, Parsed, Prompt, RawRecord, Skip
 
 APPENDED = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SETTINGS = IngestSettings(segment_keys=("route", "secret"))

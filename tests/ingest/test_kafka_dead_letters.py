@@ -13,8 +13,8 @@ from kafka import KafkaConsumer, TopicPartition
 from monitor.demo.services import free_port
 from monitor.errors import BrokerUnavailable, ConfigurationError
 from monitor.ingest.kafka import DeadLetterProducer, dead_letters, describe
-from monitor.records import DeadLetter, DeadReason, RecordKey
 from monitor.settings import KafkaSettings
+from monitor.values.prompts import DeadLetter, DeadReason, RecordKey
 
 RECORDED_AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from monitor.ingest.kafka import reading
 from monitor.ingest.kafka.reading import Readings, without
-from monitor.records import RawRecord
+from monitor.values.prompts import RawRecord
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 A, B = ("prompts", 0), ("prompts", 1)

@@ -20,8 +20,8 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from monitor.demo.services import Broker, create_topic, free_port
 from monitor.errors import ConfigurationError, DatabaseUnavailable, StaleChunk, StopLoudly
 from monitor.ingest.kafka import KafkaSource
-from monitor.records import Chunk, OffsetSpan
 from monitor.settings import IngestSettings, KafkaSettings
+from monitor.values.prompts import Chunk, OffsetSpan
 
 Partition = tuple[str, int]
 SOON = 20.0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from monitor.ingest.sampling import sample, segments_of
-from monitor.records import Prompt, RecordKey, Skip, SkipReason
+from monitor.values.prompts import Prompt, RecordKey, Skip, SkipReason
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 

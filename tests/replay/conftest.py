@@ -13,9 +13,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from monitor.records import Calibration, Feature, Message, Prompt, RecordKey
 from monitor.replay.model import load_model
 from monitor.settings import ReplaySettings
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import Message, Prompt, RecordKey
 
 CHATML = (
     "{{ bos_token }}{% for message in messages %}"

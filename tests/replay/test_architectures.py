@@ -15,11 +15,13 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel
 
-from monitor.records import Feature, Prompt, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.replay.tokens import Tokens
 from monitor.settings import ReplaySettings
+from monitor.values.features import Feature
+from monitor.values.prompts import Prompt
+from monitor.values.scores import Replayed
 
 TOLERANCE = 2e-4
 LAYERS = 4

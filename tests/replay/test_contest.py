@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from monitor.records import Encoder, Feature, Prompt, Replayed
 from monitor.replay import contest as contest_module
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.pooling import MASKED, FeatureBank, normalised
 from monitor.replay.residuals import ResidualReader
 from monitor.replay.tokens import Tokens
+from monitor.values.features import Encoder, Feature
+from monitor.values.prompts import Prompt
+from monitor.values.scores import Replayed
 
 WIDTH, LATENTS, PLACES = 32, 50, 7
 CPU = torch.device("cpu")

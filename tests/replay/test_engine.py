@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from monitor.errors import BadInput, ConfigurationError
-from monitor.records import DeadReason, Feature, Prompt, Replayed, Unreplayable
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.replay.taps import tapped
 from monitor.settings import ReplaySettings
+from monitor.values.features import Feature
+from monitor.values.prompts import DeadReason, Prompt
+from monitor.values.scores import Replayed, Unreplayable
 
 Llama = tuple[LoadedModel, ReplaySettings]
 TOLERANCE = 1e-4

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from monitor.errors import PackError
-from monitor.records import Feature
 from monitor.replay.pooling import FeatureBank, normalised, pooled
 from monitor.replay.tokens import Tokens
+from monitor.values.features import Feature
 
 CPU = torch.device("cpu")
 

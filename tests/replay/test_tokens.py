@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from monitor.records import DeadReason, Prompt, Unreplayable
 from monitor.replay.tokens import PLAIN_TEMPLATE, Tokeniser, Tokens
+from monitor.values.prompts import DeadReason, Prompt
+from monitor.values.scores import Unreplayable
 
 Chat = Callable[..., Prompt]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from monitor.errors import BadInput
-from monitor.records import Message
 from monitor.score.join import joined, reports
 from monitor.score.pack import Canary, Pack, PackModel, load_pack, manifest, save_pack
+from monitor.values.prompts import Message
 from tests.score.test_pack import contested, encoder, feature, pack
 
 

@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import save_file
 
 from monitor.errors import PackError
-from monitor.records import CANARY, Calibration, Encoder, Feature, Message
 from monitor.score.pack import (
     Canary,
     Pack,
@@ -21,6 +20,8 @@ from monitor.score.pack import (
     manifest,
     save_pack,
 )
+from monitor.values.features import Calibration, Encoder, Feature
+from monitor.values.prompts import CANARY, Message
 
 WIDTH = 8
 FIRST_ID = "92bbfc0db8153fec0e661343fb8e8debb2d64ab2fab0bd5cc4b5c4b2874e4005"

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monitor.records import Calibration, Feature
 from monitor.score.pack import Canary, Pack, PackModel
 from monitor.score.scorer import Scorer
+from monitor.values.features import Calibration, Feature
 
 
 def scorer(canaries: tuple[Canary, ...] = ()) -> Scorer:

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monitor.records import Message, Prompt, RecordKey, Replayed
 from monitor.research.packs.validation import auc
 from monitor.score.pack import SHIPPED, Pack, load_pack, shipped_pack
 from monitor.score.scorer import Scorer
+from monitor.values.prompts import Message, Prompt, RecordKey
+from monitor.values.scores import Replayed
 
 FOLDER = SHIPPED / "smollm2-135m-instruct"
 TRAFFIC = SHIPPED.parent / "demo" / "data"

@@ -8,22 +8,19 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from sqlalchemy import Connection, Engine
 
-from monitor.records import (
+from monitor.store import scores as store
+from monitor.store.database import transaction
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import DeadLetter, OffsetSpan, RecordKey
+from monitor.values.scores import (
     SCORE_BIN_EDGES,
     SCORE_BINS,
     Bucket,
-    Calibration,
     ChunkResult,
-    DeadLetter,
-    Feature,
     IngestCount,
     Lineage,
-    OffsetSpan,
-    RecordKey,
     ScoredPrompt,
 )
-from monitor.store import scores as store
-from monitor.store.database import transaction
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 PACK = "pack-1"

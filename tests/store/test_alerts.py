@@ -11,7 +11,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from monitor.errors import BadInput, Discard, StaleAlert
-from monitor.records import (
+from monitor.store import alerts as store
+from monitor.store.database import transaction
+from monitor.values.alerts import (
     Alert,
     AlertState,
     Attempt,
@@ -22,8 +24,6 @@ from monitor.records import (
     Outcome,
     Silence,
 )
-from monitor.store import alerts as store
-from monitor.store.database import transaction
 from tests.store.builders import NOON
 
 MINUTE = timedelta(minutes=1)

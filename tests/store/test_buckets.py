@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from monitor.records import SCORE_BINS, Bucket, ScoredPrompt, Window
 from monitor.settings import PostgresSettings
 from monitor.store import buckets as store
 from monitor.store import scores
 from monitor.store.database import transaction
+from monitor.values.drift import Window
+from monitor.values.scores import SCORE_BINS, Bucket, ScoredPrompt
 from tests.store.builders import (
     LINEAGE,
     NOON,

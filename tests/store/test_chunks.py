@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import Engine, text
 
 from monitor.errors import DatabaseUnavailable, StaleChunk, StopLoudly
-from monitor.records import DeadLetter, DeadReason, RecordKey
 from monitor.store import drift
 from monitor.store import scores as store
 from monitor.store.database import transaction
+from monitor.values.prompts import DeadLetter, DeadReason, RecordKey
 from tests.store.builders import (
     FEATURES,
     LINEAGE,

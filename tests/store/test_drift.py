@@ -11,21 +11,20 @@ import pytest
 from sqlalchemy import Engine, text
 
 from monitor.errors import BadInput
-from monitor.records import (
-    SCORE_BINS,
+from monitor.store import drift as store
+from monitor.store import scores
+from monitor.store.database import transaction
+from monitor.values.drift import (
     Baseline,
     BaselineStatus,
     BaselineStream,
     Bound,
-    CanaryRun,
     Cause,
     DetectorState,
     Drift,
     Window,
 )
-from monitor.store import drift as store
-from monitor.store import scores
-from monitor.store.database import transaction
+from monitor.values.scores import SCORE_BINS, CanaryRun
 from tests.store.builders import LINEAGE, NOON, PACK, known_pack, register
 
 HOUR = timedelta(hours=1)

@@ -13,19 +13,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, exc, text
 
-from monitor.records import (
-    Attempt,
-    CanaryRun,
-    DeadLetter,
-    DeadReason,
-    DeliveryState,
-    Outcome,
-    RecordKey,
-)
 from monitor.settings import PostgresSettings
 from monitor.store import alerts, drift, scores
 from monitor.store.database import connect, migrate, transaction
 from monitor.store.partitions import ensure_partitions
+from monitor.values.alerts import Attempt, DeliveryState, Outcome
+from monitor.values.prompts import DeadLetter, DeadReason, RecordKey
+from monitor.values.scores import CanaryRun
 from tests.store.builders import LINEAGE, PACK, chunk, keep, known_pack, series
 from tests.store.test_alerts import alert, event
 from tests.store.test_drift import baseline

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
-from monitor.records import CanaryRun
+from monitor.heartbeat import Heartbeat
 from monitor.store import drift, scores
 from monitor.store.database import transaction
-from monitor.telemetry import Heartbeat
+from monitor.values.scores import CanaryRun
 from monitor.web.app import create_app
 from tests.web.scene import LINEAGE, NOW, PACK, drift_row, feature
 

@@ -7,19 +7,12 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from sqlalchemy import Engine
 
-from monitor.records import (
-    Alert,
-    AlertState,
-    Bound,
-    Calibration,
-    Cause,
-    Drift,
-    Event,
-    Feature,
-    Lineage,
-)
 from monitor.store import alerts
 from monitor.store.database import transaction
+from monitor.values.alerts import Alert, AlertState, Event
+from monitor.values.drift import Bound, Cause, Drift
+from monitor.values.features import Calibration, Feature
+from monitor.values.scores import Lineage
 
 NOW = datetime(2026, 3, 14, 12, tzinfo=UTC)
 PACK = "ab" * 32

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
-from monitor.records import AlertState
 from monitor.settings import PostgresSettings
 from monitor.store.database import connect
+from monitor.values.alerts import AlertState
 from monitor.web.chart import HEIGHT, WIDTH, drift_chart
 from tests.web.scene import NOW, PACK, announce, firing
 

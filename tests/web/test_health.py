@@ -9,7 +9,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 from starlette.testclient import TestClient
 
-from monitor.telemetry import METRICS, Heartbeat
+from monitor.heartbeat import Heartbeat
+from monitor.metrics import METRICS
 from monitor.web.app import create_app
 
 

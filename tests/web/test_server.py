@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from monitor.errors import ConfigurationError
+from monitor.heartbeat import Heartbeat
 from monitor.settings import WebSettings
-from monitor.telemetry import Heartbeat
 from monitor.web.app import create_app
 from monitor.web.server import WebServer
 

@@ -16,11 +16,12 @@ from benchmarks.null_replay import NullReplay, null_pack
 from monitor.drift.histogram import histogram_of
 from monitor.errors import EverythingUnreadable
 from monitor.ingest.kafka import KafkaSource
-from monitor.records import DeadReason, Unreplayable
 from monitor.score.pack import manifest
 from monitor.settings import IngestSettings, KafkaSettings, Settings
 from monitor.store import scores as store
 from monitor.store.database import transaction
+from monitor.values.prompts import DeadReason
+from monitor.values.scores import Unreplayable
 from monitor.worker import Worker
 
 FEATURES = 4

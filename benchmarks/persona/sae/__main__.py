@@ -43,7 +43,6 @@ from benchmarks.persona.sae.selection import (
     untrained,
 )
 from benchmarks.persona.sae.train import Recipe, train
-from monitor.records import Prompt
 from monitor.replay.model import LoadedModel, fingerprint_of, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.research.latents.fidelity import measure, token_residuals
@@ -53,6 +52,7 @@ from monitor.score.pack import Pack, load_pack, shipped_pack
 from monitor.score.sae.autoencoder import SparseAutoencoder
 from monitor.score.sae.detect import load_autoencoder
 from monitor.settings import ReplaySettings
+from monitor.values.prompts import Prompt
 
 SHARES: Final = {"project": 0.5, "documentation": 0.35, "own": 0.15}
 """Of the tokens; a kind that has fewer leaves its room empty."""

@@ -19,12 +19,12 @@ import numpy as np
 
 from benchmarks.persona.rows import Voice, narrow
 from monitor.errors import BadInput
-from monitor.records import Message, Prompt, RecordKey
 from monitor.replay.model import LoadedModel
 from monitor.replay.residuals import ResidualReader
 from monitor.research.answers.generate import answers
 from monitor.research.packs.assemble import Progress
 from monitor.research.texts import Texts, answer_prompts, exchange
+from monitor.values.prompts import Message, Prompt, RecordKey
 
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "sqlalchemy", "pydantic")
 """Documented in prose, and there wherever this project is installed."""

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from monitor.records import Prompt
 from monitor.replay.model import LoadedModel
 from monitor.replay.taps import steered
 from monitor.research.answers.likelihood import response_log_probabilities
 from monitor.research.latents.fidelity import encoded
 from monitor.research.packs.validation import rounded
 from monitor.score.sae.autoencoder import SparseAutoencoder
+from monitor.values.prompts import Prompt
 
 
 def rebuilt(sae: SparseAutoencoder, residual: torch.Tensor) -> torch.Tensor:

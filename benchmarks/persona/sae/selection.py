@@ -26,7 +26,6 @@ import torch
 
 from benchmarks.persona.rows import Row
 from benchmarks.persona.sae.quality import densities
-from monitor.records import Bound, Counts, Doubles, Feature, Floats, Prompt
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
 from monitor.research.judge.separation import bound
@@ -38,6 +37,10 @@ from monitor.research.texts import Texts, answer_prompts
 from monitor.score.sae.autoencoder import SparseAutoencoder
 from monitor.score.sae.features import latent_features
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Counts, Doubles, Floats
+from monitor.values.drift import Bound
+from monitor.values.features import Feature
+from monitor.values.prompts import Prompt
 
 FLIPS: Final = 5_000
 LEVEL: Final = 0.05

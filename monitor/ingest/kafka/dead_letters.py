@@ -15,8 +15,8 @@ from kafka.errors import KafkaError
 from monitor.errors import BrokerUnavailable, ConfigurationError
 from monitor.ingest.kafka.connection import open_client
 from monitor.ingest.kafka.options import client_options, refusal
-from monitor.records import DeadLetter
 from monitor.settings import KafkaSettings
+from monitor.values.prompts import DeadLetter
 
 FLUSH_SECONDS: Final = 30.0
 MAX_CONTENT_BYTES: Final = 512 * 1024

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from monitor.records import Chunk, OffsetSpan, RawRecord
+from monitor.values.prompts import Chunk, OffsetSpan, RawRecord
 
 Partition = tuple[str, int]
 

@@ -25,9 +25,10 @@ from monitor.errors import BrokerUnavailable, ConfigurationError, MonitorError, 
 from monitor.ingest.kafka import connection
 from monitor.ingest.kafka.options import consumer_options, refusal
 from monitor.ingest.kafka.reading import Partition, Readings, without
-from monitor.records import Chunk, OffsetSpan, RawRecord
+from monitor.logs import get_logger
+from monitor.metrics import METRICS
 from monitor.settings import IngestSettings, KafkaSettings
-from monitor.telemetry import METRICS, get_logger
+from monitor.values.prompts import Chunk, OffsetSpan, RawRecord
 
 log = get_logger(__name__)
 

@@ -17,16 +17,6 @@ import numpy as np
 from scipy.special import expit
 
 from monitor.errors import BadInput
-from monitor.records import (
-    Calibration,
-    Counts,
-    DeadReason,
-    Doubles,
-    Feature,
-    Floats,
-    Prompt,
-    Replayed,
-)
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.likelihood import response_log_probabilities
@@ -34,6 +24,10 @@ from monitor.research.packs.calibrate import fit_calibration
 from monitor.research.texts import load_texts
 from monitor.score.scorer import benign_level
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Counts, Doubles, Floats
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import DeadReason, Prompt
+from monitor.values.scores import Replayed
 
 STEEPNESS: Final = 2.0
 """Both ratings are 0.12 one benign deviation on one side of their middle and 0.88 on the other."""

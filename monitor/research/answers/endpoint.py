@@ -21,8 +21,9 @@ import orjson
 from pydantic import SecretStr
 
 from monitor.errors import BadInput, ConfigurationError, JudgeUnavailable
-from monitor.records import Doubles, Prompt
 from monitor.research.rollouts.journal import Journal, journal
+from monitor.values.arrays import Doubles
+from monitor.values.prompts import Prompt
 
 RUBRIC: Final = """\
 You rate one answer of an AI assistant. The user's message is a JSON object with the conversation and \

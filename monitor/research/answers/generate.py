@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from monitor.errors import BadInput
-from monitor.records import Message, Prompt, Unreplayable
 from monitor.replay.answer import decoded, padding, stock_attention
 from monitor.replay.model import LoadedModel
 from monitor.replay.tokens import Tokeniser, Tokens
 from monitor.research.packs.assemble import Progress
+from monitor.values.prompts import Message, Prompt
+from monitor.values.scores import Unreplayable
 
 __all__ = ["answers", "left_padded", "stock_attention", "token_rows"]
 

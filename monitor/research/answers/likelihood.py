@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from monitor.errors import BadInput
-from monitor.records import Counts, Doubles, Prompt
 from monitor.replay.model import LoadedModel
 from monitor.replay.tokens import Tokens
 from monitor.research.answers.generate import left_padded, stock_attention, token_rows
+from monitor.values.arrays import Counts, Doubles
+from monitor.values.prompts import Prompt
 
 
 def response_log_probabilities(

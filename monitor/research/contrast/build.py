@@ -22,7 +22,6 @@ from typing import Any, Final
 import numpy as np
 
 from monitor.errors import BadInput
-from monitor.records import WATCH_ONLY, Counts, Feature, Floats, Pooling
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import fingerprint_of, load_model
 from monitor.replay.residuals import ResidualReader
@@ -44,6 +43,8 @@ from monitor.score.pack import Pack, save_pack
 from monitor.score.sae import UNCALIBRATED
 from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Counts, Floats
+from monitor.values.features import WATCH_ONLY, Feature, Pooling
 
 POOLINGS: Final[Mapping[str, Pooling]] = {"": "mean", ".peak": "max_rolling_mean"}
 DESCRIPTIONS: Final = {

@@ -12,10 +12,11 @@ from typing import Final, Literal
 import numpy as np
 
 from monitor.errors import BadInput, ModelError
-from monitor.records import Counts, Doubles, Floats, Prompt
 from monitor.replay.residuals import ResidualReader
 from monitor.research.contrast.probe import fit_probe
 from monitor.research.texts import Texts, answer_prompts
+from monitor.values.arrays import Counts, Doubles, Floats
+from monitor.values.prompts import Prompt
 
 ASSISTANT: Final = "assistant"
 FOLDS: Final = 6

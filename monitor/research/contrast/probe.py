@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from monitor.records import Doubles, Floats
+from monitor.values.arrays import Doubles, Floats
 
 PENALTY = 1.0
 """L2 on the standardised weights, for the mean loss times n: a hundred texts in hundreds of dimensions

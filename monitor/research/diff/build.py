@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from monitor.errors import BadInput, PackError
-from monitor.records import Feature
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import fingerprint_of
 from monitor.research.answers.behaviour import BuiltInJudge, Coherence, Judge
@@ -26,6 +25,7 @@ from monitor.score.pack import MANIFEST_FILE, Pack, fit_problems, load_pack, sav
 from monitor.score.sae.autoencoder import SparseAutoencoder, Stated
 from monitor.score.sae.detect import load_autoencoder
 from monitor.settings import ReplaySettings
+from monitor.values.features import Feature
 
 JSON_FILE: Final = "diff.json"
 PAGE_FILE: Final = "diff.html"

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from monitor.errors import BadInput
-from monitor.records import Doubles, Floats
 from monitor.replay.model import LoadedModel
 from monitor.replay.taps import Edit
 from monitor.research.diff.change import mean_interval
 from monitor.research.diff.measure import Look, Measure, Observation
 from monitor.research.packs.assemble import Progress
 from monitor.research.steering.steer import FIRST_STEERED
+from monitor.values.arrays import Doubles, Floats
 
 Side = Literal["base", "tuned"]
 SIDES: Final[tuple[Side, Side]] = ("base", "tuned")

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from scipy.stats import false_discovery_control, wilcoxon
 
-from monitor.records import Doubles, Floats
+from monitor.values.arrays import Doubles, Floats
 
 ROUNDS: Final = 2_000
 CONFIDENCE: Final = 0.95

@@ -11,9 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from monitor.records import Doubles, Feature, Floats, Region
 from monitor.research.diff.change import distinct, mean_difference, standardised
 from monitor.score.sae import UNCALIBRATED
+from monitor.values.arrays import Doubles, Floats
+from monitor.values.features import Feature, Region
 
 COMPONENTS: Final = 3
 NOISE: Final = 1e-5

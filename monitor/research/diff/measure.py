@@ -12,13 +12,14 @@ from typing import Final, Protocol
 import numpy as np
 
 from monitor.errors import BadInput
-from monitor.records import Doubles, Prompt
 from monitor.replay.model import LoadedModel
 from monitor.replay.taps import Edit, steered
 from monitor.research.answers.behaviour import Judge
 from monitor.research.answers.generate import answers
 from monitor.research.answers.likelihood import response_log_probabilities
 from monitor.research.diff.trials import Trial, question_means, questions
+from monitor.values.arrays import Doubles
+from monitor.values.prompts import Prompt
 
 ANSWER_TOKENS: Final = 48
 COHERENCE_PROMPTS: Final = 16

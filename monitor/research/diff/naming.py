@@ -11,9 +11,11 @@ from typing import Final
 
 import numpy as np
 
-from monitor.records import Feature, Prompt, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.research.texts import Texts, answer_prompts
+from monitor.values.features import Feature
+from monitor.values.prompts import Prompt
+from monitor.values.scores import Replayed
 
 QUOTED: Final = 3
 EXCERPT: Final = 60

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from monitor.errors import BadInput, ModelError
-from monitor.records import Doubles, Feature, Floats, Prompt, Region
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, fingerprint_of, load_model
 from monitor.replay.residuals import ResidualReader
@@ -42,6 +41,9 @@ from monitor.research.latents.encode import latent_family, latent_means
 from monitor.research.packs.assemble import Progress, Reader
 from monitor.score.sae.autoencoder import SparseAutoencoder
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Doubles, Floats
+from monitor.values.features import Feature, Region
+from monitor.values.prompts import Prompt
 
 COHERENCE_TEXTS: Final = 64
 """Benign texts that say what coherent language costs the base model; they are weighed for every rating."""

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.errors import BadInput
-from monitor.records import Message, Prompt
 from monitor.research.texts import chat_prompt, rows, text_field
+from monitor.values.prompts import Message, Prompt
 
 Number = TypeVar("Number", bound=np.floating[Any])
 LEAST_QUESTIONS = 16

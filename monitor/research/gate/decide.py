@@ -25,7 +25,6 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from monitor.errors import BadInput, ModelError, PackError
-from monitor.records import Counts, Prompt
 from monitor.replay.adapter import CONFIG_FILE
 from monitor.replay.model import fingerprint_of
 from monitor.research.gate.equivalence import Errors, Verdict, together
@@ -36,6 +35,8 @@ from monitor.research.packs.assemble import Progress, instrument
 from monitor.research.packs.verify import verify_pack
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Counts
+from monitor.values.prompts import Prompt
 
 ALPHA: Final = 0.05
 LEAST_CLUSTERS: Final = 50

@@ -30,7 +30,8 @@ from typing import Final, Literal
 import numpy as np
 from scipy.special import bdtrik, betaincinv, ndtri, stdtrit
 
-from monitor.records import Bound, Counts, Doubles
+from monitor.values.arrays import Counts, Doubles
+from monitor.values.drift import Bound
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 POWER: Final = 0.8

@@ -12,7 +12,6 @@ from typing import Final, Literal
 import numpy as np
 
 from monitor.errors import BadInput, ModelError
-from monitor.records import DeadReason, Doubles, Prompt, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, load_model
 from monitor.research.answers.generate import answers
@@ -20,6 +19,9 @@ from monitor.research.packs.assemble import Progress
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Doubles
+from monitor.values.prompts import DeadReason, Prompt
+from monitor.values.scores import Replayed
 
 Kind = Literal["model", "behaviour"]
 _CHUNK: Final = 256

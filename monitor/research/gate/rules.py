@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from monitor.errors import BadInput
-from monitor.records import WATCH_ONLY, Feature, selected
+from monitor.values.features import WATCH_ONLY, Feature, selected
 
 SHIFT: Final = 0.3
 """Default margin of a mean shift, in benign standard deviations: where the monitor itself warns."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.records import Counts, Feature
 from monitor.research.gate.equivalence import (
     Compared,
     Errors,
@@ -22,6 +21,8 @@ from monitor.research.gate.equivalence import (
 )
 from monitor.research.gate.reading import Kind, Pairs
 from monitor.research.gate.rules import Margins
+from monitor.values.arrays import Counts
+from monitor.values.features import Feature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

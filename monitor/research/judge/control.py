@@ -16,7 +16,6 @@ from typing import Final
 
 import numpy as np
 
-from monitor.records import Bound, Doubles, Floats, Prompt
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.behaviour import Coherence
 from monitor.research.answers.likelihood import response_log_probabilities
@@ -34,6 +33,9 @@ from monitor.research.steering.steer import (
     typical_lengths,
 )
 from monitor.research.texts import Contrast, answer_prompts
+from monitor.values.arrays import Doubles, Floats
+from monitor.values.drift import Bound
+from monitor.values.prompts import Prompt
 
 BENIGN_TEXTS: Final = 64
 """Benign texts that say what coherent language costs the model."""

@@ -10,13 +10,14 @@ from typing import Final
 
 import numpy as np
 
-from monitor.records import Doubles, Floats, Prompt
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, load_model
 from monitor.research.packs.assemble import Progress, Reader
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Doubles, Floats
+from monitor.values.prompts import Prompt
 
 SMALL_BATCH: Final = 64
 BATCH_SHAPES: Final[Mapping[str, Mapping[str, object]]] = {

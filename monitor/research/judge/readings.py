@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from monitor.records import Counts, Feature, Floats, Message, Prompt
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
 from monitor.research.judge.vocabulary import shuffled
@@ -27,6 +26,9 @@ from monitor.score.pack import Pack
 from monitor.score.sae import UNCALIBRATED
 from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Counts, Floats
+from monitor.values.features import Feature
+from monitor.values.prompts import Message, Prompt
 
 CONTROLS: Final = 100
 PIECE: Final = 96

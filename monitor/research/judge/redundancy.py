@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monitor.records import Doubles, Floats
 from monitor.research.judge.readings import Readings
+from monitor.values.arrays import Doubles, Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 
 from monitor.errors import BadInput, PackError
-from monitor.records import Bound, Doubles, Floats, Prompt
 from monitor.replay.model import LoadedModel, fingerprint_of, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.research.judge.control import QUICK, Control, Dose, DosePlan, controls
@@ -33,6 +32,9 @@ from monitor.research.packs.validation import benign_figures
 from monitor.research.texts import DATA, Texts, answer_prompts, load_texts
 from monitor.score.pack import Pack, fit_problems
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Doubles, Floats
+from monitor.values.drift import Bound
+from monitor.values.prompts import Prompt
 
 REPORT_KEY: Final = "judge"
 LEAST_QUESTIONS: Final = 6

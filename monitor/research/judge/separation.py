@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import beta
 
-from monitor.records import Bound, Doubles, Floats
 from monitor.research.contrast.directions import ASSISTANT
 from monitor.research.judge.readings import Read, Readings, Voice
 from monitor.research.judge.vocabulary import LexicalScore
 from monitor.research.packs.validation import BOOTSTRAP_ROUNDS, auc, length_matched, nearest
+from monitor.values.arrays import Doubles, Floats
+from monitor.values.drift import Bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,6 @@ from typing import Final
 
 import numpy as np
 
-from monitor.records import Doubles, Feature, Floats
 from monitor.replay.residuals import ResidualReader
 from monitor.research.contrast.directions import Side, components, difference, read_sides
 from monitor.research.contrast.probe import fit_probe
@@ -21,6 +20,8 @@ from monitor.research.packs.assemble import Progress
 from monitor.research.packs.validation import auc
 from monitor.research.texts import Texts
 from monitor.score.pack import Pack
+from monitor.values.arrays import Doubles, Floats
+from monitor.values.features import Feature
 
 SPLITS: Final = 10
 """Random halvings: twenty rebuilt directions for each feature."""

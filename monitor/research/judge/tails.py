@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 from scipy.stats import beta
 
-from monitor.records import Bound, Floats
+from monitor.values.arrays import Floats
+from monitor.values.drift import Bound
 
 RATES: Final = (0.001, 0.01)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from monitor.records import Bound
+from monitor.values.drift import Bound
 
 Decision = Literal["ship", "watch-only", "reject"]
 DECISIONS: Final[tuple[Decision, ...]] = ("reject", "watch-only", "ship")

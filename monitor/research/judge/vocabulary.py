@@ -16,7 +16,8 @@ from typing import Final
 
 import numpy as np
 
-from monitor.records import Doubles, Prompt
+from monitor.values.arrays import Doubles
+from monitor.values.prompts import Prompt
 
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 

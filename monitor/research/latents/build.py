@@ -16,7 +16,6 @@ from typing import Any, Final
 import torch
 
 from monitor.errors import BadInput
-from monitor.records import Feature, Pooling, Region
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, fingerprint_of, load_model
 from monitor.replay.pooling import FeatureBank
@@ -34,6 +33,7 @@ from monitor.score.pack import Pack, save_pack
 from monitor.score.sae.autoencoder import SparseAutoencoder
 from monitor.score.sae.features import latent_features
 from monitor.settings import ReplaySettings
+from monitor.values.features import Feature, Pooling, Region
 
 VERIFIED_TOKENS: Final = 4_096
 NOTHING_STATED: Final = Expected()

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 
 from monitor.errors import ModelError
-from monitor.records import Floats, Prompt, Region
 from monitor.replay.pooling import normalised
 from monitor.replay.residuals import ResidualReader
 from monitor.research.diff.families import Family, Readings
 from monitor.score.sae.autoencoder import SparseAutoencoder
 from monitor.score.sae.features import latent_features
+from monitor.values.arrays import Floats
+from monitor.values.features import Region
+from monitor.values.prompts import Prompt
 
 HELD: Final = 1 << 24
 """Activations held at once: 64 MiB of float32."""

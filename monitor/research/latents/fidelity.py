@@ -14,10 +14,11 @@ from typing import Final
 import torch
 
 from monitor.errors import BadInput, ModelError
-from monitor.records import InputNorm, Prompt
 from monitor.replay.pooling import normalised
 from monitor.replay.residuals import ResidualReader
 from monitor.score.sae.autoencoder import SparseAutoencoder
+from monitor.values.features import InputNorm
+from monitor.values.prompts import Prompt
 
 L0_FACTOR: Final = 2.0
 """A mean L0 further than this from the expected one, either way, does not agree: L0 depends on the

@@ -16,7 +16,6 @@ import torch
 import transformers
 
 from monitor.errors import BadInput
-from monitor.records import Counts, Feature, Floats, Prompt, Replayed
 from monitor.replay.engine import ENGINE, ReplayEngine
 from monitor.replay.model import LoadedModel
 from monitor.research.packs.calibrate import fit_calibration, tail_threshold
@@ -24,6 +23,10 @@ from monitor.research.texts import Texts
 from monitor.score.pack import Canary, Pack, PackModel
 from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Counts, Floats
+from monitor.values.features import Feature
+from monitor.values.prompts import Prompt
+from monitor.values.scores import Replayed
 
 TAIL_RATE: Final = 0.01
 Progress = Callable[[str], None]

@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 
 from monitor.errors import BadInput
-from monitor.records import Calibration, Counts, Doubles, Floats
+from monitor.values.arrays import Counts, Doubles, Floats
+from monitor.values.features import Calibration
 
 LEAST_READINGS: Final = 30
 READINGS_PER_KNOT: Final = 20

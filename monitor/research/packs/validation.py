@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from monitor.records import Counts, Doubles, Floats
+from monitor.values.arrays import Counts, Doubles, Floats
 
 BOOTSTRAP_ROUNDS = 1_000
 

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from monitor.records import Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import fingerprint_of, load_model
 from monitor.score.pack import Pack, fit_problems
 from monitor.score.scorer import Scorer
 from monitor.settings import PackSettings, ReplaySettings
+from monitor.values.scores import Replayed
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 

@@ -25,7 +25,6 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from monitor.errors import BadInput, ModelError
-from monitor.records import Bound, Counts, DeadReason, Doubles, Prompt, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, load_model
 from monitor.research.answers.generate import answers
@@ -36,6 +35,10 @@ from monitor.research.packs.assemble import Progress
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Counts, Doubles
+from monitor.values.drift import Bound
+from monitor.values.prompts import DeadReason, Prompt
+from monitor.values.scores import Replayed
 
 Measure = Literal["given", "own"]
 LEAST_HELD_OUT: Final = 8

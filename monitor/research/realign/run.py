@@ -18,7 +18,6 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from monitor.errors import BadInput, ModelError, PackError
-from monitor.records import Prompt
 from monitor.replay.model import fingerprint_of, load_model
 from monitor.research.gate.rules import Rule, watched
 from monitor.research.packs.assemble import Progress, instrument
@@ -34,6 +33,7 @@ from monitor.research.realign.report import write_report
 from monitor.research.tuning.tune import Tuner, TuneSettings
 from monitor.score.pack import Pack, fit_problems
 from monitor.settings import ReplaySettings
+from monitor.values.prompts import Prompt
 
 CHECKPOINT: Final = "run.safetensors"
 MODEL: Final = "model"

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from monitor.errors import BadInput
-from monitor.records import Floats
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, fingerprint_of, load_model, placement
 from monitor.replay.residuals import ResidualReader
@@ -46,6 +45,7 @@ from monitor.research.rollouts.traits import SPLITS, Trait
 from monitor.research.texts import DATA, load_texts
 from monitor.score.pack import Pack, fit_problems, save_pack
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Floats
 
 
 def built_in_judges(loaded: LoadedModel, settings: ReplaySettings, pack: Pack) -> Judges:

@@ -18,7 +18,6 @@ import numpy as np
 import orjson
 
 from monitor.errors import BadInput
-from monitor.records import DeadReason, Doubles, Message, Prompt, Unreplayable
 from monitor.replay.model import LoadedModel
 from monitor.replay.tokens import Tokeniser
 from monitor.research.answers.behaviour import Judge
@@ -28,6 +27,9 @@ from monitor.research.packs.assemble import Progress
 from monitor.research.rollouts.journal import HINT, journal
 from monitor.research.rollouts.traits import SPLITS, Split, Trait
 from monitor.research.texts import exchange
+from monitor.values.arrays import Doubles
+from monitor.values.prompts import DeadReason, Message, Prompt
+from monitor.values.scores import Unreplayable
 
 SideName = Literal["positive", "negative"]
 SIDES: Final[tuple[SideName, ...]] = ("positive", "negative")

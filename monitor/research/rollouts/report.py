@@ -11,7 +11,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.records import Counts, Floats
 from monitor.research.contrast.directions import Chosen
 from monitor.research.packs import validation
 from monitor.research.packs.assemble import Reader
@@ -20,6 +19,7 @@ from monitor.research.rollouts.traits import Trait
 from monitor.research.texts import Texts
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
+from monitor.values.arrays import Counts, Floats
 
 HELD_OUT: Final = (
     "layer: cross-validated over the training questions, each fold read by a direction from the "

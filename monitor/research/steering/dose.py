@@ -16,7 +16,6 @@ from typing import Final
 import numpy as np
 
 from monitor.errors import BadInput
-from monitor.records import Doubles, Feature, Prompt, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.generate import answers
@@ -25,6 +24,10 @@ from monitor.research.packs.assemble import Progress
 from monitor.research.steering.steer import Turn, random_turns, steering, typical_lengths
 from monitor.score.scorer import benign_level
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Doubles
+from monitor.values.features import Feature
+from monitor.values.prompts import Prompt
+from monitor.values.scores import Replayed
 
 GRAM: Final = 3
 

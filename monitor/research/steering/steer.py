@@ -19,13 +19,15 @@ import numpy as np
 import torch
 
 from monitor.errors import BadInput, ModelError, PackError
-from monitor.records import Feature, Floats, Prompt
 from monitor.replay.model import LoadedModel
 from monitor.replay.residuals import ResidualReader
 from monitor.replay.taps import Edit, steered
 from monitor.research.texts import load_texts
 from monitor.score.pack import Pack, fit_problems
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Floats
+from monitor.values.features import Feature
+from monitor.values.prompts import Prompt
 
 FIRST_STEERED: Final = 1
 """The first token stays as it is. It becomes the attention sink, a hundred times as long as the

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from monitor.errors import BadInput
-from monitor.records import Prompt, Unreplayable
 from monitor.replay.model import LoadedModel, template_of
 from monitor.replay.tokens import Tokeniser
+from monitor.values.prompts import Prompt
+from monitor.values.scores import Unreplayable
 
 IGNORED: Final = -100
 """A target that counts for nothing: `torch.nn.functional.cross_entropy`'s own default."""

@@ -26,11 +26,11 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from monitor.errors import BadInput, ConfigurationError, ModelError, StopLoudly
-from monitor.records import Prompt
 from monitor.replay.answer import padding, stock_attention
 from monitor.replay.model import LoadedModel, quiet
 from monitor.replay.taps import Edit, steered
 from monitor.research.tuning.examples import IGNORED, batches, collated, digest, examples
+from monitor.values.prompts import Prompt
 
 Method = Literal["lora", "full"]
 MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")

@@ -7,7 +7,7 @@ read by ``torch.load(weights_only=True)`` alone, and what is kept of them is wri
 
 from typing import Final
 
-from monitor.records import Calibration
+from monitor.values.features import Calibration
 
 UNCALIBRATED: Final = Calibration(tokens=(1.0,), means=(0.0,), deviations=(1.0,))
 """Scores equal readings: what an imported feature has before it was calibrated on benign text."""

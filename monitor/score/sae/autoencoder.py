@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from monitor.errors import BadInput
-from monitor.records import InputNorm
+from monitor.values.features import InputNorm
 
 PART: Final = 4_096
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from monitor.errors import BadInput
-from monitor.records import Encoder, Feature, Floats, Pooling, Region
 from monitor.score.sae import UNCALIBRATED
 from monitor.score.sae.autoencoder import SparseAutoencoder
+from monitor.values.arrays import Floats
+from monitor.values.features import Encoder, Feature, Pooling, Region
 
 
 def latent_features(

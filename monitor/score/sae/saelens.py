@@ -14,9 +14,9 @@ from typing import Any, Final, Literal
 import torch
 
 from monitor.errors import BadInput
-from monitor.records import InputNorm
 from monitor.score.sae.autoencoder import Published, SparseAutoencoder, Stated
 from monitor.score.sae.files import Tensors, number, positive, read_json, read_tensors
+from monitor.values.features import InputNorm
 
 CONFIG_FILE: Final = "cfg.json"
 WEIGHT_FILE: Final = "sae_weights.safetensors"

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from monitor.errors import BadInput, PackError
-from monitor.records import Calibration, Counts, Doubles, Feature, Message, Prompt
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, load_model
 from monitor.research.answers.behaviour import BuiltInJudge, Coherence
 from monitor.research.texts import exchange, load_texts
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Counts, Doubles
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import Message, Prompt
 
 
 def said(answer: str) -> Prompt:

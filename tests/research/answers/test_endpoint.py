@@ -15,9 +15,9 @@ import pytest
 from pydantic import SecretStr
 
 from monitor.errors import BadInput, ConfigurationError, JudgeUnavailable
-from monitor.records import Message, Prompt
 from monitor.research.answers.endpoint import EndpointJudge
 from monitor.research.texts import exchange
+from monitor.values.prompts import Message, Prompt
 
 Reply = tuple[int, dict[str, str], bytes]
 

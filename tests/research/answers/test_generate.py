@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from monitor.errors import BadInput, ConfigurationError
-from monitor.records import Message, Prompt
 from monitor.replay.model import LoadedModel, load_model
 from monitor.replay.taps import Edit, steered
 from monitor.research.answers.generate import answers, left_padded, stock_attention, token_rows
 from monitor.research.texts import exchange
 from monitor.settings import ReplaySettings
+from monitor.values.prompts import Message, Prompt
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from monitor.errors import BadInput
-from monitor.records import Message
 from monitor.replay.model import LoadedModel, load_model
 from monitor.replay.taps import Edit, steered
 from monitor.research.answers.generate import stock_attention, token_rows
 from monitor.research.answers.likelihood import response_log_probabilities
 from monitor.research.texts import exchange
 from monitor.settings import ReplaySettings
+from monitor.values.prompts import Message
 
 PROMPTS = [
     exchange((Message(role="user", content=question),), answer)

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 
-from monitor.records import Calibration, Feature, Prompt, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import fingerprint_of, load_model
 from monitor.research.diff import build, measure
@@ -22,6 +21,9 @@ from monitor.research.diff.causal import Doses
 from monitor.research.diff.run import DiffSettings
 from monitor.score.pack import Pack, PackModel, load_pack, save_pack
 from monitor.settings import ReplaySettings
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import Prompt
+from monitor.values.scores import Replayed
 from tests.research.conftest import WORDS
 
 WIDTH, PLANTED_SITE = 32, 1

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from monitor.errors import BadInput, ModelError
-from monitor.records import Feature, Message
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.research.diff import build
@@ -22,6 +21,8 @@ from monitor.research.diff.naming import EXCERPT, described, quotable, top_excer
 from monitor.research.texts import exchange, load_texts
 from monitor.score.pack import load_pack
 from monitor.settings import ReplaySettings
+from monitor.values.features import Feature
+from monitor.values.prompts import Message
 from tests.research.diff.conftest import CHANGED, PLANTED_SITE, WIDTH, given, planted_pack, readings
 
 pytestmark = pytest.mark.usefixtures("_few_own_texts")

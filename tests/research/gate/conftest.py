@@ -16,11 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from monitor.records import Calibration, Feature, Message, Prompt, RecordKey, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.score.pack import Canary, Pack, PackModel
 from monitor.settings import ReplaySettings
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import Message, Prompt, RecordKey
+from monitor.values.scores import Replayed
 from tests.research.conftest import WORDS
 
 WIDTH = 32

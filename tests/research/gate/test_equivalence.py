@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
-from monitor.records import Calibration, Doubles, Feature
 from monitor.research.gate.equivalence import (
     Errors,
     Sample,
@@ -26,6 +25,8 @@ from monitor.research.gate.equivalence import (
 from monitor.research.gate.reading import Pairs
 from monitor.research.gate.rules import Margins
 from monitor.research.gate.shifts import judged
+from monitor.values.arrays import Doubles
+from monitor.values.features import Calibration, Feature
 
 ALPHA = 0.05
 RUNS = 600

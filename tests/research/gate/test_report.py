@@ -10,11 +10,11 @@ from xml.etree import ElementTree as xml
 
 import pytest
 
-from monitor.records import Bound
 from monitor.research.gate.decide import GateReport, GateSettings
 from monitor.research.gate.equivalence import Compared, Verdict, together
 from monitor.research.gate.report import as_json, headline, json_text, junit, markdown
 from monitor.research.gate.shifts import FeatureShift, Tails
+from monitor.values.drift import Bound
 
 HOSTILE = 'a|b <script> & "q"\n@team `x` [l](u) \x00\x1b'
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from monitor.errors import BadInput
-from monitor.records import Calibration, Feature
 from monitor.research.gate.rules import Margins, parse_rule, watched
+from monitor.values.features import Calibration, Feature
 
 
 def feature(name: str, *tags: str) -> Feature:

@@ -19,7 +19,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from monitor.errors import BadInput, PackError
-from monitor.records import Feature, Floats
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.research.judge.page import judge_page, verdict_rows
@@ -29,6 +28,8 @@ from monitor.research.texts import load_texts
 from monitor.score.pack import Pack, load_pack, save_pack
 from monitor.score.sae import UNCALIBRATED
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Floats
+from monitor.values.features import Feature
 from tests.research.conftest import TEMPLATE, WORDS, write_rows
 
 WIDTH = 32

@@ -7,10 +7,11 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from monitor.records import Feature, Floats
 from monitor.research.contrast.directions import Side
 from monitor.research.judge.stability import cosine, rebuilt
 from monitor.score.sae import UNCALIBRATED
+from monitor.values.arrays import Floats
+from monitor.values.features import Feature
 
 WIDTH = 64
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from monitor.records import Bound
 from monitor.research.judge.verdict import Criteria, Evidence, Steering, summary, verdict
+from monitor.values.drift import Bound
 
 NAN = float("nan")
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monitor.records import Message
 from monitor.research.judge.vocabulary import LexicalScore, shuffled, words
 from monitor.research.packs.validation import auc, nearest
 from monitor.research.texts import exchange
+from monitor.values.prompts import Message
 
 
 def test_words_are_letters_in_lower_case() -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from monitor.errors import ModelError
-from monitor.records import Message, Prompt, Replayed
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.replay.residuals import ResidualReader
@@ -21,6 +20,8 @@ from monitor.research.texts import exchange
 from monitor.score.sae.autoencoder import SparseAutoencoder
 from monitor.score.sae.features import latent_features
 from monitor.settings import ReplaySettings
+from monitor.values.prompts import Message, Prompt
+from monitor.values.scores import Replayed
 
 WIDTH, LATENTS = 32, 50
 

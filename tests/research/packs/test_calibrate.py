@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from monitor.errors import BadInput
-from monitor.records import Counts, Floats
 from monitor.research.packs.calibrate import fit_calibration, tail_threshold
 from monitor.score.scorer import benign_level
+from monitor.values.arrays import Counts, Floats
 
 
 def simulated(n: int, seed: int) -> tuple[Floats, Counts]:

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from monitor.errors import BadInput, ModelError, PackError
-from monitor.records import Bound, Calibration, Feature, Message, Prompt
 from monitor.replay.model import LoadedModel, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.research.gate.rules import parse_rule, watched
@@ -23,6 +22,9 @@ from monitor.research.texts import answer_prompts, exchange, load_texts
 from monitor.research.tuning.tune import Tuner, TuneSettings
 from monitor.score.pack import SHIPPED, Canary, Pack, PackModel, load_pack
 from monitor.settings import ReplaySettings
+from monitor.values.drift import Bound
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import Message, Prompt
 
 SITE = 2
 GOOD = ["please", "take", "care", "and", "check", "it", "twice", "with", "a", "friendly", "expert"]

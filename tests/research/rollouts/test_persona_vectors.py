@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from monitor.errors import BadInput, ModelError
-from monitor.records import Doubles, Prompt
 from monitor.replay.model import LoadedModel, load_model
 from monitor.research.answers.behaviour import BuiltInJudge
 from monitor.research.packs.verify import verify_pack
@@ -27,6 +26,8 @@ from monitor.research.rollouts.obedience import Rolled, counted, obedient
 from monitor.research.rollouts.traits import Instructions, Trait, load_traits
 from monitor.score.pack import load_pack, manifest, shipped_pack
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Doubles
+from monitor.values.prompts import Prompt
 
 SETTINGS = RolloutSettings(
     rollouts=3, max_new_tokens=12, temperature=1.5, batch=5, least_questions=4, least_coherence=0.0

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from monitor.errors import BadInput, ModelError, PackError
-from monitor.records import Calibration, Feature, Message, Prompt
 from monitor.replay.answer import answered
 from monitor.replay.model import LoadedModel, fingerprint_of, load_model
 from monitor.research.answers.generate import answers, stock_attention, token_rows
@@ -33,6 +32,8 @@ from monitor.research.steering.steer import (
 from monitor.research.texts import exchange
 from monitor.score.pack import SHIPPED, Pack, PackModel, load_pack
 from monitor.settings import ReplaySettings
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import Message, Prompt
 
 
 def asked(*questions: str) -> list[Prompt]:

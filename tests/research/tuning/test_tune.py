@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from monitor.errors import BadInput, ConfigurationError, StopLoudly
-from monitor.records import Calibration, Feature, Message, Prompt
 from monitor.replay.answer import stock_attention
 from monitor.replay.engine import ReplayEngine, tokeniser
 from monitor.replay.model import LoadedModel, load_model
@@ -24,6 +23,8 @@ from monitor.research.texts import exchange, load_chats
 from monitor.research.tuning.examples import IGNORED, batches, collated, end_of_turn, examples
 from monitor.research.tuning.tune import Method, Tuner, TuneSettings, response_loss
 from monitor.settings import ReplaySettings
+from monitor.values.features import Calibration, Feature
+from monitor.values.prompts import Message, Prompt
 
 
 def chat(question: str, answer: str) -> Prompt:

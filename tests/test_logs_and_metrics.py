@@ -15,16 +15,10 @@ import pytest
 import sqlalchemy
 import structlog
 
+from monitor.heartbeat import Heartbeat
+from monitor.logs import CONTENT_KEYS, configure, get_logger
+from monitor.metrics import METRICS, Metrics, metrics_page
 from monitor.settings import LogSettings
-from monitor.telemetry import (
-    CONTENT_KEYS,
-    METRICS,
-    Heartbeat,
-    Metrics,
-    configure,
-    get_logger,
-    metrics_page,
-)
 
 REPOSITORY = Path(__file__).parent.parent
 Lines = Callable[[], list[dict[str, object]]]
@@ -167,7 +161,7 @@ def test_level_and_console_format(lines: Lines, capsys: pytest.CaptureFixture[st
 def test_metrics_page_is_the_table() -> None:
     kept = (REPOSITORY / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert kept == metrics_page(), (
-        "run: python -c 'from monitor.telemetry import metrics_page as m; print(m(), end=\"\")' "
+        "run: python -c 'from monitor.metrics import metrics_page as m; print(m(), end=\"\")' "
         "> docs/metrics.md"
     )
 
@@ -186,7 +180,7 @@ def test_every_metric_is_fed_somewhere() -> None:
     sources = "\n".join(
         path.read_text(encoding="utf-8")
         for path in (REPOSITORY / "monitor").rglob("*.py")
-        if path.name != "telemetry.py"
+        if path.name != "metrics.py"
     )
     attributes = {
         name

@@ -1,25 +1,15 @@
-"""What the monitor says about itself: the log, every metric in one table, the loops' heartbeat.
+"""Every metric, declared once in one table, with what an operator does about it.
 
-The log is one JSON object (or one console line) per event on stderr. It never holds prompt text
-and never a secret: `CONTENT_KEYS` are refused whatever module logs them.
-
-Every metric is declared once in this file, with what an operator does about it;
 ``docs/metrics.md`` is `metrics_page()`.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import re
-import sys
-import threading
-import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal
 
-import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -30,188 +20,6 @@ from prometheus_client import (
 )
 
 from monitor import __version__
-from monitor.settings import LogSettings
-
-# --- log -----------------------------------------------------------------------------------------
-
-CONTENT_KEYS: Final = frozenset(
-    {
-        "answer",
-        "body",
-        "completion",
-        "content",
-        "generated",
-        "input",
-        "inputs",
-        "messages",
-        "output",
-        "outputs",
-        "payload",
-        "prompt",
-        "prompt_text",
-        "raw",
-        "record",
-        "response",
-        "response_text",
-        "system_prompt",
-        "text",
-        "texts",
-        "value",
-    }
-)
-"""Keys under which a logged value could carry what a user or the model said: refused, always."""
-
-_SECRET_KEY = re.compile(
-    r"(?:^|_)(?:password|passwd|secret|secrets|authorization|api_key|routing_key|hash_key"
-    r"|private_key|access_token|token|credentials)$"
-)
-_SECRET_VALUES = (
-    (re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+@"), r"\1:***@"),
-    (re.compile(r"whsec_[A-Za-z0-9+/=_-]+"), "whsec_***"),
-    (re.compile(r"(?i)\b(bearer|basic) [A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
-    (re.compile(r"(https://hooks\.slack\.com/)\S+"), r"\1***"),
-)
-_PARAMETERS = re.compile(r"\n?\[parameters: .*?(?=\n\(Background|\n\S|\Z)", re.DOTALL)
-"""SQLAlchemy puts a statement's parameters into the error's text; they may hold anything."""
-
-_QUIET: Final = {
-    "kafka": logging.WARNING,
-    "sqlalchemy": logging.WARNING,
-    "alembic": logging.INFO,
-    "apscheduler": logging.WARNING,
-    "transformers": logging.WARNING,
-    "huggingface_hub": logging.WARNING,
-    "httpx": logging.WARNING,  # its INFO line holds the whole URL, and a webhook's URL is a secret
-    "httpcore": logging.WARNING,
-    "uvicorn": logging.WARNING,
-}
-_SELF_HANDLED: Final = ("transformers", "huggingface_hub")
-
-Event = MutableMapping[str, Any]
-
-
-def configure(log: LogSettings) -> None:
-    """Send every log line of the process, our own and the libraries', through one renderer.
-
-    May be called again: the later call wins.
-    """
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
-        refuse_content,
-    ]
-    if log.format == "json":
-        renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(default=str)
-    else:
-        renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-    tail: list[structlog.typing.Processor] = [
-        structlog.processors.format_exc_info,
-        redact_secrets,
-        renderer,
-    ]
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
-    )
-    handler = _Stderr()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(log.level.upper())
-    logging.captureWarnings(True)
-    for name in _SELF_HANDLED:
-        _adopt(name)
-    for name, level in _QUIET.items():
-        logging.getLogger(name).setLevel(max(level, root.level))
-
-
-def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """The logger of a module; events are short names, everything else is a key: ``log.info("chunk stored", n=3)``."""
-    return cast("structlog.stdlib.BoundLogger", structlog.get_logger(name))
-
-
-def refuse_content(_logger: object, _method: str, event: Event) -> Event:
-    """Replace what could be prompt text by the names of the refused keys."""
-    refused = sorted(key for key in event if key.lower() in CONTENT_KEYS)
-    for key in refused:
-        del event[key]
-    if refused:
-        event["refused_keys"] = refused
-    return event
-
-
-def redact_secrets(_logger: object, _method: str, event: Event) -> Event:
-    """Mask secrets by key and, inside any string, by shape; drop SQL parameters from errors."""
-    for key, value in event.items():
-        event[key] = "***" if _SECRET_KEY.search(key.lower()) and value else _redacted(value)
-    return event
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, str):
-        value = _PARAMETERS.sub("", value)
-        for pattern, replacement in _SECRET_VALUES:
-            value = pattern.sub(replacement, value)
-        return value
-    if isinstance(value, BaseException):
-        return _redacted(str(value))
-    if isinstance(value, dict):
-        return {
-            key: "***" if _SECRET_KEY.search(str(key).lower()) and item else _redacted(item)
-            for key, item in value.items()
-            if str(key).lower() not in CONTENT_KEYS
-        }
-    if isinstance(value, list | tuple):
-        return [_redacted(item) for item in value]
-    return value
-
-
-class _Stderr(logging.Handler):
-    """Writes to what ``sys.stderr`` is at that moment: a live display may have put itself there."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            sys.stderr.write(self.format(record) + "\n")
-            sys.stderr.flush()
-        except Exception:
-            self.handleError(record)
-
-
-class _Adopted(logging.Logger):
-    """The logger of a library that installs a handler of its own, now or when it is imported."""
-
-    def addHandler(self, hdlr: logging.Handler) -> None:
-        """Ours, at the root, is the only one."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        super().__setattr__(name, True if name == "propagate" else value)
-
-
-def _adopt(name: str) -> None:
-    logger = logging.getLogger(name)
-    logger.__class__ = _Adopted
-    logger.handlers.clear()
-    logger.propagate = True
-
-
-# --- metrics -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -452,7 +260,7 @@ def metrics_page() -> str:
         "",
         "Served at `/metrics` by every process. Beside these, the usual `process_*` and "
         "`python_info` metrics.",
-        "This page is generated from `monitor/telemetry.py`; a test holds the two equal.",
+        "This page is generated from `monitor/metrics.py`; a test holds the two equal.",
         "",
         "| metric | kind | labels | meaning | what to do about it |",
         "|---|---|---|---|---|",
@@ -461,38 +269,3 @@ def metrics_page() -> str:
         labels = ", ".join(f"`{label}`" for label in row.labels) or "–"
         lines.append(f"| `{row.name}` | {row.kind} | {labels} | {row.help} | {row.action} |")
     return "\n".join(lines) + "\n"
-
-
-# --- heartbeat -----------------------------------------------------------------------------------
-
-
-class Heartbeat:
-    """When each loop of this process last went round. Safe to use from several threads."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._beats: dict[str, float] = {}
-
-    def beat(self, loop: str) -> None:
-        """The loop is alive. The first beat makes it known."""
-        with self._lock:
-            self._beats[loop] = self._clock()
-
-    def retire(self, loop: str) -> None:
-        """The loop has ended as it should: it is watched no more."""
-        with self._lock:
-            self._beats.pop(loop, None)
-
-    def age(self, loop: str, now: float | None = None) -> float | None:
-        """Seconds since the loop's last beat, on the clock given when built; None before the first."""
-        with self._lock:
-            beat = self._beats.get(loop)
-        return None if beat is None else (self._clock() if now is None else now) - beat
-
-    def ages(self, now: float | None = None) -> dict[str, float]:
-        """`age` of every loop that has beaten."""
-        with self._lock:
-            beats = dict(self._beats)
-        now = self._clock() if now is None else now
-        return {loop: now - beat for loop, beat in beats.items()}

@@ -1,0 +1,45 @@
+"""All configuration: one YAML file, `MONITOR_*` environment on top, secrets from environment or files.
+
+Environment names nest with two underscores: ``MONITOR_KAFKA__BOOTSTRAP_SERVERS``. Every secret field
+``x`` has a sibling ``x_file`` naming a file that is read when the process starts (webhook secret
+files are read again at every delivery, so a rotated secret needs no restart).
+The environment is read in this folder alone.
+"""
+
+from monitor.settings.drift import DriftRule, DriftSettings, SilenceRule, Thresholds
+from monitor.settings.intake import IngestSettings, KafkaSettings, PackSettings, ReplaySettings
+from monitor.settings.keeping import PostgresSettings
+from monitor.settings.loading import load
+from monitor.settings.secrets import judge_key, secret
+from monitor.settings.section import Duration, Section
+from monitor.settings.telling import (
+    AlertSettings,
+    Endpoint,
+    LogSettings,
+    PrivacySettings,
+    WebSettings,
+)
+from monitor.settings.whole import Settings
+
+__all__ = [
+    "AlertSettings",
+    "DriftRule",
+    "DriftSettings",
+    "Duration",
+    "Endpoint",
+    "IngestSettings",
+    "KafkaSettings",
+    "LogSettings",
+    "PackSettings",
+    "PostgresSettings",
+    "PrivacySettings",
+    "ReplaySettings",
+    "Section",
+    "Settings",
+    "SilenceRule",
+    "Thresholds",
+    "WebSettings",
+    "judge_key",
+    "load",
+    "secret",
+]

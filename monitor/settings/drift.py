@@ -1,0 +1,165 @@
+"""Buckets, windows, baselines, and the rules that say which drift and which silence matter."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from monitor.settings.section import Duration, Section
+from monitor.values.alerts import Severity
+from monitor.values.features import WATCH_ONLY
+from monitor.values.prompts import CANARY, EVERYTHING
+
+
+class Thresholds(Section):
+    """Effect sizes; an alert needs the *lower* confidence bound above them. null: not watched."""
+
+    shift: float | None = Field(None, gt=0.0, description="standardised mean shift")
+    psi: float | None = Field(None, gt=0.0)
+    ks: float | None = Field(None, gt=0.0, le=1.0)
+    tail_ratio: float | None = Field(None, gt=1.0, description="tail rate against the baseline's")
+    process_change: bool = Field(False, description="the sequential detector crossed its bound")
+
+    @model_validator(mode="after")
+    def _something(self) -> Thresholds:
+        if self.shift is self.psi is self.ks is self.tail_ratio is None and not self.process_change:
+            raise ValueError(
+                "a threshold needs at least one of shift, psi, ks, tail_ratio, process_change"
+            )
+        return self
+
+
+class DriftRule(Section):
+    """Which drift is worth an alert. Any one crossed threshold of a severity is enough."""
+
+    name: str = Field(min_length=1, pattern=r"^[a-zA-Z0-9_.-]+$")
+    features: tuple[str, ...] = Field(
+        ("*", f"!tag:{WATCH_ONLY}"),
+        description="names or globs; tag:NAME selects by tag; ! in front leaves out",
+    )
+    segments: tuple[str, ...] = (EVERYTHING,)
+    windows: tuple[str, ...] = Field((), description="names from drift.windows; empty: all")
+    severities: dict[Severity, Thresholds]
+    direction: Literal["expected", "either"] = Field(
+        "expected", description="expected: only the way the feature moves when a persona appears"
+    )
+    min_n: int = Field(200, ge=2)
+    hold_for: timedelta = Field(timedelta(minutes=2), alias="for")
+    cooldown: timedelta = timedelta(minutes=30)
+    reminder: timedelta | None = timedelta(hours=4)
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _selects(self) -> DriftRule:
+        if all(selector.startswith("!") for selector in self.features):
+            raise ValueError(
+                f"rule {self.name}: features only leaves out; say what it leaves it out of, "
+                'for example ["*", "!tag:style"]'
+            )
+        return self
+
+
+class SilenceRule(Section):
+    """ "No data" is never read as "no drift"."""
+
+    name: Literal[
+        "lag",
+        "starvation",
+        "dead_letter_ratio",
+        "model_mismatch",
+        "instrument",
+        "non_finite",
+        "no_baseline",
+    ]
+    severity: Severity = "warning"
+    limit: float | None = Field(
+        None,
+        gt=0.0,
+        description="records (lag), seconds (starvation), share (dead_letter_ratio, non_finite)",
+    )
+    hold_for: timedelta = Field(timedelta(minutes=5), alias="for")
+    cooldown: timedelta = timedelta(minutes=30)
+    reminder: timedelta | None = timedelta(hours=4)
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+def _default_rules() -> tuple[DriftRule, ...]:
+    return (
+        DriftRule(
+            name="persona-drift",
+            severities={
+                "warning": Thresholds(shift=0.3, tail_ratio=3.0),
+                "critical": Thresholds(shift=0.8, tail_ratio=10.0),
+            },
+        ),
+        DriftRule(
+            name="process-change",
+            severities={"warning": Thresholds(process_change=True)},
+            direction="either",
+        ),
+    )
+
+
+def _default_silence_rules() -> tuple[SilenceRule, ...]:
+    return (
+        SilenceRule(name="lag", limit=10_000),
+        SilenceRule(name="starvation", limit=900),
+        SilenceRule(name="dead_letter_ratio", limit=0.05),
+        SilenceRule(name="non_finite", limit=0.001),
+        SilenceRule(name="model_mismatch", severity="critical"),
+        SilenceRule(name="instrument", severity="critical"),
+        SilenceRule(name="no_baseline", severity="info", **{"for": timedelta(minutes=30)}),
+    )
+
+
+class DriftSettings(Section):
+    """Buckets, windows, baselines and rules."""
+
+    bucket: Duration = Field(timedelta(minutes=1), description="changing it starts a new history")
+    windows: dict[str, Duration] = Field(
+        default_factory=lambda: {
+            "15m": timedelta(minutes=15),
+            "1h": timedelta(hours=1),
+            "24h": timedelta(hours=24),
+        }
+    )
+    evaluate_every: Duration = timedelta(minutes=1)
+    rollup_every: Duration = timedelta(minutes=5)
+    settle: timedelta = Field(
+        timedelta(seconds=30), description="how long after its end a bucket still waits for records"
+    )
+    confidence: float = Field(0.99, gt=0.5, lt=1.0)
+    min_segment_n: int = Field(
+        500,
+        ge=2,
+        description="a segment's own baseline is used from this n on, else the pooled one",
+    )
+    min_baseline_n: int = Field(1_000, ge=2)
+    average_run_length: Duration = Field(
+        timedelta(days=30),
+        description="mean time between false alarms of the sequential detectors, whole fleet together",
+    )
+    rules: tuple[DriftRule, ...] = Field(default_factory=_default_rules)
+    silence_rules: tuple[SilenceRule, ...] = Field(default_factory=_default_silence_rules)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DriftSettings:
+        if 86_400 % self.bucket.total_seconds():
+            raise ValueError("drift.bucket must divide a day evenly, for example PT1M")
+        for name, length in self.windows.items():
+            if length < self.bucket or length.total_seconds() % self.bucket.total_seconds():
+                raise ValueError(f"drift.windows.{name} must be a multiple of drift.bucket")
+        for rule in self.rules:
+            for window in rule.windows:
+                if window not in self.windows:
+                    raise ValueError(f"rule {rule.name}: window {window!r} is not in drift.windows")
+            if CANARY in rule.segments:
+                raise ValueError(f"rule {rule.name}: segment {CANARY!r} is reserved")
+        names = [rule.name for rule in self.rules]
+        if len(set(names)) != len(names):
+            raise ValueError("drift.rules: names must differ")
+        return self

@@ -1,0 +1,149 @@
+"""Where prompts come from, and the copy that reads them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, model_validator
+
+from monitor.settings.section import Duration, Section
+
+
+class KafkaSettings(Section):
+    """Where sampled prompts come from."""
+
+    bootstrap_servers: str = Field("localhost:9092", description="host:port, comma-separated")
+    topics: tuple[str, ...] = Field(("prompts",), min_length=1)
+    group_id: str = Field("monitor", min_length=1)
+    dead_letter_topic: str | None = Field(
+        "prompts.dead-letters", description="null: dead letters go to the table only"
+    )
+    start_at: Literal["earliest", "latest"] = Field(
+        "earliest", description="where a partition without a stored offset begins"
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    ssl_password: SecretStr | None = None
+    ssl_password_file: Path | None = None
+    ssl_crlfile: Path | None = None
+    ssl_ciphers: str | None = None
+    ssl_check_hostname: bool = True
+    sasl_mechanism: (
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM"]
+        | None
+    ) = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    sasl_password_file: Path | None = None
+    sasl_kerberos_service_name: str = "kafka"
+    sasl_kerberos_domain_name: str | None = None
+    oauth_token_endpoint: str | None = Field(
+        None, description="OAUTHBEARER: the URL of the token endpoint (client credentials)"
+    )
+    oauth_client_id: str | None = None
+    oauth_client_secret: SecretStr | None = None
+    oauth_client_secret_file: Path | None = None
+    oauth_scope: str | None = None
+    oauth_token_file: Path | None = Field(
+        None, description="OAUTHBEARER: a file holding a token, read again when it is renewed"
+    )
+    session_timeout_ms: int = Field(45_000, ge=1_000)
+    heartbeat_interval_ms: int = Field(3_000, ge=100)
+    max_poll_interval_ms: int = Field(300_000, ge=1_000)
+    request_timeout_ms: int = Field(40_000, ge=1_000)
+    max_partition_fetch_bytes: int = Field(8 * 1024 * 1024, ge=1024)
+    client_options: dict[str, Any] = Field(
+        default_factory=dict, description="any other kafka-python consumer option, by its own name"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> KafkaSettings:
+        sasl = self.security_protocol.startswith("SASL")
+        if sasl and self.sasl_mechanism is None:
+            raise ValueError("kafka.sasl_mechanism is needed with a SASL security_protocol")
+        if not sasl and self.sasl_mechanism is not None:
+            raise ValueError(
+                "kafka.sasl_mechanism needs security_protocol SASL_PLAINTEXT or SASL_SSL"
+            )
+        if self.sasl_mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512") and (
+            self.sasl_username is None
+            or (self.sasl_password is None and self.sasl_password_file is None)
+        ):
+            raise ValueError("kafka.sasl_username and kafka.sasl_password (or _file) are needed")
+        if self.sasl_mechanism == "OAUTHBEARER" and not (
+            self.oauth_token_file or (self.oauth_token_endpoint and self.oauth_client_id)
+        ):
+            raise ValueError(
+                "OAUTHBEARER needs kafka.oauth_token_file, or oauth_token_endpoint with oauth_client_id"
+            )
+        return self
+
+
+class IngestSettings(Section):
+    """How records become prompts."""
+
+    format: Literal["auto", "native", "openai", "otel", "litellm", "cloudevents"] = "auto"
+    sampling_rate: float = Field(1.0, gt=0.0, le=1.0)
+    chunk_records: int = Field(256, ge=1, le=10_000)
+    chunk_wait: Duration = Field(timedelta(seconds=1), description="longest wait to fill a chunk")
+    max_record_bytes: int = Field(4 * 1024 * 1024, ge=1024)
+    max_nesting: int = Field(64, ge=4, le=200)
+    segment_keys: tuple[str, ...] = Field(
+        (), description="record segment keys that become segments of their own: key=value"
+    )
+    max_segments: int = Field(
+        100, ge=1, description="distinct segments a worker tracks; more are counted as key=(other)"
+    )
+    models: tuple[str, ...] = Field(
+        (), description="score only records of these models (glob); empty: all"
+    )
+    store_dead_letter_content: bool = Field(
+        False, description="keep the record's bytes with its dead letter: they may hold prompt text"
+    )
+    dead_letter_window: int = Field(
+        1_000, ge=10, description="records looked back on for the dead-letter limit"
+    )
+    dead_letter_limit: float = Field(
+        0.9, gt=0.0, le=1.0, description="share of dead letters at which the worker stops"
+    )
+
+
+class ReplaySettings(Section):
+    """The instrumented copy of the model."""
+
+    model: Path = Field(Path("model"), description="local folder (safetensors) or GGUF file")
+    adapter: Path | None = Field(
+        None, description="folder of a LoRA adapter that is merged into the model; null: none"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 …")
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    max_tokens: int = Field(2_048, ge=16, description="longer prompts are cut and marked")
+    batch_tokens: int = Field(2_048, ge=16, description="tokens in one forward pass")
+    share_prefixes: bool = True
+    min_shared_tokens: int = Field(32, ge=1, description="shortest prefix worth sharing")
+    mask_special_tokens: bool = True
+    mask_template: bool = Field(True, description="leave template scaffolding out of the pooling")
+    mode: Literal["logged", "generate"] = Field(
+        "logged", description="generate: answer records without a response with the full copy"
+    )
+    generate_tokens: int = Field(64, ge=1, le=4_096)
+    threads: int | None = Field(None, ge=1, description="CPU threads; null: torch decides")
+
+
+class PackSettings(Section):
+    path: Path | None = Field(None, description="pack folder; null: the pack shipped for the model")
+    other_weights: bool = Field(
+        False,
+        description="read a model whose weights differ from the pack's, e.g. a fine-tuned one",
+    )
+    canary_interval: Duration = timedelta(minutes=30)
+    canary_tolerance: float = Field(
+        0.05,
+        gt=0.0,
+        description="largest deviation of a canary, in calibration deviations, taken as the same",
+    )

@@ -1,0 +1,37 @@
+"""Secrets: inline, from a file, or from the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from monitor.errors import ConfigurationError
+
+
+def secret(value: SecretStr | None, file: Path | None, name: str) -> str | None:
+    """The secret given inline or in a file (the file wins); None when neither is set."""
+    if file is None:
+        return value.get_secret_value() if value else None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"{name}_file: cannot read {file}: {error.strerror}") from None
+
+
+def judge_key(file: Path | None = None) -> SecretStr | None:
+    """The key of a judge's endpoint: from ``file``, else from ``MONITOR_JUDGE_KEY``; None without one.
+
+    Raises `ConfigurationError`, never naming the value, when it cannot stand in a header.
+    """
+    given = os.environ.get("MONITOR_JUDGE_KEY", "")
+    try:
+        key = (secret(SecretStr(given), file, "judge_key") or "").strip()
+    except UnicodeError:
+        key = "\0"
+    if not key:
+        return None
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ConfigurationError("the judge's key must be one word of ASCII letters and signs")
+    return SecretStr(key)

@@ -1,0 +1,44 @@
+"""The whole configuration: every section, with the environment on top."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from monitor.settings.drift import DriftSettings
+from monitor.settings.intake import IngestSettings, KafkaSettings, PackSettings, ReplaySettings
+from monitor.settings.keeping import PostgresSettings
+from monitor.settings.section import Duration
+from monitor.settings.telling import AlertSettings, LogSettings, PrivacySettings, WebSettings
+
+
+class Settings(BaseSettings):
+    """The whole configuration."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MONITOR_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    ingest: IngestSettings = IngestSettings()
+    replay: ReplaySettings = ReplaySettings()
+    pack: PackSettings = PackSettings()
+    postgres: PostgresSettings = PostgresSettings()
+    drift: DriftSettings = DriftSettings()
+    alerts: AlertSettings = AlertSettings()
+    web: WebSettings = WebSettings()
+    log: LogSettings = LogSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    shutdown_grace: Duration = timedelta(seconds=30)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings

@@ -1,0 +1,26 @@
+"""What the values refuse: nonsense, naive times, mappings that may change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def require_aware(moment: datetime, name: str) -> None:
+    require(moment.tzinfo is not None, f"{name} must carry a time zone")
+
+
+def frozen(mapping: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(mapping))
+
+
+def utc(moment: datetime) -> datetime:
+    """The same moment in UTC; a naive one is refused."""
+    require_aware(moment, "a time")
+    return moment.astimezone(UTC)

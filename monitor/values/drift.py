@@ -1,0 +1,155 @@
+"""Windows, baselines, and one comparison of the two."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+
+from monitor.values.arrays import Counts
+from monitor.values.checks import frozen, require
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Merged buckets of one feature in one segment over [start, end)."""
+
+    feature: int
+    segment: str
+    start: datetime
+    end: datetime
+    n: int
+    total: float
+    total_squares: float
+    histogram: Counts
+    tail_count: int
+
+    def __post_init__(self) -> None:
+        require(self.start < self.end, "a window must end after it starts")
+        require(self.n >= 0, "n counts prompts")
+
+
+class BaselineStatus(enum.StrEnum):
+    """The life of a baseline; only an approved one is compared with, one per pack."""
+
+    DRAFT = "draft"
+    APPROVED = "approved"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineStream:
+    """One feature in one segment of a baseline.
+
+    A design effect is the variance of a mean of n prompts over what n independent prompts would
+    give (Kish): 1 where prompts are independent, more where conversations or hours hang together.
+    """
+
+    window: Window
+    design_effect: float = 1.0
+    tail_design_effect: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.design_effect >= 1.0, "design_effect must be at least 1")
+        require(self.tail_design_effect >= 1.0, "tail_design_effect must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """A frozen interval of one pack's scores that windows are compared with."""
+
+    baseline_id: str
+    pack_id: str
+    name: str
+    status: BaselineStatus
+    created_at: datetime
+    window_start: datetime
+    window_end: datetime
+    n: int
+    """Prompts in segment ``all``."""
+    fingerprint: Mapping[str, str]
+    """What it was made from: pack, lineage, sampling, bucket length."""
+    streams: Mapping[tuple[int, str], BaselineStream]
+    """By feature index and segment."""
+    approved_at: datetime | None = None
+    approved_by: str | None = None
+    retired_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        require(self.window_start < self.window_end, "a baseline must end after it starts")
+        object.__setattr__(self, "fingerprint", frozen(self.fingerprint))
+        object.__setattr__(self, "streams", MappingProxyType(dict(self.streams)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorState:
+    """Where the sequential detector of one stream stands; stored whole, one row per stream."""
+
+    baseline_id: str
+    feature: int
+    segment: str
+    started_at: datetime
+    last_bucket: datetime
+    """Start of the last bucket taken in: buckets up to and including it are never taken again."""
+    steps: int
+    """Buckets with data taken in since ``started_at``."""
+    log_values: tuple[float, ...]
+    """Log of every component's e-detector, in the order of `drift.sequential`."""
+
+
+class Cause(enum.StrEnum):
+    """What the canaries say about a drift: did the users, the model, or our instrument change?"""
+
+    INPUT_SHIFT = "input_shift"
+    MODEL_SHIFT = "model_shift"
+    INSTRUMENT_SHIFT = "instrument_shift"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """An estimate with its two-sided confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """One comparison of a window with its baseline."""
+
+    baseline_id: str
+    pack_id: str
+    feature: str
+    segment: str
+    window_start: datetime
+    window_end: datetime
+    n: int
+    baseline_n: int
+    pooled_baseline: bool
+    """True when the segment's own baseline was too thin and the pooled one stood in."""
+    mean: float
+    baseline_mean: float
+    shift: Bound
+    """Standardised mean shift: (window mean - baseline mean) / baseline deviation."""
+    psi: float
+    ks: float
+    tail_rate: float
+    baseline_tail_rate: float
+    tail_ratio: Bound
+    evidence: float
+    """log e-value of the running sequence (0 when no detector runs)."""
+    cause: Cause
+    evaluated_at: datetime
+    window: str = ""
+    """Name of the window length in ``drift.windows``."""
+    psi_low: float = 0.0
+    """Lower confidence bound of ``psi``, its sampling bias taken off."""
+    ks_low: float = 0.0
+    """Lower confidence bound of ``ks``."""
+    evidence_limit: float = math.inf
+    """``evidence`` at or above this is a process change, at the promised run length."""

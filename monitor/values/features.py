@@ -1,0 +1,154 @@
+"""Persona features: what is read, where, over which tokens, and what a benign reading is.
+
+Array legend: d = model width, n = latents of an SAE.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final, Literal
+
+import numpy as np
+
+from monitor.values.arrays import Floats
+from monitor.values.checks import require
+
+Region = Literal["prompt", "response", "last_prompt_token", "all"]
+Pooling = Literal["mean", "max_rolling_mean", "max", "last"]
+FeatureKind = Literal["direction", "probe", "latent"]
+Activation = Literal["identity", "sigmoid", "relu", "jumprelu", "topk"]
+InputNorm = Literal["none", "rescale", "layer_norm"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Benign mean and deviation of a reading, as a function of the number of tokens pooled.
+
+    The deviation of a mean falls, and the level of a maximum rises, with the number of tokens; a
+    constant calibration would read length as persona. Between knots both are interpolated linearly
+    in log2(tokens), outside they are held. One knot means no dependence on length.
+    """
+
+    tokens: tuple[float, ...]
+    means: tuple[float, ...]
+    deviations: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.tokens) == len(self.means) == len(self.deviations) >= 1,
+            "calibration needs as many means and deviations as token knots, at least one",
+        )
+        require(all(t >= 1 for t in self.tokens), "calibration knots count tokens: at least 1")
+        require(
+            all(a < b for a, b in zip(self.tokens, self.tokens[1:], strict=False)),
+            "calibration knots must rise",
+        )
+        require(all(math.isfinite(m) for m in self.means), "calibration means must be finite")
+        require(
+            all(math.isfinite(s) and s > 0 for s in self.deviations),
+            "calibration deviations must be positive",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Encoder:
+    """All latents of a top-k SAE: on every token they compete for ``places``.
+
+    ``weight`` [n, d] and ``bias`` [n], with everything folded that can be. Its features share it.
+    """
+
+    name: str
+    weight: Floats
+    bias: Floats
+    places: int
+
+    def __post_init__(self) -> None:
+        require(bool(self.name), "an encoder needs a name")
+        require(self.weight.ndim == 2, f"{self.name}: weight must be [n, d]")
+        require(
+            self.bias.shape == self.weight.shape[:1], f"{self.name}: bias must be one per latent"
+        )
+        require(1 <= self.places <= len(self.bias), f"{self.name}: places must be in 1..n")
+        finite = bool(np.isfinite(self.weight).all() and np.isfinite(self.bias).all())
+        require(finite, f"{self.name}: weight and bias must be finite")
+
+
+WATCH_ONLY: Final = "watch-only"
+"""Tag of a feature that is scored and stored but, unless a rule names it, raises no alert: it moves with
+harmless changes too, of style for instance."""
+
+
+def selected(selector: str, name: str, tags: Sequence[str]) -> bool:
+    """Does ``selector``, a name, a glob or ``tag:GLOB``, pick the feature of this name and these tags?"""
+    if selector.startswith("tag:"):
+        return any(fnmatchcase(tag, selector.removeprefix("tag:")) for tag in tags)
+    return fnmatchcase(name, selector)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """One persona feature: what to read, where, over which tokens, and what a benign reading is.
+
+    Site convention: ``site`` = L means the output of the 0-based decoder block L, which is
+    ``hidden_states[L + 1]`` of transformers. Per token, with x [d] the residual stream:
+
+    ``x' = input_norm(x)``;  ``a = activation(x' @ weight + bias)``
+
+    with activation identity (direction), sigmoid (probe), relu, jumprelu (a·1[a > threshold]), or
+    topk: relu(a) where ``latent`` of ``encoder`` is among its largest ``places`` on that token.
+    An SAE's ``b_dec`` subtraction is folded into ``bias``. The reading pools ``a`` over ``region``,
+    without tokens where ‖x‖ > ``largest_norm``, which the SAE was never trained on; for a probe the
+    pooling is done on the logit and the sigmoid comes last.
+    ``tail_threshold`` is the score above which a prompt counts as tail, set on benign text.
+    """
+
+    name: str
+    kind: FeatureKind
+    site: int
+    region: Region
+    pooling: Pooling
+    weight: Floats
+    calibration: Calibration
+    bias: float = 0.0
+    activation: Activation = "identity"
+    threshold: float = 0.0
+    input_norm: InputNorm = "none"
+    rolling_tokens: int = 16
+    skip_tokens: int = 1
+    tail_threshold: float = 3.0
+    expected: Literal["rises", "falls"] = "rises"
+    tags: tuple[str, ...] = ()
+    description: str = ""
+    encoder: Encoder | None = None
+    latent: int | None = None
+    largest_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        require(bool(self.name), "a feature needs a name")
+        require(self.site >= 0, f"{self.name}: site must be the index of a decoder block, from 0")
+        require(self.weight.ndim == 1 and self.weight.size > 0, f"{self.name}: weight must be [d]")
+        require(bool(np.isfinite(self.weight).all()), f"{self.name}: weight must be finite")
+        require(math.isfinite(self.bias), f"{self.name}: bias must be finite")
+        require(self.rolling_tokens >= 1, f"{self.name}: rolling_tokens must be at least 1")
+        require(self.skip_tokens >= 1, f"{self.name}: the first token is never pooled")
+        require(
+            self.largest_norm is None
+            or (math.isfinite(self.largest_norm) and self.largest_norm > 0),
+            f"{self.name}: largest_norm must be positive",
+        )
+        if self.activation == "topk":
+            require(self.encoder is not None, f"{self.name}: topk needs the encoder")
+            require(
+                self.latent is not None
+                and self.encoder is not None
+                and 0 <= self.latent < len(self.encoder.bias),
+                f"{self.name}: latent must be one of the encoder's",
+            )
+        else:
+            require(
+                self.encoder is None and self.latent is None,
+                f"{self.name}: encoder and latent belong to topk",
+            )

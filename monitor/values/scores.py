@@ -1,0 +1,143 @@
+"""What the replay and the scorer give, and what the worker stores of it.
+
+Array legend: k = features of the pack (in the pack's order), b = `SCORE_BINS` bins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from monitor.values.arrays import Counts, Floats
+from monitor.values.checks import require, require_aware
+from monitor.values.prompts import DeadLetter, DeadReason, OffsetSpan, Prompt, RecordKey
+
+SCORE_BIN_EDGES: Final[tuple[float, ...]] = (
+    *(-20.0, -15.0, -12.0, -10.0, -8.0, -7.0, -6.0, -5.5),
+    *(round(-5.0 + 0.25 * step, 2) for step in range(41)),
+    *(5.5, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0, 20.0),
+)
+"""Inner edges of the score bins, fixed for every feature and for ever: stored histograms rely on them.
+
+Bin 0 is (-inf, edges[0]), bin i is [edges[i-1], edges[i]), the last is [edges[-1], inf).
+"""
+SCORE_BINS: Final = len(SCORE_BIN_EDGES) + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """All that a score depends on beside the prompt. Two scores compare only within one lineage."""
+
+    pack_id: str
+    model_id: str
+    model_hash: str
+    dtype: str
+    attention: str
+    device: str
+    engine: str
+    rules: str
+    """Replay rules that change readings: context, cut rule, masks; a short canonical JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """Readings of one prompt. NaN in ``readings`` = the region is absent (no response), not an error."""
+
+    prompt: Prompt
+    readings: Floats
+    pooled_tokens: Counts
+    prompt_tokens: int
+    response_tokens: int
+    cut: bool = False
+    generated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreplayable:
+    prompt: Prompt
+    reason: DeadReason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredPrompt:
+    """One row of the scores table. NaN stands for "absent". ``content_hash`` is a keyed HMAC."""
+
+    key: RecordKey
+    recorded_at: datetime
+    prompt_id: str
+    content_hash: bytes
+    conversation_hash: bytes | None
+    segments: tuple[str, ...]
+    model: str | None
+    model_revision: str | None
+    prompt_tokens: int
+    response_tokens: int
+    cut: bool
+    generated: bool
+    inclusion_probability: float
+    readings: Floats
+    scores: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """Additive statistics of one feature in one segment in one interval, from one writer.
+
+    ``source`` is the writer's row set (``topic/partition``, or ``canary``); buckets merge by adding.
+    ``histogram`` [b] counts scores in `SCORE_BIN_EDGES` bins.
+    """
+
+    bucket_start: datetime
+    bucket_seconds: int
+    feature: int
+    segment: str
+    source: str
+    n: int
+    total: float
+    total_squares: float
+    histogram: Counts
+    tail_count: int
+
+    def __post_init__(self) -> None:
+        require_aware(self.bucket_start, "bucket_start")
+        require(self.histogram.shape == (SCORE_BINS,), f"histogram must have {SCORE_BINS} bins")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestCount:
+    """What became of the records of one source in one interval; additive."""
+
+    bucket_start: datetime
+    source: str
+    outcome: str
+    """``scored``, ``dead:<reason>`` or ``skipped:<reason>``."""
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkResult:
+    """Everything the worker stores for one chunk, in one transaction."""
+
+    group_id: str
+    worker_id: str
+    spans: tuple[OffsetSpan, ...]
+    lineage: Lineage
+    scored: tuple[ScoredPrompt, ...]
+    buckets: tuple[Bucket, ...]
+    dead_letters: tuple[DeadLetter, ...]
+    counts: tuple[IngestCount, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryRun:
+    """One replay of the pack's canaries against their recorded readings."""
+
+    worker_id: str
+    ran_at: datetime
+    lineage: Lineage
+    largest_deviation: float
+    """Largest |reading - recorded| over canaries and features, in calibration deviations."""
+    noise_floor: float
+    reproduced: bool
