@@ -41,8 +41,9 @@ from monitor.settings import (
     ReplaySettings,
     Settings,
 )
-from monitor.store import scores as store
+from monitor.store.chunks import start_offsets
 from monitor.store.database import connect, migrate, transaction
+from monitor.store.packs import register_pack
 from monitor.values.prompts import Prompt
 from monitor.worker import Replay, Worker
 
@@ -79,14 +80,14 @@ def run_path(
         ingest=IngestSettings(chunk_records=chunk, chunk_wait=timedelta(milliseconds=200)),
     )
     with transaction(database) as c:
-        store.register_pack(c, pack.pack_id, pack.name, manifest(pack), pack.features)
+        register_pack(c, pack.pack_id, pack.name, manifest(pack), pack.features)
 
-    def start_offsets(partitions: Any) -> Mapping[tuple[str, int], int]:
+    def stored_offsets(partitions: Any) -> Mapping[tuple[str, int], int]:
         with transaction(database) as c:
-            return store.start_offsets(c, topic, partitions)
+            return start_offsets(c, topic, partitions)
 
     stop = threading.Event()
-    with KafkaSource(settings.kafka, settings.ingest, start_offsets) as source:
+    with KafkaSource(settings.kafka, settings.ingest, stored_offsets) as source:
         while not source.assigned() or not source.lag():
             time.sleep(0.05)
         time.sleep(1.0)  # the first chunks are read ahead, as they are in production

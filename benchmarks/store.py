@@ -20,9 +20,11 @@ from sqlalchemy import Engine, text
 from monitor.demo.services import Postgres
 from monitor.drift.histogram import bucket_scores
 from monitor.settings import PostgresSettings
-from monitor.store import drift, scores
+from monitor.store.chunks import store_chunk
 from monitor.store.database import connect, migrate, transaction
+from monitor.store.packs import lineage_id_of, register_pack
 from monitor.store.partitions import ensure_partitions
+from monitor.store.windows import read_windows
 from monitor.values.features import Calibration, Feature
 from monitor.values.prompts import OffsetSpan, RecordKey
 from monitor.values.scores import SCORE_BINS, ChunkResult, IngestCount, Lineage, ScoredPrompt
@@ -69,7 +71,7 @@ def main() -> None:
 
 def prepare(engine: Engine, features: int, days: int) -> None:
     with transaction(engine) as c:
-        scores.register_pack(c, PACK, PACK, {}, [_feature(number) for number in range(features)])
+        register_pack(c, PACK, PACK, {}, [_feature(number) for number in range(features)])
         for day in range(0, days + 1, 2):
             ensure_partitions(c, (NOW - timedelta(days=day)).date(), 1)
 
@@ -92,7 +94,7 @@ def store_rate(engine: Engine, features: int, segments: int, chunks: int) -> flo
     started = time.perf_counter()
     for result in made:
         with transaction(engine) as c:
-            scores.store_chunk(c, result)
+            store_chunk(c, result)
     return chunks * CHUNK / (time.perf_counter() - started)
 
 
@@ -151,7 +153,7 @@ def fill(engine: Engine, days: int, features: int, segments: int) -> None:
     with transaction(engine) as c:
         c.execute(text("SET LOCAL statement_timeout = 0"))
         c.execute(text("TRUNCATE monitor_data.buckets, monitor_data.touched_hours"))
-        lineage = scores.lineage_id_of(c, LINEAGE)
+        lineage = lineage_id_of(c, LINEAGE)
         c.execute(
             text(f"""
                 INSERT INTO monitor_data.buckets_hourly
@@ -194,7 +196,7 @@ def evaluation(engine: Engine, days: int) -> dict[str, float]:
         for _ in range(3):
             started = time.perf_counter()
             with transaction(engine) as c:
-                windows = drift.read_windows(c, PACK, asked)
+                windows = read_windows(c, PACK, asked)
             best = min(best, time.perf_counter() - started)
         seconds[f"{name} ({len(windows)} windows)"] = best
     return seconds

@@ -30,9 +30,10 @@ from monitor.demo.services import Postgres
 from monitor.drift.histogram import floor_time, histogram_of
 from monitor.evaluation import Evaluation
 from monitor.settings import DriftSettings, PostgresSettings, Settings
-from monitor.store import drift as drift_store
+from monitor.store.baselines import approve_baseline
 from monitor.store.database import connect, migrate, transaction
-from monitor.store.scores import heartbeat, lineage_id_of, register_pack
+from monitor.store.packs import lineage_id_of, register_pack
+from monitor.store.workers import heartbeat
 from monitor.values.features import Calibration, Feature
 from monitor.values.scores import SCORE_BINS, Lineage
 from monitor.watcher import Watcher
@@ -79,7 +80,7 @@ def measure(database: Engine, given: argparse.Namespace) -> dict[str, object]:
         made = operate.capture_baseline(
             c, settings, name="first week", start=start, end=start + 7 * DAY, now=now
         )
-        drift_store.approve_baseline(c, made.baseline_id, "benchmark", now)
+        approve_baseline(c, made.baseline_id, "benchmark", now)
     captured = time.perf_counter() - begun
     clock = [now + timedelta(seconds=40) - given.steps * MINUTE]
     watcher = Watcher(database, settings, clock=lambda: clock[0])

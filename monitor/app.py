@@ -25,8 +25,9 @@ from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.score.pack import Pack, fit_problems, load_pack, manifest, shipped_pack
 from monitor.settings import Settings, secret
-from monitor.store import scores as store
+from monitor.store.chunks import start_offsets
 from monitor.store.database import connect, require_schema, transaction
+from monitor.store.packs import register_pack
 from monitor.watcher import Watcher
 from monitor.web.app import create_app
 from monitor.web.server import WebServer
@@ -213,13 +214,13 @@ class _Loops:
             device=lineage.device,
         ).set(1)
         with transaction(self._database) as connection:
-            store.register_pack(connection, pack.pack_id, pack.name, manifest(pack), pack.features)
+            register_pack(connection, pack.pack_id, pack.name, manifest(pack), pack.features)
 
     def _start_offsets(
         self, partitions: Collection[tuple[str, int]]
     ) -> Mapping[tuple[str, int], int]:
         with transaction(self._database) as connection:
-            return store.start_offsets(connection, self._settings.kafka.group_id, partitions)
+            return start_offsets(connection, self._settings.kafka.group_id, partitions)
 
 
 def hash_key(settings: Settings) -> bytes:

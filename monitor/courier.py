@@ -29,8 +29,8 @@ from monitor.heartbeat import Heartbeat
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.settings import Endpoint, Settings
-from monitor.store import alerts as store
 from monitor.store.database import transaction
+from monitor.store.outbox import claim_deliveries, disable_endpoint, record_attempt
 from monitor.store.overview import deliveries_waiting
 from monitor.values.alerts import Attempt, Delivery, DeliveryState, Outcome
 
@@ -143,7 +143,7 @@ class Courier:
         endpoint = post.endpoint
         lease = (4 * endpoint.timeout + LEASE_MARGIN).total_seconds()
         with transaction(self._database) as connection:
-            claimed = store.claim_deliveries(connection, now, 1, lease, [endpoint.name])
+            claimed = claim_deliveries(connection, now, 1, lease, [endpoint.name])
         if not claimed:
             return False
         (delivery,) = claimed
@@ -178,10 +178,10 @@ class Courier:
         delivery, attempt = post.kept
         state, next_attempt_at = self._next(delivery, attempt)
         with transaction(self._database) as connection:
-            store.record_attempt(connection, delivery.delivery_id, attempt, next_attempt_at, state)
+            record_attempt(connection, delivery.delivery_id, attempt, next_attempt_at, state)
             if attempt.outcome is Outcome.GONE:
                 reason = "the endpoint answered 410 Gone"
-                store.disable_endpoint(connection, delivery.endpoint, attempt.attempted_at, reason)
+                disable_endpoint(connection, delivery.endpoint, attempt.attempted_at, reason)
         post.kept = None
         if attempt.outcome is Outcome.SLOW_DOWN:
             pause = attempt.retry_after_seconds

@@ -17,8 +17,9 @@ from monitor.errors import MonitorError, PackError, RefuseToStart
 from monitor.ingest.kafka import describe
 from monitor.score.pack import Pack, load_pack
 from monitor.settings import Endpoint, Settings
+from monitor.store.baselines import load_baseline
 from monitor.store.database import connect, current_revision, require_schema, transaction
-from monitor.store.drift import active_pack, load_baseline
+from monitor.store.packs import active_pack
 from monitor.worker import canary_run
 
 

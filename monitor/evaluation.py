@@ -30,10 +30,14 @@ from monitor.drift.cause import cause_of
 from monitor.drift.histogram import floor_time
 from monitor.drift.tests import Reference, compare, reference
 from monitor.settings import DriftSettings, Settings
-from monitor.store import alerts as alert_store
-from monitor.store import buckets as bucket_store
-from monitor.store import drift as drift_store
-from monitor.store import scores as score_store
+from monitor.store.alerts import active_silences, forget_alert, recent_alerts, save_alert
+from monitor.store.baselines import load_baseline
+from monitor.store.drift import load_detectors, save_detectors, save_drifts
+from monitor.store.ingest import ingest_health
+from monitor.store.packs import PackFeature, active_pack, pack_features, served_models
+from monitor.store.scores import strongest_prompts
+from monitor.store.windows import new_buckets, read_windows
+from monitor.store.workers import latest_canaries
 from monitor.values.alerts import Alert, AlertState, Condition, Event
 from monitor.values.drift import Baseline, Cause, DetectorState, Drift
 from monitor.values.prompts import CANARY, EVERYTHING
@@ -66,7 +70,7 @@ class Subject:
     """What one step is about. Without an approved baseline only the monitor itself is judged."""
 
     pack_id: str | None
-    features: Sequence[drift_store.PackFeature]
+    features: Sequence[PackFeature]
     baseline: Baseline | None
     canaries: Sequence[CanaryRun]
     """The latest recent run of every live worker with this pack."""
@@ -100,7 +104,7 @@ def evaluate(
     made = judge(settings, subject, drifts, watching_since, now)
     events, firing = announce(c, settings, subject, made, drifts, now)
     active = {condition.dedupe_key for condition in made if condition.active}
-    drift_store.save_drifts(c, [d for d in drifts if _worth_keeping(d, drift, active)])
+    save_drifts(c, [d for d in drifts if _worth_keeping(d, drift, active)])
     done = Evaluation(
         at=now,
         subject=subject,
@@ -115,22 +119,22 @@ def evaluate(
 
 def begin(c: Connection, settings: Settings, now: datetime) -> Subject:
     """The pack in use, its approved baseline, and who vouches for the instrument."""
-    status = score_store.ingest_health(
+    status = ingest_health(
         c,
         now - min(settings.drift.windows.values()),
         now,
         group_id=settings.kafka.group_id,
     )
-    pack_id = drift_store.active_pack(c)
+    pack_id = active_pack(c)
     alive = {worker["worker_id"] for worker in status["workers"]}
     return Subject(
         pack_id=pack_id,
-        features=drift_store.pack_features(c, pack_id) if pack_id else [],
-        baseline=drift_store.load_baseline(c, pack_id=pack_id) if pack_id else None,
+        features=pack_features(c, pack_id) if pack_id else [],
+        baseline=load_baseline(c, pack_id=pack_id) if pack_id else None,
         # A worker that is gone vouches for nothing, unless nobody else is there to ask.
         canaries=[
             run
-            for run in drift_store.latest_canaries(c, now - 3 * settings.pack.canary_interval)
+            for run in latest_canaries(c, now - 3 * settings.pack.canary_interval)
             if run.lineage.pack_id == pack_id and (not alive or run.worker_id in alive)
         ],
         status=status,
@@ -140,7 +144,7 @@ def begin(c: Connection, settings: Settings, now: datetime) -> Subject:
 def _cause(
     c: Connection, subject: Subject, baseline: Baseline, start: datetime, end: datetime
 ) -> Cause:
-    served = drift_store.served_models(c, baseline.pack_id, start, end)
+    served = served_models(c, baseline.pack_id, start, end)
     before = baseline.fingerprint.get("served_models", "").split()
     return cause_of(subject.canaries, served, before)
 
@@ -167,7 +171,7 @@ def compare_all(
     names = [feature.name for feature in subject.features]
     drifts = []
     for window_name, length in settings.windows.items():
-        for window in bucket_store.read_windows(c, baseline.pack_id, [(end - length, end)]):
+        for window in read_windows(c, baseline.pack_id, [(end - length, end)]):
             found = baseline_for(baseline, window.feature, window.segment, settings.min_segment_n)
             if window.segment == CANARY or found is None:
                 continue
@@ -228,7 +232,7 @@ def take_in(
     ``held``: the buckets are passed over. What arrives after its bucket was taken in is missed here
     (and counted by the windows).
     """
-    stored = drift_store.load_detectors(c, baseline.baseline_id)
+    stored = load_detectors(c, baseline.baseline_id)
     states: dict[Stream, DetectorState] = {
         key: stored.get(key) or sequential.start(baseline.baseline_id, *key, end - bucket)
         for key in bets.detectors
@@ -236,12 +240,12 @@ def take_in(
     last = min(state.last_bucket for state in states.values())
     until = min(end - bucket, last + MOST_BUCKETS_A_STEP * bucket)
     if until > last and not held:
-        for closed in bucket_store.new_buckets(c, baseline.pack_id, last, until + bucket):
+        for closed in new_buckets(c, baseline.pack_id, last, until + bucket):
             key = closed.feature, closed.segment
             if key in states:
                 states[key] = sequential.update(states[key], closed, bets.detectors[key])
     states = {key: sequential.pass_over(state, until) for key, state in states.items()}
-    drift_store.save_detectors(c, states.values())
+    save_detectors(c, states.values())
     return {key: sequential.evidence(state, bets.detectors[key]) for key, state in states.items()}
 
 
@@ -320,9 +324,9 @@ def announce(
     drift = settings.drift
     cooldowns = [rule.cooldown for rule in drift.rules]
     cooldowns += [rule.cooldown for rule in drift.silence_rules]
-    recent = alert_store.recent_alerts(c, now - max(cooldowns, default=timedelta(0)))
+    recent = recent_alerts(c, now - max(cooldowns, default=timedelta(0)))
     known = {alert.dedupe_key: alert for alert in recent}
-    silences = alert_store.active_silences(c, now)
+    silences = active_silences(c, now)
     orphans = orphan_conditions(
         recent,
         pack_id=subject.pack_id,
@@ -337,14 +341,14 @@ def announce(
         after, announced = transition(before, _kept(condition, before), now, silenced=silenced)
         if after is None:
             if before is not None:
-                alert_store.forget_alert(c, before.alert_id)
+                forget_alert(c, before.alert_id)
             continue
         if announced in ("drift.detected", "drift.reminder"):
             after = _with_strongest(c, after, drifts, subject)
         event = event_of(after, announced, now) if announced else None
         if event or after != before:
             told = audience(after, settings.alerts.endpoints) if event else ()
-            alert_store.save_alert(c, after, event, told)
+            save_alert(c, after, event, told)
         if event:
             events.append(event)
         known[condition.dedupe_key] = after
@@ -370,7 +374,7 @@ def _with_strongest(
         and drift.segment == alert.labels["segment"]
     )
     feature = next(f for f in subject.features if f.name == shown.feature)
-    rows = score_store.strongest_prompts(
+    rows = strongest_prompts(
         c,
         shown.pack_id,
         feature.ordinal,

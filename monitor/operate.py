@@ -13,8 +13,10 @@ from sqlalchemy import Connection
 from monitor.drift import baseline as baselines
 from monitor.errors import BadInput
 from monitor.settings import Settings
-from monitor.store import alerts as alert_store
-from monitor.store import buckets, drift
+from monitor.store.alerts import add_silence
+from monitor.store.baselines import save_baseline
+from monitor.store.packs import active_pack, lineages_between, served_models
+from monitor.store.windows import read_windows
 from monitor.values.alerts import Alert, Delivery, Silence
 from monitor.values.drift import Baseline
 
@@ -31,14 +33,14 @@ def capture_baseline(
     Both times are floored to whole buckets. Raises `BadInput` when no pack has scored anything yet,
     or the interval holds too few prompts.
     """
-    pack_id = drift.active_pack(c)
+    pack_id = active_pack(c)
     if pack_id is None:
         raise BadInput("no worker has registered a pack yet: start one, then capture the baseline")
     bucket = settings.drift.bucket
     start, end = floored(start, bucket), floored(min(end, now), bucket)
-    lineages = drift.lineages_between(c, pack_id, start, end)
+    lineages = lineages_between(c, pack_id, start, end)
     captured = baselines.capture(
-        buckets.read_windows(c, pack_id, baselines.intervals(start, end, bucket)),
+        read_windows(c, pack_id, baselines.intervals(start, end, bucket)),
         baseline_id=f"bl-{start:%Y%m%d}-{secrets.token_hex(4)}",
         pack_id=pack_id,
         name=name,
@@ -51,11 +53,11 @@ def capture_baseline(
             "lineages": " ".join(
                 sorted({f"{lineage.model_hash[:12]}/{lineage.dtype}" for lineage in lineages})
             ),
-            "served_models": " ".join(drift.served_models(c, pack_id, start, end)),
+            "served_models": " ".join(served_models(c, pack_id, start, end)),
         },
         min_n=settings.drift.min_baseline_n,
     )
-    drift.save_baseline(c, captured)
+    save_baseline(c, captured)
     return captured
 
 
@@ -87,7 +89,7 @@ def silence(
         created_by=by,
         comment=comment,
     )
-    alert_store.add_silence(c, made)
+    add_silence(c, made)
     return made
 
 

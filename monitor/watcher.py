@@ -29,9 +29,9 @@ from monitor.heartbeat import Heartbeat
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.settings import Settings
-from monitor.store import buckets as bucket_store
-from monitor.store import scores as score_store
+from monitor.store.buckets import roll_up
 from monitor.store.database import advisory_lock, transaction
+from monitor.store.partitions import drop_partitions, ensure_partitions
 from monitor.values.alerts import Severity
 from monitor.values.prompts import EVERYTHING
 
@@ -175,7 +175,7 @@ class Watcher:
         written = 0
         while True:
             with transaction(self._database) as c:
-                some = bucket_store.roll_up(c, self._clock())
+                some = roll_up(c, self._clock())
             if not some:
                 return written
             written += some
@@ -184,10 +184,10 @@ class Watcher:
         """Make the partitions that are needed soon, drop those that are too old."""
         now, postgres = self._clock(), self._settings.postgres
         with transaction(self._database) as c:
-            made = score_store.ensure_partitions(c, now.date(), postgres.partitions_ahead_days)
+            made = ensure_partitions(c, now.date(), postgres.partitions_ahead_days)
         self.roll_up()
         with transaction(self._database) as c:
-            dropped = score_store.drop_partitions(c, postgres, now)
+            dropped = drop_partitions(c, postgres, now)
         if made or dropped:
             log.info("watcher.partitions", made=list(made), dropped=list(dropped))
 

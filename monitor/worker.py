@@ -34,8 +34,10 @@ from monitor.metrics import METRICS
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import IngestSettings, Settings
-from monitor.store import scores as store
+from monitor.store.chunks import store_chunk
 from monitor.store.database import transaction
+from monitor.store.ingest import outcomes_between
+from monitor.store.workers import heartbeat, record_canary_run
 from monitor.values.arrays import Floats
 from monitor.values.prompts import (
     Chunk,
@@ -283,7 +285,7 @@ class Worker:
 
     def _keep(self, result: ChunkResult) -> None:
         with transaction(self._database) as connection:
-            store.store_chunk(connection, result)
+            store_chunk(connection, result)
 
     def _announce(self, sink: DeadLetterSink, letters: Sequence[DeadLetter]) -> None:
         """Tell the dead-letter topic; a topic that stays away must not stop the scoring for ever."""
@@ -370,13 +372,13 @@ class Worker:
             "canaries.replayed", reproduced=run.reproduced, largest_deviation=run.largest_deviation
         )
         with transaction(self._database) as connection:
-            store.record_canary_run(connection, run)
+            record_canary_run(connection, run)
 
     def _remember(self) -> None:
         """Begin with what became of the last hour's records: a restart must not forget a bad deploy."""
         now = self._clock()
         with transaction(self._database) as connection:
-            outcomes = store.outcomes_between(
+            outcomes = outcomes_between(
                 connection, now - REMEMBERED, now, group_id=self._settings.kafka.group_id
             )
         dead = sum(n for outcome, n in outcomes.items() if outcome.startswith("dead:"))
@@ -387,7 +389,7 @@ class Worker:
 
     def _show_presence(self, state: str = "running") -> None:
         with transaction(self._database) as connection:
-            store.heartbeat(
+            heartbeat(
                 connection,
                 worker_id=self._worker_id,
                 group_id=self._settings.kafka.group_id,

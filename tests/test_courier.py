@@ -22,8 +22,14 @@ from monitor.courier import Courier
 from monitor.demo.receiver import Answer, Received, Receiver
 from monitor.heartbeat import Heartbeat
 from monitor.settings import AlertSettings, Endpoint, Settings
-from monitor.store import alerts as store
+from monitor.store.alerts import save_alert
 from monitor.store.database import transaction
+from monitor.store.outbox import (
+    disabled_endpoints,
+    enable_endpoint,
+    list_deliveries,
+    replay_delivery,
+)
 from monitor.values.alerts import Alert, AlertState, Delivery, DeliveryState, EventType
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
@@ -89,14 +95,14 @@ def announce(
         )
         event = event_of(alert, type, now)
         with transaction(database) as connection:
-            store.save_alert(connection, alert, event, endpoints or ("ops",))
+            save_alert(connection, alert, event, endpoints or ("ops",))
         ids.append(event.event_id)
     return ids
 
 
 def deliveries(database: Engine) -> list[Delivery]:
     with transaction(database) as connection:
-        return list(reversed(store.list_deliveries(connection)))
+        return list(reversed(list_deliveries(connection)))
 
 
 def attempts(database: Engine) -> list[Any]:
@@ -185,7 +191,7 @@ def test_it_gives_up_after_the_last_delay_and_a_person_may_replay(
     assert (delivery.state, delivery.attempts) == (DeliveryState.GIVEN_UP, 3)
     receiver.always(Answer())
     with transaction(database) as connection:
-        store.replay_delivery(connection, delivery.delivery_id, clock())
+        replay_delivery(connection, delivery.delivery_id, clock())
     assert sender.step() == 1
     assert deliveries(database)[0].state is DeliveryState.DELIVERED
     assert set(ids(receiver.received)) == {event_id}
@@ -218,8 +224,8 @@ def test_gone_disables_the_endpoint_and_no_other(database: Engine, receiver: Rec
         assert len(receiver.received) == 1
         assert len(other.events) == 2
     with transaction(database) as connection:
-        assert list(store.disabled_endpoints(connection)) == ["ops"]
-        store.enable_endpoint(connection, "ops")
+        assert list(disabled_endpoints(connection)) == ["ops"]
+        enable_endpoint(connection, "ops")
     receiver.always(Answer())
     assert sender.step() == 1
     assert [d.state for d in deliveries(database) if d.endpoint == "ops"] == [

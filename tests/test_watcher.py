@@ -18,10 +18,13 @@ from monitor import operate
 from monitor.drift.histogram import bucket_scores, floor_time, tails
 from monitor.errors import SchemaError, StaleAlert
 from monitor.settings import AlertSettings, DriftSettings, Endpoint, PostgresSettings, Settings
-from monitor.store import alerts as alert_store
-from monitor.store import drift as drift_store
+from monitor.store.alerts import add_silence, list_alerts
+from monitor.store.baselines import approve_baseline
+from monitor.store.chunks import store_chunk
 from monitor.store.database import connect, migrate, transaction
-from monitor.store.scores import heartbeat, record_canary_run, register_pack, store_chunk
+from monitor.store.drift import load_detectors
+from monitor.store.packs import register_pack
+from monitor.store.workers import heartbeat, record_canary_run
 from monitor.values.alerts import AlertState, Silence
 from monitor.values.drift import Cause
 from monitor.values.features import Calibration, Feature
@@ -188,7 +191,7 @@ class Traffic:
                 end=self.minute,
                 now=self.now(),
             )
-            drift_store.approve_baseline(c, made.baseline_id, "a person", self.now())
+            approve_baseline(c, made.baseline_id, "a person", self.now())
         return made
 
 
@@ -254,8 +257,8 @@ def test_a_shift_fires_once_and_resolves(traffic, settings, watcher, database):
     back = traffic.minutes(110, watcher=watcher)
     assert drift_events(back) == ["drift.resolved"]
     with transaction(database) as c:
-        assert [a.state for a in alert_store.list_alerts(c)] == [AlertState.RESOLVED]
-        assert alert_store.list_alerts(c)[0].details["strongest_prompts"]
+        assert [a.state for a in list_alerts(c)] == [AlertState.RESOLVED]
+        assert list_alerts(c)[0].details["strongest_prompts"]
     assert count_rows(database, "deliveries") == count_rows(database, "events")
 
 
@@ -312,7 +315,7 @@ def test_a_restart_in_the_middle_changes_nothing(traffic, settings, database):
     assert [e.sequence for e in events] == list(range(1, len(events) + 1))
     assert len({e.alert_id for e in events}) == 1
     with transaction(database) as c:
-        states = drift_store.load_detectors(c, seen[-1].subject.baseline.baseline_id)
+        states = load_detectors(c, seen[-1].subject.baseline.baseline_id)
     # The first step only starts the detectors; each later one takes in its minute, once.
     assert {state.steps for state in states.values()} == {19}
 
@@ -324,15 +327,15 @@ def test_a_watcher_that_was_away_catches_up(traffic, settings, watcher, database
     traffic.minutes(70)
     watcher.step()
     with transaction(database) as c:
-        steps = {s.steps for s in drift_store.load_detectors(c, baseline.baseline_id).values()}
+        steps = {s.steps for s in load_detectors(c, baseline.baseline_id).values()}
     assert steps == {60}
     watcher.step()
     with transaction(database) as c:
-        states = drift_store.load_detectors(c, baseline.baseline_id)
+        states = load_detectors(c, baseline.baseline_id)
     assert {state.steps for state in states.values()} == {70}
     watcher.step()
     with transaction(database) as c:
-        assert drift_store.load_detectors(c, baseline.baseline_id) == states
+        assert load_detectors(c, baseline.baseline_id) == states
 
 
 def test_thin_windows_are_no_evidence_either_way(traffic, settings, watcher):
@@ -360,7 +363,7 @@ def test_a_broken_instrument_holds_drift_alerts_and_says_so(traffic, settings, w
     assert {e.alert.rule for evaluation in seen for e in evaluation.events} == {"instrument"}
     assert seen[-1].cause is Cause.INSTRUMENT_SHIFT
     with transaction(database) as c:
-        states = drift_store.load_detectors(c, baseline.baseline_id)
+        states = load_detectors(c, baseline.baseline_id)
     assert {state.steps for state in states.values()} == {4}, "its buckets are passed over"
 
 
@@ -383,7 +386,7 @@ def test_a_silence_keeps_an_alert_from_being_announced(traffic, settings, watche
     traffic.minutes(60)
     traffic.approve(settings)
     with transaction(database) as c:
-        alert_store.add_silence(
+        add_silence(
             c,
             Silence(
                 silence_id="s1",
@@ -440,7 +443,7 @@ def test_two_watchers_at_once_make_one_alert(traffic, settings, database):
         for thread in threads:
             thread.join()
     with transaction(database) as c:
-        assert len([a for a in alert_store.list_alerts(c) if a.kind == "drift"]) == 1
+        assert len([a for a in list_alerts(c) if a.kind == "drift"]) == 1
         events = c.execute(
             text("SELECT sequence FROM monitor_data.events ORDER BY sequence")
         ).scalars()

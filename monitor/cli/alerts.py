@@ -105,7 +105,7 @@ def deliveries_list(
 ) -> None:
     """What the endpoints were told, newest first."""
     from monitor import operate
-    from monitor.store.alerts import list_deliveries
+    from monitor.store.outbox import list_deliveries
 
     states = [state] if state else None
     with database(load(config_file)) as c:
@@ -116,7 +116,7 @@ def deliveries_list(
 @deliveries.command("replay")
 def deliveries_replay(delivery_id: int, config_file: ConfigOption = None) -> None:
     """Send a delivery once more, with the same webhook-id."""
-    from monitor.store.alerts import replay_delivery
+    from monitor.store.outbox import replay_delivery
 
     with database(load(config_file)) as c:
         replay_delivery(c, delivery_id, datetime.now(UTC))
@@ -126,7 +126,7 @@ def deliveries_replay(delivery_id: int, config_file: ConfigOption = None) -> Non
 @deliveries.command("enable")
 def deliveries_enable(endpoint: str, config_file: ConfigOption = None) -> None:
     """Send to an endpoint again that was disabled because it answered 410."""
-    from monitor.store.alerts import enable_endpoint
+    from monitor.store.outbox import enable_endpoint
 
     with database(load(config_file)) as c:
         enable_endpoint(c, endpoint)

@@ -27,7 +27,7 @@ def baseline_capture(
 ) -> None:
     """Freeze recent scores as a draft baseline; it is compared with nothing until approved."""
     from monitor import operate
-    from monitor.store import drift
+    from monitor.store.baselines import approve_baseline
 
     settings = load(config_file)
     now = datetime.now(UTC)
@@ -41,7 +41,7 @@ def baseline_capture(
             now=now,
         )
         if approve:
-            drift.approve_baseline(c, made.baseline_id, who(by), now)
+            approve_baseline(c, made.baseline_id, who(by), now)
     status = "approved" if approve else "draft"
     show([{"baseline_id": made.baseline_id, "n": made.n, "status": status}], as_json)
 
@@ -49,10 +49,10 @@ def baseline_capture(
 @baseline.command("list")
 def baseline_list(config_file: ConfigOption = None, as_json: JsonOption = False) -> None:
     """All baselines, newest first."""
-    from monitor.store import drift
+    from monitor.store.baselines import list_baselines
 
     with database(load(config_file)) as c:
-        show(drift.list_baselines(c), as_json)
+        show(list_baselines(c), as_json)
 
 
 @baseline.command("approve")
@@ -62,10 +62,10 @@ def baseline_approve(
     config_file: ConfigOption = None,
 ) -> None:
     """Compare with this baseline from now on; the one approved before is retired."""
-    from monitor.store import drift
+    from monitor.store.baselines import approve_baseline
 
     with database(load(config_file)) as c:
-        drift.approve_baseline(c, baseline_id, who(by), datetime.now(UTC))
+        approve_baseline(c, baseline_id, who(by), datetime.now(UTC))
     out.print(f"{baseline_id} is approved")
 
 
@@ -76,8 +76,8 @@ def baseline_retire(
     config_file: ConfigOption = None,
 ) -> None:
     """Compare with this baseline no more."""
-    from monitor.store import drift
+    from monitor.store.baselines import retire_baseline
 
     with database(load(config_file)) as c:
-        drift.retire_baseline(c, baseline_id, who(by), datetime.now(UTC))
+        retire_baseline(c, baseline_id, who(by), datetime.now(UTC))
     out.print(f"{baseline_id} is retired")

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, text
 
 from monitor.store.database import transaction
-from monitor.store.drift import active_pack
+from monitor.store.packs import active_pack
 
 Database = Engine
 Reader = Connection

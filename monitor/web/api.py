@@ -21,9 +21,9 @@ from starlette.routing import Route
 
 from monitor.errors import BadInput
 from monitor.store import overview
-from monitor.store.drift import PackFeature, pack_features
+from monitor.store.ingest import ingest_health
 from monitor.store.overview import Database, Reader
-from monitor.store.scores import ingest_health
+from monitor.store.packs import PackFeature, pack_features
 from monitor.values.prompts import EVERYTHING
 
 MOST_HOURS: Final = 24 * 31

@@ -12,8 +12,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from monitor.store import overview
-from monitor.store.drift import pack_features
 from monitor.store.overview import Database
+from monitor.store.packs import pack_features
 from monitor.values.prompts import EVERYTHING
 from monitor.web import chart
 from monitor.web.api import POINTS, Clock, View, drift_of, state_of_things

@@ -14,8 +14,8 @@ import yaml
 from sqlalchemy import Engine
 
 from monitor.settings import PostgresSettings
-from monitor.store import alerts as alert_store
-from monitor.store import drift
+from monitor.store.alerts import active_silences, save_alert
+from monitor.store.baselines import load_baseline
 from monitor.store.database import connect, current_revision, transaction
 from monitor.values.alerts import Alert, AlertState, Event
 from tests.cli.conftest import Cli
@@ -211,7 +211,7 @@ def test_a_baseline_is_captured_approved_replaced_and_retired(
     assert approved.code == 0
     assert approved.out == f"{first} is approved\n"
     with transaction(database) as c:
-        in_force = drift.load_baseline(c, pack_id="pack-1")
+        in_force = load_baseline(c, pack_id="pack-1")
     assert in_force
     assert (in_force.baseline_id, in_force.approved_by) == (first, "ada")
 
@@ -273,7 +273,7 @@ def fired(database: Engine, at: datetime) -> Alert:
         alert=alert,
     )
     with transaction(database) as c:
-        alert_store.save_alert(c, alert, event, ["ops", "chat"])
+        save_alert(c, alert, event, ["ops", "chat"])
     return alert
 
 
@@ -323,7 +323,7 @@ def test_a_silence_is_stored_as_it_was_given(cli: Cli, on_database: Path, databa
     (row,) = json.loads(made.out)
     assert row["matchers"] == {"feature": "toxic-*", "segment": "all"}
     with transaction(database) as c:
-        (silence,) = alert_store.active_silences(c, datetime.now(UTC))
+        (silence,) = active_silences(c, datetime.now(UTC))
     assert silence.ends_at - silence.starts_at == timedelta(minutes=30)
     assert (silence.created_by, silence.comment) == ("ada", "retraining")
     (listed,) = json.loads(cli("alerts", "silences", "--json", config=on_database).out)
@@ -349,7 +349,7 @@ def test_a_silence_that_would_not_mean_what_it_says_is_refused(
     assert refused.code == 2
     assert said in refused.err
     with transaction(database) as c:
-        assert alert_store.active_silences(c, datetime.now(UTC)) == []
+        assert active_silences(c, datetime.now(UTC)) == []
 
 
 # --- packs -----------------------------------------------------------------------------------------

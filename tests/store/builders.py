@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from sqlalchemy import Connection, Engine
 
-from monitor.store import scores as store
+from monitor.store.chunks import store_chunk
 from monitor.store.database import transaction
+from monitor.store.packs import register_pack
 from monitor.values.features import Calibration, Feature
 from monitor.values.prompts import DeadLetter, OffsetSpan, RecordKey
 from monitor.values.scores import (
@@ -55,7 +56,7 @@ FEATURES = (feature("toxic"), feature("deceptive"), feature("assistant", expecte
 
 
 def register(c: Connection, pack_id: str = PACK, features: Sequence[Feature] = FEATURES) -> None:
-    store.register_pack(c, pack_id, "small", {"model": "tiny"}, features)
+    register_pack(c, pack_id, "small", {"model": "tiny"}, features)
 
 
 def known_pack(database: Engine) -> None:
@@ -174,7 +175,7 @@ def chunk(
 def keep(database: Engine, *results: ChunkResult) -> None:
     for result in results:
         with transaction(database) as c:
-            store.store_chunk(c, result)
+            store_chunk(c, result)
 
 
 def series(

@@ -11,8 +11,28 @@ import pytest
 from sqlalchemy import Engine, text
 
 from monitor.errors import BadInput, Discard, StaleAlert
-from monitor.store import alerts as store
+from monitor.store.alerts import (
+    acknowledge,
+    active_silences,
+    add_silence,
+    end_silence,
+    forget_alert,
+    list_alerts,
+    open_alerts,
+    recent_alerts,
+    save_alert,
+)
 from monitor.store.database import transaction
+from monitor.store.outbox import (
+    add_event,
+    claim_deliveries,
+    disable_endpoint,
+    disabled_endpoints,
+    enable_endpoint,
+    list_deliveries,
+    record_attempt,
+    replay_delivery,
+)
 from monitor.values.alerts import (
     Alert,
     AlertState,
@@ -62,7 +82,7 @@ def event(of: Alert, event_type: EventType = "drift.detected") -> Event:
 
 def announce(database: Engine, of: Alert, endpoints: Sequence[str] = ("hook",)) -> None:
     with transaction(database) as c:
-        store.save_alert(c, of, event(of), endpoints)
+        save_alert(c, of, event(of), endpoints)
 
 
 def claim(
@@ -73,7 +93,7 @@ def claim(
     endpoints: Sequence[str] = ("hook", "pager"),
 ) -> list[Delivery]:
     with transaction(database) as c:
-        return store.claim_deliveries(c, now, limit, LEASE, endpoints)
+        return claim_deliveries(c, now, limit, LEASE, endpoints)
 
 
 def attempt(
@@ -86,25 +106,25 @@ def attempt(
     outcome = Outcome.DELIVERED if state is DeliveryState.DELIVERED else Outcome.RETRY
     made = Attempt(attempted_at=at, outcome=outcome, status=200, latency_seconds=0.1, error="e\0")
     with transaction(database) as c:
-        store.record_attempt(c, delivery.delivery_id, made, retry, state)
+        record_attempt(c, delivery.delivery_id, made, retry, state)
 
 
 def test_alert_comes_back_as_it_was(database: Engine) -> None:
     given = alert(sequence=1)
     announce(database, given)
     with transaction(database) as c:
-        (kept,) = store.open_alerts(c)
+        (kept,) = open_alerts(c)
     assert kept.details == {"shift": {"value": 0.5, "high": None}, "note": "nul�"}
     assert replace(kept, details=given.details) == given
 
 
 def test_event_and_alert_are_stored_together_or_not_at_all(database: Engine) -> None:
     with pytest.raises(RuntimeError), transaction(database) as c:
-        store.save_alert(c, alert(sequence=1), event(alert(sequence=1)), ["hook"])
+        save_alert(c, alert(sequence=1), event(alert(sequence=1)), ["hook"])
         raise RuntimeError("killed before its commit")
     assert claim(database, NOON + MINUTE) == []
     with transaction(database) as c:
-        assert store.open_alerts(c) == []
+        assert open_alerts(c) == []
 
 
 def test_one_open_alert_per_key(database: Engine) -> None:
@@ -113,7 +133,7 @@ def test_one_open_alert_per_key(database: Engine) -> None:
         announce(database, alert(2, sequence=1))
     announce(database, alert(3, key="pack/deceptive/all", sequence=1))
     with transaction(database) as c:
-        assert [a.alert_id for a in store.open_alerts(c)] == ["alert-1", "alert-3"]
+        assert [a.alert_id for a in open_alerts(c)] == ["alert-1", "alert-3"]
 
 
 def test_one_open_alert_per_key_under_a_race(database: Engine) -> None:
@@ -134,7 +154,7 @@ def test_one_open_alert_per_key_under_a_race(database: Engine) -> None:
         thread.join()
     assert len(lost) == 5
     with transaction(database) as c:
-        assert len(store.open_alerts(c)) == 1
+        assert len(open_alerts(c)) == 1
     assert len(claim(database, NOON + MINUTE)) == 1 or len(claim(database, NOON + 9 * MINUTE)) == 1
 
 
@@ -145,7 +165,7 @@ def test_the_same_step_is_announced_once(database: Engine) -> None:
         announce(database, alert(sequence=1))
     announce(database, alert(sequence=2))
     with pytest.raises(StaleAlert), transaction(database) as c:
-        store.save_alert(c, alert(sequence=1))
+        save_alert(c, alert(sequence=1))
     with transaction(database) as c:
         assert c.scalar(text("SELECT count(*) FROM monitor_data.events")) == 2
 
@@ -155,9 +175,9 @@ def test_key_is_free_again_after_resolution(database: Engine) -> None:
     announce(database, resolved)
     announce(database, alert(2, sequence=1))
     with transaction(database) as c:
-        assert [a.alert_id for a in store.open_alerts(c)] == ["alert-2"]
-        assert {a.alert_id for a in store.list_alerts(c)} == {"alert-1", "alert-2"}
-        assert [a.alert_id for a in store.list_alerts(c, states=["resolved"])] == ["alert-1"]
+        assert [a.alert_id for a in open_alerts(c)] == ["alert-2"]
+        assert {a.alert_id for a in list_alerts(c)} == {"alert-1", "alert-2"}
+        assert [a.alert_id for a in list_alerts(c, states=["resolved"])] == ["alert-1"]
 
 
 def test_recent_alerts_are_the_last_of_each_key(database: Engine) -> None:
@@ -176,7 +196,7 @@ def test_recent_alerts_are_the_last_of_each_key(database: Engine) -> None:
     announce(database, replace(resolved(4, "twice", now, now), pending_since=old))
     announce(database, alert(5, key="twice", sequence=1))
     with transaction(database) as c:
-        recent = store.recent_alerts(c, NOON)
+        recent = recent_alerts(c, NOON)
     assert {a.dedupe_key: a.alert_id for a in recent} == {
         "owes its end": "alert-2",
         "cooling down": "alert-3",
@@ -189,27 +209,27 @@ def test_acknowledgement_outlives_the_watchers_next_save_but_not_a_graver_alert(
 ) -> None:
     announce(database, alert(sequence=1))
     with transaction(database) as c:
-        store.acknowledge(c, "alert-1", "ada", NOON + MINUTE)
-        store.save_alert(c, replace(alert(sequence=1), last_active_at=NOON + 2 * MINUTE))
-        (kept,) = store.open_alerts(c)
+        acknowledge(c, "alert-1", "ada", NOON + MINUTE)
+        save_alert(c, replace(alert(sequence=1), last_active_at=NOON + 2 * MINUTE))
+        (kept,) = open_alerts(c)
         assert (kept.acknowledged_by, kept.acknowledged_at) == ("ada", NOON + MINUTE)
-        store.save_alert(c, replace(alert(sequence=2), severity="critical"))
-        (worse,) = store.open_alerts(c)
+        save_alert(c, replace(alert(sequence=2), severity="critical"))
+        (worse,) = open_alerts(c)
     assert worse.acknowledged_by is None
 
 
 def test_only_open_alerts_are_acknowledged(database: Engine) -> None:
     with pytest.raises(BadInput, match="no open alert 'nobody'"), transaction(database) as c:
-        store.acknowledge(c, "nobody", "ada", NOON)
+        acknowledge(c, "nobody", "ada", NOON)
 
 
 def test_pending_alert_is_forgotten_and_a_firing_one_is_not(database: Engine) -> None:
     with transaction(database) as c:
-        store.save_alert(c, alert(1))
-        store.save_alert(c, alert(2, key="other", sequence=1))
-        store.forget_alert(c, "alert-1")
-        store.forget_alert(c, "alert-2")
-        assert [a.alert_id for a in store.open_alerts(c)] == ["alert-2"]
+        save_alert(c, alert(1))
+        save_alert(c, alert(2, key="other", sequence=1))
+        forget_alert(c, "alert-1")
+        forget_alert(c, "alert-2")
+        assert [a.alert_id for a in open_alerts(c)] == ["alert-2"]
 
 
 def test_silences_hold_between_their_times(database: Engine) -> None:
@@ -222,16 +242,16 @@ def test_silences_hold_between_their_times(database: Engine) -> None:
         comment="deploy",
     )
     with transaction(database) as c:
-        store.add_silence(c, silence)
-        assert store.active_silences(c, NOON - MINUTE) == []
-        assert store.active_silences(c, NOON) == [silence]
-        assert store.active_silences(c, NOON + 10 * MINUTE) == []
-        store.end_silence(c, "s1", NOON + MINUTE)
-        assert store.active_silences(c, NOON + 2 * MINUTE) == []
+        add_silence(c, silence)
+        assert active_silences(c, NOON - MINUTE) == []
+        assert active_silences(c, NOON) == [silence]
+        assert active_silences(c, NOON + 10 * MINUTE) == []
+        end_silence(c, "s1", NOON + MINUTE)
+        assert active_silences(c, NOON + 2 * MINUTE) == []
         with pytest.raises(BadInput):
-            store.end_silence(c, "s1", NOON + 2 * MINUTE)
+            end_silence(c, "s1", NOON + 2 * MINUTE)
         with pytest.raises(BadInput, match="ends_at"):
-            store.add_silence(c, replace(silence, silence_id="s2", ends_at=NOON))
+            add_silence(c, replace(silence, silence_id="s2", ends_at=NOON))
 
 
 def test_every_endpoint_gets_its_own_delivery(database: Engine) -> None:
@@ -269,7 +289,7 @@ def test_claiming_skips_what_another_courier_is_claiming(database: Engine) -> No
     for number in range(2):
         announce(database, alert(number, key=f"key-{number}", sequence=1))
     with transaction(database) as c:
-        (first,) = store.claim_deliveries(c, NOON + 2 * MINUTE, 1, LEASE, ["hook"])
+        (first,) = claim_deliveries(c, NOON + 2 * MINUTE, 1, LEASE, ["hook"])
         (second,) = claim(database, NOON + 2 * MINUTE)
     assert first.delivery_id != second.delivery_id
 
@@ -307,7 +327,7 @@ def test_attempts_are_kept_and_a_late_courier_takes_nothing_back(database: Engin
     attempt(database, delivery, NOON + MINUTE)
     attempt(database, delivery, NOON + 3 * MINUTE, DeliveryState.WAITING, NOON + 4 * MINUTE)
     with transaction(database) as c:
-        (kept,) = store.list_deliveries(c)
+        (kept,) = list_deliveries(c)
         tries = c.execute(
             text("SELECT number, outcome, error FROM monitor_data.delivery_attempts ORDER BY 1")
         ).all()
@@ -319,11 +339,11 @@ def test_attempts_are_kept_and_a_late_courier_takes_nothing_back(database: Engin
 def test_disabled_endpoint_gets_nothing_until_enabled(database: Engine) -> None:
     announce(database, alert(sequence=1), ["hook", "pager"])
     with transaction(database) as c:
-        store.disable_endpoint(c, "hook", NOON, "answered 410")
-        assert store.disabled_endpoints(c) == {"hook": "answered 410"}
+        disable_endpoint(c, "hook", NOON, "answered 410")
+        assert disabled_endpoints(c) == {"hook": "answered 410"}
     assert [d.endpoint for d in claim(database, NOON + MINUTE)] == ["pager"]
     with transaction(database) as c:
-        store.enable_endpoint(c, "hook")
+        enable_endpoint(c, "hook")
     assert [d.endpoint for d in claim(database, NOON + MINUTE)] == ["hook"]
 
 
@@ -332,18 +352,18 @@ def test_replay_sends_the_same_event_again(database: Engine) -> None:
     (delivery,) = claim(database, NOON + MINUTE)
     attempt(database, delivery, NOON + MINUTE)
     with transaction(database) as c:
-        store.replay_delivery(c, delivery.delivery_id, NOON + 5 * MINUTE)
+        replay_delivery(c, delivery.delivery_id, NOON + 5 * MINUTE)
     (again,) = claim(database, NOON + 5 * MINUTE)
     assert again.event == delivery.event
     with pytest.raises(BadInput, match="no delivery 999"), transaction(database) as c:
-        store.replay_delivery(c, 999, NOON)
+        replay_delivery(c, 999, NOON)
 
 
 def test_deliveries_are_listed_newest_first(database: Engine) -> None:
     announce(database, alert(sequence=1), ["hook", "pager"])
     announce(database, alert(sequence=2), ["hook"])
     with transaction(database) as c:
-        listed = store.list_deliveries(c, endpoint="hook", states=["waiting"])
+        listed = list_deliveries(c, endpoint="hook", states=["waiting"])
     assert [d.event.sequence for d in listed] == [2, 1]
 
 
@@ -351,7 +371,7 @@ def test_an_alert_that_was_never_stored_can_be_announced(database: Engine) -> No
     """`monitor.test` events."""
     trial = replace(alert(7, sequence=1), pending_since=datetime(2026, 1, 1, tzinfo=UTC))
     with transaction(database) as c:
-        store.add_event(c, event(trial, "monitor.test"), ["hook"])
-        assert store.open_alerts(c) == []
+        add_event(c, event(trial, "monitor.test"), ["hook"])
+        assert open_alerts(c) == []
     (delivery,) = claim(database, NOON + 2 * MINUTE)
     assert delivery.event.type == "monitor.test"

@@ -11,9 +11,13 @@ import pytest
 from sqlalchemy import Engine, text
 
 from monitor.settings import PostgresSettings
-from monitor.store import buckets as store
-from monitor.store import scores
+from monitor.store import buckets
+from monitor.store.buckets import add_buckets, roll_up
+from monitor.store.chunks import store_chunk
 from monitor.store.database import transaction
+from monitor.store.packs import lineage_id_of
+from monitor.store.partitions import drop_partitions, ensure_partitions
+from monitor.store.windows import EVERY_SOURCE, new_buckets, read_windows
 from monitor.values.drift import Window
 from monitor.values.scores import SCORE_BINS, Bucket, ScoredPrompt
 from tests.store.builders import (
@@ -41,12 +45,12 @@ def _pack(database: Engine) -> None:
 
 def windows(database: Engine, *ends: tuple[datetime, datetime]) -> list[Window]:
     with transaction(database) as c:
-        return store.read_windows(c, PACK, ends)
+        return read_windows(c, PACK, ends)
 
 
-def roll_up(database: Engine, now: datetime) -> int:
+def rolled_up(database: Engine, now: datetime) -> int:
     with transaction(database) as c:
-        return store.roll_up(c, now)
+        return roll_up(c, now)
 
 
 def assert_exact(
@@ -92,7 +96,7 @@ def test_windows_are_exact_however_much_is_rolled_up(database: Engine) -> None:
     ]
     assert_exact(database, rows, ends)
     for hours in (1, 3, 24):
-        roll_up(database, NOON + hours * HOUR)
+        rolled_up(database, NOON + hours * HOUR)
         assert_exact(database, rows, ends)
 
 
@@ -101,22 +105,22 @@ def test_late_records_are_in_the_window_at_once_and_after_the_next_roll_up(
 ) -> None:
     rows = series(100, step=timedelta(seconds=60))
     keep(database, chunk(rows, start=0, end=100))
-    assert roll_up(database, NOON + DAY) == 2
+    assert rolled_up(database, NOON + DAY) == 2
     late = series(20, start=100, at=NOON + 5 * MINUTE, seed=1)
     keep(database, chunk(late, start=100, end=120))
 
     ends = [(NOON, NOON + 2 * HOUR), (NOON + 5 * MINUTE, NOON + 70 * MINUTE)]
     assert_exact(database, rows + late, ends)
-    assert roll_up(database, NOON + DAY) == 1
+    assert rolled_up(database, NOON + DAY) == 1
     assert_exact(database, rows + late, ends)
 
 
 def test_roll_up_is_idempotent_and_leaves_the_running_hour(database: Engine) -> None:
     rows = series(100, step=timedelta(seconds=60))
     keep(database, chunk(rows, start=0, end=100))
-    assert roll_up(database, NOON + HOUR + 30 * MINUTE) == 1
-    assert roll_up(database, NOON + HOUR + 30 * MINUTE) == 0
-    assert roll_up(database, NOON + 2 * HOUR) == 1
+    assert rolled_up(database, NOON + HOUR + 30 * MINUTE) == 1
+    assert rolled_up(database, NOON + HOUR + 30 * MINUTE) == 0
+    assert rolled_up(database, NOON + 2 * HOUR) == 1
     assert_exact(database, rows, [(NOON, NOON + 2 * HOUR)])
 
 
@@ -125,11 +129,11 @@ def test_roll_up_passes_over_hours_that_a_writer_holds(database: Engine) -> None
     first, second = series(10), series(10, start=10, at=NOON + MINUTE, seed=2)
     keep(database, chunk(first, start=0, end=10))
     with transaction(database) as c:
-        scores.store_chunk(c, chunk(second, start=10, end=20))
-        assert roll_up(database, NOON + DAY) == 0
+        store_chunk(c, chunk(second, start=10, end=20))
+        assert rolled_up(database, NOON + DAY) == 0
         assert_exact(database, first, [(NOON, NOON + HOUR)])
     assert_exact(database, first + second, [(NOON, NOON + HOUR)])
-    assert roll_up(database, NOON + DAY) == 1
+    assert rolled_up(database, NOON + DAY) == 1
     assert_exact(database, first + second, [(NOON, NOON + HOUR)])
 
 
@@ -138,13 +142,13 @@ def test_writer_that_comes_during_a_roll_up_touches_the_hour_anew(database: Engi
     keep(database, chunk(first, start=0, end=10))
     writer = threading.Thread(target=keep, args=(database, chunk(second, start=10, end=20)))
     with transaction(database) as c:
-        assert store.roll_up(c, NOON + DAY) == 1
+        assert roll_up(c, NOON + DAY) == 1
         writer.start()
         writer.join(0.3)
         assert writer.is_alive(), "the writer waits for the roll-up's row lock"
     writer.join(10)
     assert_exact(database, first + second, [(NOON, NOON + HOUR)])
-    assert roll_up(database, NOON + DAY) == 1
+    assert rolled_up(database, NOON + DAY) == 1
     assert_exact(database, first + second, [(NOON, NOON + HOUR)])
 
 
@@ -155,11 +159,11 @@ def test_a_record_later_than_its_fine_buckets_is_added_to_its_hour(database: Eng
     settings = PostgresSettings(keep_fine_buckets=timedelta(days=2))
     now = NOON + 10 * DAY
     with transaction(database) as c:
-        scores.drop_partitions(c, settings, now)
+        drop_partitions(c, settings, now)
     assert_fine_buckets(database, some=True)  # they are not rolled up yet
-    roll_up(database, now)
+    rolled_up(database, now)
     with transaction(database) as c:
-        scores.drop_partitions(c, settings, now)
+        drop_partitions(c, settings, now)
     assert_fine_buckets(database, some=False)
     whole = [(NOON, NOON + 2 * HOUR), (NOON + HOUR, NOON + 2 * HOUR)]
     assert_exact(database, rows, whole)
@@ -169,9 +173,9 @@ def test_a_record_later_than_its_fine_buckets_is_added_to_its_hour(database: Eng
         keep(database, chunk(late, start=100 + 5 * turn, end=105 + 5 * turn))
         rows += late
         with transaction(database) as c:
-            scores.ensure_partitions(c, now.date(), 1)
+            ensure_partitions(c, now.date(), 1)
         assert_exact(database, rows, whole)
-        assert roll_up(database, now) == 1
+        assert rolled_up(database, now) == 1
         assert_fine_buckets(database, some=False)
         assert_exact(database, rows, whole)
 
@@ -185,10 +189,10 @@ def assert_fine_buckets(database: Engine, *, some: bool) -> None:
 def test_a_long_backlog_is_rolled_up_in_several_calls(
     database: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "HOURS_A_CALL", 4)
+    monkeypatch.setattr(buckets, "HOURS_A_CALL", 4)
     rows = series(10, step=HOUR)
     keep(database, chunk(rows, start=0, end=10))
-    assert [roll_up(database, NOON + DAY) for _ in range(4)] == [4, 4, 2, 0]
+    assert [rolled_up(database, NOON + DAY) for _ in range(4)] == [4, 4, 2, 0]
     assert_exact(database, rows, [(NOON, NOON + DAY)])
 
 
@@ -196,10 +200,10 @@ def test_windows_can_be_of_some_features_and_segments(database: Engine) -> None:
     rows = [scored(0, [1, 2, 3], segments=("all", "route=/a", "route=/b"))]
     keep(database, chunk(rows, start=0, end=1))
     with transaction(database) as c:
-        read = store.read_windows(
+        read = read_windows(
             c, PACK, [(NOON, NOON + MINUTE)], features=[2, 0], segments=["route=/a", "all"]
         )
-        none = store.read_windows(c, "another pack", [(NOON, NOON + MINUTE)])
+        none = read_windows(c, "another pack", [(NOON, NOON + MINUTE)])
     assert [(w.feature, w.segment) for w in read] == [
         *((0, "all"), (0, "route=/a"), (2, "all"), (2, "route=/a"))
     ]
@@ -225,19 +229,19 @@ def test_new_buckets_are_merged_over_partitions_and_begin_after_the_mark(
         chunk(others, start=0, end=60, partition=1),
     )
     with transaction(database) as c:
-        read = store.new_buckets(c, PACK, NOON, NOON + 9 * MINUTE, features=[0])
+        read = new_buckets(c, PACK, NOON, NOON + 9 * MINUTE, features=[0])
     assert [b.bucket_start for b in read] == [NOON + step * MINUTE for step in range(1, 9)]
     assert {b.n for b in read} == {12}
-    assert {b.source for b in read} == {store.EVERY_SOURCE}
+    assert {b.source for b in read} == {EVERY_SOURCE}
 
 
 def test_buckets_are_added_whatever_their_order(database: Engine) -> None:
     given = list(buckets_of(series(40)))
     with transaction(database) as c:
-        lineage = scores.lineage_id_of(c, LINEAGE)
-        store.add_buckets(c, lineage, reversed(given))
-        store.add_buckets(c, lineage, given)
-        store.add_buckets(c, lineage, [])
+        lineage = lineage_id_of(c, LINEAGE)
+        add_buckets(c, lineage, reversed(given))
+        add_buckets(c, lineage, given)
+        add_buckets(c, lineage, [])
         total = c.scalar(text("SELECT sum(n) FROM monitor_data.buckets"))
     assert total == 2 * sum(bucket.n for bucket in given)
 
@@ -256,9 +260,9 @@ def test_histograms_larger_than_one_bin_count_survive(database: Engine) -> None:
         tail_count=7,
     )
     with transaction(database) as c:
-        lineage = scores.lineage_id_of(c, LINEAGE)
+        lineage = lineage_id_of(c, LINEAGE)
         for _ in range(3):
-            store.add_buckets(c, lineage, [full])
+            add_buckets(c, lineage, [full])
     (window,) = windows(database, (NOON, NOON + HOUR))
     assert window.histogram.tolist() == [3_000_000] * SCORE_BINS
     assert (window.total, window.total_squares, window.tail_count) == (4.5, 7.5, 21)

@@ -11,9 +11,12 @@ import pytest
 from sqlalchemy import Engine, text
 
 from monitor.errors import DatabaseUnavailable, StaleChunk, StopLoudly
-from monitor.store import drift
-from monitor.store import scores as store
+from monitor.store.chunks import start_offsets, store_chunk
 from monitor.store.database import transaction
+from monitor.store.ingest import ingest_health
+from monitor.store.packs import active_pack, lineages_between, pack_features
+from monitor.store.scores import copy_scores, strongest_prompts
+from monitor.store.windows import read_windows
 from monitor.values.prompts import DeadLetter, DeadReason, RecordKey
 from tests.store.builders import (
     FEATURES,
@@ -54,10 +57,8 @@ def test_chunk_is_stored_whole(database: Engine) -> None:
     assert count(database, "scores") == 50
     assert count(database, "dead_letters") == 1
     with transaction(database) as c:
-        assert store.start_offsets(c, "monitor", [("prompts", 0), ("prompts", 1)]) == {
-            ("prompts", 0): 51
-        }
-        health = store.ingest_health(c, NOON - timedelta(hours=1), NOON + timedelta(hours=1))
+        assert start_offsets(c, "monitor", [("prompts", 0), ("prompts", 1)]) == {("prompts", 0): 51}
+        health = ingest_health(c, NOON - timedelta(hours=1), NOON + timedelta(hours=1))
     assert health["outcomes"] == {"scored": 50, "dead:not_json": 1}
     assert health["lag"] == {"prompts/0": 9}
 
@@ -77,7 +78,7 @@ def test_bucket_sums_equal_the_sums_of_the_scores(database: Engine) -> None:
                 GROUP BY ordinal ORDER BY ordinal
             """)
         ).all()
-        windows = drift.read_windows(
+        windows = read_windows(
             c, PACK, [(NOON - timedelta(days=1), NOON + timedelta(days=1))], segments=["all"]
         )
     assert [w.feature for w in windows] == [0, 1, 2]
@@ -118,9 +119,7 @@ def test_stale_span_undoes_the_other_spans_of_its_chunk(database: Engine) -> Non
     with pytest.raises(StaleChunk):
         keep(database, both)
     with transaction(database) as c:
-        assert store.start_offsets(c, "monitor", [("prompts", 0), ("prompts", 1)]) == {
-            ("prompts", 1): 5
-        }
+        assert start_offsets(c, "monitor", [("prompts", 0), ("prompts", 1)]) == {("prompts", 1): 5}
     assert count(database, "scores") == 0
     assert count(database, "buckets") == 0
 
@@ -128,7 +127,7 @@ def test_stale_span_undoes_the_other_spans_of_its_chunk(database: Engine) -> Non
 def test_groups_do_not_share_offsets(database: Engine) -> None:
     keep(database, chunk([], start=0, end=5), chunk([], start=3, end=4, group="other"))
     with transaction(database) as c:
-        assert store.start_offsets(c, "other", [("prompts", 0)]) == {("prompts", 0): 4}
+        assert start_offsets(c, "other", [("prompts", 0)]) == {("prompts", 0): 4}
 
 
 def test_zombie_waits_for_its_successor_and_loses(database: Engine) -> None:
@@ -144,7 +143,7 @@ def test_zombie_waits_for_its_successor_and_loses(database: Engine) -> None:
             outcome.append(stale)
 
     with transaction(database) as c:
-        store.store_chunk(c, result)
+        store_chunk(c, result)
         late = threading.Thread(target=zombie)
         late.start()
         late.join(0.5)
@@ -153,7 +152,7 @@ def test_zombie_waits_for_its_successor_and_loses(database: Engine) -> None:
     assert isinstance(outcome[0], StaleChunk)
     assert count(database, "scores") == 5
     with transaction(database) as c:
-        (window, *_) = drift.read_windows(c, PACK, [(NOON, NOON + timedelta(hours=1))])
+        (window, *_) = read_windows(c, PACK, [(NOON, NOON + timedelta(hours=1))])
     assert window.n == 5
 
 
@@ -168,7 +167,7 @@ def test_zombie_wins_when_its_successor_fails(database: Engine) -> None:
 
     late = threading.Thread(target=zombie)
     with pytest.raises(RuntimeError), transaction(database) as c:
-        store.store_chunk(c, result)
+        store_chunk(c, result)
         late.start()
         raise RuntimeError("killed before its commit")
     late.join(10)
@@ -224,9 +223,7 @@ def test_hostile_text_is_stored_and_never_loops(database: Engine, make: Callable
     )
     with transaction(database) as c:
         kept = c.execute(text("SELECT prompt_id, segments FROM monitor_data.scores")).one()
-        windows = drift.read_windows(
-            c, PACK, [(NOON, NOON + timedelta(minutes=1))], segments=[hostile]
-        )
+        windows = read_windows(c, PACK, [(NOON, NOON + timedelta(minutes=1))], segments=[hostile])
     assert "\0" not in kept.prompt_id
     assert len(kept.prompt_id) <= 256
     assert {window.n for window in windows} == {1}
@@ -239,7 +236,7 @@ def test_segments_that_become_one_when_cut_are_added(database: Engine) -> None:
         chunk([scored(0, [1, 1, 1], segments=(long + "a", long + "b"))], start=0, end=1),
     )
     with transaction(database) as c:
-        windows = drift.read_windows(c, PACK, [(NOON, NOON + timedelta(minutes=1))])
+        windows = read_windows(c, PACK, [(NOON, NOON + timedelta(minutes=1))])
     assert {window.n for window in windows} == {2}
 
 
@@ -274,8 +271,8 @@ def test_a_new_lineage_keeps_its_own_rows(database: Engine) -> None:
     )
     assert count(database, "scores") == 8
     with transaction(database) as c:
-        lineages = drift.lineages_between(c, PACK, NOON, NOON + timedelta(hours=1))
-        windows = drift.read_windows(c, PACK, [(NOON, NOON + timedelta(hours=1))])
+        lineages = lineages_between(c, PACK, NOON, NOON + timedelta(hours=1))
+        windows = read_windows(c, PACK, [(NOON, NOON + timedelta(hours=1))])
     assert [lineage.dtype for lineage in lineages] == ["float32", "bfloat16"]
     assert windows[0].n == 8
 
@@ -290,8 +287,8 @@ def test_strongest_prompts(database: Engine) -> None:
     keep(database, chunk(rows, start=0, end=10))
     with transaction(database) as c:
         end = NOON + timedelta(minutes=1)
-        rising = store.strongest_prompts(c, PACK, 0, "all", NOON, end, 3)
-        falling = store.strongest_prompts(c, PACK, 2, "route=/a", NOON, end, 2, falls=True)
+        rising = strongest_prompts(c, PACK, 0, "all", NOON, end, 3)
+        falling = strongest_prompts(c, PACK, 2, "route=/a", NOON, end, 2, falls=True)
     assert [row["prompt_id"] for row in rising] == ["prompt-9", "prompt-8", "prompt-7"]
     assert [row["score"] for row in falling] == [-9.0, -7.0]
     assert falling[0]["reading"] == -18.0
@@ -300,8 +297,8 @@ def test_strongest_prompts(database: Engine) -> None:
 def test_packs_are_registered_once(database: Engine) -> None:
     known_pack(database)
     with transaction(database) as c:
-        features = drift.pack_features(c, PACK)
-        assert drift.active_pack(c) == PACK
+        features = pack_features(c, PACK)
+        assert active_pack(c) == PACK
     assert [feature.name for feature in features] == [feature.name for feature in FEATURES]
     assert features[2].expected == "falls"
     assert features[0].tags == ("persona",)
@@ -309,11 +306,11 @@ def test_packs_are_registered_once(database: Engine) -> None:
 
 def test_dead_database_asks_for_a_retry(database: Engine) -> None:
     with pytest.raises(DatabaseUnavailable), transaction(database) as c:
-        store.store_chunk(c, chunk(series(3), start=0, end=3))
+        store_chunk(c, chunk(series(3), start=0, end=3))
         victim = c.scalar(text("SELECT pg_backend_pid()"))
         with database.connect() as other:
             other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": victim})
-        store.store_chunk(c, chunk(series(3, start=3), start=3, end=6))
+        store_chunk(c, chunk(series(3, start=3), start=3, end=6))
     assert count(database, "scores") == 0
     keep(database, chunk(series(3), start=0, end=3))
     assert count(database, "scores") == 3
@@ -325,7 +322,7 @@ def test_copy_on_a_dead_connection_asks_for_a_retry(database: Engine) -> None:
         victim = c.scalar(text("SELECT pg_backend_pid()"))
         with database.connect() as other:
             other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": victim})
-        store.copy_scores(c, 1, series(3))
+        copy_scores(c, 1, series(3))
     keep(database, chunk(series(3), start=0, end=3))
 
 

@@ -11,9 +11,18 @@ import pytest
 from sqlalchemy import Engine, text
 
 from monitor.errors import BadInput
-from monitor.store import drift as store
-from monitor.store import scores
+from monitor.store.baselines import (
+    approve_baseline,
+    list_baselines,
+    load_baseline,
+    retire_baseline,
+    save_baseline,
+)
 from monitor.store.database import transaction
+from monitor.store.drift import load_detectors, save_detectors, save_drifts
+from monitor.store.ingest import ingest_health
+from monitor.store.packs import active_pack
+from monitor.store.workers import heartbeat, latest_canaries, record_canary_run
 from monitor.values.drift import (
     Baseline,
     BaselineStatus,
@@ -98,10 +107,10 @@ def drift(feature: str = "toxic", **changes: object) -> Drift:
 def test_baseline_comes_back_as_it_was(database: Engine) -> None:
     given = baseline("b1")
     with transaction(database) as c:
-        store.save_baseline(c, given)
-        kept = store.load_baseline(c, "b1")
-        assert store.load_baseline(c, "unknown") is None
-        assert store.load_baseline(c, None, PACK) is None
+        save_baseline(c, given)
+        kept = load_baseline(c, "b1")
+        assert load_baseline(c, "unknown") is None
+        assert load_baseline(c, None, PACK) is None
     assert kept is not None
     assert replace(kept, streams={}) == replace(given, streams={})
     assert set(kept.streams) == set(given.streams)
@@ -116,26 +125,26 @@ def test_baseline_comes_back_as_it_was(database: Engine) -> None:
 
 def test_baseline_ids_are_used_once(database: Engine) -> None:
     with pytest.raises(BadInput, match="'b1' exists"), transaction(database) as c:
-        store.save_baseline(c, baseline("b1"))
-        store.save_baseline(c, baseline("b1"))
+        save_baseline(c, baseline("b1"))
+        save_baseline(c, baseline("b1"))
 
 
 def test_life_of_a_baseline(database: Engine) -> None:
     with transaction(database) as c:
         for name in ("b1", "b2"):
-            store.save_baseline(c, baseline(name))
-        store.approve_baseline(c, "b1", "ada", NOON)
-        store.approve_baseline(c, "b2", "grace", NOON + HOUR)
-        approved = store.load_baseline(c, None, PACK)
-        listed = {row["baseline_id"]: row for row in store.list_baselines(c)}
+            save_baseline(c, baseline(name))
+        approve_baseline(c, "b1", "ada", NOON)
+        approve_baseline(c, "b2", "grace", NOON + HOUR)
+        approved = load_baseline(c, None, PACK)
+        listed = {row["baseline_id"]: row for row in list_baselines(c)}
         assert approved is not None
         assert (approved.baseline_id, approved.approved_by) == ("b2", "grace")
         assert listed["b1"]["status"] == "retired"
         assert listed["b1"]["retired_by"] == "grace"
         assert listed["b1"]["streams"] == 6
-        store.retire_baseline(c, "b2", "ada", NOON + 2 * HOUR)
-        assert store.load_baseline(c, None, PACK) is None
-        for refused in (store.approve_baseline, store.retire_baseline):
+        retire_baseline(c, "b2", "ada", NOON + 2 * HOUR)
+        assert load_baseline(c, None, PACK) is None
+        for refused in (approve_baseline, retire_baseline):
             with pytest.raises(BadInput, match="retired"):
                 refused(c, "b1", "ada", NOON)
             with pytest.raises(BadInput, match="no baseline 'b9'"):
@@ -145,11 +154,11 @@ def test_life_of_a_baseline(database: Engine) -> None:
 def test_each_pack_has_its_own_approved_baseline(database: Engine) -> None:
     with transaction(database) as c:
         register(c, "pack-2")
-        store.save_baseline(c, baseline("b1"))
-        store.save_baseline(c, baseline("b2", pack_id="pack-2"))
-        store.approve_baseline(c, "b1", "ada", NOON)
-        store.approve_baseline(c, "b2", "ada", NOON)
-        first, second = store.load_baseline(c, None, PACK), store.load_baseline(c, None, "pack-2")
+        save_baseline(c, baseline("b1"))
+        save_baseline(c, baseline("b2", pack_id="pack-2"))
+        approve_baseline(c, "b1", "ada", NOON)
+        approve_baseline(c, "b2", "ada", NOON)
+        first, second = load_baseline(c, None, PACK), load_baseline(c, None, "pack-2")
     assert first is not None
     assert second is not None
     assert (first.baseline_id, second.baseline_id) == ("b1", "b2")
@@ -158,11 +167,11 @@ def test_each_pack_has_its_own_approved_baseline(database: Engine) -> None:
 def test_two_approvals_at_once_leave_one_approved(database: Engine) -> None:
     with transaction(database) as c:
         for name in ("b1", "b2", "b3"):
-            store.save_baseline(c, baseline(name))
+            save_baseline(c, baseline(name))
 
     def approve(name: str) -> None:
         with transaction(database) as c:
-            store.approve_baseline(c, name, "ada", NOON)
+            approve_baseline(c, name, "ada", NOON)
 
     threads = [threading.Thread(target=approve, args=(name,)) for name in ("b1", "b2", "b3")]
     for thread in threads:
@@ -170,16 +179,16 @@ def test_two_approvals_at_once_leave_one_approved(database: Engine) -> None:
     for thread in threads:
         thread.join()
     with transaction(database) as c:
-        states = sorted(row["status"] for row in store.list_baselines(c, PACK))
+        states = sorted(row["status"] for row in list_baselines(c, PACK))
     assert states == ["approved", "retired", "retired"]
 
 
 def test_drifts_are_kept_once(database: Engine) -> None:
     given = [drift(), drift("deceptive"), drift(evaluated_at=NOON + HOUR)]
     with transaction(database) as c:
-        store.save_drifts(c, given)
-        store.save_drifts(c, given)
-        store.save_drifts(c, [])
+        save_drifts(c, given)
+        save_drifts(c, given)
+        save_drifts(c, [])
         rows = c.execute(
             text("SELECT feature, psi, tail_ratio_high, cause FROM monitor_data.drifts")
         ).all()
@@ -202,14 +211,14 @@ def test_detectors_never_go_back(database: Engine) -> None:
     behind = replace(state, last_bucket=NOON, steps=1)
     ahead = replace(state, last_bucket=NOON + 2 * HOUR, steps=120)
     with transaction(database) as c:
-        store.save_baseline(c, baseline("b1"))
-        store.save_detectors(c, [state])
-        store.save_detectors(c, [behind])
-        assert store.load_detectors(c, "b1") == {(1, "all"): state}
-        store.save_detectors(c, [ahead, replace(state, feature=2)])
-        assert store.load_detectors(c, "b1")[1, "all"].steps == 120
-        assert len(store.load_detectors(c, "b1")) == 2
-        assert store.load_detectors(c, "b2") == {}
+        save_baseline(c, baseline("b1"))
+        save_detectors(c, [state])
+        save_detectors(c, [behind])
+        assert load_detectors(c, "b1") == {(1, "all"): state}
+        save_detectors(c, [ahead, replace(state, feature=2)])
+        assert load_detectors(c, "b1")[1, "all"].steps == 120
+        assert len(load_detectors(c, "b1")) == 2
+        assert load_detectors(c, "b2") == {}
 
 
 def test_latest_canaries_of_every_worker(database: Engine) -> None:
@@ -225,8 +234,8 @@ def test_latest_canaries_of_every_worker(database: Engine) -> None:
 
     with transaction(database) as c:
         for each in (run("a", 0), run("a", 2, float("nan")), run("b", 1), run("gone", -9)):
-            scores.record_canary_run(c, each)
-        runs = store.latest_canaries(c, NOON)
+            record_canary_run(c, each)
+        runs = latest_canaries(c, NOON)
     assert [(r.worker_id, r.ran_at) for r in runs] == [
         *(("a", NOON + 2 * HOUR), ("b", NOON + HOUR))
     ]
@@ -238,7 +247,7 @@ def test_active_pack_is_the_one_of_the_worker_seen_last(database: Engine) -> Non
     with transaction(database) as c:
         register(c, "pack-2")
         for worker, pack_id, hours in (("a", PACK, 1), ("b", "pack-2", 2), ("c", PACK, 0)):
-            scores.heartbeat(
+            heartbeat(
                 c,
                 worker_id=worker,
                 group_id="g",
@@ -246,8 +255,8 @@ def test_active_pack_is_the_one_of_the_worker_seen_last(database: Engine) -> Non
                 state="running",
                 at=NOON + hours * HOUR,
             )
-        assert store.active_pack(c) == "pack-2"
-        health = scores.ingest_health(c, NOON, NOON + 2 * HOUR)
+        assert active_pack(c) == "pack-2"
+        health = ingest_health(c, NOON, NOON + 2 * HOUR)
         assert health["packs"] == ["pack-2"]
         assert [worker["worker_id"] for worker in health["workers"]] == ["b"]
         assert health["lag"] is None

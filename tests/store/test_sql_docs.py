@@ -14,10 +14,16 @@ import pytest
 from sqlalchemy import Connection, Engine, exc, text
 
 from monitor.settings import PostgresSettings
-from monitor.store import alerts, drift, scores
+from monitor.store.alerts import save_alert
+from monitor.store.baselines import approve_baseline, save_baseline
+from monitor.store.buckets import roll_up
 from monitor.store.database import connect, migrate, transaction
+from monitor.store.drift import save_drifts
+from monitor.store.outbox import claim_deliveries, record_attempt
 from monitor.store.partitions import ensure_partitions
-from monitor.values.alerts import Attempt, DeliveryState, Outcome
+from monitor.store.windows import read_windows
+from monitor.store.workers import record_canary_run
+from monitor.values.alerts import AlertState, Attempt, DeliveryState, Outcome
 from monitor.values.prompts import DeadLetter, DeadReason, RecordKey
 from monitor.values.scores import CanaryRun
 from tests.store.builders import LINEAGE, PACK, chunk, keep, known_pack, series
@@ -91,12 +97,12 @@ def fill(engine: Engine) -> None:
         )
         offset += 1_505
     with transaction(engine) as c:
-        while drift.roll_up(c, NOW):
+        while roll_up(c, NOW):
             pass
-        drift.save_baseline(c, baseline("b1"))
-        drift.approve_baseline(c, "b1", "ada", NOW)
-        drift.save_drifts(c, history())
-        scores.record_canary_run(
+        save_baseline(c, baseline("b1"))
+        approve_baseline(c, "b1", "ada", NOW)
+        save_drifts(c, history())
+        record_canary_run(
             c,
             CanaryRun(
                 worker_id="w",
@@ -128,7 +134,7 @@ def history() -> Iterator[Any]:
 def announce(engine: Engine) -> None:
     for number in range(300):
         at = NOW - timedelta(hours=number)
-        state = alerts.AlertState.FIRING if number < 2 else alerts.AlertState.RESOLVED
+        state = AlertState.FIRING if number < 2 else AlertState.RESOLVED
         made = replace(
             alert(number, key=f"key-{number}", sequence=1),
             state=state,
@@ -137,10 +143,10 @@ def announce(engine: Engine) -> None:
             resolved_at=None if number < 2 else at + MINUTE,
         )
         with transaction(engine) as c:
-            alerts.save_alert(c, made, replace(event(made), created_at=at), ["hook"])
-            (delivery,) = alerts.claim_deliveries(c, NOW, 1, 60, ["hook"])
+            save_alert(c, made, replace(event(made), created_at=at), ["hook"])
+            (delivery,) = claim_deliveries(c, NOW, 1, 60, ["hook"])
             done = number > 3
-            alerts.record_attempt(
+            record_attempt(
                 c,
                 delivery.delivery_id,
                 Attempt(
@@ -278,7 +284,7 @@ def test_views_agree_with_the_functions(populated: Engine) -> None:
     """The window that the watcher compares is the one that SQL shows."""
     start = (NOW - 2 * DAY).replace(minute=0, second=0, microsecond=0)
     with populated.connect() as c:
-        windows = drift.read_windows(
+        windows = read_windows(
             c, PACK, [(start, start + timedelta(hours=1))], features=[0], segments=["all"]
         )
         row = c.execute(

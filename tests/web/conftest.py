@@ -10,8 +10,10 @@ from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from monitor.heartbeat import Heartbeat
-from monitor.store import drift, scores
 from monitor.store.database import transaction
+from monitor.store.drift import save_drifts
+from monitor.store.packs import register_pack
+from monitor.store.workers import heartbeat, record_canary_run
 from monitor.values.scores import CanaryRun
 from monitor.web.app import create_app
 from tests.web.scene import LINEAGE, NOW, PACK, drift_row, feature
@@ -36,12 +38,10 @@ def watched(database: Engine) -> Engine:
         reproduced=True,
     )
     with transaction(database) as c:
-        scores.register_pack(
-            c, PACK, "personas", {}, [feature("toxic"), feature("assistant", falls=True)]
-        )
-        scores.heartbeat(c, "w-1", "monitor", PACK, "running", NOW - timedelta(seconds=20))
-        scores.record_canary_run(c, run)
-        drift.save_drifts(c, rows)
+        register_pack(c, PACK, "personas", {}, [feature("toxic"), feature("assistant", falls=True)])
+        heartbeat(c, "w-1", "monitor", PACK, "running", NOW - timedelta(seconds=20))
+        record_canary_run(c, run)
+        save_drifts(c, rows)
     return database
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from sqlalchemy import Engine
 
-from monitor.store import alerts
+from monitor.store.alerts import save_alert
 from monitor.store.database import transaction
 from monitor.values.alerts import Alert, AlertState, Event
 from monitor.values.drift import Bound, Cause, Drift
@@ -97,4 +97,4 @@ def announce(database: Engine, alert: Alert) -> None:
         alert=alert,
     )
     with transaction(database) as c:
-        alerts.save_alert(c, alert, event, ["pager"])
+        save_alert(c, alert, event, ["pager"])

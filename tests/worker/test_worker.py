@@ -18,8 +18,9 @@ from monitor.errors import EverythingUnreadable
 from monitor.ingest.kafka import KafkaSource
 from monitor.score.pack import manifest
 from monitor.settings import IngestSettings, KafkaSettings, Settings
-from monitor.store import scores as store
+from monitor.store.chunks import start_offsets
 from monitor.store.database import transaction
+from monitor.store.packs import register_pack
 from monitor.values.prompts import DeadReason
 from monitor.values.scores import Unreplayable
 from monitor.worker import Worker
@@ -42,13 +43,13 @@ def working(
 ) -> Iterator[Worker]:
     pack = null_pack(FEATURES)
     with transaction(database) as c:
-        store.register_pack(c, pack.pack_id, pack.name, manifest(pack), pack.features)
+        register_pack(c, pack.pack_id, pack.name, manifest(pack), pack.features)
 
-    def start_offsets(partitions):
+    def stored_offsets(partitions):
         with transaction(database) as c:
-            return store.start_offsets(c, settings.kafka.group_id, partitions)
+            return start_offsets(c, settings.kafka.group_id, partitions)
 
-    with KafkaSource(settings.kafka, settings.ingest, start_offsets) as source:
+    with KafkaSource(settings.kafka, settings.ingest, stored_offsets) as source:
         yield Worker(
             source=source,
             replay=replay or NullReplay(FEATURES),

@@ -1,0 +1,205 @@
+"""Baselines: drafted, approved, retired; one approved per pack."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+from sqlalchemy import Connection, RowMapping, bindparam, text
+from sqlalchemy.dialects.postgresql import JSONB
+
+from monitor.errors import BadInput
+from monitor.store.border import clean, clean_json
+from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, Window
+
+
+def save_baseline(c: Connection, baseline: Baseline) -> None:
+    """Store a new baseline with all its streams. `BadInput` when its id is taken."""
+    new = c.execute(
+        text("""
+            INSERT INTO monitor_data.baselines
+                (baseline_id, pack_id, name, status, window_start, window_end, n, fingerprint,
+                 created_at, approved_at, approved_by, retired_at)
+            VALUES
+                (:baseline_id, :pack_id, :name, :status, :window_start, :window_end, :n,
+                 :fingerprint, :created_at, :approved_at, :approved_by, :retired_at)
+            ON CONFLICT (baseline_id) DO NOTHING
+        """).bindparams(bindparam("fingerprint", type_=JSONB)),
+        {
+            "baseline_id": clean(baseline.baseline_id),
+            "pack_id": baseline.pack_id,
+            "name": clean(baseline.name),
+            "status": BaselineStatus(baseline.status).value,
+            "window_start": baseline.window_start,
+            "window_end": baseline.window_end,
+            "n": baseline.n,
+            "fingerprint": clean_json(baseline.fingerprint),
+            "created_at": baseline.created_at,
+            "approved_at": baseline.approved_at,
+            "approved_by": baseline.approved_by,
+            "retired_at": baseline.retired_at,
+        },
+    )
+    if not new.rowcount:
+        raise BadInput(f"baseline {baseline.baseline_id!r} exists already")
+    _insert_streams(c, baseline)
+
+
+def _insert_streams(c: Connection, baseline: Baseline) -> None:
+    if not baseline.streams:
+        return
+    c.execute(
+        text("""
+            INSERT INTO monitor_data.baseline_windows
+                (baseline_id, feature, segment, n, tail_count, total, total_squares, histogram,
+                 design_effect, tail_design_effect)
+            VALUES
+                (:baseline_id, :feature, :segment, :n, :tail_count, :total, :total_squares,
+                 :histogram, :design_effect, :tail_design_effect)
+        """),
+        [
+            {
+                "baseline_id": clean(baseline.baseline_id),
+                "feature": feature,
+                "segment": clean(segment),
+                "n": stream.window.n,
+                "tail_count": int(stream.window.tail_count),
+                "total": float(stream.window.total),
+                "total_squares": float(stream.window.total_squares),
+                "histogram": stream.window.histogram.tolist(),
+                "design_effect": stream.design_effect,
+                "tail_design_effect": stream.tail_design_effect,
+            }
+            for (feature, segment), stream in baseline.streams.items()
+        ],
+    )
+
+
+_BASELINE: Final = """baseline_id, pack_id, name, status, window_start, window_end, n, fingerprint,
+    created_at, approved_at, approved_by, retired_at"""
+
+
+def load_baseline(
+    c: Connection, baseline_id: str | None = None, pack_id: str | None = None
+) -> Baseline | None:
+    """The baseline of that id; without an id, the approved one of the pack. None: there is none."""
+    row = (
+        c.execute(
+            text(f"""
+                SELECT {_BASELINE} FROM monitor_data.baselines
+                WHERE baseline_id = :baseline_id
+                    OR CAST(:baseline_id AS text) IS NULL
+                        AND pack_id = :pack_id AND status = 'approved'
+            """),
+            {"baseline_id": baseline_id, "pack_id": pack_id},
+        )
+        .mappings()
+        .first()
+    )
+    return _baseline(c, row) if row else None
+
+
+def _baseline(c: Connection, row: RowMapping) -> Baseline:
+    streams = c.execute(
+        text("""
+            SELECT feature, segment, n, tail_count, total, total_squares, histogram,
+                design_effect, tail_design_effect
+            FROM monitor_data.baseline_windows
+            WHERE baseline_id = :baseline_id
+            ORDER BY feature, segment
+        """),
+        {"baseline_id": row["baseline_id"]},
+    )
+    return Baseline(
+        **{**row, "status": BaselineStatus(row["status"])},
+        streams={
+            (stream.feature, stream.segment): BaselineStream(
+                window=Window(
+                    feature=stream.feature,
+                    segment=stream.segment,
+                    start=row["window_start"],
+                    end=row["window_end"],
+                    n=stream.n,
+                    tail_count=stream.tail_count,
+                    total=stream.total,
+                    total_squares=stream.total_squares,
+                    histogram=np.array(stream.histogram, dtype=np.int64),
+                ),
+                design_effect=stream.design_effect,
+                tail_design_effect=stream.tail_design_effect,
+            )
+            for stream in streams
+        },
+    )
+
+
+def list_baselines(c: Connection, pack_id: str | None = None) -> list[dict[str, Any]]:
+    """All baselines, newest first, without their streams; of one pack or of all."""
+    rows = c.execute(
+        text(f"""
+            SELECT {_BASELINE}, retired_by,
+                (SELECT count(*) FROM monitor_data.baseline_windows AS stream
+                 WHERE stream.baseline_id = baselines.baseline_id) AS streams
+            FROM monitor_data.baselines
+            WHERE CAST(:pack_id AS text) IS NULL OR pack_id = :pack_id
+            ORDER BY created_at DESC, baseline_id
+        """),
+        {"pack_id": pack_id},
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def approve_baseline(c: Connection, baseline_id: str, by: str, at: datetime) -> None:
+    """Approve a draft and retire the approved one of the same pack. `BadInput` if it is no draft."""
+    row = _lock_baseline(c, baseline_id)
+    if row["status"] != BaselineStatus.DRAFT:
+        raise BadInput(f"baseline {baseline_id!r} is {row['status']}; only a draft can be approved")
+    c.execute(
+        text("""
+            UPDATE monitor_data.baselines
+            SET status = 'retired', retired_at = :at, retired_by = :by
+            WHERE pack_id = :pack_id AND status = 'approved'
+        """),
+        {"pack_id": row["pack_id"], "at": at, "by": clean(by)},
+    )
+    c.execute(
+        text("""
+            UPDATE monitor_data.baselines
+            SET status = 'approved', approved_at = :at, approved_by = :by
+            WHERE baseline_id = :baseline_id
+        """),
+        {"baseline_id": baseline_id, "at": at, "by": clean(by)},
+    )
+
+
+def retire_baseline(c: Connection, baseline_id: str, by: str, at: datetime) -> None:
+    """Retire a draft or the approved baseline. `BadInput` if it is unknown or retired already."""
+    if _lock_baseline(c, baseline_id)["status"] == BaselineStatus.RETIRED:
+        raise BadInput(f"baseline {baseline_id!r} is retired already")
+    c.execute(
+        text("""
+            UPDATE monitor_data.baselines
+            SET status = 'retired', retired_at = :at, retired_by = :by
+            WHERE baseline_id = :baseline_id
+        """),
+        {"baseline_id": baseline_id, "at": at, "by": clean(by)},
+    )
+
+
+def _lock_baseline(c: Connection, baseline_id: str) -> RowMapping:
+    """The baseline's row; all of its pack are locked, so that two approvals take turns."""
+    rows = c.execute(
+        text("""
+            SELECT baseline_id, pack_id, status FROM monitor_data.baselines
+            WHERE pack_id =
+                (SELECT pack_id FROM monitor_data.baselines WHERE baseline_id = :baseline_id)
+            ORDER BY baseline_id
+            FOR UPDATE
+        """),
+        {"baseline_id": baseline_id},
+    )
+    for row in rows.mappings():
+        if row["baseline_id"] == baseline_id:
+            return row
+    raise BadInput(f"there is no baseline {baseline_id!r}; `monitor baseline list` shows them")

@@ -1,0 +1,257 @@
+"""The outbox: events, their deliveries, and endpoints that are switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, RowMapping, bindparam, text
+from sqlalchemy.dialects.postgresql import JSONB
+
+from monitor.errors import BadInput
+from monitor.store.alert_rows import MOMENTS, alert, alert_row
+from monitor.store.border import TEXT_CHARACTERS, clean
+from monitor.values.alerts import Alert, Attempt, Delivery, DeliveryState, Event
+from monitor.values.checks import utc
+
+
+def add_event(c: Connection, event: Event, endpoints: Iterable[str]) -> None:
+    """Write the outbox row with a snapshot of the alert, and one delivery per endpoint, due at once."""
+    c.execute(
+        text("""
+            INSERT INTO monitor_data.events (event_id, alert_id, type, sequence, created_at, alert)
+            VALUES (:event_id, :alert_id, :type, :sequence, :created_at, :alert)
+        """).bindparams(bindparam("alert", type_=JSONB)),
+        {
+            "event_id": event.event_id,
+            "alert_id": event.alert_id,
+            "type": event.type,
+            "sequence": event.sequence,
+            "created_at": event.created_at,
+            "alert": _snapshot(event.alert),
+        },
+    )
+    rows = [
+        {
+            "event_id": event.event_id,
+            "endpoint": endpoint,
+            "alert_id": event.alert_id,
+            "sequence": event.sequence,
+            "at": event.created_at,
+        }
+        for endpoint in sorted(set(endpoints))
+    ]
+    if rows:
+        c.execute(
+            text("""
+                INSERT INTO monitor_data.deliveries
+                    (event_id, endpoint, alert_id, sequence, state, next_attempt_at)
+                VALUES (:event_id, :endpoint, :alert_id, :sequence, 'waiting', :at)
+            """),
+            rows,
+        )
+
+
+def _snapshot(told: Alert) -> dict[str, Any]:
+    row = alert_row(told)
+    for name in MOMENTS:
+        row[name] = row[name].isoformat() if row[name] else None
+    return row
+
+
+_DELIVERY: Final = """delivery.delivery_id, delivery.endpoint, delivery.state, delivery.attempts,
+    delivery.next_attempt_at, event.event_id, event.alert_id, event.type, event.sequence,
+    event.created_at, event.alert"""
+
+
+def claim_deliveries(
+    c: Connection, now: datetime, limit: int, lease_seconds: float, endpoints: Sequence[str]
+) -> list[Delivery]:
+    """Lease up to ``limit`` deliveries that are due, for couriers that never take the same one.
+
+    Deliveries of one alert to one endpoint go in their order: a later one waits until the earlier was
+    delivered or given up. A lease ends by itself, so a courier that died delays its deliveries by at
+    most ``lease_seconds``. Disabled endpoints get nothing.
+    """
+    rows = c.execute(
+        text(f"""
+            WITH due AS (
+                SELECT delivery_id
+                FROM monitor_data.deliveries AS candidate
+                WHERE state = 'waiting'
+                    AND next_attempt_at <= :now
+                    AND (leased_until IS NULL OR leased_until <= :now)
+                    AND endpoint = ANY(CAST(:endpoints AS text[]))
+                    AND NOT EXISTS (
+                        SELECT FROM monitor_data.endpoints
+                        WHERE endpoints.name = candidate.endpoint AND disabled_at IS NOT NULL)
+                    AND NOT EXISTS (
+                        SELECT FROM monitor_data.deliveries AS earlier
+                        WHERE earlier.alert_id = candidate.alert_id
+                            AND earlier.endpoint = candidate.endpoint
+                            AND earlier.sequence < candidate.sequence
+                            AND earlier.state = 'waiting')
+                ORDER BY next_attempt_at, delivery_id
+                LIMIT :limit
+                FOR UPDATE SKIP LOCKED
+            )
+            UPDATE monitor_data.deliveries AS delivery
+            SET leased_until = :leased_until
+            FROM due, monitor_data.events AS event
+            WHERE delivery.delivery_id = due.delivery_id AND event.event_id = delivery.event_id
+            RETURNING {_DELIVERY}
+        """),
+        {
+            "now": now,
+            "limit": limit,
+            "leased_until": now + timedelta(seconds=lease_seconds),
+            "endpoints": list(endpoints),
+        },
+    )
+    claimed = [_delivery(row) for row in rows.mappings()]
+    return sorted(claimed, key=lambda delivery: (delivery.next_attempt_at, delivery.delivery_id))
+
+
+def record_attempt(
+    c: Connection,
+    delivery_id: int,
+    attempt: Attempt,
+    next_attempt_at: datetime | None,
+    state: DeliveryState,
+) -> None:
+    """Keep the attempt, free the lease, and set what comes next.
+
+    A courier that comes late (its lease had ended) adds its attempt, but never takes a delivery back
+    that another one has finished.
+    """
+    number = c.scalar(
+        text("""
+            UPDATE monitor_data.deliveries SET
+                attempts = attempts + 1,
+                state = CASE WHEN state = 'delivered' THEN state ELSE :state END,
+                next_attempt_at = coalesce(:next_attempt_at, next_attempt_at),
+                leased_until = NULL,
+                finished_at = CASE WHEN :state = 'waiting' THEN finished_at
+                    ELSE coalesce(finished_at, :attempted_at) END
+            WHERE delivery_id = :delivery_id
+            RETURNING attempts
+        """),
+        {
+            "delivery_id": delivery_id,
+            "state": DeliveryState(state).value,
+            "next_attempt_at": next_attempt_at,
+            "attempted_at": attempt.attempted_at,
+        },
+    )
+    if number is None:
+        raise BadInput(f"there is no delivery {delivery_id}")
+    c.execute(
+        text("""
+            INSERT INTO monitor_data.delivery_attempts
+                (delivery_id, number, attempted_at, outcome, status, latency_seconds, error,
+                 retry_after_seconds)
+            VALUES
+                (:delivery_id, :number, :attempted_at, :outcome, :status, :latency_seconds, :error,
+                 :retry_after_seconds)
+        """),
+        {
+            "delivery_id": delivery_id,
+            "number": number,
+            "attempted_at": attempt.attempted_at,
+            "outcome": attempt.outcome.value,
+            "status": attempt.status,
+            "latency_seconds": attempt.latency_seconds,
+            "error": clean(attempt.error, TEXT_CHARACTERS),
+            "retry_after_seconds": attempt.retry_after_seconds,
+        },
+    )
+
+
+def list_deliveries(
+    c: Connection,
+    *,
+    states: Sequence[str] | None = None,
+    endpoint: str | None = None,
+    limit: int = 100,
+) -> list[Delivery]:
+    """Deliveries, newest first; in some states or in all, to one endpoint or to all."""
+    rows = c.execute(
+        text(f"""
+            SELECT {_DELIVERY}
+            FROM monitor_data.deliveries AS delivery
+            JOIN monitor_data.events AS event USING (event_id)
+            WHERE (CAST(:states AS text[]) IS NULL OR state = ANY(CAST(:states AS text[])))
+                AND (CAST(:endpoint AS text) IS NULL OR endpoint = :endpoint)
+            ORDER BY delivery_id DESC
+            LIMIT :limit
+        """),
+        {
+            "states": [str(state) for state in states] if states is not None else None,
+            "endpoint": endpoint,
+            "limit": limit,
+        },
+    )
+    return [_delivery(row) for row in rows.mappings()]
+
+
+def replay_delivery(c: Connection, delivery_id: int, now: datetime) -> None:
+    """Make a finished delivery due again, with the same event id; `BadInput` if it is unknown."""
+    changed = c.execute(
+        text("""
+            UPDATE monitor_data.deliveries
+            SET state = 'waiting', next_attempt_at = :now, leased_until = NULL, finished_at = NULL
+            WHERE delivery_id = :delivery_id
+        """),
+        {"delivery_id": delivery_id, "now": now},
+    )
+    if not changed.rowcount:
+        raise BadInput(f"there is no delivery {delivery_id}; `monitor deliveries list` shows them")
+
+
+def _delivery(row: RowMapping) -> Delivery:
+    return Delivery(
+        delivery_id=row["delivery_id"],
+        endpoint=row["endpoint"],
+        state=DeliveryState(row["state"]),
+        attempts=row["attempts"],
+        next_attempt_at=utc(row["next_attempt_at"]),
+        event=Event(
+            event_id=row["event_id"],
+            alert_id=row["alert_id"],
+            type=row["type"],
+            sequence=row["sequence"],
+            created_at=utc(row["created_at"]),
+            alert=alert(row["alert"]),
+        ),
+    )
+
+
+def disable_endpoint(c: Connection, name: str, at: datetime, reason: str) -> None:
+    """Send the endpoint nothing more (it answered 410), until `enable_endpoint`."""
+    c.execute(
+        text("""
+            INSERT INTO monitor_data.endpoints (name, disabled_at, reason)
+            VALUES (:name, :at, :reason)
+            ON CONFLICT (name) DO UPDATE SET
+                disabled_at = coalesce(endpoints.disabled_at, excluded.disabled_at),
+                reason = excluded.reason
+        """),
+        {"name": name, "at": at, "reason": clean(reason, TEXT_CHARACTERS)},
+    )
+
+
+def enable_endpoint(c: Connection, name: str) -> None:
+    """Send to the endpoint again."""
+    c.execute(
+        text("DELETE FROM monitor_data.endpoints WHERE name = :name"),
+        {"name": name},
+    )
+
+
+def disabled_endpoints(c: Connection) -> dict[str, str]:
+    """Name → reason of the endpoints that get nothing."""
+    rows = c.execute(
+        text("SELECT name, reason FROM monitor_data.endpoints WHERE disabled_at IS NOT NULL")
+    )
+    return {row.name: row.reason for row in rows}
