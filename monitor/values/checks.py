@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 def require(condition: bool, message: str) -> None:
@@ -16,7 +19,7 @@ def require_aware(moment: datetime, name: str) -> None:
     require(moment.tzinfo is not None, f"{name} must carry a time zone")
 
 
-def frozen(mapping: Mapping[str, str]) -> Mapping[str, str]:
+def frozen(mapping: Mapping[str, Value]) -> Mapping[str, Value]:
     return MappingProxyType(dict(mapping))
 
 

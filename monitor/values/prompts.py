@@ -9,7 +9,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from monitor.values.checks import frozen, require, require_aware
 
@@ -46,16 +46,61 @@ class RecordKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One call of a tool. ``arguments`` is the JSON text that was logged, unchanged where it was text."""
+
+    name: str
+    arguments: str
+    call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
+    """One turn of a chat, with all of it that can reach the chat template.
+
+    ``reasoning`` is what the record keeps apart from the answer; reasoning inside ``content`` stays there.
+    """
+
     role: str
-    content: str
+    content: str = ""
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedCounts:
+    """The server's own token counts, against which the replay's are held."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the served answer was drawn; None where the record does not say."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    finish_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One sampled exchange: messages, and the served response where it was logged.
+    """One sampled exchange: what was asked, and the served answer where it was logged.
 
-    Exactly one of ``messages`` (a chat) and ``text`` (a raw prompt, no template) is given.
+    Exactly one of ``messages`` (a chat), ``text`` (a raw prompt, no template) and ``token_ids`` (a raw
+    prompt as the server's own tokens) is given. The answer is ``response`` (its text), with
+    ``reasoning`` and ``tool_calls`` that belong to it; all empty means that no answer was logged.
     ``recorded_at`` is the record's own timestamp: stable on redelivery, it decides bucket and
     partition. ``inclusion_probability`` is the product of every sampling step up to here.
     """
@@ -64,7 +109,22 @@ class Prompt:
     recorded_at: datetime
     messages: tuple[Message, ...] = ()
     text: str | None = None
+    token_ids: tuple[int, ...] | None = None
     response: str | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    continues: bool = False
+    """The answer continues the last assistant message (a prefill) instead of opening a turn."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Tool definitions as the chat template takes them: ``{"type": "function", "function": {…}}``."""
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    """What else reaches the chat template: ``documents``, ``enable_thinking``, ``reasoning_effort`` …"""
+    special_tokens: bool = False
+    """``text`` is an already rendered template: the record says that its special tokens are tokens."""
+    media_left_out: bool = False
+    """The exchange held images, audio or files, which are not replayed."""
+    served: ServedCounts | None = None
+    sampling: Sampling | None = None
     prompt_id: str = ""
     conversation_id: str | None = None
     model: str | None = None
@@ -75,9 +135,16 @@ class Prompt:
 
     def __post_init__(self) -> None:
         require_aware(self.recorded_at, "recorded_at")
-        require(bool(self.messages) != (self.text is not None), "give either messages or text")
+        given = (bool(self.messages), self.text is not None, self.token_ids is not None)
+        require(sum(given) == 1, "give exactly one of messages, text and token_ids")
         require(0.0 < self.inclusion_probability <= 1.0, "inclusion_probability must be in (0, 1]")
         object.__setattr__(self, "segment", frozen(self.segment))
+        object.__setattr__(self, "template_options", frozen(self.template_options))
+
+    @property
+    def answered(self) -> bool:
+        """An answer was logged, be it text, reasoning or a tool call."""
+        return self.response is not None or self.reasoning is not None or bool(self.tool_calls)
 
 
 class DeadReason(enum.StrEnum):
