@@ -26,8 +26,8 @@ from kafka import KafkaProducer
 from rich.console import Console
 from sqlalchemy import Engine, text
 
-from benchmarks.engine import directions, workload
 from benchmarks.null_replay import NullReplay, null_pack
+from benchmarks.workload import directions, workload
 from monitor.demo.services import Broker, Postgres
 from monitor.ingest.kafka import KafkaSource
 from monitor.metrics import METRICS
