@@ -144,7 +144,7 @@ def main() -> None:
                 room: measured(room, arguments.sample, arguments.seed)
                 for room in arguments.room or ROOMS
             }
-    report = {
+    report: dict[str, dict[str, Any]] = {
         room: {
             "mutants": len(outcomes),
             "killed": sum(one.outcome == "killed" for one in outcomes),
