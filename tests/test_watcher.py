@@ -12,6 +12,7 @@ from itertools import count
 
 import numpy as np
 import pytest
+import structlog
 from sqlalchemy import text
 
 from monitor import operate
@@ -327,6 +328,26 @@ def test_a_served_model_that_is_new_is_not_told_as_moved_canaries(traffic, setti
     assert "canaries moved" not in alert.details["verdict"]
     assert "name a served model" in alert.details["verdict"]
     assert "read as recorded" in alert.details["verdict"]
+
+
+def test_a_rule_that_can_select_nothing_is_warned_of_once(traffic, database):
+    rule = {"name": "mute", "severities": {"warning": {"shift": 1.0}}}
+    settings = settings_of(
+        rules=[
+            rule | {"features": ["toxik"], "segments": ["all", "route=*"]},
+            rule | {"name": "fine"},
+        ]
+    )
+    watcher = Watcher(database, settings, clock=traffic.now)
+    with structlog.testing.capture_logs() as lines:
+        traffic.minutes(3, watcher=watcher)
+    warned = [line for line in lines if line["event"] == "rule.selects_nothing"]
+    assert {line["where"] for line in warned} == {"rule mute"}
+    assert {line["log_level"] for line in warned} == {"warning"}
+    assert [line["mend"] for line in warned] == [
+        "Did you mean 'toxic'?",
+        "Add route to ingest.segment_keys, or take the pattern out.",
+    ]
 
 
 def test_the_query_in_an_alert_answers(traffic, settings, watcher, database):

@@ -413,7 +413,9 @@ def test_a_silence_rule_that_left_the_configuration_ends_its_alert() -> None:
         history.see(True, rule="lag", kind="silence")
     assert history.alert is not None
     none: dict[str, Any] = {"pack_id": "p", "features": [], "rules": []}
-    kept = orphan_conditions([history.alert], silence_rules=[SilenceRule(name="lag")], **none)
+    kept = orphan_conditions(
+        [history.alert], silence_rules=[SilenceRule(name="lag", limit=1)], **none
+    )
     assert kept == []
     assert len(orphan_conditions([history.alert], silence_rules=[], **none)) == 1
 
