@@ -68,18 +68,9 @@ def build_instrument(settings: Settings) -> Instrument:
     torch is imported here and not above: watcher, courier and web run without it.
     """
     from monitor.replay.engine import ReplayEngine
-    from monitor.replay.model import fingerprint_of, load_model
+    from monitor.replay.model import load_model
 
-    fingerprint = dict(fingerprint_of(settings.replay))
-    if settings.pack.other_weights:
-        del fingerprint["weights_hash"]
-    path = settings.pack.path or shipped_pack(fingerprint)
-    if path is None:
-        raise PackError(
-            f"no pack is shipped for the model in {settings.replay.model}",
-            hint="Set pack.path, or build a pack with `monitor pack build contrast`.",
-        )
-    pack = load_pack(path)
+    pack, fingerprint = pack_in_use(settings)
     problems = fit_problems(pack, fingerprint)
     if problems:
         raise PackError(
@@ -90,6 +81,25 @@ def build_instrument(settings: Settings) -> Instrument:
     full = settings.replay.mode == "generate"
     loaded = load_model(settings.replay, pack.deepest_site, full=full)
     return Instrument(pack=pack, engine=ReplayEngine(loaded, pack.features, settings.replay))
+
+
+def pack_in_use(settings: Settings) -> tuple[Pack, Mapping[str, object]]:
+    """The pack that ``settings`` names, or the one shipped for the model, and the model's fingerprint.
+
+    The model's weights are not read, and whether the pack fits them is not asked.
+    """
+    from monitor.replay.model import fingerprint_of
+
+    fingerprint = dict(fingerprint_of(settings.replay))
+    if settings.pack.other_weights:
+        del fingerprint["weights_hash"]
+    path = settings.pack.path or shipped_pack(fingerprint)
+    if path is None:
+        raise PackError(
+            f"no pack is shipped for the model in {settings.replay.model}",
+            hint="Set pack.path, or build a pack with `monitor pack build contrast`.",
+        )
+    return load_pack(path), fingerprint
 
 
 Build = Callable[[Settings], Instrument]

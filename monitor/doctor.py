@@ -11,11 +11,11 @@ from functools import partial
 import httpx
 
 from monitor.alert.keys import routing_key, signing_keys
-from monitor.alert.rules import watches
-from monitor.app import build_instrument
+from monitor.alert.selection import Blind, blind
+from monitor.app import build_instrument, pack_in_use
 from monitor.errors import MonitorError, PackError, RefuseToStart
 from monitor.ingest.kafka import describe
-from monitor.score.pack import Pack, load_pack
+from monitor.score.pack import load_pack
 from monitor.settings import Endpoint, Settings
 from monitor.store.baselines import load_baseline
 from monitor.store.database import connect, current_revision, require_schema, transaction
@@ -40,6 +40,7 @@ def examine(settings: Settings, *, with_model: bool = True) -> Iterator[Finding]
     """
     yield Finding(subject="configuration", well=True, seen="valid")
     yield from _look("pack", lambda: _pack(settings))
+    yield from _rules(settings)
     if with_model:
         yield from _look("model", lambda: _model(settings))
     yield from _look("postgres", lambda: _postgres(settings))
@@ -67,22 +68,35 @@ def _pack(settings: Settings) -> str:
     if settings.pack.path is None:
         return "the one shipped for the model, chosen when the model is looked at"
     pack = load_pack(settings.pack.path)
-    _require_watched(settings, pack)
     return f"{pack.name} {pack.version}, {len(pack.features)} features, id {pack.pack_id[:12]}"
 
 
-def _require_watched(settings: Settings, pack: Pack) -> None:
-    for rule in settings.drift.rules:
-        if not any(watches(rule, feature) for feature in pack.features):
-            raise PackError(
-                f"the rule {rule.name} selects none of the features of {pack.name}: it stays silent",
-                hint="Mend its features; `monitor pack inspect` lists names and tags.",
-            )
+def _rules(settings: Settings) -> Iterator[Finding]:
+    """One finding for each rule or endpoint that can select nothing; one that all is well without any."""
+    features, unknown = None, ""
+    try:
+        pack = load_pack(settings.pack.path) if settings.pack.path else pack_in_use(settings)[0]
+        features = pack.features
+    except MonitorError:
+        unknown = "; the pack is not known, so their features were not looked at"
+    found: dict[str, list[Blind]] = {}
+    for one in blind(settings, features):
+        found.setdefault(one.where, []).append(one)
+    for where, faults in found.items():
+        yield Finding(
+            subject=where,
+            well=False,
+            seen="; ".join(fault.why for fault in faults),
+            mend=" ".join(dict.fromkeys(fault.mend for fault in faults)),
+        )
+    if not found:
+        many = len(settings.drift.rules)
+        seen = f"{many} drift rules, each can select something{unknown}"
+        yield Finding(subject="rules", well=True, seen=seen)
 
 
 def _model(settings: Settings) -> str:
     instrument = build_instrument(settings)
-    _require_watched(settings, instrument.pack)
     lineage = instrument.engine.lineage(instrument.pack.pack_id)
     reading = (
         f"{lineage.model_id} in {lineage.dtype} on {lineage.device}, read by {instrument.pack.name}"

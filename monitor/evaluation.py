@@ -48,6 +48,8 @@ MOST_BUCKETS_A_STEP: Final = 60
 """Detectors that were away for long catch up in such strides, so that no step takes minutes."""
 ROWS_A_WINDOW: Final = 15
 """Segments' quiet windows are kept in the history about so many times per window length."""
+CANARY_INTERVALS: Final = 3
+"""A canary run vouches for its copy for so many of `pack.canary_interval`."""
 
 Stream = tuple[int, str]
 
@@ -75,7 +77,7 @@ class Subject:
     canaries: Sequence[CanaryRun]
     """The latest recent run of every live worker with this pack."""
     status: Mapping[str, Any]
-    """See `scores.ingest_health`."""
+    """See `store.ingest.ingest_health`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,7 @@ def begin(c: Connection, settings: Settings, now: datetime) -> Subject:
         # A worker that is gone vouches for nothing, unless nobody else is there to ask.
         canaries=[
             run
-            for run in latest_canaries(c, now - 3 * settings.pack.canary_interval)
+            for run in latest_canaries(c, now - CANARY_INTERVALS * settings.pack.canary_interval)
             if run.lineage.pack_id == pack_id and (not alive or run.worker_id in alive)
         ],
         status=status,

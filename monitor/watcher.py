@@ -22,6 +22,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import Engine
 
+from monitor.alert.selection import Blind, blind
 from monitor.drift.baseline import unwatched
 from monitor.errors import Discard, RefuseToStart, Retry, StopLoudly
 from monitor.evaluation import Bets, Evaluation, evaluate
@@ -63,6 +64,7 @@ class Watcher:
         self._heartbeat = heartbeat
         self._watching_since: datetime | None = None
         self._bets: Bets | None = None
+        self._warned: set[Blind] = set()
         self._failure: Exception | None = None
         self._in_hand: set[str] = set()
 
@@ -167,6 +169,7 @@ class Watcher:
             done, self._bets = evaluate(c, self._settings, now, self._watching_since, self._bets)
         seconds = perf_counter() - begun
         METRICS.evaluation_seconds.observe(seconds)
+        self._warn(done)
         self._tell(done, seconds)
         return done
 
@@ -192,6 +195,14 @@ class Watcher:
             log.info("watcher.partitions", made=list(made), dropped=list(dropped))
 
     # --- telling ---------------------------------------------------------------------------------
+
+    def _warn(self, done: Evaluation) -> None:
+        """Once for each rule that can select nothing, as soon as that is known."""
+        features = done.subject.features if done.subject.pack_id else None
+        for one in blind(self._settings, features):
+            if one not in self._warned:
+                self._warned.add(one)
+                log.warning("rule.selects_nothing", where=one.where, why=one.why, mend=one.mend)
 
     def _tell(self, done: Evaluation, seconds: float) -> None:
         """Metrics, one log event per announcement, and one canonical one per window."""

@@ -12,12 +12,19 @@ from itertools import count
 
 import numpy as np
 import pytest
+import structlog
 from sqlalchemy import text
 
 from monitor import operate
 from monitor.drift.histogram import bucket_scores, floor_time, tails
 from monitor.errors import SchemaError, StaleAlert
-from monitor.settings import AlertSettings, DriftSettings, Endpoint, PostgresSettings, Settings
+from monitor.settings import (
+    AlertSettings,
+    DriftSettings,
+    Endpoint,
+    PostgresSettings,
+    Settings,
+)
 from monitor.store.alerts import add_silence, list_alerts
 from monitor.store.baselines import approve_baseline
 from monitor.store.chunks import store_chunk
@@ -260,6 +267,87 @@ def test_a_shift_fires_once_and_resolves(traffic, settings, watcher, database):
         assert [a.state for a in list_alerts(c)] == [AlertState.RESOLVED]
         assert list_alerts(c)[0].details["strongest_prompts"]
     assert count_rows(database, "deliveries") == count_rows(database, "events")
+
+
+def test_a_resolution_says_what_it_reads_now_and_what_it_read_when_it_fired(
+    traffic, settings, watcher, database
+):
+    traffic.minutes(60)
+    traffic.approve(settings)
+    moved = traffic.minutes(20, shift=(1.5, 0.0), watcher=watcher)
+    announced = [e.alert for seen in moved for e in seen.events]
+    back = traffic.minutes(110, watcher=watcher)
+    (ended,) = [e.alert for seen in back for e in seen.events]
+    last = announced[-1]
+    seen = next(
+        d
+        for evaluation in back
+        for d in evaluation.drifts
+        if evaluation.at == ended.resolved_at
+        and (d.feature, d.window) == ("toxic", last.details["window"])
+    )
+    then = last.details["shift"]["value"]
+    assert abs(seen.shift.value) < 0.3 < then
+    for words in (
+        "toxic is back inside its thresholds over 15m",
+        f"shift now {seen.shift.value:+.2f} SD, was {then:+.2f} when it became critical",
+        f"tail now {seen.tail_rate:.2%}, was {last.details['current']['tail_rate']:.2%}",
+    ):
+        assert words in ended.summary
+    assert "rose" not in ended.summary
+    # The figures beside the sentence are of now too; those of the firing have a place of their own.
+    assert ended.details["readings"]["15m"]["shift"] == pytest.approx(seen.shift.value, rel=1e-5)
+    assert ended.details["window_end"] == seen.window_end.isoformat()
+    assert abs(ended.details["shift"]["value"]) < 0.3
+    assert ended.details["when_fired"]["shift"]["value"] == then
+    assert ended.details["when_fired"]["summary"] == last.summary
+    assert "verdict" not in ended.details, "nothing changed any more"
+    with transaction(database) as c:
+        assert [a.summary for a in list_alerts(c)] == [ended.summary]
+
+
+def test_a_silence_alert_says_what_it_reads_when_it_is_over(traffic, settings, watcher):
+    fired = traffic.minutes(60, watcher=watcher)
+    (began,) = [e.alert for seen in fired for e in seen.events]
+    assert began.summary == "pack pack-1 has no approved baseline: drift is not watched"
+    baseline = traffic.approve(settings)
+    seen = traffic.minutes(3, watcher=watcher)
+    seen += traffic.minutes(40, watcher=watcher)
+    (ended,) = [e.alert for evaluation in seen for e in evaluation.events]
+    assert ended.summary == f"a baseline is approved; when it fired: {began.summary}"
+    assert ended.details["baseline"] == baseline.baseline_id
+
+
+def test_a_served_model_that_is_new_is_not_told_as_moved_canaries(traffic, settings, watcher):
+    traffic.minutes(60)
+    traffic.approve(settings)
+    traffic.model = "served-v2"
+    seen = traffic.minutes(12, shift=(2.0, 0.0), watcher=watcher)
+    alert = next(e.alert for evaluation in seen for e in evaluation.events)
+    assert alert.details["cause"] == "model_shift"
+    assert "canaries moved" not in alert.details["verdict"]
+    assert "name a served model" in alert.details["verdict"]
+    assert "read as recorded" in alert.details["verdict"]
+
+
+def test_a_rule_that_can_select_nothing_is_warned_of_once(traffic, database):
+    rule = {"name": "mute", "severities": {"warning": {"shift": 1.0}}}
+    settings = settings_of(
+        rules=[
+            rule | {"features": ["toxik"], "segments": ["all", "route=*"]},
+            rule | {"name": "fine"},
+        ]
+    )
+    watcher = Watcher(database, settings, clock=traffic.now)
+    with structlog.testing.capture_logs() as lines:
+        traffic.minutes(3, watcher=watcher)
+    warned = [line for line in lines if line["event"] == "rule.selects_nothing"]
+    assert {line["where"] for line in warned} == {"rule mute"}
+    assert {line["log_level"] for line in warned} == {"warning"}
+    assert [line["mend"] for line in warned] == [
+        "Did you mean 'toxic'?",
+        "Add route to ingest.segment_keys, or take the pattern out.",
+    ]
 
 
 def test_the_query_in_an_alert_answers(traffic, settings, watcher, database):

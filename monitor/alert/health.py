@@ -86,7 +86,14 @@ def _starvation(health: Health, limit: float | None, now: datetime) -> _Verdict:
         return None
     last = health.last_scored_at or health.watching_since
     quiet = (now - last).total_seconds()
-    summary = f"no prompt was scored for {quiet:.0f} s (limit {limit:g} s): drift cannot be seen"
+    if quiet > limit:
+        summary = (
+            f"no prompt was scored for {quiet:.0f} s (limit {limit:g} s): drift cannot be seen"
+        )
+    elif health.last_scored_at:
+        summary = f"the last prompt was scored {quiet:.0f} s ago (limit {limit:g} s)"
+    else:
+        summary = f"no prompt was scored yet, for {quiet:.0f} s (limit {limit:g} s)"
     scored = health.last_scored_at.isoformat() if health.last_scored_at else None
     return quiet > limit, summary, {"quiet_seconds": round(quiet), "last_scored_at": scored}
 
@@ -97,7 +104,9 @@ def _share(health: Health, limit: float | None, prefix: str, what: str) -> _Verd
         return None
     hit = {name: n for name, n in health.outcomes.items() if name.startswith(prefix)}
     share = sum(hit.values()) / read
-    summary = f"{share:.1%} of {read} records {what} (limit {limit:.1%})"
+    summary = (
+        f"{share:.1%} of {read} records since {health.since:%H:%M} UTC {what} (limit {limit:.1%})"
+    )
     return share > limit, summary, {"share": figure(share), "records": read, "reasons": hit}
 
 

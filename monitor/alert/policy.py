@@ -15,6 +15,7 @@ from typing import Final
 
 from monitor.alert.health import Health, silence_conditions
 from monitor.alert.rules import FeatureInfo, conditions, matches, rank, with_prompts
+from monitor.alert.sentences import WHEN_FIRED, over, reading_when
 from monitor.settings import DriftRule, Endpoint, SilenceRule
 from monitor.values.alerts import Alert, AlertState, Condition, Event, EventType, Silence
 
@@ -48,7 +49,8 @@ def transition(
     * pending → firing once the condition has held for ``hold_for``; a pending alert whose condition
       stops holding is forgotten.
     * firing → resolved once the condition has not held for ``hold_for``. So one reading that dips
-      below the line neither fires nor resolves anything.
+      below the line neither fires nor resolves anything. Summary and details are then of the
+      resolution; what was read when it fired stays in ``details.when_fired``.
     * For ``cooldown`` after it resolved the key stays quiet, unless the condition is graver than the
       alert was; then a new alert begins.
     * Severity only rises while an alert is open. A rise is announced as another ``detected``, also
@@ -92,7 +94,13 @@ def _begun(
 def _held(
     alert: Alert, condition: Condition, now: datetime, *, silenced: bool
 ) -> tuple[Alert, EventType | None]:
-    alert = replace(alert, last_active_at=now, summary=condition.summary, details=condition.details)
+    fired = {WHEN_FIRED: alert.details[WHEN_FIRED]} if WHEN_FIRED in alert.details else {}
+    alert = replace(
+        alert,
+        last_active_at=now,
+        summary=condition.summary,
+        details={**condition.details, **fired},
+    )
     announced = alert.sequence > 0
     if not announced:
         alert = replace(alert, severity=condition.severity)
@@ -100,6 +108,7 @@ def _held(
         if now - alert.pending_since < condition.hold_for:
             return alert, None
         alert = replace(alert, state=AlertState.FIRING, fired_at=now)
+        alert = _marked(alert, condition, "fired", now)
     if silenced:
         return alert, None
     if not announced:
@@ -108,6 +117,7 @@ def _held(
         worse = replace(
             alert, severity=condition.severity, acknowledged_at=None, acknowledged_by=None
         )
+        worse = _marked(worse, condition, f"became {condition.severity}", now)
         return _announced(worse, "detected", now)
     due = condition.reminder is not None and (
         alert.last_announced_at is None or now - alert.last_announced_at >= condition.reminder
@@ -115,6 +125,12 @@ def _held(
     if due and alert.acknowledged_at is None:
         return _announced(alert, "reminder", now)
     return alert, None
+
+
+def _marked(alert: Alert, condition: Condition, event: str, now: datetime) -> Alert:
+    """The alert, with what it reads now kept for the sentence that will end it."""
+    kept = reading_when(condition, event, now.isoformat())
+    return replace(alert, details={**alert.details, WHEN_FIRED: kept})
 
 
 def _let_go(
@@ -126,15 +142,16 @@ def _let_go(
         return alert, None
     if now - alert.last_active_at < condition.hold_for:
         return alert, None
-    resolved = replace(
-        alert,
-        state=AlertState.RESOLVED,
-        resolved_at=now,
-        details={**alert.details, "at_resolution": {"summary": condition.summary}},
-    )
+    resolved = _ended(replace(alert, state=AlertState.RESOLVED, resolved_at=now), condition)
     if silenced or alert.sequence == 0:
         return resolved, None
     return _announced(resolved, "resolved", now)
+
+
+def _ended(alert: Alert, condition: Condition) -> Alert:
+    """The alert with what it reads now; where nothing watches it any more, with its last figures."""
+    last = {key: value for key, value in alert.details.items() if key not in ("cause", "verdict")}
+    return replace(alert, summary=over(alert, condition), details={**last, **condition.details})
 
 
 def resolution_owed(alert: Alert) -> bool:
@@ -154,7 +171,9 @@ def _after_resolution(
         if condition.active:
             reopened = replace(alert, state=AlertState.FIRING, resolved_at=None)
             return _held(reopened, condition, now, silenced=silenced)
-        return (alert, None) if silenced else _announced(alert, "resolved", now)
+        if silenced:
+            return alert, None
+        return _announced(_ended(alert, condition), "resolved", now)
     if not condition.active or alert.resolved_at is None:
         return alert, None
     cooling = now < alert.resolved_at + condition.cooldown

@@ -18,6 +18,7 @@ import orjson
 
 from monitor.alert.keys import routing_key
 from monitor.alert.rules import SEVERITIES, rank
+from monitor.alert.sentences import WHEN_FIRED
 from monitor.settings import Endpoint
 from monitor.values.alerts import Alert, AlertState, Event, Severity
 
@@ -220,9 +221,18 @@ def _annotations(told: _Told) -> dict[str, str]:
     for name in ("meaning", "verdict", "window", "query"):
         if isinstance(told.details.get(name), str):
             texts[name] = told.details[name]
+    fired = _when_fired(told)
+    if fired and told.alert.state is AlertState.RESOLVED:
+        texts["when_fired"] = fired
     if told.details:
         texts["details"] = orjson.dumps(told.details).decode()
     return texts
+
+
+def _when_fired(told: _Told) -> str:
+    """The summary of the firing; empty before it."""
+    kept = told.details.get(WHEN_FIRED)
+    return str(kept.get("summary", "")) if isinstance(kept, Mapping) else ""
 
 
 # --- PagerDuty ---------------------------------------------------------------------------------
@@ -272,6 +282,9 @@ def _slack(told: _Told) -> dict[str, Any]:
         blocks.append(
             {"type": "section", "fields": [{"type": "mrkdwn", "text": fact} for fact in facts]}
         )
+    over = alert.state is AlertState.RESOLVED
+    if over and (fired := _when_fired(told)):
+        blocks.append(_section(f"*when it fired* {mrkdwn(fired, 1_000)}"))
     for name in ("meaning", "verdict"):
         if details.get(name):
             blocks.append(_section(f"*{name}* {mrkdwn(str(details[name]), 1_000)}"))
@@ -280,7 +293,8 @@ def _slack(told: _Told) -> dict[str, Any]:
         ids = [
             str(p.get("prompt_id", "")) if isinstance(p, Mapping) else str(p) for p in prompts[:5]
         ]
-        blocks.append(_section("*strongest prompts* " + mrkdwn(", ".join(ids), 1_000)))
+        when = " while it fired" if over else ""
+        blocks.append(_section(f"*strongest prompts{when}* " + mrkdwn(", ".join(ids), 1_000)))
     if details.get("query"):
         blocks.append(_section(f"```{mrkdwn(str(details['query']).replace('`', ' '), 1_500)}```"))
     footer = f"alert {alert.alert_id} · event {told.event.sequence}"

@@ -15,9 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, Protocol, get_args
 
+from monitor.alert import sentences
 from monitor.settings import DriftRule, Thresholds
 from monitor.values.alerts import Condition, Severity
 from monitor.values.drift import Bound, Cause, Drift
@@ -26,12 +28,6 @@ from monitor.values.prompts import CANARY
 
 SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
 """From the mildest to the gravest."""
-_CAUSES: Final[Mapping[Cause, str]] = {
-    Cause.INPUT_SHIFT: "the canaries read as recorded: the traffic changed, not the monitored copy",
-    Cause.MODEL_SHIFT: "the canaries moved as well: the model itself changed",
-    Cause.INSTRUMENT_SHIFT: "the monitor's copy does not reproduce its canaries",
-    Cause.UNKNOWN: "no recent canary run tells whether the model or the traffic changed",
-}
 
 
 class FeatureInfo(Protocol):
@@ -60,6 +56,10 @@ class _Finding:
     @property
     def strength(self) -> tuple[int, float]:
         return (-1 if self.severity is None else rank(self.severity), self.margin)
+
+    @property
+    def length(self) -> timedelta:
+        return self.drift.window_end - self.drift.window_start
 
 
 def rank(severity: Severity) -> int:
@@ -170,10 +170,24 @@ def _lower_bounds(drift: Drift, rule: DriftRule, feature: FeatureInfo) -> dict[s
 
 def _drift_condition(found: Sequence[_Finding], feature: FeatureInfo) -> Condition:
     shown = [finding for finding in found if finding.severity is not None]
-    strongest = max(shown or found, key=lambda finding: finding.strength)
+    # While nothing holds the longest window speaks: an alert ends only when it is clear.
+    strongest = (
+        max(shown, key=lambda finding: finding.strength)
+        if shown
+        else max(found, key=lambda finding: finding.length)
+    )
     drift, rule = strongest.drift, strongest.rule
     mildest = sorted(rule.severities, key=rank)[0]
     shown_by = _by_length(shown)
+    if shown:
+        said: dict[str, Any] = {
+            "cause": drift.cause.value,
+            "verdict": drift.cause.verdict,
+            "crossed": [crossing for finding in shown for crossing in finding.crossed],
+        }
+    else:
+        # Nothing changed, so nothing is the cause of it.
+        said = {"crossed": [], "readings": {f.drift.window: _reading(f.drift) for f in found}}
     return Condition(
         dedupe_key=f"drift/{drift.pack_id}/{drift.feature}/{drift.segment}",
         rule=rule.name,
@@ -194,8 +208,7 @@ def _drift_condition(found: Sequence[_Finding], feature: FeatureInfo) -> Conditi
             "tags": list(feature.tags),
             "expected": feature.expected,
             "window": drift.window,
-            "verdict": _CAUSES[drift.cause],
-            "crossed": [crossing for finding in shown for crossing in finding.crossed],
+            **said,
             "shown_by": shown_by,
             "clear_windows": [name for name in _by_length(found) if name not in shown_by],
             "query": query(drift),
@@ -207,21 +220,26 @@ def _drift_condition(found: Sequence[_Finding], feature: FeatureInfo) -> Conditi
 
 
 def _by_length(found: Iterable[_Finding]) -> list[str]:
-    lengths = {f.drift.window: f.drift.window_end - f.drift.window_start for f in found}
+    lengths = {f.drift.window: f.length for f in found}
     return sorted(lengths, key=lengths.__getitem__)
 
 
 def _summary(finding: _Finding) -> str:
-    drift = finding.drift
-    where = "" if drift.segment == "all" else f" in {drift.segment}"
     if finding.severity is None:
-        return f"{drift.feature}{where} is within its thresholds over {drift.window}"
-    direction = "rose" if drift.shift.value >= 0 else "fell"
-    return (
-        f"{drift.feature}{where} {direction} over {drift.window}: mean {drift.shift.value:+.2f} SD "
-        f"[{drift.shift.low:+.2f}, {drift.shift.high:+.2f}] from baseline, "
-        f"tail {drift.tail_rate:.2%} against {drift.baseline_tail_rate:.2%} (n={drift.n})"
-    )
+        return sentences.clear(finding.drift)
+    return sentences.shown(finding.drift, {crossing["statistic"] for crossing in finding.crossed})
+
+
+def _reading(drift: Drift) -> dict[str, Any]:
+    """One window's figures in few: what a resolution tells of the window that fired."""
+    return {
+        "n": drift.n,
+        "shift": figure(drift.shift.value),
+        "tail_rate": figure(drift.tail_rate),
+        "psi": figure(drift.psi),
+        "ks": figure(drift.ks),
+        "evidence": figure(drift.evidence),
+    }
 
 
 def _figures(drift: Drift) -> dict[str, Any]:
@@ -248,7 +266,6 @@ def _figures(drift: Drift) -> dict[str, Any]:
         "psi": {"value": figure(drift.psi), "low": figure(drift.psi_low)},
         "ks": {"value": figure(drift.ks), "low": figure(drift.ks_low)},
         "evidence": {"value": figure(drift.evidence), "limit": figure(drift.evidence_limit)},
-        "cause": drift.cause.value,
     }
 
 

@@ -74,7 +74,7 @@ def doctor(
     as_json: JsonOption = False,
     skip_model: Annotated[bool, typer.Option(help="Do not load the model.")] = False,
 ) -> None:
-    """Check configuration, pack, model, Postgres, baseline, Kafka and endpoints."""
+    """Check configuration, pack, rules, model, Postgres, baseline, Kafka and endpoints."""
     from monitor.doctor import examine
 
     findings = list(examine(load(config_file), with_model=not skip_model))

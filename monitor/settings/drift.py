@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Literal
+from difflib import get_close_matches
+from typing import Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -39,9 +41,13 @@ class DriftRule(Section):
         ("*", f"!tag:{WATCH_ONLY}"),
         description="names or globs; tag:NAME selects by tag; ! in front leaves out",
     )
-    segments: tuple[str, ...] = (EVERYTHING,)
+    segments: tuple[str, ...] = Field(
+        (EVERYTHING,),
+        min_length=1,
+        description="globs of key=value; a key's segments exist once ingest.segment_keys names it",
+    )
     windows: tuple[str, ...] = Field((), description="names from drift.windows; empty: all")
-    severities: dict[Severity, Thresholds]
+    severities: dict[Severity, Thresholds] = Field(min_length=1)
     direction: Literal["expected", "either"] = Field(
         "expected", description="expected: only the way the feature moves when a persona appears"
     )
@@ -62,6 +68,15 @@ class DriftRule(Section):
         return self
 
 
+LIMIT_UNITS: Final[Mapping[str, str]] = {
+    "lag": "records",
+    "starvation": "seconds",
+    "dead_letter_ratio": "share of the records",
+    "non_finite": "share of the records",
+}
+"""Silence rules that compare with ``limit``, and what it counts; without one they could never fire."""
+
+
 class SilenceRule(Section):
     """ "No data" is never read as "no drift"."""
 
@@ -78,13 +93,23 @@ class SilenceRule(Section):
     limit: float | None = Field(
         None,
         gt=0.0,
-        description="records (lag), seconds (starvation), share (dead_letter_ratio, non_finite)",
+        description="needed by "
+        + ", ".join(f"{name} ({unit})" for name, unit in LIMIT_UNITS.items())
+        + "; the others take none",
     )
     hold_for: timedelta = Field(timedelta(minutes=5), alias="for")
     cooldown: timedelta = timedelta(minutes=30)
     reminder: timedelta | None = timedelta(hours=4)
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _can_fire(self) -> SilenceRule:
+        if self.name in LIMIT_UNITS and self.limit is None:
+            raise ValueError(
+                f"rule {self.name} needs a limit ({LIMIT_UNITS[self.name]}): without one it never fires"
+            )
+        return self
 
 
 def _default_rules() -> tuple[DriftRule, ...]:
@@ -125,7 +150,9 @@ class DriftSettings(Section):
             "15m": timedelta(minutes=15),
             "1h": timedelta(hours=1),
             "24h": timedelta(hours=24),
-        }
+        },
+        min_length=1,
+        description="name → length; every window ends at the last closed bucket",
     )
     evaluate_every: Duration = timedelta(minutes=1)
     rollup_every: Duration = timedelta(minutes=5)
@@ -156,9 +183,19 @@ class DriftSettings(Section):
         for rule in self.rules:
             for window in rule.windows:
                 if window not in self.windows:
-                    raise ValueError(f"rule {rule.name}: window {window!r} is not in drift.windows")
+                    near = get_close_matches(window, self.windows, n=1)
+                    raise ValueError(
+                        f"rule {rule.name}: window {window!r} is not in drift.windows; "
+                        + (
+                            f"did you mean {near[0]!r}?"
+                            if near
+                            else f"{', '.join(self.windows)} are"
+                        )
+                    )
             if CANARY in rule.segments:
                 raise ValueError(f"rule {rule.name}: segment {CANARY!r} is reserved")
+        if self.average_run_length < self.bucket:
+            raise ValueError("drift.average_run_length must be at least drift.bucket")
         names = [rule.name for rule in self.rules]
         if len(set(names)) != len(names):
             raise ValueError("drift.rules: names must differ")

@@ -128,7 +128,7 @@ def test_one_dip_does_not_resolve_and_a_steady_calm_does() -> None:
     assert history.types == ["drift.detected", "drift.resolved"]
     assert history.alert is not None
     assert history.alert.state is AlertState.RESOLVED
-    assert history.alert.details["at_resolution"]["summary"] == "toxic rose"
+    assert history.alert.details["when_fired"]["summary"] == "toxic rose"
 
 
 def test_cooldown_keeps_the_key_quiet_unless_it_gets_worse() -> None:
@@ -413,7 +413,9 @@ def test_a_silence_rule_that_left_the_configuration_ends_its_alert() -> None:
         history.see(True, rule="lag", kind="silence")
     assert history.alert is not None
     none: dict[str, Any] = {"pack_id": "p", "features": [], "rules": []}
-    kept = orphan_conditions([history.alert], silence_rules=[SilenceRule(name="lag")], **none)
+    kept = orphan_conditions(
+        [history.alert], silence_rules=[SilenceRule(name="lag", limit=1)], **none
+    )
     assert kept == []
     assert len(orphan_conditions([history.alert], silence_rules=[], **none)) == 1
 

@@ -80,6 +80,44 @@ def test_each_rule(
     assert (condition.active if condition else None) is active
 
 
+@pytest.mark.parametrize(
+    ("name", "limit", "facts", "said"),
+    [
+        (
+            "starvation",
+            900,
+            {"last_scored_at": NOW - timedelta(seconds=901)},
+            "no prompt was scored for 901 s (limit 900 s): drift cannot be seen",
+        ),
+        (
+            "starvation",
+            900,
+            {"last_scored_at": NOW - timedelta(seconds=3)},
+            "the last prompt was scored 3 s ago (limit 900 s)",
+        ),
+        (
+            "starvation",
+            900,
+            {"watching_since": NOW - timedelta(seconds=3)},
+            "no prompt was scored yet, for 3 s (limit 900 s)",
+        ),
+        (
+            "dead_letter_ratio",
+            0.05,
+            {"since": NOW - timedelta(minutes=15), "outcomes": {"scored": 96, "dead:empty": 4}},
+            "4.0% of 100 records since 11:45 UTC could not be read or replayed (limit 5.0%)",
+        ),
+        ("lag", 100, {"lag": {"p/0": 3}}, "the monitor is 3 records behind the end of its topics (limit 100)"),
+    ],
+)  # fmt: skip
+def test_the_sentence_is_true_whether_it_fires_or_not(
+    name: str, limit: float, facts: dict[str, Any], said: str
+) -> None:
+    condition = judged(health(**facts), name, limit)
+    assert condition is not None
+    assert condition.summary == said
+
+
 def test_one_broken_copy_among_good_ones_is_named() -> None:
     runs = [
         canary("good", reproduced=True),

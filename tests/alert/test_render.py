@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monitor.alert.policy import conditions, event_of, transition
 from monitor.alert.render import BODY_LIMIT, mrkdwn, render
 from monitor.settings import Endpoint
 from monitor.values.alerts import Alert, AlertState, Event, EventType, Severity
+from tests.alert.test_drift_rules import drift, feature, rule
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 FORMATS = ["standard", "alertmanager", "alertmanager_api", "pagerduty", "slack", "cloudevents"]
@@ -109,6 +111,42 @@ def test_every_format_tells_what_happened(format: str, told: Event) -> None:
 def test_every_event_type_keeps_the_schema_with_little_known(format: str, type: EventType) -> None:
     bare = event(type, details={}, labels={}, summary="", severity="info")
     body(bare, format, external_url="")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_tells_a_resolution_in_figures_of_now_beside_those_of_the_firing(
+    format: str,
+) -> None:
+    """What the policy makes of a shift that came and went, in each receiver's words."""
+    held, calm = drift(shift=(0.84, 1.02)), drift(shift=(-0.05, 0.15))
+    ends = timedelta(0)
+    shift_rule = rule(**{"for": ends})
+    told: Alert | None = None
+    for seen in (held, calm):
+        (condition,) = conditions([seen], [shift_rule], [feature()])
+        told, announced = transition(told, condition, NOW, silenced=False)
+        assert told is not None
+        assert announced is not None
+        happened = event_of(told, announced, NOW)
+    summary = (
+        "toxic is back inside its thresholds over 15m: shift now +0.05 SD, was +0.93 when it fired; "
+        "tail now 2.00%, was 2.00% (n=1000)"
+    )
+    content = body(happened, format)
+    said = texts(content)
+    assert any(summary in text for text in said)
+    then = [text for text in said if "+0.93 SD" in text]
+    assert then, "what it read when it fired is told too"
+    leads = {
+        "standard": lambda: content["data"]["summary"],
+        "cloudevents": lambda: content["data"]["summary"],
+        "alertmanager": lambda: content["alerts"][0]["annotations"]["summary"],
+        "alertmanager_api": lambda: content[0]["annotations"]["summary"],
+        "pagerduty": lambda: content["payload"]["summary"].removeprefix("[critical] "),
+        "slack": lambda: content["blocks"][1]["text"]["text"],
+    }
+    assert leads[format]() == summary
+    assert "verdict" not in happened.alert.details, "nothing changed any more"
 
 
 def test_standard_webhooks_body() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from tests.cli.conftest import Cli, Ended
 from tests.test_watcher import Traffic, settings_of
 
 WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+CLOSED = {
+    "postgres": {"url": "postgresql+psycopg://127.0.0.1:1/none"},
+    "kafka": {"bootstrap_servers": "127.0.0.1:1"},
+}
 
 
 def parts_of(ended: Ended) -> dict[str, dict[str, Any]]:
@@ -52,7 +58,8 @@ def test_every_part_that_is_wrong_says_so_and_how_to_mend_it(
     assert ended.code == 1
     assert "hunter2" not in ended.out + ended.err
     parts = parts_of(ended)
-    assert [name for name, row in parts.items() if row["well"]] == ["configuration"]
+    assert [name for name, row in parts.items() if row["well"]] == ["configuration", "rules"]
+    assert "the pack is not known" in parts["rules"]["seen"]
     said = {
         "pack": "no-pack does not exist",
         "model": "no-model",
@@ -65,7 +72,7 @@ def test_every_part_that_is_wrong_says_so_and_how_to_mend_it(
         "endpoint portless": "",
         "endpoint fileless": "secret_file: cannot read",
     }
-    assert set(parts) == {"configuration", *said}
+    assert set(parts) == {"configuration", "rules", *said}
     for part, words in said.items():
         assert words in parts[part]["seen"]
     assert "no " in cli("doctor", "--skip-model", config=config).out
@@ -130,6 +137,120 @@ def test_all_is_well_with_real_parts(
     assert parts["baseline"]["seen"] == "normal, 1200 prompts, approved by a person"
 
 
+RULE = {"name": "persona", "severities": {"warning": {"shift": 0.3}}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "ingest", "seen", "mend"),
+    [
+        (
+            {"segments": ["all", "route=*"]},
+            {},
+            "segments: 'route=*' can select nothing with ingest.segment_keys []",
+            "Add route to ingest.segment_keys",
+        ),
+        (
+            {"segments": ["rout=*"]},
+            {"segment_keys": ["route", "tenant"]},
+            "segments: 'rout=*' can select nothing",
+            "Did you mean 'route=*'?",
+        ),
+        ({"segments": ["al"]}, {}, "segments: 'al' can select nothing", "Did you mean 'all'?"),
+        ({"segments": ["canar*"]}, {}, "segments: 'canar*' can select nothing", "is reserved"),
+        (
+            {"features": ["curt", "toxik*"]},
+            {},
+            "features: 'toxik*' selects none of the pack's features",
+            "Did you mean 'toxic'?",
+        ),
+        ({"features": ["tag:misaligned"]}, {}, "'tag:misaligned' selects none", "knows curt, toxic."),
+        ({"features": ["*", "!*"]}, {}, "all that it selects is left out again", "curt, toxic"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_can_select_nothing_is_named_with_its_mend(
+    rule: dict[str, Any],
+    ingest: dict[str, Any],
+    seen: str,
+    mend: str,
+    cli: Cli,
+    configured: Callable[..., Path],
+    pack_folder: Path,
+) -> None:
+    config = configured(
+        pack={"path": str(pack_folder)}, ingest=ingest, drift={"rules": [RULE | rule]}, **CLOSED
+    )
+    ended = cli("doctor", "--skip-model", "--json", config=config)
+    assert ended.code == 1
+    part = parts_of(ended)["rule persona"]
+    assert not part["well"]
+    assert seen in part["seen"]
+    assert mend in part["mend"]
+
+
+def test_tags_are_looked_for_in_the_shipped_pack_too(
+    cli: Cli, configured: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without pack.path the pack is the one shipped for the model; the model's weights are not needed."""
+    shipped = load_pack(resources.files("monitor") / "packs" / "smollm2-135m-instruct")
+    monkeypatch.setattr(
+        "monitor.replay.model.fingerprint_of", lambda _settings: asdict(shipped.model)
+    )
+
+    def part(*features: str) -> dict[str, Any]:
+        rules = [RULE | {"features": list(features)}]
+        config = configured(replay={"model": str(tmp_path)}, drift={"rules": rules}, **CLOSED)
+        found = parts_of(cli("doctor", "--skip-model", "--json", config=config))
+        return found.get("rule persona") or found["rules"]
+
+    assert part("tag:misaligned")["well"]
+    wrong = part("tag:misalined", "!tag:watch-olny")
+    assert "'tag:misalined' selects none of the pack's features" in wrong["seen"]
+    assert "'!tag:watch-olny' leaves out none of the pack's features" in wrong["seen"]
+    assert "Did you mean 'tag:misaligned'? Did you mean '!tag:watch-only'?" in wrong["mend"]
+
+
+def test_no_rule_at_all_and_an_endpoint_that_no_rule_reaches(
+    cli: Cli, configured: Callable[..., Path], pack_folder: Path
+) -> None:
+    none = configured(pack={"path": str(pack_folder)}, drift={"rules": []}, **CLOSED)
+    parts = parts_of(cli("doctor", "--skip-model", "--json", config=none))
+    assert "no drift is ever told" in parts["drift.rules"]["seen"]
+    deaf = configured(
+        pack={"path": str(pack_folder)},
+        drift={"rules": [RULE], "silence_rules": []},
+        alerts={
+            "endpoints": [
+                {"name": "pager", "url": "http://127.0.0.1:1/", "format": "slack",
+                 "min_severity": "critical"}
+            ]
+        },
+        **CLOSED,
+    )  # fmt: skip
+    parts = parts_of(cli("doctor", "--skip-model", "--json", config=deaf))
+    found = parts["min_severity of endpoint pager"]
+    assert "no rule reaches critical" in found["seen"]
+    assert "Lower it to warning" in found["mend"]
+
+
+@pytest.mark.parametrize(
+    ("drift", "said"),
+    [
+        ({"rules": [RULE | {"windows": ["15min"]}]}, "did you mean '15m'?"),
+        ({"rules": [RULE | {"severities": {}}]}, "severities"),
+        ({"rules": [RULE | {"segments": []}]}, "segments"),
+        ({"windows": {}}, "windows"),
+        ({"silence_rules": [{"name": "lag"}]}, "rule lag needs a limit (records)"),
+        ({"average_run_length": "PT1S"}, "drift.average_run_length must be at least drift.bucket"),
+    ],
+)
+def test_a_rule_that_could_never_fire_is_refused_where_no_pack_is_needed_to_tell(
+    drift: dict[str, Any], said: str, cli: Cli, configured: Callable[..., Path]
+) -> None:
+    ended = cli("doctor", config=configured(drift=drift))
+    assert ended.code == 2
+    assert said in ended.err
+
+
 def test_a_pack_of_another_model_and_one_without_canaries(
     cli: Cli,
     configured: Callable[..., Path],
@@ -138,31 +259,14 @@ def test_a_pack_of_another_model_and_one_without_canaries(
     pack_folder: Path,
     tmp_path: Path,
 ) -> None:
-    closed = {
-        "postgres": {"url": "postgresql+psycopg://127.0.0.1:1/none"},
-        "kafka": {"bootstrap_servers": "127.0.0.1:1"},
-    }
-
     def model_part(model: Path, pack: Path, **more: bool) -> dict[str, Any]:
         config = configured(
             replay={"model": str(model), "device": "cpu"},
             pack={"path": str(pack), **more},
-            **closed,
+            **CLOSED,
         )
         return parts_of(cli("doctor", "--json", config=config))["model"]
 
-    silent = configured(
-        replay={"model": str(model_folder), "device": "cpu"},
-        pack={"path": str(pack_folder)},
-        drift={
-            "rules": [
-                {"name": "typo", "features": ["rekless"], "severities": {"info": {"shift": 1}}}
-            ]
-        },
-        **closed,
-    )
-    pack_part = parts_of(cli("doctor", "--json", config=silent))["pack"]
-    assert "the rule typo selects none of the features" in pack_part["seen"]
     refused = model_part(other_model_folder, pack_folder)
     assert not refused["well"]
     assert "weights differ" in refused["seen"]

@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
+from monitor.alert.policy import transition
 from monitor.settings import PostgresSettings
 from monitor.store.database import connect
-from monitor.values.alerts import AlertState
+from monitor.values.alerts import AlertState, Condition
 from monitor.web.chart import HEIGHT, WIDTH, drift_chart
 from tests.web.scene import NOW, PACK, announce, firing
 
@@ -42,6 +43,29 @@ def test_page_shows_drift_state_and_alerts(watched: Engine, client_of: ClientOf)
         assert line is not None
         places = re.findall(r"[\d.]+,[\d.]+", line.get("d", ""))
         assert 15 < len(places) < 40, "three of the last 24 hours, a point per slice"
+
+
+def test_a_resolved_alert_shows_what_it_reads_now(watched: Engine, client_of: ClientOf) -> None:
+    began = firing("toxic rose over 15m: mean +0.98 SD")
+    reading = {"n": 900, "shift": 0.05, "tail_rate": 0.01, "psi": 0.0, "ks": 0.0, "evidence": 0.0}
+    calm = Condition(
+        dedupe_key=began.dedupe_key,
+        rule=began.rule,
+        kind="drift",
+        severity="warning",
+        active=False,
+        summary="toxic is inside its thresholds over 15m",
+        labels=began.labels,
+        details={"window": "15m", "readings": {"15m": reading}},
+    )
+    then = {"event": "fired", "window": "15m", "shift": {"value": 0.98}, "summary": began.summary}
+    began = replace(began, details={"when_fired": then})
+    ended, _ = transition(began, calm, NOW + timedelta(minutes=1), silenced=False)
+    assert ended is not None
+    announce(watched, ended)
+    page = client_of(watched).get("/").text
+    assert "toxic is back inside its thresholds over 15m: shift now +0.05 SD, was +0.98" in page
+    assert "toxic rose" not in page
 
 
 def test_page_of_an_empty_database_says_what_is_missing(
