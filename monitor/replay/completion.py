@@ -21,7 +21,6 @@ from monitor.replay.reasoning import (
     THINK,
     Tags,
     bare_channels,
-    is_markup,
     opened_by,
     split,
 )
@@ -170,7 +169,7 @@ def _shown(
 ) -> _Form | None:
     """The template's form for these parts; None where it does not show content or calls."""
     tail = template.tail(request, reasoning=reasoning, content=content, calls=calls)
-    if tail is None or (tail.skipped.strip() and not is_markup(tail.skipped)):
+    if tail is None:
         return None
     pieces, order = tail.fence.pieces(tail.text)
     known = [1] * content

@@ -42,14 +42,16 @@ class ReadBack:
             self._answer, self._question = self._turns()
             self._end = self._between(asked)[-1]
             self._starts = [
-                (("system",), self._between((("system", _SYSTEM), *asked))[:2]),
                 ((), self._between(asked)[:1]),
+                (("system",), self._between((("system", _SYSTEM), *asked))[:2]),
             ]
 
     def chat(self, text: str) -> Rendered | None:
         """The chat that renders to ``text`` (the BOS may be missing), or None."""
         for whole in (text, self._bos + text) if self._bos else (text,):
             for messages in self._parsed(whole):
+                if any(self._template.spellings.search(one.content) for one in messages):
+                    continue
                 last = messages[-1]
                 found = replace(self._blank, messages=messages, continues=last.role == "assistant")
                 try:

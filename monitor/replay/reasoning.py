@@ -47,8 +47,10 @@ CHANNELS: Final = Tags(
     behind="<|start|>assistant<|channel|>final<|message|>",
 )
 
-_MARKUP: Final = re.compile(
-    "|".join(re.escape(tag) for pair in KNOWN for tag in (pair.opening, pair.closing))
+_MARKUP_AT_END: Final = re.compile(
+    "(?:(?:"
+    + "|".join(re.escape(tag) for pair in KNOWN for tag in (pair.opening, pair.closing))
+    + r")\s*)+\Z"
 )
 _CHANNELS: Final = re.compile(
     r"\s*<\|channel\|>analysis<\|message\|>(?P<reasoning>.*?)<\|end\|>(?:<\|start\|>assistant)?"
@@ -74,9 +76,9 @@ def opened_by(prompt_text: str) -> Tags | None:
     return next((tags for tags in KNOWN if end.endswith(tags.opening)), None)
 
 
-def is_markup(text: str) -> bool:
-    """Nothing but tags of reasoning and whitespace."""
-    return bool(text) and not _MARKUP.sub("", text).strip()
+def without_markup(text: str) -> str:
+    """``text`` without the tags of reasoning, open or closed, at its end."""
+    return _MARKUP_AT_END.sub("", text)
 
 
 def split(text: str, opened: Tags | None, vocabulary: frozenset[str]) -> Split | None:

@@ -17,6 +17,7 @@ from jinja2 import TemplateError
 
 from monitor.replay.model import template_of
 from monitor.replay.provenance import Fence, Span, Write, located, rewritten, values_rewritten
+from monitor.replay.reasoning import without_markup
 from monitor.values.prompts import Message, Prompt, ToolCall, plain
 
 PLAIN_TEMPLATE = (
@@ -96,12 +97,10 @@ class Tail:
     """What the template writes behind the generation prompt for an answer whose parts are marks, to the
     end of the turn.
 
-    ``skipped`` is the end of the generation prompt where the template leaves it out of an answered turn;
     ``spellings`` fences special tokens that the answer's calls spell.
     """
 
     text: str
-    skipped: str
     fence: Fence
     spellings: Fence
 
@@ -393,14 +392,12 @@ def _fenced(request: Request, write: Write) -> Request:
     )
 
 
-def _behind(before: str, behind: str, fence: Fence, spellings: Fence) -> Tail:
-    same = len(before)
-    if not behind.startswith(before):
-        same = next(
-            (i for i, (a, b) in enumerate(zip(before, behind, strict=False)) if a != b),
-            min(len(before), len(behind)),
-        )
-    return Tail(text=behind[same:], skipped=before[same:], fence=fence, spellings=spellings)
+def _behind(before: str, behind: str, fence: Fence, spellings: Fence) -> Tail | None:
+    """What follows the prompt, or the prompt without the reasoning that its end opens or leaves out."""
+    for start in (before, without_markup(before)):
+        if behind.startswith(start):
+            return Tail(text=behind[len(start) :], fence=fence, spellings=spellings)
+    return None
 
 
 def _json(request: Request) -> str:
