@@ -494,3 +494,24 @@ def test_cut_keeps_the_beginning_of_the_answer_behind_long_reasoning(words: list
         whole.prompt_tokens,
         whole.reasoning_tokens + whole.response_tokens,
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("qwen3", "<think>\na heron\n</think>\n\nthere"),
+        ("deepseek_r1", "a heron\n</think>\n\nthere"),
+        ("gpt_oss", THOUGHT["gpt_oss"]),
+        ("qwen2_5", "there"),
+    ],
+)
+def test_reasoning_of_the_copys_own_answer_is_told_apart(
+    name: str, said: str, family: Family
+) -> None:
+    tokeniser, tokenizer = family(name)
+    asked = tokens_of(tokeniser, as_prompt(REQUESTS["plain"]))
+    ids = tokenizer(said, add_special_tokens=False)["input_ids"]
+    tokens = tokeniser.with_answer(asked, ids)
+    assert tokens.ids == (*asked.ids, *ids)
+    assert read(tokenizer, tokens, "response") == ("over there" if name == "gpt_oss" else "there")
+    assert ("heron" in read(tokenizer, tokens, "reasoning")) is (name != "qwen2_5")
