@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from monitor.replay.tokens import Tokens
+from monitor.replay.regions import Tokens
 from monitor.values.features import Feature
 
 PEER_BATCH, TUNED_TOKENS = 16, 2_048

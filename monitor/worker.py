@@ -50,6 +50,7 @@ from monitor.values.prompts import (
     RecordKey,
     Skip,
     SkipReason,
+    identity,
 )
 from monitor.values.scores import (
     CanaryRun,
@@ -470,7 +471,7 @@ def scored_prompt(
         key=prompt.key,
         recorded_at=prompt.recorded_at,
         prompt_id=prompt.prompt_id,
-        content_hash=keyed_hash(hash_key, *content_of(prompt)),
+        content_hash=keyed_hash(hash_key, *identity(prompt)),
         conversation_hash=keyed_hash(hash_key, conversation) if conversation else None,
         segments=segments,
         model=prompt.model,
@@ -483,14 +484,6 @@ def scored_prompt(
         readings=outcome.readings,
         scores=scores,
     )
-
-
-def content_of(prompt: Prompt) -> Iterable[str]:
-    yield prompt.text or ""
-    for message in prompt.messages:
-        yield message.role
-        yield message.content
-    yield prompt.response or ""
 
 
 def keyed_hash(key: bytes, *parts: str) -> bytes:

@@ -9,7 +9,7 @@ pass; the residual stream never leaves the device.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,14 +21,16 @@ from monitor.replay.forward import Forward, RowReader
 from monitor.replay.model import LoadedModel, positions_limit
 from monitor.replay.plan import Plan, plan
 from monitor.replay.pooling import FeatureBank
-from monitor.replay.tokens import CUT_RULE, Tokeniser, Tokens
+from monitor.replay.regions import CUT_RULE, Tokens
+from monitor.replay.tokens import Tokeniser
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Floats
 from monitor.values.features import Feature
+from monitor.values.fidelity import counted
 from monitor.values.prompts import DeadReason, Prompt
 from monitor.values.scores import Lineage, Replayed, Unreplayable
 
-ENGINE = "1"
+ENGINE = "2"
 """Version of the numerics: raised whenever the same prompt may read differently than before."""
 
 
@@ -46,10 +48,14 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """Tokenised and planned prompts. ``replays[r]`` are distinct; prompt i has ``replay_of[i]``."""
+    """Tokenised and planned prompts. ``replays[r]`` are distinct; prompt i has ``replay_of[i]``.
+
+    ``tokens[i]`` has the same ids as its replay; its counts before the cut are the prompt's own.
+    """
 
     prompts: tuple[Prompt, ...]
     refused: dict[int, Unreplayable]
+    tokens: dict[int, Tokens]
     replays: tuple[Tokens, ...]
     replay_of: dict[int, int]
     plan: Plan
@@ -90,9 +96,12 @@ class ReplayEngine:
             "mask_template": settings.mask_template,
             "max_tokens": self._limit,
             "mode": settings.mode,
+            "reasoning": settings.replay_reasoning,
             "shared_from": self._least_shared(),
             "template": str(self.loaded.fingerprint["template_hash"])[:16],
         }
+        if settings.template_options:
+            rules["template_options"] = settings.template_options
         if settings.mode == "generate":
             rules["generate_tokens"] = settings.generate_tokens
         device = self.loaded.device
@@ -148,18 +157,18 @@ class ReplayEngine:
         tokens: dict[int, Tokens],
         generated: frozenset[int] = frozenset(),
     ) -> Prepared:
-        known: dict[tuple[tuple[int, ...], int, bytes], int] = {}
+        known: dict[Hashable, int] = {}
         replays: list[Tokens] = []
         replay_of: dict[int, int] = {}
         for index, one in tokens.items():
-            key = (one.ids, one.prompt_tokens, one.readable.tobytes())
-            if key not in known:
-                known[key] = len(replays)
+            if one.identity not in known:
+                known[one.identity] = len(replays)
                 replays.append(one)
-            replay_of[index] = known[key]
+            replay_of[index] = known[one.identity]
         return Prepared(
             prompts=prompts,
             refused=refused,
+            tokens=tokens,
             replays=tuple(replays),
             replay_of=replay_of,
             plan=plan(
@@ -177,17 +186,22 @@ class ReplayEngine:
     def _with_answers(self, prepared: Prepared) -> Prepared:
         """Prompts without a response, with the model's own greedy answer behind them."""
         wanting = {
-            r for r in prepared.replay_of.values() if not prepared.replays[r].response_tokens
+            r
+            for r in prepared.replay_of.values()
+            if not prepared.replays[r].response_tokens and not prepared.replays[r].reasoning_tokens
         }
         room = self._limit - min(self.settings.generate_tokens, self._limit // 2)
-        given: dict[int, Tokens] = {}
+        given: dict[int, tuple[int, ...]] = {}
         for replay in sorted(wanting):
             short = self._tokeniser.shortened(prepared.replays[replay], room)
-            answer = answered(
+            given[replay] = answered(
                 self.loaded, short.ids, min(self.settings.generate_tokens, self._limit // 2)
             )
-            given[replay] = self._tokeniser.with_answer(short, answer)
-        tokens = {i: given.get(r, prepared.replays[r]) for i, r in prepared.replay_of.items()}
+        tokens = dict(prepared.tokens)
+        for index, replay in prepared.replay_of.items():
+            if replay in given:
+                short = self._tokeniser.shortened(tokens[index], room)
+                tokens[index] = self._tokeniser.with_answer(short, given[replay])
         generated = frozenset(i for i, r in prepared.replay_of.items() if r in given)
         return self._planned(prepared.prompts, prepared.refused, tokens, generated)
 
@@ -257,7 +271,7 @@ class ReplayEngine:
         if index in prepared.refused:
             return prepared.refused[index]
         replay = prepared.replay_of[index]
-        tokens, reading = prepared.replays[replay], readings.get(replay)
+        tokens, reading = prepared.tokens[index], readings.get(replay)
         if reading is None:
             return Unreplayable(
                 prompt=prompt,
@@ -284,8 +298,14 @@ class ReplayEngine:
             pooled_tokens=reading.pooled_tokens,
             prompt_tokens=tokens.prompt_tokens,
             response_tokens=tokens.response_tokens,
+            reasoning_tokens=tokens.reasoning_tokens,
             cut=tokens.cut,
             generated=index in prepared.generated,
+            counts=counted(
+                prompt, prompt_tokens=tokens.whole_prompt, answer_tokens=tokens.whole_answer
+            ),
+            rendering=tokens.rendering,
+            stand_ins=tokens.stand_ins,
         )
 
 
@@ -296,4 +316,6 @@ def tokeniser(loaded: LoadedModel, settings: ReplaySettings) -> Tokeniser:
         positions_limit(settings, loaded.config),
         mask_special_tokens=settings.mask_special_tokens,
         mask_template=settings.mask_template,
+        replay_reasoning=settings.replay_reasoning,
+        template_options=settings.template_options,
     )

@@ -87,7 +87,7 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
         source["gguf_file"] = gguf.name
     with _translated(settings.model):
         config = AutoConfig.from_pretrained(folder, **source)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+        tokenizer = _tokenizer(folder, source, settings.chat_template)
     require_decoder(config)
     if deepest_site >= config.num_hidden_layers:
         raise ModelError(
@@ -129,8 +129,22 @@ def fingerprint_of(settings: ReplaySettings) -> Mapping[str, object]:
         source["gguf_file"] = gguf.name
     with _translated(settings.model):
         config = AutoConfig.from_pretrained(folder, **source)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+        tokenizer = _tokenizer(folder, source, settings.chat_template)
     return _fingerprint(folder, gguf, settings.adapter, config, tokenizer)
+
+
+def _tokenizer(folder: Path, source: Mapping[str, Any], chat_template: Path | None) -> Any:
+    """The model's tokenizer, with the server's own chat template where one is configured."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+    if chat_template is not None:
+        try:
+            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(
+                f"replay.chat_template: {chat_template} cannot be read: {error}",
+                hint="give the Jinja file that the server is started with",
+            ) from error
+    return tokenizer
 
 
 def placement(settings: ReplaySettings) -> tuple[torch.device, torch.dtype]:

@@ -16,7 +16,7 @@ import torch
 
 from monitor.errors import PackError
 from monitor.replay.contest import Contest, contest
-from monitor.replay.tokens import Tokens
+from monitor.replay.regions import Tokens
 from monitor.values.arrays import Counts, Floats
 from monitor.values.features import Encoder, Feature, InputNorm, Pooling, Region
 

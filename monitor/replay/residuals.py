@@ -15,7 +15,7 @@ from monitor.replay.engine import tokeniser
 from monitor.replay.forward import Forward, RowReader
 from monitor.replay.model import LoadedModel
 from monitor.replay.plan import plan
-from monitor.replay.tokens import Tokens
+from monitor.replay.regions import Tokens
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Floats
 from monitor.values.features import Region

@@ -2,99 +2,69 @@
 
 The prompt is rendered with the model's chat template, as a server would, and tokenised once without
 adding a second BOS. Every character of a message's content is known to come from there: text that
-spells a special token is split as plain text, so content cannot forge a turn. The response is
-tokenised apart and appended behind the generation prompt, where the model wrote it.
+spells a special token is split as plain text, so content cannot forge a turn. The answer is tokenised
+apart and appended behind the generation prompt, where the model wrote it.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from monitor.replay.model import template_of
-from monitor.values.features import Region
+from monitor.replay.completion import Completion, completed
+from monitor.replay.provenance import Span
+from monitor.replay.readback import ReadBack
+from monitor.replay.reasoning import opened_by, split
+from monitor.replay.regions import Run, Tokens, joined
+from monitor.replay.rendering import ChatTemplate, Rendered, TemplateRefused, valid
+from monitor.values.fidelity import Rendering
 from monitor.values.prompts import DeadReason, Prompt
 from monitor.values.scores import Unreplayable
 
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] }}:\n{{ message['content'] }}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:\n{% endif %}"
-)
-"""What stands in for the chat template of a model that has none."""
-
-CUT_RULE = "prompt-middle"
-SCAFFOLDS_KEPT = 4_096
-ROLE = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_MARK = re.compile("\ue000(\\d+)\ue001")
-
-Span = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tokens:
-    """One prompt as the model sees it: n = prompt_tokens + response_tokens ids, after the cut.
-
-    ``readable`` [n] is False for special tokens and template scaffolding where these are masked.
-    """
-
-    ids: tuple[int, ...]
-    prompt_tokens: int
-    response_tokens: int
-    readable: NDArray[np.bool_]
-    cut: bool = False
-
-    def positions(self, region: Region, skip_tokens: int) -> NDArray[np.int64]:
-        """Positions that ``region`` pools, rising; the first ``skip_tokens`` of the row never.
-
-        ``last_prompt_token`` is the token after which the answer begins, scaffolding or not.
-        """
-        if region == "last_prompt_token":
-            last = self.prompt_tokens - 1
-            return np.array([last] if last >= skip_tokens else [], dtype=np.int64)
-        start, stop = {
-            "prompt": (0, self.prompt_tokens),
-            "response": (self.prompt_tokens, len(self.ids)),
-            "all": (0, len(self.ids)),
-        }[region]
-        start = max(start, skip_tokens)
-        return np.flatnonzero(self.readable[start:stop]).astype(np.int64) + start
+_ANCHOR = "\n"
+"""What a text stands behind where it goes on mid-line: some tokenizers add a blank to a beginning."""
+_OPENING = 16
+"""Tokens from the end of a prompt in which reasoning may have been opened."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Rendered:
-    """Text to tokenise and the spans of it, in characters, that came from contents."""
+class _Head:
+    """A prompt that is ready to be tokenised, or is tokens already."""
 
-    text: str
-    contents: tuple[Span, ...]
-    bos: bool
+    rendered: Rendered
+    rendering: Rendering
+    ids: tuple[int, ...] | None = None
 
 
 @dataclass(slots=True)
 class Tokeniser:
     """Tokenises prompts for one model. Safe to use from one thread beside others that run the model.
 
-    ``limit`` is the longest replay in tokens.
+    ``limit`` is the longest replay in tokens, ``template_options`` the server's defaults for variables
+    of the chat template. ``replay_reasoning``: reasoning logged apart stands where the model wrote it.
     """
 
     tokenizer: Any
     limit: int
     mask_special_tokens: bool = True
     mask_template: bool = True
+    replay_reasoning: bool = True
+    template_options: Mapping[str, Any] = field(default_factory=dict)
     _backend: Tokenizer = field(init=False)
     _literal: Tokenizer = field(init=False)
     _specials: frozenset[int] = field(init=False)
+    _vocabulary: frozenset[str] = field(init=False)
+    _size: int = field(init=False)
     _bos: tuple[int, ...] = field(init=False)
-    _template: str = field(init=False)
-    _scaffolds: dict[tuple[tuple[str, bool], ...], tuple[str, ...]] = field(
-        init=False, default_factory=dict
-    )
+    _bos_text: str = field(init=False)
+    _adds_blank: bool = field(init=False)
+    _template: ChatTemplate = field(init=False)
+    _read_back: ReadBack | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         # Copies of our own: no truncation or padding set elsewhere, no post-processor that trims
@@ -104,129 +74,230 @@ class Tokeniser:
         self._backend = Tokenizer.from_str(json.dumps(parts))
         self._literal = Tokenizer.from_str(json.dumps(parts))
         self._literal.encode_special_tokens = True
+        added = self._backend.get_added_tokens_decoder()
+        self._vocabulary = frozenset(token.content for token in added.values())
         self._specials = frozenset(
-            index
-            for index, token in self._backend.get_added_tokens_decoder().items()
-            if token.special
+            index for index, token in added.items() if token.special
         ) | frozenset(self.tokenizer.all_special_ids)
+        self._size = len(self.tokenizer)
         bos = self.tokenizer.bos_token_id
-        added = self.tokenizer("")["input_ids"]
-        self._bos = (bos,) if bos is not None and added[:1] == [bos] else ()
-        self._template = template_of(self.tokenizer)
+        begun = self.tokenizer("")["input_ids"]
+        self._bos = (bos,) if bos is not None and begun[:1] == [bos] else ()
+        self._bos_text = self.tokenizer.bos_token or ""
+        self._adds_blank = self._ids("a") != self._behind_anchor("a")
+        spelled = [self._backend.id_to_token(index) for index in self._specials]
+        self._template = ChatTemplate(
+            self.tokenizer, self.template_options, [text for text in spelled if text]
+        )
 
     def tokenise(self, prompts: Sequence[Prompt]) -> list[Tokens | Unreplayable]:
         """Tokens of each prompt, in order; `Unreplayable` where the template refuses or nothing is left."""
-        rendered = [self._render(prompt) for prompt in prompts]
-        texts = [r.text if isinstance(r, _Rendered) else "" for r in rendered]
-        answers = [_valid(prompt.response or "") for prompt in prompts]
-        encodings = self._backend.encode_batch([*texts, *answers], add_special_tokens=False)
+        heads = [self._head(prompt) for prompt in prompts]
+        answers = [
+            completed(
+                prompt,
+                head.rendered,
+                self._template,
+                self._vocabulary,
+                with_reasoning=self.replay_reasoning,
+            )
+            if isinstance(head, _Head)
+            else Completion()
+            for prompt, head in zip(prompts, heads, strict=True)
+        ]
+        texts = [h.rendered.text if isinstance(h, _Head) and not h.ids else "" for h in heads]
+        encodings = self._backend.encode_batch(
+            [*texts, *(answer.text for answer in answers)], add_special_tokens=False
+        )
         results: list[Tokens | Unreplayable] = []
-        for index, (prompt, one) in enumerate(zip(prompts, rendered, strict=True)):
-            if isinstance(one, Unreplayable):
-                results.append(one)
+        for index, (prompt, head, answer) in enumerate(zip(prompts, heads, answers, strict=True)):
+            if isinstance(head, Unreplayable):
+                results.append(head)
                 continue
-            answer = answers[index]
-            head = self._classified(encodings[index], one.text, one.contents)
-            tail = self._classified(encodings[len(texts) + index], answer, ((0, len(answer)),))
-            if one.bos and head[0]:
-                head = (
-                    [*self._bos, *head[0]],
-                    [not self.mask_special_tokens] * len(self._bos) + head[1],
-                )
-            if not head[0] and not tail[0]:
+            asked = self._asked(prompt, head, encodings[index])
+            thought, said = self._answered(answer, head, encodings[len(texts) + index])
+            if not asked[0] and not thought[0] and not said[0]:
                 results.append(Unreplayable(prompt=prompt, reason=DeadReason.NO_TOKENS))
-            else:
-                results.append(_cut(head, tail, self.limit))
+                continue
+            results.append(
+                replace(
+                    joined(asked, thought, said, self.limit),
+                    rendering=head.rendering,
+                    stand_ins=answer.stand_ins,
+                )
+            )
         return results
 
     def with_answer(self, tokens: Tokens, answer: Sequence[int]) -> Tokens:
         """``tokens`` (of a prompt alone) followed by the ids of an answer the model gave itself."""
         readable = [not (self.mask_special_tokens and index in self._specials) for index in answer]
-        return Tokens(
+        opening = tokens.ids[max(0, tokens.prompt_tokens - _OPENING) : tokens.prompt_tokens]
+        text = self._backend.decode(list(answer), skip_special_tokens=False)
+        found = split(
+            text,
+            opened_by(self._backend.decode(list(opening), skip_special_tokens=False)),
+            self._vocabulary,
+        )
+        begins = 0
+        if found is not None:
+            # Decoding from the start gives the text up to each token, whatever the tokenizer.
+            while begins < len(answer) and (
+                len(self._backend.decode(list(answer[: begins + 1]), skip_special_tokens=False))
+                <= found.answer[0]
+            ):
+                begins += 1
+        return replace(
+            tokens,
             ids=(*tokens.ids, *answer),
-            prompt_tokens=tokens.prompt_tokens,
-            response_tokens=len(answer),
+            reasoning_tokens=begins,
+            response_tokens=len(answer) - begins,
             readable=np.array([*tokens.readable, *readable], dtype=np.bool_),
-            cut=tokens.cut,
         )
 
     def shortened(self, tokens: Tokens, limit: int) -> Tokens:
         """``tokens`` cut to ``limit``: leave room for an answer still to come."""
-        prompt = tokens.prompt_tokens
-        head = (list(tokens.ids[:prompt]), list(tokens.readable[:prompt]))
-        tail = (list(tokens.ids[prompt:]), list(tokens.readable[prompt:]))
-        shorter = _cut(head, tail, limit)
-        return shorter if shorter.cut else tokens
+        shorter = joined(*tokens.runs(), limit)
+        if not shorter.cut:
+            return tokens
+        return replace(
+            shorter,
+            whole_prompt=tokens.whole_prompt,
+            whole_answer=tokens.whole_answer,
+            rendering=tokens.rendering,
+            stand_ins=tokens.stand_ins,
+        )
 
-    def _render(self, prompt: Prompt) -> _Rendered | Unreplayable:
+    def _head(self, prompt: Prompt) -> _Head | Unreplayable:
+        if prompt.token_ids is not None:
+            return self._logged(prompt, prompt.token_ids)
         if prompt.text is not None:
-            text = _valid(prompt.text)
-            return _Rendered(text, ((0, len(text)),), bos=True)
-        for message in prompt.messages:
-            if not ROLE.fullmatch(message.role):
-                return Unreplayable(
-                    prompt=prompt,
-                    reason=DeadReason.TEMPLATE_REFUSED,
-                    detail="a role may hold letters, digits, _ and - only",
-                )
-        roles = [message.role for message in prompt.messages]
-        contents = [_valid(message.content) for message in prompt.messages]
+            return self._raw(prompt, valid(prompt.text))
         try:
-            scaffold = self._scaffold(roles, contents)
-            text = self._applied(roles, contents)
-        except Exception as error:
-            # A template is a program from the model's folder and raises what it likes.
+            return _Head(self._template.rendered(prompt), "chat")
+        except TemplateRefused as refused:
+            return Unreplayable(
+                prompt=prompt, reason=DeadReason.TEMPLATE_REFUSED, detail=str(refused)
+            )
+
+    def _raw(self, prompt: Prompt, text: str) -> _Head:
+        """A raw text. Its special tokens are tokens only where the record, or the template itself, says so."""
+        whole = ((0, len(text)),)
+        if not self._template.spellings.search(text):
+            return _Head(Rendered(text=text, contents=whole, bos=True), "text")
+        chat = self._chat_in(prompt, text)
+        if chat is not None:
+            return _Head(chat, "rendered_text" if prompt.special_tokens else "parsed_text")
+        if prompt.special_tokens:
+            bos = not (self._bos_text and text.startswith(self._bos_text))
+            return _Head(Rendered(text=text, contents=whole, spelled=(), bos=bos), "rendered_text")
+        return _Head(Rendered(text=text, contents=whole, bos=True), "text")
+
+    def _logged(self, prompt: Prompt, ids: Sequence[int]) -> _Head | Unreplayable:
+        if any(not 0 <= index < self._size for index in ids):
             return Unreplayable(
                 prompt=prompt,
-                reason=DeadReason.TEMPLATE_REFUSED,
-                detail=f"the chat template raised {type(error).__name__}",
+                reason=DeadReason.INVALID_FIELD,
+                detail=f"token_ids: expected ids of the model's {self._size} tokens",
             )
-        return _aligned(text, scaffold, contents, bos=not self._template)
+        text = self._backend.decode(list(ids), skip_special_tokens=False)
+        chat = self._chat_in(prompt, text)
+        if chat is None or self._ids(chat.text) != list(ids):
+            chat = Rendered(text=text, contents=((0, len(text)),), spelled=())
+        return _Head(chat, "token_ids", tuple(ids))
 
-    def _scaffold(self, roles: Sequence[str], contents: Sequence[str]) -> tuple[str, ...]:
-        """The template's own text for these roles: pieces, with the index of a content between them."""
-        shape = tuple((role, bool(content)) for role, content in zip(roles, contents, strict=True))
-        known = self._scaffolds.get(shape)
-        if known is None:
-            marks = [f"\ue000{i}\ue001" if filled else "" for i, (_, filled) in enumerate(shape)]
-            known = tuple(_MARK.split(self._applied(roles, marks)))
-            if len(self._scaffolds) < SCAFFOLDS_KEPT:
-                self._scaffolds[shape] = known
-        return known
+    def _chat_in(self, prompt: Prompt, text: str) -> Rendered | None:
+        if self._read_back is None:
+            self._read_back = ReadBack(self._template, prompt, self._bos_text)
+        chat = self._read_back.chat(text)
+        # What answers a raw prompt is raw too: no template stands around it.
+        return replace(chat, request=None) if chat else None
 
-    def _applied(self, roles: Iterable[str], contents: Sequence[str]) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)],
-            chat_template=None if self._template else PLAIN_TEMPLATE,
-            tokenize=False,
-            add_generation_prompt=True,
+    def _asked(self, prompt: Prompt, head: _Head, encoding: Encoding) -> Run:
+        """The prompt's tokens, BOS included."""
+        one = head.rendered
+        if head.ids is not None:
+            return self._as_logged(head.ids, one)
+        ids, readable = self._classified(encoding, one.text, one.contents, one.spelled)
+        bos = one.bos
+        if head.rendering in ("rendered_text", "parsed_text") and prompt.served and not bos:
+            # A server adds its BOS to a completion's text, also in front of one that stands there.
+            bos = prompt.served.prompt_tokens == len(ids) + len(self._bos)
+        if bos and ids:
+            ids = [*self._bos, *ids]
+            readable = [not self.mask_special_tokens] * len(self._bos) + readable
+        return ids, readable
+
+    def _as_logged(self, ids: tuple[int, ...], one: Rendered) -> Run:
+        if self._ids(one.text) == list(ids):
+            encoding = self._backend.encode(one.text, add_special_tokens=False)
+            return self._classified(encoding, one.text, one.contents, ())
+        return ids, [not (self.mask_special_tokens and index in self._specials) for index in ids]
+
+    def _answered(self, answer: Completion, head: _Head, encoding: Encoding) -> tuple[Run, Run]:
+        """Tokens of reasoning and response."""
+        request = head.rendered.request
+        shift = 0
+        if self._adds_blank and answer.text and (request is None or request.continues):
+            anchored = self._backend.encode(_ANCHOR + answer.text, add_special_tokens=False)
+            if all(stop <= 1 or start >= 1 for start, stop in anchored.offsets):
+                encoding, shift = anchored, len(_ANCHOR)
+        reasoning = 0
+        ids, readable = self._classified(
+            encoding, answer.text, answer.contents, answer.spelled, shift=shift
         )
-        assert isinstance(rendered, str)
-        return rendered
+        if answer.begins:
+            # Every token that ends before the response begins; the two are classified alike.
+            early, _ = self._classified(
+                encoding, answer.text, answer.contents, answer.spelled, shift, answer.begins
+            )
+            reasoning = len(early)
+        return (ids[:reasoning], readable[:reasoning]), (ids[reasoning:], readable[reasoning:])
 
     def _classified(
-        self, encoding: Encoding, text: str, contents: Sequence[Span]
+        self,
+        encoding: Encoding,
+        text: str,
+        contents: Sequence[Span],
+        spelled: Sequence[Span] | None,
+        shift: int = 0,
+        until: int | None = None,
     ) -> tuple[list[int], list[bool]]:
-        """Ids and readability. A token that shares a character with a content belongs to it."""
-        owned = np.zeros(len(text) + 1, dtype=np.bool_)
-        for start, stop in contents:
-            owned[start:stop] = True
+        """Ids and readability. A token that shares a character with a content belongs to it.
+
+        ``spelled`` are the spans in which a special token is letters; None: in contents. The encoded text
+        has ``shift`` characters in front of ``text``. Only tokens that end by ``until``, where it is given.
+        """
+        owned, letters = _covered(text, contents), _covered(text, contents)
+        if spelled is not None:
+            letters = _covered(text, spelled)
         ids: list[int] = []
         readable: list[bool] = []
-        for index, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
-            from_content = bool(owned[start:stop].any()) if stop > start else bool(owned[start])
+        for index, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
+            start, stop = first - shift, last - shift
+            if start < 0 or (until is not None and stop > until):
+                continue
+            width = slice(start, max(stop, start + 1))
             special = index in self._specials
-            if special and from_content:
-                spelled = self._spelled(text[start:stop])
-                ids += spelled
-                readable += [True] * len(spelled)
+            if special and bool(letters[width].any()):
+                plain = self._spelled(text[start:stop])
+                ids += plain
+                readable += [True] * len(plain)
                 continue
             ids.append(index)
             hidden = (special and self.mask_special_tokens) or (
-                not from_content and self.mask_template
+                not owned[width].any() and self.mask_template
             )
             readable.append(not hidden)
         return ids, readable
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _behind_anchor(self, text: str) -> list[int]:
+        anchor = self._ids(_ANCHOR)
+        ids = self._ids(_ANCHOR + text)
+        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else ids
 
     def _spelled(self, text: str) -> list[int]:
         """``text``, which spells a special token, as plain tokens."""
@@ -237,75 +308,9 @@ class Tokeniser:
         return ids
 
 
-def _cut(
-    head: tuple[list[int], list[bool]], tail: tuple[list[int], list[bool]], limit: int
-) -> Tokens:
-    """Join prompt and response, cut to ``limit`` tokens.
-
-    A response keeps its beginning: at least half the limit when it needs that much, more when the
-    prompt is short. A prompt keeps its first quarter (BOS, system prompt) and its end (the last
-    turn, the generation prompt), and loses its middle.
-    """
-    prompt, response = len(head[0]), len(tail[0])
-    answer = min(response, max(limit // 2, limit - prompt))
-    room = limit - answer
-    ids, readable = head
-    if prompt > room:
-        first = room // 4
-        last = prompt - (room - first)
-        ids, readable = ids[:first] + ids[last:], readable[:first] + readable[last:]
-    return Tokens(
-        ids=(*ids, *tail[0][:answer]),
-        prompt_tokens=len(ids),
-        response_tokens=answer,
-        readable=np.array([*readable, *tail[1][:answer]], dtype=np.bool_),
-        cut=prompt > room or answer < response,
-    )
-
-
-def _aligned(
-    text: str, scaffold: Sequence[str], contents: Sequence[str], *, bos: bool
-) -> _Rendered:
-    """Find each content in the rendered text.
-
-    Most templates insert a content as it is or stripped. One that rewrites a content (drops a
-    reasoning block, say) is followed from piece to piece of its own text; if even that does not
-    come out even, contents are set into the template's text unchanged.
-    """
-    pieces, order = scaffold[::2], [int(index) for index in scaffold[1::2]]
-    spans: list[Span] = []
-    at = len(pieces[0])
-    fits = text.startswith(pieces[0])
-    for place, index in enumerate(order, start=1):
-        last = place == len(order)
-        stop = _end_of(text, at, contents[index], pieces[place], last=last) if fits else None
-        if stop is None:
-            fits = False
-            break
-        spans.append((at, stop))
-        at = stop + len(pieces[place])
-    if fits and at == len(text):
-        return _Rendered(text, tuple(spans), bos)
-    whole, spans = pieces[0], []
-    for piece, index in zip(pieces[1:], order, strict=True):
-        spans.append((len(whole), len(whole) + len(contents[index])))
-        whole += contents[index] + piece
-    return _Rendered(whole, tuple(spans), bos)
-
-
-def _end_of(text: str, at: int, content: str, piece: str, *, last: bool) -> int | None:
-    for candidate in (content, content.strip(), content.rstrip(), content.lstrip()):
-        stop = at + len(candidate)
-        if text.startswith(candidate, at) and text.startswith(piece, stop):
-            return stop
-    found = text.rfind(piece, at) if last else text.find(piece, at)
-    return found if found >= 0 else None
-
-
-def _valid(text: str) -> str:
-    """``text`` with lone surrogates, which no tokenizer takes, replaced by U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+def _covered(text: str, spans: Sequence[Span]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """For each character of ``text``, and one behind it, whether it stands in one of ``spans``."""
+    covered = np.zeros(len(text) + 1, dtype=np.bool_)
+    for start, stop in spans:
+        covered[start:stop] = True
+    return covered

@@ -126,6 +126,16 @@ class ReplaySettings(Section):
     batch_tokens: int = Field(2_048, ge=16, description="tokens in one forward pass")
     share_prefixes: bool = True
     min_shared_tokens: int = Field(32, ge=1, description="shortest prefix worth sharing")
+    chat_template: Path | None = Field(
+        None, description="file of the server's own chat template; null: the model's"
+    )
+    template_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="the server's defaults for variables of the template, e.g. enable_thinking: false",
+    )
+    replay_reasoning: bool = Field(
+        True, description="replay reasoning that was logged apart where the model wrote it"
+    )
     mask_special_tokens: bool = True
     mask_template: bool = Field(True, description="leave template scaffolding out of the pooling")
     mode: Literal["logged", "generate"] = Field(

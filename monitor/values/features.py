@@ -16,7 +16,7 @@ import numpy as np
 from monitor.values.arrays import Floats
 from monitor.values.checks import require
 
-Region = Literal["prompt", "response", "last_prompt_token", "all"]
+Region = Literal["prompt", "reasoning", "response", "last_prompt_token", "all"]
 Pooling = Literal["mean", "max_rolling_mean", "max", "last"]
 FeatureKind = Literal["direction", "probe", "latent"]
 Activation = Literal["identity", "sigmoid", "relu", "jumprelu", "topk"]

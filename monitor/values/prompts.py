@@ -6,7 +6,8 @@ Every value is keyword-only and refuses nonsense when it is built. Times are awa
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -145,6 +146,54 @@ class Prompt:
     def answered(self) -> bool:
         """An answer was logged, be it text, reasoning or a tool call."""
         return self.response is not None or self.reasoning is not None or bool(self.tool_calls)
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON types alone: mappings become dicts, sequences lists."""
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def identity(prompt: Prompt) -> Iterator[str]:
+    """The exchange's content as a sequence of texts: equal for two prompts only where they replay alike.
+
+    Text, roles, contents and response come first, and alone for a plain chat. What else reaches the
+    replay follows as one JSON text. The order of keys counts, since templates print objects as they come.
+    """
+    yield prompt.text or ""
+    for message in prompt.messages:
+        yield message.role
+        yield message.content
+    yield prompt.response or ""
+    turns = [_beside_content(message) for message in prompt.messages]
+    beside = {
+        "token_ids": plain(prompt.token_ids),
+        "special_tokens": prompt.special_tokens,
+        "continues": prompt.continues,
+        "tools": plain(prompt.tools),
+        "template_options": plain(prompt.template_options),
+        "reasoning": prompt.reasoning,
+        "tool_calls": [_call(call) for call in prompt.tool_calls],
+    }
+    if any(turns) or any(beside.values()):
+        yield json.dumps(beside | {"messages": turns}, ensure_ascii=False)
+
+
+def _beside_content(message: Message) -> dict[str, Any]:
+    held = {
+        "reasoning": message.reasoning,
+        "tool_calls": [_call(call) for call in message.tool_calls],
+        "tool_call_id": message.tool_call_id,
+        "name": message.name,
+    }
+    return {key: value for key, value in held.items() if value}
+
+
+def _call(call: ToolCall) -> list[str | None]:
+    return [call.name, call.arguments, call.call_id]
 
 
 class DeadReason(enum.StrEnum):

@@ -5,13 +5,21 @@ Array legend: k = features of the pack (in the pack's order), b = `SCORE_BINS` b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from monitor.values.arrays import Counts, Floats
 from monitor.values.checks import require, require_aware
-from monitor.values.prompts import DeadLetter, DeadReason, OffsetSpan, Prompt, RecordKey
+from monitor.values.fidelity import Rendering
+from monitor.values.prompts import (
+    DeadLetter,
+    DeadReason,
+    OffsetSpan,
+    Prompt,
+    RecordKey,
+    ServedCounts,
+)
 
 SCORE_BIN_EDGES: Final[tuple[float, ...]] = (
     *(-20.0, -15.0, -12.0, -10.0, -8.0, -7.0, -6.0, -5.5),
@@ -42,7 +50,11 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """Readings of one prompt. NaN in ``readings`` = the region is absent (no response), not an error."""
+    """Readings of one prompt. NaN in ``readings`` = the region is absent (no response), not an error.
+
+    ``prompt_tokens``, ``reasoning_tokens`` and ``response_tokens`` were run, after the cut. ``counts`` are
+    the replay's own before any cut, as a server counts; `monitor.values.fidelity` compares them.
+    """
 
     prompt: Prompt
     readings: Floats
@@ -51,6 +63,12 @@ class Replayed:
     response_tokens: int
     cut: bool = False
     generated: bool = False
+    reasoning_tokens: int = 0
+    counts: ServedCounts = field(default_factory=ServedCounts)
+    rendering: Rendering = "chat"
+    stand_ins: tuple[str, ...] = ()
+    """Parts of the answer (``reasoning``, ``tool_calls``) that the chat template has no form for: they
+    were replayed in a stand-in form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

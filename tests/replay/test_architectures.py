@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel
 
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
-from monitor.replay.tokens import Tokens
+from monitor.replay.regions import Tokens
 from monitor.settings import ReplaySettings
 from monitor.values.features import Feature
 from monitor.values.prompts import Prompt

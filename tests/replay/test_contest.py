@@ -13,8 +13,8 @@ import torch
 from monitor.replay import contest as contest_module
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.pooling import MASKED, FeatureBank, normalised
+from monitor.replay.regions import Tokens
 from monitor.replay.residuals import ResidualReader
-from monitor.replay.tokens import Tokens
 from monitor.values.features import Encoder, Feature
 from monitor.values.prompts import Prompt
 from monitor.values.scores import Replayed

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from monitor.errors import BadInput, ConfigurationError
+from monitor.errors import BadInput, ConfigurationError, ModelError
 from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import LoadedModel, load_model
+from monitor.replay.model import LoadedModel, fingerprint_of, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.replay.taps import tapped
 from monitor.settings import ReplaySettings
 from monitor.values.features import Feature
-from monitor.values.prompts import DeadReason, Prompt
+from monitor.values.fidelity import counted, fidelity
+from monitor.values.prompts import DeadReason, Prompt, ServedCounts, ToolCall
 from monitor.values.scores import Replayed, Unreplayable
 
 Llama = tuple[LoadedModel, ReplaySettings]
@@ -109,16 +112,115 @@ def test_shared_prefix_and_duplicates_are_run_once(
     assert statistics.tokens_duplicate == len(prepared.replays[prepared.replay_of[3]].ids)
 
 
-def test_same_text_under_other_masks_is_not_a_duplicate(
+def test_same_text_under_other_regions_is_not_a_duplicate(
     llama: Llama, features: list[Feature], chat: Callable[..., Prompt]
 ) -> None:
     loaded, settings = llama
     engine = ReplayEngine(loaded, features, settings)
     scaffold = "<|begin|><|im_start|>user\na heron<|im_end|>\n<|im_start|>assistant\n"
-    chatted, plain = engine.replay([chat("a heron"), chat(text=scaffold)])
+    prompts = [chat("a heron", response="said"), chat(text=scaffold + "said")]
+    prepared = engine.prepare(prompts)
+    assert prepared.tokens[0].ids == prepared.tokens[1].ids
+    chatted, raw = engine.run(prepared)
     assert isinstance(chatted, Replayed)
-    assert isinstance(plain, Replayed)
-    assert chatted.pooled_tokens[0] < plain.pooled_tokens[0]
+    assert isinstance(raw, Replayed)
+    assert (chatted.rendering, raw.rendering) == ("chat", "parsed_text")
+    assert (chatted.response_tokens > 0, raw.response_tokens) == (True, 0)
+    assert np.isnan(raw.readings[1])
+
+
+def test_the_same_words_under_other_tools_or_reasoning_are_no_duplicates(
+    llama: Llama, features: list[Feature], chat: Callable[..., Prompt]
+) -> None:
+    loaded, settings = llama
+    plain = chat("a heron", response="said")
+    call = ToolCall(name="walk", arguments='{"path": "muddy"}')
+    same = [
+        plain,
+        replace(plain, served=ServedCounts(prompt_tokens=9, completion_tokens=2)),
+        replace(plain, reasoning="its evening fish"),
+        replace(plain, tool_calls=(call,)),
+    ]
+    engine = ReplayEngine(loaded, features, settings)
+    prepared = engine.prepare(same)
+    assert prepared.replay_of == {0: 0, 1: 0, 2: 1, 3: 2}
+    outcomes = engine.run(prepared)
+    assert all(isinstance(one, Replayed) for one in outcomes)
+    assert len({one.readings[0] for one in outcomes if isinstance(one, Replayed)}) == 3
+
+
+def test_reasoning_is_a_region_of_its_own(
+    llama: Llama, feature: Callable[..., Feature], chat: Callable[..., Prompt]
+) -> None:
+    loaded, settings = llama
+    regions = [feature(1, region=name) for name in ("reasoning", "response", "all")]
+    thinking = replace(chat("a heron", response="said"), reasoning="its evening fish")
+    first, second = ReplayEngine(loaded, regions, settings).replay(
+        [thinking, chat("a", response="b")]
+    )
+    assert isinstance(first, Replayed)
+    assert isinstance(second, Replayed)
+    assert first.pooled_tokens[0] > 0
+    assert first.pooled_tokens[2] > first.pooled_tokens[0] + first.pooled_tokens[1]
+    assert np.isnan(second.readings[0])
+    without = settings.model_copy(update={"replay_reasoning": False})
+    [left_out] = ReplayEngine(loaded, regions, without).replay([thinking])
+    assert isinstance(left_out, Replayed)
+    assert (left_out.reasoning_tokens, left_out.counts) == (
+        0,
+        counted(
+            thinking, prompt_tokens=first.prompt_tokens, answer_tokens=left_out.response_tokens
+        ),
+    )
+
+
+def test_counts_are_those_before_the_cut_and_each_prompts_own(
+    llama: Llama, features: list[Feature], chat: Callable[..., Prompt], words: list[str]
+) -> None:
+    loaded, settings = llama
+    engine = ReplayEngine(loaded, features, settings.model_copy(update={"max_tokens": 32}))
+    text = " ".join(words)
+    # Alike after the cut, which takes the middle.
+    prompts = [chat(text * times, response="said") for times in (4, 6)]
+    prepared = engine.prepare(prompts)
+    assert prepared.replay_of == {0: 0, 1: 0}
+    outcomes = [one for one in engine.run(prepared) if isinstance(one, Replayed)]
+    whole = [
+        len(
+            loaded.tokenizer.apply_chat_template(
+                [{"role": "user", "content": one.messages[0].content}],
+                add_generation_prompt=True,
+                return_dict=False,
+            )
+        )
+        for one in prompts
+    ]
+    assert [one.counts.prompt_tokens for one in outcomes] == whole
+    served = replace(prompts[0], served=outcomes[0].counts)
+    found = fidelity(served, outcomes[1].counts)
+    assert found is not None
+    assert found.differs
+
+
+def test_the_servers_own_template_is_used_and_told(
+    llama: Llama, features: list[Feature], chat: Callable[..., Prompt], tmp_path: Path
+) -> None:
+    loaded, settings = llama
+    file = tmp_path / "served.jinja"
+    file.write_text("{% for m in messages %}<|im_start|>{{ m.content }}{{ greeting }}{% endfor %}")
+    served = settings.model_copy(
+        update={"chat_template": file, "template_options": {"greeting": "river"}}
+    )
+    other = load_model(served, 2)
+    engine = ReplayEngine(other, features, served)
+    [tokens] = engine.prepare([chat("a heron")]).replays
+    assert loaded.tokenizer.decode(tokens.ids) == "<|im_start|>a heronriver"
+    usual = ReplayEngine(loaded, features, settings)
+    assert engine.lineage("p").rules != usual.lineage("p").rules
+    assert other.fingerprint["template_hash"] != loaded.fingerprint["template_hash"]
+    assert fingerprint_of(served)["template_hash"] == other.fingerprint["template_hash"]
+    with pytest.raises(ModelError, match=r"replay\.chat_template"):
+        load_model(settings.model_copy(update={"chat_template": tmp_path / "none.jinja"}), 2)
 
 
 def test_no_hook_survives_an_exception(

@@ -11,7 +11,7 @@ import torch
 
 from monitor.errors import PackError
 from monitor.replay.pooling import FeatureBank, normalised, pooled
-from monitor.replay.tokens import Tokens
+from monitor.replay.regions import Tokens
 from monitor.values.features import Feature
 
 CPU = torch.device("cpu")

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from monitor.replay.tokens import PLAIN_TEMPLATE, Tokeniser, Tokens
+from monitor.replay.regions import Tokens
+from monitor.replay.rendering import PLAIN_TEMPLATE
+from monitor.replay.tokens import Tokeniser
 from monitor.values.prompts import DeadReason, Prompt
 from monitor.values.scores import Unreplayable
 

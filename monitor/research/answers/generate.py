@@ -16,7 +16,8 @@ import torch
 from monitor.errors import BadInput
 from monitor.replay.answer import decoded, padding, stock_attention
 from monitor.replay.model import LoadedModel
-from monitor.replay.tokens import Tokeniser, Tokens
+from monitor.replay.regions import Tokens
+from monitor.replay.tokens import Tokeniser
 from monitor.research.packs.assemble import Progress
 from monitor.values.prompts import Message, Prompt
 from monitor.values.scores import Unreplayable

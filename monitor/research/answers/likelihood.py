@@ -11,7 +11,7 @@ import torch
 
 from monitor.errors import BadInput
 from monitor.replay.model import LoadedModel
-from monitor.replay.tokens import Tokens
+from monitor.replay.regions import Tokens
 from monitor.research.answers.generate import left_padded, stock_attention, token_rows
 from monitor.values.arrays import Counts, Doubles
 from monitor.values.prompts import Prompt

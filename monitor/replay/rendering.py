@@ -1,0 +1,424 @@
+"""A chat request through the model's template, as a server passes it: text, and whose words it holds.
+
+Messages, calls, tools and documents reach the template as structures, options as variables. The same
+request gives the same text as `apply_chat_template`, which vLLM calls with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from jinja2 import TemplateError
+
+from monitor.replay.model import template_of
+from monitor.replay.provenance import Fence, Span, Write, located, rewritten, values_rewritten
+from monitor.replay.reasoning import without_markup
+from monitor.values.prompts import Message, Prompt, ToolCall, plain
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}:\n{{ message['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n{% endif %}"
+)
+"""What stands in for the chat template of a model that has none."""
+
+ROLE = re.compile(r"[A-Za-z0-9_-]{1,32}")
+SHAPES_KEPT: Final = 4_096
+CALL_ID_LENGTH: Final = 9
+"""Mistral's templates take ids of this length alone; vLLM cuts longer ones to their end."""
+_NOT_THE_TEMPLATES: Final = frozenset(
+    {
+        *(
+            "conversation",
+            "messages",
+            "tools",
+            "chat_template",
+            "tokenize",
+            "padding",
+            "truncation",
+        ),
+        *("max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
+        *("tokenizer_kwargs", "sanitize_control_tokens", "add_special_tokens"),
+        *("add_generation_prompt", "continue_final_message"),
+    }
+)
+"""Options that steer the rendering; they are no variables of a template."""
+_RAISED = re.compile(r"raise_exception\((.*?)\)\s*[-+]?\}\}", re.DOTALL)
+_LITERAL = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
+
+
+class TemplateRefused(Exception):
+    """The template does not take this request. Never leaves `monitor.replay.tokens`; holds no content."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What `apply_chat_template` is called with, in JSON types."""
+
+    messages: list[dict[str, Any]]
+    tools: list[Any] = field(default_factory=list)
+    documents: list[Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    generation_prompt: bool = True
+    continues: bool = False
+
+    def answered(self, message: dict[str, Any]) -> Request:
+        """The request with an answer behind it: a turn of its own, or the rest of the last one."""
+        before, last = self.messages[:-1], self.messages[-1]
+        if not self.continues:
+            before, last = self.messages, {"role": "assistant", "content": ""}
+        content = last["content"] + message.pop("content", "")
+        return replace(
+            self,
+            messages=[*before, last | message | {"content": content}],
+            generation_prompt=False,
+            continues=False,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """Text to tokenise. ``contents`` are the spans that the request brought; ``spelled`` are special
+    tokens that it spelled in letters, which stay letters; None: all in ``contents``."""
+
+    text: str
+    contents: tuple[Span, ...]
+    spelled: tuple[Span, ...] | None = None
+    bos: bool = False
+    request: Request | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """What the template writes behind the generation prompt for an answer whose parts are marks, to the
+    end of the turn.
+
+    ``spellings`` fences special tokens that the answer's calls spell.
+    """
+
+    text: str
+    fence: Fence
+    spellings: Fence
+
+
+class ChatTemplate:
+    """The chat template of one model; ``options`` are the server's defaults for its variables."""
+
+    def __init__(self, tokenizer: Any, options: Mapping[str, Any], specials: Iterable[str]) -> None:
+        self._tokenizer = tokenizer
+        self._options = plain(options)
+        self.text = template_of(tokenizer)
+        longest_first = sorted(specials, key=len, reverse=True)
+        self.spellings = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._shapes: dict[bytes, str] = {}
+        self._in_parts = bool(self.text) and self._shows_parts_alone()
+
+    def rendered(self, prompt: Prompt) -> Rendered:
+        """The prompt of a chat, with its generation prompt. Raises `TemplateRefused`."""
+        request, text = self._accepted(self._request(prompt))
+        contents: list[str] = []
+        fence = Fence.absent_from(_json(request))
+        marked = _marked(request, lambda content: _kept(content, contents, fence))
+        try:
+            pieces, order = fence.pieces(self._shape(marked))
+            spans = located(text, pieces, order, contents)
+        except TemplateRefused:
+            spans = ()
+        return Rendered(
+            text=text,
+            contents=spans,
+            spelled=self._spelled(request, text),
+            bos=not self.text or bool(prompt.template_options.get("add_special_tokens")),
+            request=request,
+        )
+
+    def tail(
+        self, request: Request, *, reasoning: bool, content: bool, calls: Sequence[ToolCall]
+    ) -> Tail | None:
+        """What stands behind the prompt when the answer has these parts; None where the template does
+        not write an answered turn behind its own generation prompt.
+
+        Mark 0 is the reasoning, mark 1 the content.
+        """
+        if not (request.generation_prompt or request.continues):
+            return None
+        for given in _forms(calls):
+            known = _json(request) + json.dumps(given, ensure_ascii=False)
+            fence = Fence.absent_from(known)
+            spellings = Fence.absent_from(known + fence.left + fence.right)
+            whole: list[str] = []
+            # Marks of the answer come first, so that those of the request never clash with them.
+            marked = _marked(request, lambda text: _kept(text, whole, fence, 2))  # noqa: B023
+            answer: dict[str, Any] = {"content": fence.mark(1) if content else ""}
+            if reasoning:
+                answer |= _thought(fence.mark(0))
+            if given:
+                answer["tool_calls"] = rewritten(given, spellings.around(self.spellings))
+            try:
+                before = self._shape(marked)
+                behind = self._shape(marked.answered(answer), keep=not given)
+            except TemplateRefused:
+                continue
+            return _behind(before, behind, fence, spellings)
+        return None
+
+    def ending(self, request: Request) -> str:
+        """What the template sets behind the content of an answer; empty where it cannot be told."""
+        tail = self.tail(request, reasoning=False, content=True, calls=())
+        return tail.text.rpartition(tail.fence.mark(1))[2] if tail else ""
+
+    def _request(self, prompt: Prompt) -> Request:
+        if any(not ROLE.fullmatch(message.role) for message in prompt.messages):
+            raise TemplateRefused("a role may hold letters, digits, _ and - only")
+        if "chat_template" in prompt.template_options:
+            raise TemplateRefused(
+                "the request brought a chat template of its own, and templates from records are not run"
+            )
+        options = self._options | values_rewritten(prompt.template_options, valid)
+        continues = prompt.continues or bool(options.get("continue_final_message"))
+        documents = options.pop("documents", None)
+        return Request(
+            messages=[_message(message) for message in prompt.messages],
+            tools=rewritten(prompt.tools, valid),
+            documents=documents or None,
+            generation_prompt=bool(options.get("add_generation_prompt", True)) and not continues,
+            continues=continues,
+            options={k: v for k, v in options.items() if k not in _NOT_THE_TEMPLATES},
+        )
+
+    def _accepted(self, request: Request) -> tuple[Request, str]:
+        """The first form of ``request`` that the template takes, and its text."""
+        refusal: TemplateRefused | None = None
+        for form in _request_forms(request):
+            try:
+                return form, self._applied(form)
+            except TemplateRefused as refused:
+                refusal = refusal or refused
+        assert refusal is not None
+        raise refusal
+
+    def _applied(self, request: Request) -> str:
+        messages = request.messages
+        if self._in_parts:
+            messages = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages,
+                tools=request.tools or None,
+                documents=request.documents,
+                chat_template=None if self.text else PLAIN_TEMPLATE,
+                tokenize=False,
+                add_generation_prompt=request.generation_prompt,
+                continue_final_message=request.continues,
+                **request.options,
+            )
+        except Exception as error:
+            # A template is a program from the model's folder and raises what it likes.
+            raise TemplateRefused(self._told(error)) from None
+        assert isinstance(text, str)
+        return text
+
+    def _told(self, error: Exception) -> str:
+        """Why the template refuses: its own sentence where it raised one, without what it was given."""
+        sentence = str(error) if type(error) is TemplateError else ""
+        literals = {
+            re.sub(r"\\(.)", r"\1", single or double)
+            for raised in _RAISED.findall(self.text)
+            for single, double in _LITERAL.findall(raised)
+        }
+        own = sorted((text for text in literals if text.strip()), key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, own)) + ")", sentence) if own else []
+        if len(parts) < 2:
+            return f"the chat template raised {type(error).__name__}"
+        quoted = "".join(
+            part if place % 2 else "…" * bool(part) for place, part in enumerate(parts)
+        )
+        return f"the chat template says: {quoted[:200]}"
+
+    def _shape(self, request: Request, *, keep: bool = True) -> str:
+        """The text of a marked request, kept by its shape."""
+        key = hashlib.blake2b(_json(request).encode("utf-8", "replace"), digest_size=16).digest()
+        known = self._shapes.get(key)
+        if known is None:
+            known = self._applied(request)
+            if keep and len(self._shapes) < SHAPES_KEPT:
+                self._shapes[key] = known
+        return known
+
+    def _spelled(self, request: Request, text: str) -> tuple[Span, ...] | None:
+        """Spans of ``text`` where the request spelled a special token; None where it cannot be told."""
+        known = _json(request)
+        if not self.spellings.search(known):
+            return ()
+        fence = Fence.absent_from(known)
+        try:
+            unfenced, spans = fence.unfenced(
+                self._applied(_fenced(request, fence.around(self.spellings)))
+            )
+        except TemplateRefused:
+            return None
+        return spans if unfenced == text else None
+
+    def _shows_parts_alone(self) -> bool:
+        """The template prints a content given as a list of parts, and not one given as text."""
+        probe = Fence.absent_from(self.text).mark(0)
+        shown = []
+        for in_parts in (False, True):
+            self._in_parts = in_parts
+            try:
+                shown.append(
+                    probe in self._applied(Request(messages=[{"role": "user", "content": probe}]))
+                )
+            except TemplateRefused:
+                shown.append(False)
+        return shown == [False, True]
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """``message`` in the shape in which vLLM gives it to the template."""
+    entry: dict[str, Any] = {"role": message.role, "content": valid(message.content)}
+    if message.name is not None:
+        entry["name"] = valid(message.name)
+    if message.tool_call_id is not None:
+        entry["tool_call_id"] = valid(message.tool_call_id)
+    if message.role == "assistant":
+        if message.reasoning is not None:
+            entry |= _thought(valid(message.reasoning))
+        if message.tool_calls:
+            entry["tool_calls"] = [_call(call) for call in message.tool_calls]
+    return entry
+
+
+def _thought(reasoning: str) -> dict[str, str]:
+    return {"reasoning": reasoning, "reasoning_content": reasoning}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    named = {} if call.call_id is None else {"id": valid(call.call_id)}
+    function = {"name": valid(call.name), "arguments": _object(call.arguments)}
+    return named | {"type": "function", "function": function, "logged": valid(call.arguments)}
+
+
+def _object(arguments: str) -> dict[str, Any]:
+    """Arguments as vLLM hands them on: an object, and an empty one for anything else."""
+    try:
+        given = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return {}
+    return rewritten(given, valid) if isinstance(given, dict) else {}
+
+
+def _request_forms(request: Request) -> Iterator[Request]:
+    """``request`` as vLLM hands it to the template, then in the forms that some templates need instead.
+
+    Arguments as text (templates that add them to a text); ids cut to Mistral's length.
+    """
+    seen = []
+    for as_text, shortened in ((False, False), (True, False), (False, True), (True, True)):
+        messages = [_in_form(m, as_text=as_text, shortened=shortened) for m in request.messages]
+        if messages not in seen:
+            seen.append(messages)
+            yield replace(request, messages=messages)
+
+
+def _forms(calls: Sequence[ToolCall]) -> Iterator[list[dict[str, Any]]]:
+    message = {"tool_calls": [_call(call) for call in calls]}
+    for form in _request_forms(Request(messages=[message] if calls else [{}])):
+        yield form.messages[0].get("tool_calls", [])
+
+
+def _in_form(message: dict[str, Any], *, as_text: bool, shortened: bool) -> dict[str, Any]:
+    def short(name: str) -> str:
+        return name[-CALL_ID_LENGTH:] if shortened else name
+
+    changed = dict(message)
+    if "tool_call_id" in message:
+        changed["tool_call_id"] = short(message["tool_call_id"])
+    if "tool_calls" in message:
+        calls = []
+        for call in message["tool_calls"]:
+            function = call["function"]
+            if as_text:
+                function = function | {"arguments": call["logged"]}
+            given = {"type": "function", "function": function}
+            calls.append(({"id": short(call["id"])} if "id" in call else {}) | given)
+        changed["tool_calls"] = calls
+    return changed
+
+
+def _marked(request: Request, write: Write) -> Request:
+    """``request`` with the texts that count as content written by ``write``."""
+    messages = []
+    for message in request.messages:
+        entry = message | {"content": write(message["content"])}
+        if message.get("reasoning"):
+            entry |= _thought(write(message["reasoning"]))
+        if "tool_calls" in message:
+            entry["tool_calls"] = [
+                call
+                | {
+                    "function": call["function"]
+                    | {"arguments": values_rewritten(call["function"]["arguments"], write)}
+                }
+                for call in message["tool_calls"]
+            ]
+        messages.append(entry)
+    return replace(request, messages=messages, documents=values_rewritten(request.documents, write))
+
+
+def _kept(content: str, contents: list[str], fence: Fence, first: int = 0) -> str:
+    """The mark of a content, which is added to ``contents``; an empty one stays empty."""
+    if not content:
+        return ""
+    contents.append(content)
+    return fence.mark(first + len(contents) - 1)
+
+
+def _fenced(request: Request, write: Write) -> Request:
+    """``request`` with every text in it, roles apart, written by ``write``."""
+    return replace(
+        request,
+        messages=[
+            {"role": m["role"]} | {key: rewritten(m[key], write) for key in m if key != "role"}
+            for m in request.messages
+        ],
+        tools=rewritten(request.tools, write),
+        documents=rewritten(request.documents, write),
+        options=values_rewritten(request.options, write),
+    )
+
+
+def _behind(before: str, behind: str, fence: Fence, spellings: Fence) -> Tail | None:
+    """What follows the prompt, or the prompt without the reasoning that its end opens or leaves out."""
+    for start in (before, without_markup(before)):
+        if behind.startswith(start):
+            return Tail(text=behind[len(start) :], fence=fence, spellings=spellings)
+    return None
+
+
+def _json(request: Request) -> str:
+    return json.dumps(
+        [
+            request.messages,
+            request.tools,
+            request.documents,
+            request.options,
+            request.generation_prompt,
+            request.continues,
+        ],
+        ensure_ascii=False,
+        default=str,
+    )
+
+
+def valid(text: str) -> str:
+    """``text`` with lone surrogates, which no tokenizer takes, replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
