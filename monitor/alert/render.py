@@ -84,7 +84,7 @@ def render(
             },
             details=details,
             truncated=truncated,
-            url=external_url if len(external_url) <= 500 else "",
+            url=_text(external_url, 500) if len(external_url) <= 500 else "",
             endpoint=endpoint,
             attempt_at=attempt_at,
         )

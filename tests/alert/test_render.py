@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from monitor.alert.policy import conditions, event_of, transition
@@ -286,6 +286,7 @@ any_text = st.text(st.characters(), max_size=300)
     details=st.dictionaries(any_text, json_values | any_text, max_size=6),
     external_url=any_text,
 )
+@example(format="standard", summary="", feature="", rule="0", details={}, external_url="\ud800")
 def test_nothing_that_an_alert_may_hold_breaks_a_payload(
     format: str, summary: str, feature: str, rule: str, details: Any, external_url: str
 ) -> None:
