@@ -239,6 +239,8 @@ def _check_consistent(pack: Pack) -> None:
             raise PackError(f"canary {canary.name}: readings must be finite, or NaN for absent")
         if bool(canary.messages) == (canary.text is not None):
             raise PackError(f"canary {canary.name}: give either messages or text")
+        if any(m != Message(role=m.role, content=m.content) for m in canary.messages):
+            raise PackError(f"canary {canary.name}: a message holds a role and content, no more")
 
 
 def _body(pack: Pack) -> dict[str, Any]:
@@ -290,7 +292,7 @@ def _feature(
 def _canary_entry(canary: Canary) -> dict[str, Any]:
     return {
         "name": canary.name,
-        "messages": [dataclasses.asdict(message) for message in canary.messages],
+        "messages": [{"role": m.role, "content": m.content} for m in canary.messages],
         "text": canary.text,
         "response": canary.response,
         "readings": [None if np.isnan(value) else float(value) for value in canary.readings],
