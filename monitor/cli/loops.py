@@ -47,6 +47,14 @@ def web(config_file: ConfigOption = None) -> None:
     _serve(config_file, ("web",))
 
 
+@commands.command()
+def sidecar(config_file: ConfigOption = None) -> None:
+    """Run all loops beside a serving container: a run that ends is started again, for ever."""
+    from monitor.sidecar import keep_running
+
+    keep_running(config_file)
+
+
 def _serve(config_file: Path | None, loops: Sequence[str]) -> None:
     from monitor.app import run_loops
     from monitor.logs import configure
