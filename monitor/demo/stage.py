@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ import yaml
 from monitor.demo.history import History
 from monitor.demo.receiver import Receiver
 from monitor.demo.services import Broker, Postgres, free_port
+from monitor.demo.tether import TETHER
 from monitor.errors import StopLoudly
 from monitor.settings import load
 from monitor.store.database import migrate
@@ -27,8 +29,35 @@ BASELINE_PROMPTS = 150
 STOP_SECONDS = 40.0
 
 
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a terminal that is closed, end the block as an exception would.
+
+    So what it has open is closed in order; a second signal ends the process as it always does.
+    """
+
+    def handle(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    # A signal that is ignored, as under nohup, stays ignored.
+    before = {
+        number: signal.signal(number, handle)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Stage:
-    """Everything that runs; a context manager that leaves nothing behind unless told to ``keep``."""
+    """Everything that runs; a context manager that leaves nothing behind, however it ends.
+
+    With ``keep`` everything stays up after a block that came to its end.
+    """
 
     def __init__(self, state: Path, model: Path, *, keep: bool) -> None:
         self.state = state.resolve()
@@ -36,6 +65,7 @@ class Stage:
         self.log = self.state / "monitor.log"
         self._model = model.resolve()
         self._keep = keep
+        self._kept = False
         self._parts = ExitStack()
 
     def __enter__(self) -> Self:
@@ -52,15 +82,16 @@ class Stage:
             self.history = History(self.database_url)
             parts.callback(self.history.close)
             self._start_monitor()
-            if self._keep:
-                self.postgres.keep()
-                self.broker.keep()
-            else:
-                parts.callback(self._stop_monitor)
+            parts.callback(self._stop_monitor)
             self._parts = parts.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._keep and kind is None:
+            self.postgres.keep()
+            self.broker.keep()
+            TETHER.release(self._monitor.pid)
+            self._kept = True
         self._parts.close()
 
     @property
@@ -145,16 +176,20 @@ class Stage:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=TETHER.hold(signal.SIGTERM),  # noqa: PLW1509  one write, no lock
             )
         (self.state / "monitor.pid").write_text(str(self._monitor.pid), encoding="utf-8")
 
     def _stop_monitor(self) -> None:
+        if self._kept:
+            return
         if self._monitor.poll() is None:
             self._monitor.send_signal(signal.SIGTERM)
             try:
                 self._monitor.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 self._monitor.kill()
+        TETHER.release(self._monitor.pid)
 
 
 def clear(state: Path) -> None:
