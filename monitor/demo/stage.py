@@ -20,13 +20,15 @@ from monitor.demo.history import History
 from monitor.demo.receiver import Receiver
 from monitor.demo.services import Broker, Postgres, free_port
 from monitor.demo.tether import TETHER
-from monitor.errors import StopLoudly
+from monitor.errors import BadInput, StopLoudly
 from monitor.settings import load
 from monitor.store.database import migrate
 
 TOPIC = "prompts"
 BASELINE_PROMPTS = 150
 STOP_SECONDS = 40.0
+MARK = "monitor-demo"
+"""An empty file: the folder is a demo's, and the next one may delete it."""
 
 
 @contextmanager
@@ -192,13 +194,39 @@ class Stage:
         TETHER.release(self._monitor.pid)
 
 
-def clear(state: Path) -> None:
-    """End what an earlier ``--keep`` or a killed demo left running, and begin with an empty folder."""
-    for file in state.rglob("*.pid"):
+def left_running(state: Path) -> list[str]:
+    """What an earlier demo in ``state`` left running: postgres, broker, monitor."""
+    return [name for name, process in _running(state.resolve()) if process.is_running()]
+
+
+def _running(state: Path) -> Iterator[tuple[str, psutil.Process]]:
+    for file in sorted(state.rglob("*.pid")):
         with suppress(OSError, ValueError, psutil.Error):
             process = psutil.Process(int(file.read_text(encoding="utf-8").split()[0]))
             if any(str(state) in argument for argument in process.cmdline()):
-                process.send_signal(signal.SIGINT)
-                process.wait(STOP_SECONDS)
+                yield file.stem, process
+
+
+def require_own(state: Path) -> None:
+    """Raise `BadInput` when the folder holds what no demo has written."""
+    if state.exists() and not (state.is_dir() and _is_ours(state)):
+        raise BadInput(
+            f"{state} is not a demo's, and would be deleted",
+            hint="Give --state a folder of its own, or the name of a new one.",
+        )
+
+
+def clear(state: Path) -> None:
+    """End what an earlier demo left running, and begin with an empty folder; errors as `require_own`."""
+    require_own(state)
+    for _, process in _running(state):
+        with suppress(psutil.Error):
+            process.send_signal(signal.SIGINT)
+            process.wait(STOP_SECONDS)
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
+    (state / MARK).touch()
+
+
+def _is_ours(state: Path) -> bool:
+    return (state / MARK).exists() or not any(state.iterdir())
