@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
@@ -25,6 +24,7 @@ from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.score.pack import Pack, fit_problems, load_pack, manifest, shipped_pack
 from monitor.settings import Settings, secret
+from monitor.signals import stopped_by_signals
 from monitor.store.chunks import start_offsets
 from monitor.store.database import connect, require_schema, transaction
 from monitor.store.packs import register_pack
@@ -114,7 +114,9 @@ def run_loops(
 ) -> None:
     """Run the named loops until SIGTERM, SIGINT or ``stop``; the first that fails stops all.
 
-    Raises what the failed loop raised, after the others have finished what they had in hand.
+    The web face answers first, before anything is reached for: whatever is down, ``/livez`` is well
+    and ``/readyz`` says what is waited for. Raises what the failed loop raised, after the others
+    have finished what they had in hand.
     """
     stop = stop or threading.Event()
     failures: list[BaseException] = []
@@ -128,16 +130,20 @@ def run_loops(
         finally:
             stop.set()
 
-    with _signals(stop):
+    with stopped_by_signals(stop), ExitStack() as open_parts:
         database = connect(settings.postgres)
+        open_parts.callback(database.dispose)
+        loops = _Loops(settings, database, build)
+        if "web" in names:
+            loops.face.start()
+            open_parts.callback(loops.face.stop)
+        runs = {name: getattr(loops, name)() for name in names}
         if not until_answered(lambda: require_schema(database), stop):
-            database.dispose()
             log.info("monitor.stopped", failed=False)
             return
-        loops = _Loops(settings, database, build)
         threads = [
-            threading.Thread(target=guarded, args=(name, getattr(loops, name)()), name=name)
-            for name in names
+            threading.Thread(target=guarded, args=(name, run), name=name)
+            for name, run in runs.items()
         ]
         for thread in threads:
             thread.start()
@@ -147,11 +153,10 @@ def run_loops(
         for thread in threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
         late = [thread.name for thread in threads if thread.is_alive()]
-    if late:
-        # What they had in hand is read, evaluated or sent again by whoever comes next.
-        log.warning("monitor.left_at_the_end_of_its_grace", loops=late)
-        os._exit(1 if failures else 0)
-    database.dispose()
+        if late:
+            # What they had in hand is read, evaluated or sent again by whoever comes next.
+            log.warning("monitor.left_at_the_end_of_its_grace", loops=late)
+            os._exit(1 if failures else 0)
     log.info("monitor.stopped", failed=bool(failures))
     if failures:
         raise failures[0]
@@ -169,6 +174,11 @@ class _Loops:
         self._build = build
         self._heartbeat = Heartbeat()
         self._readiness = Readiness(database)
+        web = settings.web
+        app = create_app(
+            database, self._heartbeat, self._readiness.report, live_within=web.live_within
+        )
+        self.face = WebServer(app, web)
 
     def watcher(self) -> Loop:
         return Watcher(self._database, self._settings, heartbeat=self._heartbeat).run
@@ -177,18 +187,15 @@ class _Loops:
         return Courier(self._database, self._settings, heartbeat=self._heartbeat).run
 
     def web(self) -> Loop:
-        web = self._settings.web
-        app = create_app(
-            self._database, self._heartbeat, self._readiness.report, live_within=web.live_within
-        )
-        return WebServer(app, web).serve
+        return self.face.serve
 
     def worker(self) -> Loop:
-        self._readiness.checks["model"] = lambda: "it is being loaded"
+        self._readiness.checks["model"] = lambda: "it is loaded when the database has answered"
         return self._work
 
     def _work(self, stop: threading.Event) -> None:
         settings, checks = self._settings, self._readiness.checks
+        checks["model"] = lambda: "it is being loaded"
         instrument = self._build(settings)
         if not until_answered(lambda: self._register(instrument), stop):
             return
@@ -200,7 +207,9 @@ class _Loops:
                 KafkaSource(settings.kafka, settings.ingest, self._start_offsets)
             )
             checks["model"] = lambda: True
-            checks["assignment"] = lambda: bool(source.assigned()) or "no partition yet"
+            checks["assignment"] = lambda: (
+                bool(source.assigned()) or source.problem or "no partition yet"
+            )
             Worker(
                 source=source,
                 replay=instrument.engine,
@@ -252,24 +261,3 @@ def until_answered(action: Callable[[], None], stop: threading.Event) -> bool:
             stop.wait(delay)
             delay = min(delay * 2, 30.0)
     return False
-
-
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set ``stop``; a second one ends the process at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, _frame: object) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        log.info("monitor.stopping", signal=signal.Signals(number).name)
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,5 +1,6 @@
 {{/* Parts of a pod, shared by Deployments, the migration Job and the sidecar.
-     Call with (dict "root" $ "command" "worker" "replays" true …). */}}
+     Call with (dict "root" $ "command" "worker" "replays" true …). `beside` marks the pod of somebody
+     else: nothing of ours that is missing may hold it back. */}}
 
 {{- define "persona-monitor.env" -}}
 - name: MONITOR_CONFIG
@@ -40,12 +41,18 @@
 - name: monitor-config
   configMap:
     name: {{ .configMap | default (include "persona-monitor.fullname" $root) }}
+    {{- if .beside }}
+    optional: true
+    {{- end }}
 - name: monitor-secrets
   projected:
     # The fsGroup of a pod that is not ours is not known: its sidecar reads by "others".
     defaultMode: {{ ternary "0444" "0440" (eq $root.Values.mode "sidecar") }}
     sources:
-      {{- (include "persona-monitor.secretFiles" $root | fromJson).sources | toYaml | nindent 6 }}
+      {{- range (include "persona-monitor.secretFiles" $root | fromJson).sources }}
+      {{- if $.beside }}{{ $_ := set .secret "optional" true }}{{ end }}
+      - {{- toYaml . | nindent 8 }}
+      {{- end }}
 - name: monitor-tmp
   emptyDir:
     sizeLimit: {{ $root.Values.tmpSizeLimit }}
@@ -73,9 +80,10 @@ env:
 ports:
   - name: monitor-http
     containerPort: {{ $root.Values.service.port }}
+{{- if ne $root.Values.mode "sidecar" }}
 # Startup and liveness ask only whether the loops go round (one that still loads its model has not
 # begun to): a dependency that is down restarts nothing. Readiness asks for model, database and
-# assignment. As a sidecar, loading the model does not hold back the serving container.
+# assignment.
 startupProbe:
   httpGet: {path: /livez, port: monitor-http}
   periodSeconds: 5
@@ -89,6 +97,7 @@ livenessProbe:
   periodSeconds: 15
   timeoutSeconds: 5
   failureThreshold: 4
+{{- end }}
 {{- $resources := deepCopy (.resources | default dict) }}
 {{- if and .replays (gt (int $root.Values.gpu.count) 0) }}
 {{- $_ := set $resources "limits" (merge (dict $root.Values.gpu.resource (int $root.Values.gpu.count)) ($resources.limits | default dict)) }}

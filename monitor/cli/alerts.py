@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from monitor.cli.arguments import ConfigOption, JsonOption, database, span, who
+from monitor.cli.asking import YesOption, ask
 from monitor.cli.show import out, show
 from monitor.settings import load
 from monitor.values.alerts import DeliveryState
@@ -86,11 +87,23 @@ def alerts_silences(config_file: ConfigOption = None, as_json: JsonOption = Fals
 
 
 @alerts.command("unsilence")
-def alerts_unsilence(silence_id: str, config_file: ConfigOption = None) -> None:
+def alerts_unsilence(
+    silence_id: str, config_file: ConfigOption = None, yes: YesOption = False
+) -> None:
     """End a silence now: alerts that still hold are announced."""
-    from monitor.store.alerts import end_silence
+    from monitor.store.alerts import active_silences, end_silence
 
-    with database(load(config_file)) as c:
+    settings = load(config_file)
+    with database(settings) as c:
+        found = [s for s in active_silences(c, datetime.now(UTC)) if s.silence_id == silence_id]
+    losses = [
+        f"the silence of {', '.join(f'{k}={v}' for k, v in one.matchers.items())} until "
+        f"{one.ends_at:%Y-%m-%d %H:%M} by {one.created_by} ({one.comment or 'no comment'}) ends; "
+        "alerts that it holds back are announced"
+        for one in found
+    ]
+    ask(losses, "End it?", yes=yes)
+    with database(settings) as c:
         end_silence(c, silence_id, datetime.now(UTC))
     out.print(f"{silence_id} has ended")
 
@@ -114,21 +127,38 @@ def deliveries_list(
 
 
 @deliveries.command("replay")
-def deliveries_replay(delivery_id: int, config_file: ConfigOption = None) -> None:
+def deliveries_replay(
+    delivery_id: int, config_file: ConfigOption = None, yes: YesOption = False
+) -> None:
     """Send a delivery once more, with the same webhook-id."""
-    from monitor.store.outbox import replay_delivery
+    from monitor.store.outbox import load_delivery, replay_delivery
 
-    with database(load(config_file)) as c:
+    settings = load(config_file)
+    with database(settings) as c:
+        found = load_delivery(c, delivery_id)
+    if found:
+        told = f"{found.endpoint} is told again: {found.event.type}, {found.event.alert.summary}"
+        ask([f"{told} (so far {found.state}, attempts {found.attempts})"], "Send it?", yes=yes)
+    with database(settings) as c:
         replay_delivery(c, delivery_id, datetime.now(UTC))
     out.print(f"delivery {delivery_id} will be sent again")
 
 
 @deliveries.command("enable")
-def deliveries_enable(endpoint: str, config_file: ConfigOption = None) -> None:
+def deliveries_enable(
+    endpoint: str, config_file: ConfigOption = None, yes: YesOption = False
+) -> None:
     """Send to an endpoint again that was disabled because it answered 410."""
     from monitor.store.outbox import enable_endpoint
+    from monitor.store.overview import deliveries_waiting
 
-    with database(load(config_file)) as c:
+    settings = load(config_file)
+    with database(settings) as c:
+        rows = deliveries_waiting(c)
+    waiting = sum(row["waiting"] for row in rows if row["endpoint"] == endpoint)
+    count = "1 delivery waits" if waiting == 1 else f"{waiting} deliveries wait"
+    ask([f"{count} for {endpoint} and will be sent"] if waiting else [], "Enable it?", yes=yes)
+    with database(settings) as c:
         enable_endpoint(c, endpoint)
     out.print(f"{endpoint} is enabled")
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from monitor.cli.arguments import ConfigOption, JsonOption, database, span, who
+from monitor.cli.asking import YesOption, ask
+from monitor.cli.asking import span as from_to
 from monitor.cli.show import out, show
 from monitor.settings import load
+
+if TYPE_CHECKING:
+    from monitor.values.drift import Baseline
 
 baseline = typer.Typer(help="What drift is compared with: capture, look at, approve, retire.")
 
@@ -24,13 +29,20 @@ def baseline_capture(
     by: Annotated[str, typer.Option(help="Who approves.")] = "",
     config_file: ConfigOption = None,
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> None:
     """Freeze recent scores as a draft baseline; it is compared with nothing until approved."""
     from monitor import operate
-    from monitor.store.baselines import approve_baseline
+    from monitor.store.baselines import approve_baseline, load_baseline
+    from monitor.store.packs import active_pack
 
     settings = load(config_file)
     now = datetime.now(UTC)
+    if approve:
+        with database(settings) as c:
+            pack_id = active_pack(c)
+            in_force = load_baseline(c, pack_id=pack_id) if pack_id else None
+        ask(_replaced(in_force), "Capture and approve another?", yes=yes)
     with database(settings) as c:
         made = operate.capture_baseline(
             c,
@@ -60,11 +72,18 @@ def baseline_approve(
     baseline_id: str,
     by: Annotated[str, typer.Option(help="Who approves.")] = "",
     config_file: ConfigOption = None,
+    yes: YesOption = False,
 ) -> None:
     """Compare with this baseline from now on; the one approved before is retired."""
-    from monitor.store.baselines import approve_baseline
+    from monitor.store.baselines import approve_baseline, load_baseline
 
-    with database(load(config_file)) as c:
+    settings = load(config_file)
+    with database(settings) as c:
+        draft = load_baseline(c, baseline_id)
+        in_force = load_baseline(c, pack_id=draft.pack_id) if draft else None
+    if draft and draft.status == "draft":
+        ask(_replaced(in_force), f"Approve {baseline_id} in its place?", yes=yes)
+    with database(settings) as c:
         approve_baseline(c, baseline_id, who(by), datetime.now(UTC))
     out.print(f"{baseline_id} is approved")
 
@@ -74,10 +93,37 @@ def baseline_retire(
     baseline_id: str,
     by: Annotated[str, typer.Option(help="Who retires it.")] = "",
     config_file: ConfigOption = None,
+    yes: YesOption = False,
 ) -> None:
     """Compare with this baseline no more."""
-    from monitor.store.baselines import retire_baseline
+    from monitor.store.baselines import load_baseline, retire_baseline
 
-    with database(load(config_file)) as c:
+    settings = load(config_file)
+    with database(settings) as c:
+        found = load_baseline(c, baseline_id)
+    if found and found.status != "retired":
+        losses = [f"{_described(found)} is retired; it cannot be approved again"]
+        if found.status == "approved":
+            losses.append("no drift is seen until another baseline is approved")
+        ask(losses, "Retire it?", yes=yes)
+    with database(settings) as c:
         retire_baseline(c, baseline_id, who(by), datetime.now(UTC))
     out.print(f"{baseline_id} is retired")
+
+
+def _replaced(in_force: Baseline | None) -> list[str]:
+    """What is lost when another baseline is approved."""
+    if in_force is None:
+        return []
+    return [
+        f"{_described(in_force)} is retired; it cannot be approved again, and the sequential "
+        "detectors begin anew"
+    ]
+
+
+def _described(found: Baseline) -> str:
+    state = f"approved by {found.approved_by}" if found.approved_by else str(found.status)
+    return (
+        f"the baseline {found.name} ({found.baseline_id}, {found.n} prompts, "
+        f"{from_to(found.window_start, found.window_end)}, {state})"
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from monitor.cli.arguments import JsonOption, ModelOption, SeedOption
+from monitor.cli.asking import YesOption, ask, replaced_pack
 from monitor.cli.show import out, plain, progress, show
 from monitor.errors import BadInput, ConfigurationError
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from monitor.score.pack import Pack
 
 EXAMPLE: Final = Path("example")
-BOTH_WAYS: Final = frozenset({"model", "folder", "seed", "data", "probe", "rollouts", "as_json"})
+BOTH_WAYS: Final = frozenset(
+    {"model", "folder", "seed", "data", "probe", "rollouts", "as_json", "yes"}
+)
 """Parameters that say something without --rollouts too."""
 
 
@@ -88,6 +91,7 @@ def pack_build_contrast(
         str, typer.Option(help="Of rollouts: cpu (float32), cuda or auto (bfloat16).")
     ] = "cpu",
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> None:
     """Build persona directions by contrast, with calibration, canaries and a report.
 
@@ -97,6 +101,7 @@ def pack_build_contrast(
     from monitor.research.contrast.build import build_contrast_pack
     from monitor.research.contrast.directions import Kind
 
+    ask(replaced_pack(folder), "Replace it?", yes=yes)
     kind: Kind = "probe" if probe else "direction"
     if rollouts is None:
         _refuse_rollout_options(context)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from monitor.cli.arguments import JsonOption, ModelOption, SeedOption
+from monitor.cli.asking import YesOption, ask
 from monitor.cli.show import out, plain, progress, show
 
 
@@ -32,6 +33,7 @@ def pack_judge(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     seed: SeedOption = 0,
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> None:
     """Measure every feature of a pack on texts it has not seen: ship, watch-only or reject.
 
@@ -42,6 +44,9 @@ def pack_judge(
     from monitor.score.pack import load_pack, save_pack
 
     found = load_pack(folder)
+    if write:
+        lost = f"{found.name} loses the id {found.pack_id[:12]}, that baselines and scores name"
+        ask([lost], "Write the report into the pack?", yes=yes)
     with progress() as said:
         report = judge_pack(
             found, model, data=data, seed=seed, quick=quick, device=device, progress=said

@@ -6,13 +6,17 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from monitor.cli.arguments import ConfigOption, JsonOption
+from monitor.cli.asking import YesOption, ask, span
 from monitor.cli.show import err, out, show
 from monitor.settings import load
+
+if TYPE_CHECKING:
+    from monitor.store.losses import StepDown
 
 commands = typer.Typer()
 
@@ -47,6 +51,14 @@ def web(config_file: ConfigOption = None) -> None:
     _serve(config_file, ("web",))
 
 
+@commands.command()
+def sidecar(config_file: ConfigOption = None) -> None:
+    """Run all loops beside a serving container: a run that ends is started again, for ever."""
+    from monitor.sidecar import keep_running
+
+    keep_running(config_file)
+
+
 def _serve(config_file: Path | None, loops: Sequence[str]) -> None:
     from monitor.app import run_loops
     from monitor.logs import configure
@@ -60,12 +72,35 @@ def _serve(config_file: Path | None, loops: Sequence[str]) -> None:
 def migrate(
     config_file: ConfigOption = None,
     revision: Annotated[str, typer.Option(help="Target revision; -1 goes down one.")] = "head",
+    yes: YesOption = False,
 ) -> None:
-    """Bring the database schema to this version."""
-    from monitor.store.database import migrate as to_revision
+    """Bring the database schema to this version.
 
-    to_revision(load(config_file).postgres, revision)
+    An older revision drops what came after it: what is lost is said, and asked about.
+    """
+    from monitor.store.database import migrate as to_revision
+    from monitor.store.losses import step_down
+
+    settings = load(config_file).postgres
+    down = step_down(settings, revision)
+    if down:
+        ask(_lost(down, revision), "Drop all this?", yes=yes)
+    to_revision(settings, revision)
     out.print(f"schema at {revision}")
+
+
+def _lost(down: StepDown, revision: str) -> list[str]:
+    lines = [f"the schema goes down from {down.current} to {revision}; lost for good:"]
+    for loss in down.losses:
+        where = f"{loss.table}, columns {', '.join(loss.columns)}" if loss.columns else loss.table
+        rows = "more rows than could be counted" if loss.rows is None else f"{loss.rows} rows"
+        when = span(loss.since, loss.until)
+        lines.append(f"  {where}: {rows}{', ' + when if when else ''}")
+    if not down.losses:
+        lines.append("  no row of any table")
+    if down.views:
+        lines.append(f"  views, with all that asks them: {', '.join(down.views)}")
+    return lines
 
 
 @commands.command()
@@ -139,13 +174,20 @@ def demo(
     keep: Annotated[bool, typer.Option(help="Leave everything running at the end.")] = False,
     record: Annotated[Path | None, typer.Option(help="Save the last screen as an SVG.")] = None,
     state: Annotated[
-        Path, typer.Option(help="Everything the demo writes; deleted at its start.")
+        Path, typer.Option(help="Everything the demo writes; an earlier demo's is deleted.")
     ] = Path(".state/demo"),
     cache: Annotated[Path, typer.Option(help="Where the converted model is kept.")] = Path(
         ".cache"
     ),
+    yes: YesOption = False,
 ) -> None:
     """The main job on embedded real parts: a persona appears, a signed alert arrives, it resolves."""
+    from monitor.demo.stage import left_running
     from monitor.demo.story import tell
+
+    names = left_running(state)
+    if names:
+        lost = f"the demo in {state} that was kept is ended and deleted: {', '.join(names)}"
+        ask([lost], "End it?", yes=yes)
 
     raise typer.Exit(0 if tell(state=state, cache=cache, keep=keep, record=record) else 1)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from monitor.cli.arguments import JsonOption
+from monitor.cli.asking import YesOption, ask, replaced_pack
 from monitor.cli.contrast import pack_build_contrast
 from monitor.cli.diff import pack_build_diff
 from monitor.cli.judge import pack_judge
@@ -94,6 +95,7 @@ def pack_join(
     name: Annotated[str, typer.Option(help="Name of the joined pack.")],
     version: Annotated[str, typer.Option(help="Its version.")],
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> None:
     """One pack out of several for the same model: imported latents beside contrast directions."""
     from monitor.score.join import joined
@@ -103,6 +105,7 @@ def pack_join(
         raise BadInput(
             f"--out {folder} is one of the packs to join: a pack is never edited in place"
         )
+    ask(replaced_pack(folder), "Replace it?", yes=yes)
     made = joined([load_pack(one) for one in folders], name, version)
     save_pack(made, folder)
     row = {"pack": str(folder), "id": made.pack_id, "features": len(made.features)}

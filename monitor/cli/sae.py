@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from monitor.cli.arguments import JsonOption, ModelOption
+from monitor.cli.asking import YesOption, ask, replaced_pack
 from monitor.cli.show import err, out, plain, progress, show
 from monitor.values.features import Pooling, Region
 
@@ -75,6 +76,7 @@ def pack_import_sae(
         Path | None, typer.Option(help="Folder of benign texts; the project's own when left out.")
     ] = None,
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> None:
     """Make a pack of chosen latents: verified and calibrated on benign text. Exit code 1 if the SAE
     is not as published."""
@@ -84,6 +86,7 @@ def pack_import_sae(
     from monitor.score.sae.autoencoder import Stated
     from monitor.score.sae.detect import load_autoencoder
 
+    ask(replaced_pack(folder), "Replace it?", yes=yes)
     stated = Stated(site=site, k=k, norm_factor=norm_factor)
     choice = LatentChoice(
         latents=tuple(latent),

@@ -1,8 +1,9 @@
 """PostgreSQL and a Kafka-protocol broker from wheels, as context managers: no Docker, no root.
 
 Both keep port and data in their own folder, so each can be stopped, killed and started again. They
-run in a session of their own: Ctrl-C reaches us first, and we stop them in order. A server left
-behind by a process that was killed is found by its pid file and ended before the next start.
+run in a session of their own: Ctrl-C reaches us first, and we stop them in order. If we are killed
+before, they end with us (`tether`). One that was kept, or left by a machine that lost its power, is
+found by its pid file and ended before the next start.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ import psycopg
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from monitor.demo.tether import TETHER, end
 from monitor.errors import ConfigurationError, RefuseToStart
 
 START_SECONDS: Final = 30.0
-STOP_SECONDS: Final = 20.0
 
 POSTGRES_OPTIONS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -76,6 +77,7 @@ class _Server:
                 start_new_session=True,
                 user=user,
                 group=user,
+                preexec_fn=TETHER.hold(signal.SIGINT),
             )
         self._pid_file.write_text(str(self._child.pid), encoding="utf-8")
         try:
@@ -93,18 +95,24 @@ class _Server:
             time.sleep(0.05)
 
     def stop(self, how: signal.Signals) -> None:
-        """Signal the server and wait for it and its children; after `STOP_SECONDS`, SIGKILL."""
+        """Signal the server and wait for it and its children; after `tether.END_SECONDS`, SIGKILL."""
         if self._child is not None:
-            _end(self._child, how)
+            end(self._child, how)
+            TETHER.release(self._child.pid)
         self._child = None
         self._pid_file.unlink(missing_ok=True)
+
+    def keep(self) -> None:
+        """Let the server outlive this process."""
+        if self._child is not None:
+            TETHER.release(self._child.pid)
 
     def end_leftover(self, executable: str) -> None:
         """End the server that an earlier process of ours left running in this folder."""
         with suppress(OSError, ValueError, psutil.Error):
             leftover = psutil.Process(int(self._pid_file.read_text(encoding="utf-8")))
             if str(self.folder) in leftover.cmdline() and leftover.cmdline()[0] == executable:
-                _end(leftover, signal.SIGINT)
+                end(leftover, signal.SIGINT)
 
 
 class Postgres:
@@ -184,8 +192,9 @@ class Postgres:
         self._server.stop(signal.SIGQUIT)
 
     def keep(self) -> None:
-        """Leave the server running when the context ends."""
+        """Leave the server running when the context, and this process, end."""
         self._kept = True
+        self._server.keep()
 
     def __enter__(self) -> Self:
         self.start()
@@ -252,8 +261,9 @@ class Broker:
         self._server.stop(signal.SIGKILL)
 
     def keep(self) -> None:
-        """Leave the broker running when the context ends."""
+        """Leave the broker running when the context, and this process, end."""
         self._kept = True
+        self._server.keep()
 
     def __enter__(self) -> Self:
         self.start()
@@ -300,17 +310,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def _end(process: psutil.Process, how: signal.Signals) -> None:
-    with suppress(psutil.NoSuchProcess):
-        family = [*process.children(recursive=True), process]
-        process.send_signal(how)
-        _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
-        for left in alive:
-            with suppress(psutil.NoSuchProcess):
-                left.kill()
-        psutil.wait_procs(alive, timeout=STOP_SECONDS)
 
 
 def _installed(wheel: str, ending: str) -> Path:

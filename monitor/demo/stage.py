@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,17 +19,47 @@ import yaml
 from monitor.demo.history import History
 from monitor.demo.receiver import Receiver
 from monitor.demo.services import Broker, Postgres, free_port
-from monitor.errors import StopLoudly
+from monitor.demo.tether import TETHER
+from monitor.errors import BadInput, StopLoudly
 from monitor.settings import load
 from monitor.store.database import migrate
 
 TOPIC = "prompts"
 BASELINE_PROMPTS = 150
 STOP_SECONDS = 40.0
+MARK = "monitor-demo"
+"""An empty file: the folder is a demo's, and the next one may delete it."""
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a terminal that is closed, end the block as an exception would.
+
+    So what it has open is closed in order; a second signal ends the process as it always does.
+    """
+
+    def handle(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    # A signal that is ignored, as under nohup, stays ignored.
+    before = {
+        number: signal.signal(number, handle)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Stage:
-    """Everything that runs; a context manager that leaves nothing behind unless told to ``keep``."""
+    """Everything that runs; a context manager that leaves nothing behind, however it ends.
+
+    With ``keep`` everything stays up after a block that came to its end.
+    """
 
     def __init__(self, state: Path, model: Path, *, keep: bool) -> None:
         self.state = state.resolve()
@@ -36,6 +67,7 @@ class Stage:
         self.log = self.state / "monitor.log"
         self._model = model.resolve()
         self._keep = keep
+        self._kept = False
         self._parts = ExitStack()
 
     def __enter__(self) -> Self:
@@ -52,15 +84,16 @@ class Stage:
             self.history = History(self.database_url)
             parts.callback(self.history.close)
             self._start_monitor()
-            if self._keep:
-                self.postgres.keep()
-                self.broker.keep()
-            else:
-                parts.callback(self._stop_monitor)
+            parts.callback(self._stop_monitor)
             self._parts = parts.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._keep and kind is None:
+            self.postgres.keep()
+            self.broker.keep()
+            TETHER.release(self._monitor.pid)
+            self._kept = True
         self._parts.close()
 
     @property
@@ -145,25 +178,55 @@ class Stage:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=TETHER.hold(signal.SIGTERM),  # noqa: PLW1509  one write, no lock
             )
         (self.state / "monitor.pid").write_text(str(self._monitor.pid), encoding="utf-8")
 
     def _stop_monitor(self) -> None:
+        if self._kept:
+            return
         if self._monitor.poll() is None:
             self._monitor.send_signal(signal.SIGTERM)
             try:
                 self._monitor.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 self._monitor.kill()
+        TETHER.release(self._monitor.pid)
 
 
-def clear(state: Path) -> None:
-    """End what an earlier ``--keep`` or a killed demo left running, and begin with an empty folder."""
-    for file in state.rglob("*.pid"):
+def left_running(state: Path) -> list[str]:
+    """What an earlier demo in ``state`` left running: postgres, broker, monitor."""
+    return [name for name, process in _running(state.resolve()) if process.is_running()]
+
+
+def _running(state: Path) -> Iterator[tuple[str, psutil.Process]]:
+    for file in sorted(state.rglob("*.pid")):
         with suppress(OSError, ValueError, psutil.Error):
             process = psutil.Process(int(file.read_text(encoding="utf-8").split()[0]))
             if any(str(state) in argument for argument in process.cmdline()):
-                process.send_signal(signal.SIGINT)
-                process.wait(STOP_SECONDS)
+                yield file.stem, process
+
+
+def require_own(state: Path) -> None:
+    """Raise `BadInput` when the folder holds what no demo has written."""
+    if state.exists() and not (state.is_dir() and _is_ours(state)):
+        raise BadInput(
+            f"{state} is not a demo's, and would be deleted",
+            hint="Give --state a folder of its own, or the name of a new one.",
+        )
+
+
+def clear(state: Path) -> None:
+    """End what an earlier demo left running, and begin with an empty folder; errors as `require_own`."""
+    require_own(state)
+    for _, process in _running(state):
+        with suppress(psutil.Error):
+            process.send_signal(signal.SIGINT)
+            process.wait(STOP_SECONDS)
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
+    (state / MARK).touch()
+
+
+def _is_ours(state: Path) -> bool:
+    return (state / MARK).exists() or not any(state.iterdir())

@@ -25,7 +25,7 @@ from monitor.demo.chat_model import chat_model
 from monitor.demo.history import WHAT_HAPPENED
 from monitor.demo.receiver import Received
 from monitor.demo.screen import Snapshot, draw
-from monitor.demo.stage import BASELINE_PROMPTS, TOPIC, Stage
+from monitor.demo.stage import BASELINE_PROMPTS, TOPIC, Stage, ended_by_signals, require_own
 from monitor.demo.traffic import Sender
 
 PERSONA_SHARE = 0.5
@@ -38,10 +38,11 @@ def tell(*, state: Path, cache: Path, keep: bool = False, record: Path | None = 
     """Play the demo; True when the signed alert and its resolution were received and verified.
 
     ``state`` is deleted first and holds all that is written, except the converted model in ``cache``.
-    With ``keep`` the parts stay up, until the next demo. ``record`` gets the screen as SVG.
+    With ``keep`` the parts stay up, until the next demo; a demo that is ended before takes them along. ``record`` gets the screen as SVG.
     """
+    require_own(state)  # before minutes are spent on the model
     console = Console()
-    with ExitStack() as open_parts:
+    with ended_by_signals(), ExitStack() as open_parts:
         with console.status("preparing the small chat model") as status:
             model = chat_model(cache, progress=status.update)
             status.update(

@@ -6,7 +6,7 @@ locks belong to a session.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -227,15 +227,48 @@ def migrate(settings: PostgresSettings, revision: str = "head") -> None:
     """
     engine = connect(settings)
     try:
-        with transaction(engine) as connection:
-            _prepare(connection)
-            _run_migrations(connection, settings, revision)
+        with (
+            transaction(engine) as connection,
+            migration(connection, settings, revision) as step,
+        ):
+            step.take()
             if _revision(connection) is not None:
                 ensure_partitions(
                     connection, datetime.now(UTC).date(), settings.partitions_ahead_days
                 )
     finally:
         engine.dispose()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A migration that may be taken on its connection."""
+
+    current: str | None
+    goes_down: bool
+    take: Callable[[], None]
+
+
+@contextmanager
+def migration(connection: Connection, settings: PostgresSettings, revision: str) -> Iterator[Step]:
+    """The step from the schema's revision to ``revision``, under the migration lock.
+
+    Raises `SchemaError` when the revision, or the one that the database is at, is not known here.
+    """
+    _prepare(connection)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes.update(connection=connection, reader_role=settings.reader_role)
+    current = _revision(connection)
+    try:
+        down = _goes_down(ScriptDirectory.from_config(config), current, revision)
+        move = command.downgrade if down else command.upgrade
+        yield Step(current=current, goes_down=down, take=lambda: move(config, revision))
+    except CommandError as error:
+        raise SchemaError(
+            f"cannot migrate to {revision!r}: {error}",
+            hint="A newer release knows this schema; downgrade with that release.",
+        ) from error
 
 
 def _prepare(connection: Connection) -> None:
@@ -255,23 +288,6 @@ def _prepare(connection: Connection) -> None:
         )
         if not there:
             connection.execute(text(f"CREATE SCHEMA {schema}"))
-
-
-def _run_migrations(connection: Connection, settings: PostgresSettings, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.attributes.update(connection=connection, reader_role=settings.reader_role)
-    script = ScriptDirectory.from_config(config)
-    try:
-        if _goes_down(script, _revision(connection), revision):
-            command.downgrade(config, revision)
-        else:
-            command.upgrade(config, revision)
-    except CommandError as error:
-        raise SchemaError(
-            f"cannot migrate to {revision!r}: {error}",
-            hint="A newer release knows this schema; downgrade with that release.",
-        ) from error
 
 
 def _goes_down(script: ScriptDirectory, current: str | None, revision: str) -> bool:

@@ -195,6 +195,24 @@ def list_deliveries(
     return [_delivery(row) for row in rows.mappings()]
 
 
+def load_delivery(c: Connection, delivery_id: int) -> Delivery | None:
+    """The delivery of that number; None: there is none."""
+    row = (
+        c.execute(
+            text(f"""
+                SELECT {_DELIVERY}
+                FROM monitor_data.deliveries AS delivery
+                JOIN monitor_data.events AS event USING (event_id)
+                WHERE delivery_id = :delivery_id
+            """),
+            {"delivery_id": delivery_id},
+        )
+        .mappings()
+        .one_or_none()
+    )
+    return None if row is None else _delivery(row)
+
+
 def replay_delivery(c: Connection, delivery_id: int, now: datetime) -> None:
     """Make a finished delivery due again, with the same event id; `BadInput` if it is unknown."""
     changed = c.execute(

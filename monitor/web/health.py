@@ -1,7 +1,7 @@
 """What the platform asks: is the process alive, may it be counted on, what are its figures.
 
-``/livez``   200 while every loop of this process goes round. It never asks a dependency: a database
-             that is down must not restart the process.
+``/livez``   200 while every loop of this process goes round, or none has begun to. It never asks a
+             dependency: a database that is down must not restart the process.
 ``/readyz``  200 when everything that `Readiness` names is True (model, database, assignment);
              else 503, with the reason of each.
 ``/metrics`` the table of `monitor.metrics`, as Prometheus text or OpenMetrics.

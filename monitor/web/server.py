@@ -74,8 +74,12 @@ class WebServer:
             self._server = self._thread = None
 
     def serve(self, stop: threading.Event) -> None:
-        """`start`, wait for ``stop``, `stop`. Raises `StopLoudly` when the server dies before."""
-        self.start()
+        """`start` where that is still to be done, wait for ``stop``, `stop`.
+
+        Raises `StopLoudly` when the server dies before.
+        """
+        if self._server is None:
+            self.start()
         try:
             while not stop.wait(0.5):
                 if self._thread is None or not self._thread.is_alive():

@@ -34,7 +34,7 @@ def engine_of(config: Path) -> Engine:
 def test_help_names_every_command(cli: Cli) -> None:
     shown = cli("--help")
     assert shown.code == 0
-    commands = "run worker watcher courier web migrate doctor score demo"
+    commands = "run worker watcher courier web sidecar migrate doctor score demo"
     for command in f"{commands} baseline alerts deliveries pack config".split():
         assert f"│ {command} " in shown.out
 
@@ -145,7 +145,7 @@ def test_migrate_makes_the_schema_and_every_list_is_empty(
 
 def test_migrate_goes_down_and_refuses_what_it_does_not_know(cli: Cli, on_database: Path) -> None:
     head = current_revision(engine_of(on_database))
-    assert cli("migrate", "--revision", "-1", config=on_database).code == 0
+    assert cli("migrate", "--revision", "-1", "--yes", config=on_database).code == 0
     assert current_revision(engine_of(on_database)) != head
     refused = cli("migrate", "--revision", "nosuch", config=on_database)
     assert refused.code == 2
@@ -219,9 +219,9 @@ def test_a_baseline_is_captured_approved_replaced_and_retired(
     assert again.code == 2
     assert "only a draft can be approved" in again.err
 
-    second = capture("--approve", "--by", "bob")
+    second = capture("--approve", "--by", "bob", "--yes")
     assert statuses() == {first: "retired", second: "approved"}
-    assert cli("baseline", "retire", second, config=on_database).code == 0
+    assert cli("baseline", "retire", second, "--yes", config=on_database).code == 0
     assert statuses() == {first: "retired", second: "retired"}
     unknown = cli("baseline", "retire", "bl-none", config=on_database)
     assert unknown.code == 2
@@ -302,7 +302,7 @@ def test_deliveries_are_listed_by_endpoint_and_sent_again(
     (row,) = json.loads(
         cli("deliveries", "list", "--json", "--endpoint", "ops", config=on_database).out
     )
-    assert cli("deliveries", "replay", row["delivery_id"], config=on_database).code == 0
+    assert cli("deliveries", "replay", row["delivery_id"], "--yes", config=on_database).code == 0
     assert cli("deliveries", "replay", 4_711, config=on_database).code == 2
     assert (
         "1"
@@ -328,7 +328,7 @@ def test_a_silence_is_stored_as_it_was_given(cli: Cli, on_database: Path, databa
     assert (silence.created_by, silence.comment) == ("ada", "retraining")
     (listed,) = json.loads(cli("alerts", "silences", "--json", config=on_database).out)
     assert listed["silence_id"] == silence.silence_id
-    assert cli("alerts", "unsilence", silence.silence_id, config=on_database).code == 0
+    assert cli("alerts", "unsilence", silence.silence_id, "--yes", config=on_database).code == 0
     assert json.loads(cli("alerts", "silences", "--json", config=on_database).out) == []
 
 

@@ -113,7 +113,7 @@ def test_rollouts_become_a_pack_and_a_second_run_asks_nothing(
     assert "held_out positive" in first.out
     assert len(server.keys) == 96
     assert set(server.keys) == {"Bearer sk-private"}
-    again = cli(*build, "--json")
+    again = cli(*build, "--json", "--yes")
     assert again.code == 0, again.err
     assert len(server.keys) == 96
     found, pack = json.loads(again.out), load_pack(tmp_path / "pack")
@@ -125,7 +125,7 @@ def test_rollouts_become_a_pack_and_a_second_run_asks_nothing(
     )
     inspected = cli("pack", "inspect", tmp_path / "pack")
     assert "loud.peak" in inspected.out
-    other = cli(*build, "--seed", 1)
+    other = cli(*build, "--seed", 1, "--yes")
     assert other.code == 2
     assert "was begun with other settings: seed 0, now 1" in other.err
     assert "another work folder" in other.err

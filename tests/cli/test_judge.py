@@ -59,7 +59,7 @@ def test_a_verdict_for_every_feature_in_the_pack_and_beside_it(
     before = load_pack(own_pack)
     out = tmp_path / "report"
     call = ("pack", "judge", own_pack, "--model", model_folder, "--data", texts, "--quick")
-    ended = cli(*call, "--device", "cpu", "--out", out, "--write", "--json")
+    ended = cli(*call, "--device", "cpu", "--out", out, "--write", "--yes", "--json")
     report = json.loads(ended.out)
     assert ended.code == (1 if report["decision"] == "reject" else 0), ended.err
     assert set(report["features"]) == {"curt", "toxic"}

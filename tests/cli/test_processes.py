@@ -11,16 +11,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from kafka import KafkaProducer
 from sqlalchemy import Engine, text
 
-from monitor.store.database import transaction
+from monitor.demo.services import Postgres
+from monitor.settings import PostgresSettings
+from monitor.store.database import migrate, transaction
 
 START_SECONDS = 60.0
 """On a busy machine; seconds on an idle one."""
@@ -54,6 +57,20 @@ class Process:
             time.sleep(0.05)
         raise AssertionError(f"{event} was never logged:\n{self.said}")
 
+    def answers(self, path: str, status: int) -> dict[str, Any]:
+        """What ``path`` answers, once its status is the wanted one."""
+        deadline = time.monotonic() + START_SECONDS
+        with self.client() as client:
+            while (answer := client.get(path, timeout=30)).status_code != status:
+                assert self._child.poll() is None, self.said
+                assert time.monotonic() < deadline, f"{path}: {answer.text}\n{self.said}"
+                time.sleep(0.1)
+        return dict(answer.json())
+
+    @property
+    def runs(self) -> bool:
+        return self._child.poll() is None
+
     def client(self) -> httpx.Client:
         self.wait_for('"web.listening"')
         line = next(line for line in self.said.splitlines() if '"web.listening"' in line)
@@ -62,11 +79,14 @@ class Process:
     def ended(self, seconds: float = START_SECONDS) -> int:
         return self._child.wait(seconds)
 
-    def terminate(self) -> int:
+    def terminate(self, seconds: float = STOP_SECONDS) -> int:
         self._child.send_signal(signal.SIGTERM)
-        return self.ended(STOP_SECONDS)
+        return self.ended(seconds)
 
     def kill(self) -> None:
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self._child.pid).children(recursive=True):
+                child.kill()
         self._child.kill()
         self._child.wait()
 
@@ -124,6 +144,96 @@ def test_without_a_database_run_waits_for_it_and_ends_on_sigterm(
     assert process.terminate() == 0
     assert time.monotonic() - began < 5
     assert "error" not in re.sub(r'"error": ', "", process.said)
+
+
+@pytest.mark.parametrize("command", ["run", "worker", "watcher", "courier", "web"])
+def test_with_postgres_down_a_process_is_alive_and_says_what_it_waits_for(
+    started: Callable[[str, Path], Process], configured: Callable[..., Path], command: str
+) -> None:
+    process = started(
+        command,
+        configured(
+            postgres={"url": "postgresql+psycopg://127.0.0.1:1/none"},
+            kafka={"bootstrap_servers": "127.0.0.1:1"},
+            web={"port": 0},
+        ),
+    )
+    assert process.answers("/livez", 200)["alive"] is True
+    waiting = process.answers("/readyz", 503)
+    assert "Connection refused" in waiting["checks"]["database"]
+    if command in ("run", "worker"):
+        assert "database" in waiting["checks"]["model"]
+    assert process.runs
+    assert process.terminate() == 0
+
+
+def test_run_becomes_ready_when_postgres_comes(
+    started: Callable[[str, Path], Process],
+    configured: Callable[..., Path],
+    restartable_postgres: Postgres,
+    kafka_bootstrap: str,
+    topic: str,
+    model_folder: Path,
+    pack_folder: Path,
+) -> None:
+    migrate(PostgresSettings(url=restartable_postgres.url))
+    restartable_postgres.stop()
+    process = started(
+        "run",
+        configured(
+            postgres={"url": restartable_postgres.url},
+            web={"port": 0},
+            kafka={
+                "bootstrap_servers": kafka_bootstrap,
+                "topics": [topic],
+                "group_id": topic,
+                "dead_letter_topic": None,
+            },
+            replay={"model": str(model_folder), "device": "cpu"},
+            pack={"path": str(pack_folder)},
+        ),
+    )
+    process.answers("/livez", 200)
+    process.answers("/readyz", 503)
+    restartable_postgres.start()
+    checks = process.answers("/readyz", 200)["checks"]
+    assert checks == {"database": True, "model": True, "assignment": True}
+    assert process.terminate() == 0
+
+
+def test_a_sidecar_never_ends_by_itself_and_starts_again_what_ended(
+    started: Callable[[str, Path], Process],
+    configured: Callable[..., Path],
+    postgres_url: str,
+    model_folder: Path,
+    pack_folder: Path,
+) -> None:
+    process = started(
+        "sidecar",
+        configured(
+            postgres={"url": postgres_url},
+            kafka={"bootstrap_servers": "127.0.0.1:1"},
+            web={"port": 0},
+            replay={"model": str(model_folder), "device": "cpu"},
+            pack={"path": str(pack_folder)},
+        ),
+    )
+    said = process.wait_for('"sidecar.run_ended"')
+    assert "monitor migrate" in said, "why the run was refused is in the same log"
+    assert process.runs
+    migrate(PostgresSettings(url=postgres_url))
+    process.wait_for('"monitor.running"')
+    assert process.terminate(START_SECONDS) == 0, "a model that is being loaded is waited for"
+    assert '"monitor.stopped"' in process.said, "the run ended as it does on SIGTERM"
+
+
+def test_a_sidecar_with_a_configuration_that_is_wrong_waits_for_a_better_one(
+    started: Callable[[str, Path], Process], configured: Callable[..., Path]
+) -> None:
+    process = started("sidecar", configured(kafka={"bootstrap_server": "typo"}))
+    assert "bootstrap_server" in process.wait_for('"sidecar.run_ended"')
+    assert process.runs
+    assert process.terminate() == 0
 
 
 def test_a_database_without_the_schema_is_refused(

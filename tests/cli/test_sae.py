@@ -66,7 +66,9 @@ def test_an_import_says_how_faithful_the_sae_is(
     ]
     assert pack.report["autoencoder"]["agrees"] is True
 
-    far = cli("pack", "import", "sae", checkpoint, "--latent", 3, *options, "--expect-l0", 2)
+    far = cli(
+        "pack", "import", "sae", checkpoint, "--latent", 3, *options, "--expect-l0", 2, "--yes"
+    )
     assert far.code == 1
     assert "mean L0 is" in far.err
     assert load_pack(out).report["autoencoder"]["agrees"] is False

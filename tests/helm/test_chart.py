@@ -241,10 +241,7 @@ def test_sidecar_fragment_is_a_valid_part_of_a_serving_pod(chart: helm.Chart) ->
     fragment = yaml.safe_load(held["data"]["pod.yaml"])
     (sidecar,) = fragment["initContainers"]
     assert sidecar["restartPolicy"] == "Always"
-    assert sidecar["args"] == ["run"]
-    assert sidecar["startupProbe"]["httpGet"]["path"] == "/livez", (
-        "serving waits for no model of ours"
-    )
+    assert sidecar["args"] == ["sidecar"]
     assert sidecar["securityContext"]["runAsNonRoot"] is True
     assert sidecar["securityContext"]["runAsUser"] == 10001
     volumes = {volume["name"] for volume in fragment["volumes"]}
@@ -256,6 +253,29 @@ def test_sidecar_fragment_is_a_valid_part_of_a_serving_pod(chart: helm.Chart) ->
         "spec": {"containers": [{"name": "serving", "image": "vllm:1"}], **fragment},
     }
     kubernetes_validate.validate(pod, KUBERNETES[-1], strict=True)
+
+
+def test_nothing_of_the_sidecar_fragment_can_take_serving_down(chart: helm.Chart) -> None:
+    held = named(rendered(chart, SIDECAR), "ConfigMap", "demo-persona-monitor-sidecar")
+    fragment = yaml.safe_load(held["data"]["pod.yaml"])
+    (sidecar,) = fragment["initContainers"]
+    assert [key for key in sidecar if key.endswith("Probe")] == [], (
+        "readiness and startup of a native sidecar are the pod's; a restart by liveness is a pod "
+        "that is not ready"
+    )
+    assert sidecar["args"] == ["sidecar"], "a native sidecar that is not running: pod not ready"
+    volumes = {volume["name"]: volume for volume in fragment["volumes"]}
+    assert volumes["monitor-config"]["configMap"]["optional"] is True, "it goes with the release"
+    sources = volumes["monitor-secrets"]["projected"]["sources"]
+    assert sources
+    assert all(source["secret"]["optional"] is True for source in sources)
+
+
+def test_outside_of_a_serving_pod_a_missing_secret_holds_the_pod_back(chart: helm.Chart) -> None:
+    for pod in pods(rendered(chart, EVERYTHING)):
+        for volume in pod.get("volumes", []):
+            for source in volume.get("projected", {}).get("sources", []):
+                assert "optional" not in source["secret"]
 
 
 def test_probes_never_ask_a_dependency_whether_to_restart(chart: helm.Chart) -> None:
