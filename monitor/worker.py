@@ -28,6 +28,7 @@ from monitor.drift.histogram import bucket_scores
 from monitor.errors import DatabaseUnavailable, EverythingUnreadable, Retry, StaleChunk
 from monitor.heartbeat import Heartbeat
 from monitor.ingest.formats import parse
+from monitor.ingest.letters import with_bytes
 from monitor.ingest.sampling import sample, segments_of
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
@@ -46,7 +47,6 @@ from monitor.values.prompts import (
     OffsetSpan,
     Parsed,
     Prompt,
-    RawRecord,
     RecordKey,
     Skip,
     SkipReason,
@@ -243,7 +243,7 @@ class Worker:
             buckets=bucket_scores(
                 scored, tail=self._tail, falls=self._falls, bucket=self._settings.drift.bucket
             ),
-            dead_letters=with_content(dead, prepared.chunk.records, self._settings.ingest),
+            dead_letters=with_bytes(dead, prepared.chunk.records, self._settings.ingest),
             counts=count_outcomes(scored, dead, skipped, self._settings.drift.bucket),
         )
 
@@ -438,25 +438,6 @@ def letter_of(outcome: Unreplayable) -> DeadLetter:
         recorded_at=outcome.prompt.recorded_at,
         reason=outcome.reason,
         detail=outcome.detail,
-    )
-
-
-def with_content(
-    letters: Iterable[DeadLetter], records: Sequence[RawRecord], ingest: IngestSettings
-) -> tuple[DeadLetter, ...]:
-    """The letters without their content, or with the record's bytes where that was asked for."""
-    values: dict[tuple[str, int, int], bytes | None] = {}
-    if ingest.store_dead_letter_content:
-        values = {(r.topic, r.partition, r.offset): r.value for r in records}
-    return tuple(
-        DeadLetter(
-            key=letter.key,
-            recorded_at=letter.recorded_at,
-            reason=letter.reason,
-            detail=letter.detail,
-            content=values.get((letter.key.topic, letter.key.partition, letter.key.offset)),
-        )
-        for letter in letters
     )
 
 
