@@ -39,7 +39,11 @@ def settings_for(bootstrap: str, topic: str, **ingest: object) -> Settings:
 
 @contextmanager
 def working(
-    database: Engine, settings: Settings, replay: NullReplay | None = None
+    database: Engine,
+    settings: Settings,
+    replay: NullReplay | None = None,
+    *,
+    worker_id: str = "test",
 ) -> Iterator[Worker]:
     pack = null_pack(FEATURES)
     with transaction(database) as c:
@@ -61,7 +65,7 @@ def working(
             database=database,
             settings=settings,
             hash_key=b"test",
-            worker_id="test",
+            worker_id=worker_id,
             dead_letters=sink,
         )
 
