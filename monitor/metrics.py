@@ -92,7 +92,8 @@ class Metrics:
         self.lag = self._gauge(
             "monitor_lag_records",
             ("topic", "partition"),
-            "Records between the committed offset and the partition's end, for partitions of this worker.",
+            "Records between the stored offset and the partition's end, for partitions of this worker. The "
+            "broker is asked for the end every 15 seconds, also while reading is held up.",
             action="Growing: add workers (up to the number of partitions), or lower ingest.sampling_rate.",
         )
         self.offset_gaps = self._counter(

@@ -15,7 +15,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,8 +30,10 @@ from monitor.heartbeat import Heartbeat
 from monitor.ingest.formats import parse
 from monitor.ingest.letters import with_bytes
 from monitor.ingest.sampling import sample, segments_of
+from monitor.ingest.watermarks import newest_records
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
+from monitor.progress import ProgressReport
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import IngestSettings, Settings
@@ -40,6 +42,7 @@ from monitor.store.database import transaction
 from monitor.store.ingest import outcomes_between
 from monitor.store.workers import heartbeat, record_canary_run
 from monitor.values.arrays import Floats
+from monitor.values.progress import LogEnd
 from monitor.values.prompts import (
     Chunk,
     DeadLetter,
@@ -76,6 +79,7 @@ class Source(Protocol):
     def poll(self, timeout_seconds: float) -> Chunk | None: ...
     def commit(self, spans: Sequence[OffsetSpan]) -> None: ...
     def rewind(self) -> None: ...
+    def log_ends(self) -> Sequence[LogEnd]: ...
 
 
 class DeadLetterSink(Protocol):
@@ -97,6 +101,7 @@ class Prepared:
     """A chunk that is parsed, sampled and tokenised, and waits for the model."""
 
     chunk: Chunk
+    watermarks: Mapping[tuple[str, int], datetime]
     tokenised: Any
     dead: tuple[DeadLetter, ...]
     skipped: tuple[Skip, ...]
@@ -165,6 +170,13 @@ class Worker:
         with (
             ThreadPoolExecutor(1, "fetch") as fetching,
             ThreadPoolExecutor(1, "store") as storing,
+            ProgressReport(
+                self._source.log_ends,
+                self._database,
+                group_id=self._settings.kafka.group_id,
+                worker_id=self._worker_id,
+                clock=self._clock,
+            ),
         ):
             try:
                 self._patiently(self._remember)
@@ -215,6 +227,7 @@ class Worker:
         prompts = [outcome for outcome in outcomes if isinstance(outcome, Prompt)]
         prepared = Prepared(
             chunk=chunk,
+            watermarks=newest_records(chunk.records, outcomes),
             tokenised=self._replay.prepare(prompts),
             dead=tuple(outcome for outcome in outcomes if isinstance(outcome, DeadLetter)),
             skipped=tuple(outcome for outcome in outcomes if isinstance(outcome, Skip)),
@@ -245,6 +258,7 @@ class Worker:
             ),
             dead_letters=with_bytes(dead, prepared.chunk.records, self._settings.ingest),
             counts=count_outcomes(scored, dead, skipped, self._settings.drift.bucket),
+            watermarks=prepared.watermarks,
         )
 
     def _scored(self, replayed: Sequence[Replayed]) -> tuple[ScoredPrompt, ...]:

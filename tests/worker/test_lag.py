@@ -14,6 +14,7 @@ from kafka import KafkaProducer
 from sqlalchemy import Engine, text
 
 from benchmarks.null_replay import NullReplay
+from monitor import progress
 from monitor.ingest.kafka import ends
 from monitor.metrics import METRICS
 from monitor.settings import Settings
@@ -26,6 +27,7 @@ from tests.worker.test_worker import FEATURES, prompts, settings_for, working
 @pytest.fixture(autouse=True)
 def _asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ends, "ASK_SECONDS", 0.3)
+    monkeypatch.setattr(progress, "TELL_SECONDS", 0.2)
 
 
 class HeldUp(NullReplay):
