@@ -28,7 +28,8 @@ INGEST_LAG = """
         owner,
         watermark,
         CASE WHEN begun_at IS NOT NULL
-            THEN greatest(now() - coalesce(watermark, begun_at), interval '0') END AS delay
+            THEN greatest(
+                now() - coalesce(watermark, caught_up_at, begun_at), interval '0') END AS delay
     FROM (
         SELECT
             seen.*,
@@ -41,7 +42,6 @@ INGEST_LAG = """
                 known.*,
                 CASE WHEN begun_at IS NOT NULL THEN greatest(
                     newest_record,
-                    caught_up_at,
                     CASE WHEN next_offset >= log_end THEN asked_at END)
                 END AS read_until
             FROM (

@@ -73,8 +73,8 @@ def keep_log_ends(
 def progress_of(c: Connection, now: datetime, group_id: str | None = None) -> list[Progress]:
     """The partitions that are in use (see `IN_USE`) in a consumer group (None: in any), in order.
 
-    The watermark is ``now`` where everything up to a fresh answer of the broker is stored; else the
-    greater of the last time at which that was so and the newest record of the last stored chunk.
+    The watermark is ``now`` where everything up to a fresh answer of the broker is stored; else the time
+    of the newest record in the last stored chunk, or of an older answer up to which all is stored.
     """
     rows = c.execute(
         text("""
@@ -91,12 +91,12 @@ def progress_of(c: Connection, now: datetime, group_id: str | None = None) -> li
                 FULL JOIN monitor_data.log_ends AS told USING (group_id, topic, partition)
                 WHERE CAST(:group_id AS text) IS NULL OR group_id = :group_id
             )
-            SELECT topic, partition, greatest(log_end - next_offset, 0) AS lag, begun_at,
+            SELECT topic, partition, greatest(log_end - next_offset, 0) AS lag,
+                coalesce(caught_up_at, begun_at) AS known_since,
                 coalesce(asked_at, updated_at) AS asked_at,
                 next_offset >= log_end AND asked_at >= :now - CAST(:fresh AS interval) AS up_to_date,
                 CASE WHEN begun_at IS NOT NULL THEN greatest(
                     newest_record,
-                    caught_up_at,
                     CASE WHEN next_offset >= log_end THEN asked_at END)
                 END AS read_until
             FROM known
@@ -115,7 +115,7 @@ def progress_of(c: Connection, now: datetime, group_id: str | None = None) -> li
                 lag=row.lag,
                 asked_at=utc(row.asked_at),
                 watermark=min(utc(watermark), now) if watermark else None,
-                begun_at=utc(row.begun_at) if row.begun_at else None,
+                known_since=utc(row.known_since) if row.known_since else None,
             )
         )
     return made

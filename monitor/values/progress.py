@@ -37,8 +37,9 @@ class Progress:
     """When the broker last told the end of the log."""
     watermark: datetime | None
     """Everything up to here is read and stored; None while that is not known."""
-    begun_at: datetime | None
-    """When a worker first asked about the partition: None where none ever did."""
+    known_since: datetime | None
+    """When nothing was left unread for the last time, else when a worker first asked about the
+    partition; None where none ever did: then nothing is known of its delay."""
 
     @property
     def source(self) -> str:
@@ -47,7 +48,7 @@ class Progress:
     def delay(self, now: datetime) -> float | None:
         """Seconds by which what is read lies behind ``now``; at least so many while nothing is read.
 
-        None where no worker ever asked about the partition.
+        None where it is not known.
         """
-        since = self.watermark or self.begun_at
+        since = self.watermark or self.known_since
         return None if since is None else max(0.0, (now - since).total_seconds())

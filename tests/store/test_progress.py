@@ -79,21 +79,12 @@ def test_behind_the_watermark_is_the_newest_record_that_is_stored(database: Engi
     assert known(database)[0].lag == 20
 
 
-def test_what_came_since_it_was_last_caught_up_makes_no_long_delay(database: Engine) -> None:
-    """A topic with a record an hour: its last record is old, but nothing was missed since."""
-    read(database, 0, 50, newest=NOW - 3_600 * SECOND, log_end=50)
-    asked(database, 50, at=NOW - 15 * SECOND)
-    asked(database, 51, at=NOW)
+def test_what_comes_to_an_empty_partition_waits_since_it_came(database: Engine) -> None:
+    asked(database, 0, at=NOW - 86_400 * SECOND)
+    asked(database, 0, at=NOW - 15 * SECOND)
+    asked(database, 1, at=NOW)
+    assert known(database)[0].watermark is None
     assert known(database)[0].delay(NOW) == 15
-
-
-def test_caught_up_with_the_question_though_not_with_the_log(database: Engine) -> None:
-    """Everything appended before the question is stored: told again, it counts."""
-    asked(database, 50, at=NOW - 20 * SECOND)
-    read(database, 0, 60, newest=NOW - 900 * SECOND, log_end=90)
-    assert known(database)[0].watermark == NOW - 900 * SECOND
-    asked(database, 50, at=NOW - 20 * SECOND, still_at=NOW)
-    assert known(database)[0].watermark == NOW - 20 * SECOND
 
 
 def test_a_partition_from_which_nothing_was_read(database: Engine) -> None:
