@@ -163,6 +163,10 @@ def test_windows_and_detectors_wait_for_a_worker_that_is_behind(
         assert behind.reach.until == end
         assert {drift.window_end for drift in behind.drifts} == {end}
         assert behind.reach.behind >= 39 * MINUTE
+        drifting = [one for one in behind.conditions if one.kind == "drift"]
+        assert drifting
+        assert all(one.summary.endswith(behind.reach.sentence) for one in drifting)
+        assert behind.subject.status["outcomes"]["scored"] > 0, "shares are judged where it reads"
         assert max(delay_measured(made.topic)) > 40 * 60
         again = made.watcher.step()
         assert again.drifts == (), "what was evaluated is not evaluated again while it waits"
