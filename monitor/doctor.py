@@ -13,6 +13,7 @@ import httpx
 from monitor.alert.keys import routing_key, signing_keys
 from monitor.alert.selection import Blind, blind
 from monitor.app import build_instrument, pack_in_use
+from monitor.drift.lateness import reach
 from monitor.errors import MonitorError, PackError, RefuseToStart
 from monitor.ingest.kafka import describe
 from monitor.score.pack import load_pack
@@ -20,6 +21,7 @@ from monitor.settings import Endpoint, Settings
 from monitor.store.baselines import load_baseline
 from monitor.store.database import connect, current_revision, require_schema, transaction
 from monitor.store.packs import active_pack
+from monitor.store.progress import progress_of
 from monitor.worker import canary_run
 
 
@@ -34,7 +36,7 @@ class Finding:
 
 
 def examine(settings: Settings, *, with_model: bool = True) -> Iterator[Finding]:
-    """Look at configuration, pack, model, Postgres, Kafka and endpoints; one failure stops no other.
+    """Look at configuration, pack, model, Postgres, Kafka, what is read, and endpoints; one failure stops no other.
 
     ``with_model=False`` leaves out loading the model, which may take minutes.
     """
@@ -46,6 +48,7 @@ def examine(settings: Settings, *, with_model: bool = True) -> Iterator[Finding]
     yield from _look("postgres", lambda: _postgres(settings))
     yield from _look("baseline", lambda: _baseline(settings))
     yield from _look("kafka", lambda: _kafka(settings))
+    yield from _look("reading", lambda: _reading(settings, datetime.now(UTC)))
     if not settings.alerts.endpoints:
         yield Finding(
             subject="endpoints",
@@ -148,6 +151,22 @@ def _kafka(settings: Settings) -> str:
             hint="Create them, or mend kafka.topics and kafka.dead_letter_topic.",
         )
     return ", ".join(f"{name}: {count} partitions" for name, count in report.partitions.items())
+
+
+def _reading(settings: Settings, now: datetime) -> str:
+    with transaction(connect(settings.postgres)) as connection:
+        progress = progress_of(connection, now, settings.kafka.group_id)
+    if not progress:
+        return f"no worker of group {settings.kafka.group_id} has read anything yet"
+    seen = reach(progress, settings.drift, now)
+    if seen.sentence:
+        asked = max(one.asked_at for one in progress)
+        raise RefuseToStart(
+            f"{seen.sentence} (as of {asked:%Y-%m-%d %H:%M} UTC)",
+            hint="Is a worker running? If so add workers or partitions, or lower "
+            "ingest.sampling_rate; the view ingest_lag shows every partition.",
+        )
+    return f"{len(progress)} partitions, {sum(one.lag for one in progress)} records behind"
 
 
 def _endpoint(endpoint: Endpoint) -> str:

@@ -26,14 +26,16 @@ from monitor.alert.policy import (
 )
 from monitor.drift import sequential
 from monitor.drift.baseline import baseline_for
+from monitor.drift.bets import Bets, Stream, bets_on
 from monitor.drift.cause import cause_of
 from monitor.drift.histogram import floor_time
-from monitor.drift.tests import Reference, compare, reference
+from monitor.drift.lateness import Reach, reach
+from monitor.drift.tests import compare
 from monitor.settings import DriftSettings, Settings
 from monitor.store.alerts import active_silences, forget_alert, recent_alerts, save_alert
 from monitor.store.baselines import load_baseline
 from monitor.store.drift import load_detectors, save_detectors, save_drifts
-from monitor.store.ingest import ingest_health
+from monitor.store.ingest import ingest_health, outcomes_between
 from monitor.store.packs import PackFeature, active_pack, pack_features, served_models
 from monitor.store.scores import strongest_prompts
 from monitor.store.windows import new_buckets, read_windows
@@ -51,8 +53,6 @@ ROWS_A_WINDOW: Final = 15
 CANARY_INTERVALS: Final = 3
 """A canary run vouches for its copy for so many of `pack.canary_interval`."""
 
-Stream = tuple[int, str]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
@@ -66,6 +66,10 @@ class Evaluation:
     events: tuple[Event, ...]
     firing: tuple[Alert, ...]
 
+    @property
+    def reach(self) -> Reach:
+        return self.subject.reach
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
@@ -77,17 +81,9 @@ class Subject:
     canaries: Sequence[CanaryRun]
     """The latest recent run of every live worker with this pack."""
     status: Mapping[str, Any]
-    """See `store.ingest.ingest_health`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bets:
-    """What one baseline is compared and bet with: built once, used at every step."""
-
-    baseline_id: str
-    references: Mapping[Stream, Reference]
-    detectors: Mapping[Stream, sequential.Detector]
-    limit: float
+    """See `store.ingest.ingest_health`; its outcomes are those of the shortest window that is evaluated."""
+    reach: Reach
+    """Where windows end, and what they wait for."""
 
 
 def evaluate(
@@ -98,11 +94,13 @@ def evaluate(
     subject = begin(c, settings, now)
     cause, drifts = Cause.UNKNOWN, []
     if subject.baseline is not None:
-        end = floor_time(now - drift.settle, drift.bucket)
+        end = subject.reach.until
         cause = _cause(c, subject, subject.baseline, end - min(drift.windows.values()), end)
         if bets is None or bets.baseline_id != subject.baseline.baseline_id:
             bets = bets_on(subject.baseline, drift)
-        drifts = compare_all(c, drift, subject, subject.baseline, bets, cause, end, now)
+        if not _stands_still(subject.reach, bets):
+            drifts = compare_all(c, drift, subject, subject.baseline, bets, cause, end, now)
+            bets = replace(bets, evaluated_until=end)
     made = judge(settings, subject, drifts, watching_since, now)
     events, firing = announce(c, settings, subject, made, drifts, now)
     active = {condition.dedupe_key for condition in made if condition.active}
@@ -119,14 +117,21 @@ def evaluate(
     return done, bets
 
 
+def _stands_still(reach: Reach, bets: Bets) -> bool:
+    """While windows wait nothing new is known: neither that a drift lasts, nor that it has gone."""
+    if reach.waiting_for is None or bets.evaluated_until is None:
+        return False
+    return bets.evaluated_until >= reach.until
+
+
 def begin(c: Connection, settings: Settings, now: datetime) -> Subject:
-    """The pack in use, its approved baseline, and who vouches for the instrument."""
-    status = ingest_health(
-        c,
-        now - min(settings.drift.windows.values()),
-        now,
-        group_id=settings.kafka.group_id,
-    )
+    """The pack in use, its approved baseline, how far is read, and who vouches for the instrument."""
+    shortest, group = min(settings.drift.windows.values()), settings.kafka.group_id
+    status = ingest_health(c, now - shortest, now, group_id=group)
+    seen = reach(status["progress"], settings.drift, now)
+    if seen.waiting_for:
+        # What is read late lies before the last minutes: shares of records are judged where it lies.
+        status["outcomes"] = outcomes_between(c, seen.until - shortest, now, group_id=group)
     pack_id = active_pack(c)
     alive = {worker["worker_id"] for worker in status["workers"]}
     return Subject(
@@ -140,6 +145,7 @@ def begin(c: Connection, settings: Settings, now: datetime) -> Subject:
             if run.lineage.pack_id == pack_id and (not alive or run.worker_id in alive)
         ],
         status=status,
+        reach=seen,
     )
 
 
@@ -198,28 +204,6 @@ def compare_all(
     return drifts
 
 
-def bets_on(baseline: Baseline, settings: DriftSettings) -> Bets:
-    """Detectors of all streams that have a baseline of their own.
-
-    Against the pooled one a segment that has always been different would alarm.
-    """
-    own = {
-        key: stream
-        for key, stream in baseline.streams.items()
-        if key[1] == EVERYTHING or stream.window.n >= settings.min_segment_n
-    }
-    limit = sequential.threshold(settings.average_run_length, len(own), settings.bucket)
-    return Bets(
-        baseline_id=baseline.baseline_id,
-        references={key: reference(stream) for key, stream in baseline.streams.items()},
-        detectors={
-            key: sequential.detector(stream, limit=limit, streams=len(own))
-            for key, stream in own.items()
-        },
-        limit=limit,
-    )
-
-
 def take_in(
     c: Connection,
     baseline: Baseline,
@@ -275,7 +259,8 @@ def judge(
     """What the rules say about the drifts and about the monitor itself."""
     drift, status = settings.drift, subject.status
     health = Health(
-        since=now - min(drift.windows.values()),
+        since=subject.reach.until - min(drift.windows.values()),
+        progress=status["progress"],
         watching_since=watching_since,
         pack_id=subject.pack_id,
         baseline_id=subject.baseline.baseline_id if subject.baseline else None,
@@ -285,10 +270,22 @@ def judge(
         mismatches=mismatches(subject),
         canaries=subject.canaries,
     )
+    found = conditions(drifts, drift.rules, subject.features)
     return [
-        *conditions(drifts, drift.rules, subject.features),
+        *(_with_lateness(condition, subject.reach) for condition in found),
         *silence_conditions(health, drift.silence_rules, now),
     ]
+
+
+def _with_lateness(condition: Condition, reach: Reach) -> Condition:
+    """The condition with how far the evaluation is behind and why, where it is."""
+    if not reach.sentence:
+        return condition
+    return replace(
+        condition,
+        summary=f"{condition.summary}; {reach.sentence}",
+        details={**condition.details, "evaluation": reach.sentence},
+    )
 
 
 def mismatches(subject: Subject) -> tuple[str, ...]:

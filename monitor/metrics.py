@@ -92,8 +92,24 @@ class Metrics:
         self.lag = self._gauge(
             "monitor_lag_records",
             ("topic", "partition"),
-            "Records between the committed offset and the partition's end, for partitions of this worker.",
+            "Records between the stored offset and the partition's end, for partitions of this worker. The "
+            "broker is asked for the end every 15 seconds, also while reading is held up.",
             action="Growing: add workers (up to the number of partitions), or lower ingest.sampling_rate.",
+        )
+        self.delay = self._gauge(
+            "monitor_delay_seconds",
+            ("topic", "partition"),
+            "How far what is read of a partition lies behind now, by the records' own time; 0 when all is "
+            "read. Told by the watcher that leads, also of workers that are dead.",
+            action="Growing: add workers (up to the number of partitions), or lower ingest.sampling_rate; one "
+            "partition alone: look at the worker that owns it (view ingest_lag).",
+        )
+        self.evaluation_behind = self._gauge(
+            "monitor_evaluation_behind_seconds",
+            (),
+            "How much earlier the windows of the last evaluation end because a partition is read late.",
+            action="Above 0 drift is seen so much later; at drift.wait_for_late the detectors miss what comes "
+            "later still. See monitor_delay_seconds.",
         )
         self.offset_gaps = self._counter(
             "monitor_offset_gaps_total",

@@ -24,8 +24,9 @@ from sqlalchemy import Engine
 
 from monitor.alert.selection import Blind, blind
 from monitor.drift.baseline import unwatched
+from monitor.drift.bets import Bets
 from monitor.errors import Discard, RefuseToStart, Retry, StopLoudly
-from monitor.evaluation import Bets, Evaluation, evaluate
+from monitor.evaluation import Evaluation, evaluate
 from monitor.heartbeat import Heartbeat
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
@@ -107,6 +108,7 @@ class Watcher:
                     break
         finally:
             scheduler.shutdown(wait=True)
+            METRICS.delay.clear()
 
     def _schedule(self) -> BackgroundScheduler:
         drift = self._settings.drift
@@ -206,6 +208,7 @@ class Watcher:
 
     def _tell(self, done: Evaluation, seconds: float) -> None:
         """Metrics, one log event per announcement, and one canonical one per window."""
+        self._tell_delay(done)
         firing = Counter(alert.severity for alert in done.firing)
         for severity in get_args(Severity):
             METRICS.alerts_open.labels(severity=severity).set(firing[severity])
@@ -221,6 +224,15 @@ class Watcher:
             )
         for name in self._settings.drift.windows:
             self._tell_window(name, done, seconds)
+
+    def _tell_delay(self, done: Evaluation) -> None:
+        METRICS.delay.clear()
+        for one in done.subject.status["progress"]:
+            delay = one.delay(done.at)
+            if delay is not None:
+                labels = {"topic": one.topic, "partition": str(one.partition)}
+                METRICS.delay.labels(**labels).set(delay)
+        METRICS.evaluation_behind.set(done.reach.behind.total_seconds())
 
     def _tell_window(self, name: str, done: Evaluation, seconds: float) -> None:
         drifts = [drift for drift in done.drifts if drift.window == name]
@@ -246,5 +258,7 @@ class Watcher:
             unwatched=[features[index].name for index in thin],
             active=sum(condition.active for condition in done.conditions),
             announced=len(done.events),
+            until=done.reach.until.isoformat(),
+            late=done.reach.sentence or None,
             seconds=round(seconds, 3),
         )

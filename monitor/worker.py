@@ -15,7 +15,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,9 +28,12 @@ from monitor.drift.histogram import bucket_scores
 from monitor.errors import DatabaseUnavailable, EverythingUnreadable, Retry, StaleChunk
 from monitor.heartbeat import Heartbeat
 from monitor.ingest.formats import parse
+from monitor.ingest.letters import with_bytes
 from monitor.ingest.sampling import sample, segments_of
+from monitor.ingest.watermarks import newest_records
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
+from monitor.progress import ProgressReport
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import IngestSettings, Settings
@@ -39,6 +42,7 @@ from monitor.store.database import transaction
 from monitor.store.ingest import outcomes_between
 from monitor.store.workers import heartbeat, record_canary_run
 from monitor.values.arrays import Floats
+from monitor.values.progress import LogEnd
 from monitor.values.prompts import (
     Chunk,
     DeadLetter,
@@ -46,7 +50,6 @@ from monitor.values.prompts import (
     OffsetSpan,
     Parsed,
     Prompt,
-    RawRecord,
     RecordKey,
     Skip,
     SkipReason,
@@ -77,6 +80,7 @@ class Source(Protocol):
     def poll(self, timeout_seconds: float) -> Chunk | None: ...
     def commit(self, spans: Sequence[OffsetSpan]) -> None: ...
     def rewind(self) -> None: ...
+    def log_ends(self) -> Sequence[LogEnd]: ...
 
 
 class DeadLetterSink(Protocol):
@@ -98,6 +102,7 @@ class Prepared:
     """A chunk that is parsed, sampled and tokenised, and waits for the model."""
 
     chunk: Chunk
+    watermarks: Mapping[tuple[str, int], datetime]
     tokenised: Any
     dead: tuple[DeadLetter, ...]
     skipped: tuple[Skip, ...]
@@ -166,6 +171,13 @@ class Worker:
         with (
             ThreadPoolExecutor(1, "fetch") as fetching,
             ThreadPoolExecutor(1, "store") as storing,
+            ProgressReport(
+                self._source.log_ends,
+                self._database,
+                group_id=self._settings.kafka.group_id,
+                worker_id=self._worker_id,
+                clock=self._clock,
+            ),
         ):
             try:
                 self._patiently(self._remember)
@@ -216,6 +228,7 @@ class Worker:
         prompts = [outcome for outcome in outcomes if isinstance(outcome, Prompt)]
         prepared = Prepared(
             chunk=chunk,
+            watermarks=newest_records(chunk.records, outcomes),
             tokenised=self._replay.prepare(prompts),
             dead=tuple(outcome for outcome in outcomes if isinstance(outcome, DeadLetter)),
             skipped=tuple(outcome for outcome in outcomes if isinstance(outcome, Skip)),
@@ -244,8 +257,9 @@ class Worker:
             buckets=bucket_scores(
                 scored, tail=self._tail, falls=self._falls, bucket=self._settings.drift.bucket
             ),
-            dead_letters=with_content(dead, prepared.chunk.records, self._settings.ingest),
+            dead_letters=with_bytes(dead, prepared.chunk.records, self._settings.ingest),
             counts=count_outcomes(scored, dead, skipped, self._settings.drift.bucket),
+            watermarks=prepared.watermarks,
         )
 
     def _scored(self, replayed: Sequence[Replayed]) -> tuple[ScoredPrompt, ...]:
@@ -439,25 +453,6 @@ def letter_of(outcome: Unreplayable) -> DeadLetter:
         recorded_at=outcome.prompt.recorded_at,
         reason=outcome.reason,
         detail=outcome.detail,
-    )
-
-
-def with_content(
-    letters: Iterable[DeadLetter], records: Sequence[RawRecord], ingest: IngestSettings
-) -> tuple[DeadLetter, ...]:
-    """The letters without their content, or with the record's bytes where that was asked for."""
-    values: dict[tuple[str, int, int], bytes | None] = {}
-    if ingest.store_dead_letter_content:
-        values = {(r.topic, r.partition, r.offset): r.value for r in records}
-    return tuple(
-        DeadLetter(
-            key=letter.key,
-            recorded_at=letter.recorded_at,
-            reason=letter.reason,
-            detail=letter.detail,
-            content=values.get((letter.key.topic, letter.key.partition, letter.key.offset)),
-        )
-        for letter in letters
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from monitor.alert.rules import figure
 from monitor.settings import SilenceRule
 from monitor.values.alerts import Condition
+from monitor.values.progress import Progress
 from monitor.values.scores import CanaryRun
 
 MIN_RECORDS: Final = 20
@@ -29,6 +30,8 @@ class Health:
     """The approved baseline of the pack."""
     lag: Mapping[str, int] | None = None
     """Records behind the end of the log, by ``topic/partition``."""
+    progress: Sequence[Progress] = ()
+    """How far every partition is read."""
     last_scored_at: datetime | None = None
     outcomes: Mapping[str, int] = field(default_factory=dict)
     """``scored``, ``dead:<reason>``, ``skipped:<reason>`` → records."""
@@ -79,6 +82,27 @@ def _lag(health: Health, limit: float | None, now: datetime) -> _Verdict:
     worst = sorted(health.lag.items(), key=lambda item: -item[1])[:5]
     summary = f"the monitor is {total} records behind the end of its topics (limit {limit:g})"
     return total > limit, summary, {"lag": total, "worst_partitions": dict(worst)}
+
+
+def _delay(health: Health, limit: float | None, now: datetime) -> _Verdict:
+    delays = {one: delay for one in health.progress if (delay := one.delay(now)) is not None}
+    if not delays or limit is None:
+        return None
+    slowest = max(delays, key=delays.__getitem__)
+    read = f"up to {slowest.watermark:%Y-%m-%d %H:%M} UTC" if slowest.watermark else "not at all"
+    summary = (
+        f"{slowest.source} is read {read}, {delays[slowest]:.0f} s behind (limit {limit:g} s): "
+        "drift since then is not seen yet"
+    )
+    worst = sorted(delays, key=delays.__getitem__, reverse=True)[:5]
+    return (
+        delays[slowest] > limit,
+        summary,
+        {
+            "delay_seconds": round(delays[slowest]),
+            "worst_partitions": {one.source: round(delays[one]) for one in worst},
+        },
+    )
 
 
 def _starvation(health: Health, limit: float | None, now: datetime) -> _Verdict:
@@ -155,6 +179,7 @@ def _no_baseline(health: Health, limit: float | None, now: datetime) -> _Verdict
 
 _VERDICTS: Final = {
     "lag": _lag,
+    "delay": _delay,
     "starvation": _starvation,
     "dead_letter_ratio": _dead_letters,
     "model_mismatch": _model_mismatch,

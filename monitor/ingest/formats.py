@@ -74,17 +74,15 @@ def parse(record: RawRecord, settings: IngestSettings) -> tuple[Parsed, ...]:
 
     Pure and deterministic: a redelivered record gives the same values. Never raises and never
     returns nothing; a record that is refused as a whole gives one value of index 0. Details name the
-    field and the fix, never content. The record's bytes go with its first dead letter when
-    ``store_dead_letter_content`` says so and the record is not oversize.
+    field and the fix, never content; which letters carry the record's bytes is said by `letters`.
     """
     try:
-        parsed = _parsed(record, settings)
+        return _parsed(record, settings)
     except (Unreadable, Skipped) as refusal:
-        parsed = (_refused(record, 0, refusal),)
+        return (_refused(record, 0, refusal),)
     except Exception as defect:  # a defect of ours must cost one record, not the stream
         detail = f"record: {type(defect).__name__} in the reader; report this"
-        parsed = (_refused(record, 0, Unreadable(DeadReason.UNKNOWN_FORMAT, detail)),)
-    return _with_content(parsed, record) if settings.store_dead_letter_content else parsed
+        return (_refused(record, 0, Unreadable(DeadReason.UNKNOWN_FORMAT, detail)),)
 
 
 def _parsed(record: RawRecord, settings: IngestSettings) -> tuple[Parsed, ...]:
@@ -208,12 +206,3 @@ def _refused(record: RawRecord, index: int, refusal: Unreadable | Skipped) -> De
     return DeadLetter(
         key=key, recorded_at=record.timestamp, reason=refusal.reason, detail=refusal.detail
     )
-
-
-def _with_content(parsed: tuple[Parsed, ...], record: RawRecord) -> tuple[Parsed, ...]:
-    """Once per record, however many of its prompts are unreadable."""
-    for position, value in enumerate(parsed):
-        if isinstance(value, DeadLetter) and value.reason is not DeadReason.OVERSIZE:
-            kept = dataclasses.replace(value, content=record.value)
-            return (*parsed[:position], kept, *parsed[position + 1 :])
-    return parsed

@@ -70,6 +70,7 @@ class DriftRule(Section):
 
 LIMIT_UNITS: Final[Mapping[str, str]] = {
     "lag": "records",
+    "delay": "seconds",
     "starvation": "seconds",
     "dead_letter_ratio": "share of the records",
     "non_finite": "share of the records",
@@ -82,6 +83,7 @@ class SilenceRule(Section):
 
     name: Literal[
         "lag",
+        "delay",
         "starvation",
         "dead_letter_ratio",
         "model_mismatch",
@@ -132,6 +134,7 @@ def _default_rules() -> tuple[DriftRule, ...]:
 def _default_silence_rules() -> tuple[SilenceRule, ...]:
     return (
         SilenceRule(name="lag", limit=10_000),
+        SilenceRule(name="delay", limit=600),
         SilenceRule(name="starvation", limit=900),
         SilenceRule(name="dead_letter_ratio", limit=0.05),
         SilenceRule(name="non_finite", limit=0.001),
@@ -158,6 +161,11 @@ class DriftSettings(Section):
     rollup_every: Duration = timedelta(minutes=5)
     settle: timedelta = Field(
         timedelta(seconds=30), description="how long after its end a bucket still waits for records"
+    )
+    wait_for_late: timedelta = Field(
+        timedelta(minutes=15),
+        ge=timedelta(0),
+        description="how long windows and detectors wait for a partition that is read late",
     )
     confidence: float = Field(0.99, gt=0.5, lt=1.0)
     min_segment_n: int = Field(

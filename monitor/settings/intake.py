@@ -102,7 +102,9 @@ class IngestSettings(Section):
         (), description="score only records of these models (glob); empty: all"
     )
     store_dead_letter_content: bool = Field(
-        False, description="keep the record's bytes with its dead letter: they may hold prompt text"
+        False,
+        description="keep the record's bytes with its dead letter, in the table and on the "
+        "dead-letter topic: they may hold prompt text",
     )
     dead_letter_window: int = Field(
         1_000, ge=10, description="records looked back on for the dead-letter limit"

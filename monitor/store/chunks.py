@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 
 from sqlalchemy import Connection, text
 
@@ -43,7 +44,7 @@ def store_chunk(c: Connection, result: ChunkResult) -> None:
     spans is not the span's start: another worker has stored it, or this very chunk was stored before
     (a commit whose answer was lost). A partition without a stored offset may start anywhere.
     """
-    advance_offsets(c, result.group_id, result.worker_id, result.spans)
+    advance_offsets(c, result.group_id, result.worker_id, result.spans, result.watermarks)
     if result.scored or result.buckets:
         lineage_id = lineage_id_of(c, result.lineage)
         add_buckets(c, lineage_id, result.buckets)
@@ -53,9 +54,15 @@ def store_chunk(c: Connection, result: ChunkResult) -> None:
 
 
 def advance_offsets(
-    c: Connection, group_id: str, worker_id: str, spans: Iterable[OffsetSpan]
+    c: Connection,
+    group_id: str,
+    worker_id: str,
+    spans: Iterable[OffsetSpan],
+    watermarks: Mapping[tuple[str, int], datetime],
 ) -> None:
     """Compare and swap the offset of each span, in key order; `StaleChunk` when one is not the start.
+
+    ``watermarks`` gives the time of each partition's newest record; without one the last stays.
 
     First in the transaction: a zombie waits here for the worker that took over, and then loses.
     """
@@ -63,11 +70,13 @@ def advance_offsets(
         moved = c.scalar(
             text("""
                 INSERT INTO monitor_data.offsets AS kept
-                    (group_id, topic, partition, next_offset, log_end, worker_id)
-                VALUES (:group_id, :topic, :partition, :end, :log_end, :worker_id)
+                    (group_id, topic, partition, next_offset, log_end, worker_id, watermark)
+                VALUES
+                    (:group_id, :topic, :partition, :end, :log_end, :worker_id, :watermark)
                 ON CONFLICT (group_id, topic, partition) DO UPDATE SET
                     next_offset = excluded.next_offset, log_end = excluded.log_end,
-                    worker_id = excluded.worker_id, updated_at = now()
+                    worker_id = excluded.worker_id, updated_at = now(),
+                    watermark = coalesce(excluded.watermark, kept.watermark)
                 WHERE kept.next_offset = :start
                 RETURNING next_offset
             """),
@@ -79,6 +88,7 @@ def advance_offsets(
                 "end": span.end,
                 "log_end": span.log_end,
                 "worker_id": worker_id,
+                "watermark": watermarks.get((span.topic, span.partition)),
             },
         )
         if moved is None:

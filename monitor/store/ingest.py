@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from monitor.store.border import TEXT_CHARACTERS, clean
+from monitor.store.progress import progress_of
 from monitor.store.workers import live_workers
 from monitor.values.checks import utc
 from monitor.values.prompts import DeadLetter
@@ -82,36 +84,24 @@ def ingest_health(
 ) -> dict[str, Any]:
     """What the watcher needs to know of the workers of a consumer group (None: of all groups).
 
-    ``lag``: records behind the log's end, by ``topic/partition`` (None where no offset is stored);
-    ``outcomes``: records since ``since`` (by their own time) by outcome; ``last_scored_at``: when an
+    ``progress``: how far every partition is read, as `Progress`; ``lag``: records behind the log's end
+    by ``topic/partition``, None where nothing is known; ``outcomes``: records since ``since`` (by their own time) by outcome; ``last_scored_at``: when an
     offset last moved; ``workers``: those seen within ``alive``, as dicts (worker_id, group_id,
     pack_id, state, seen_at); ``packs``: the pack ids they run.
     """
     workers = live_workers(c, now - alive)
+    progress = progress_of(c, now, group_id)
+    lag: Counter[str] = Counter()
+    for one in progress:
+        lag[one.source] += one.lag
     return {
-        "lag": lag_by_partition(c, group_id),
+        "progress": progress,
+        "lag": dict(lag) or None,
         "outcomes": outcomes_between(c, since, now, group_id=group_id),
         "last_scored_at": last_progress(c, group_id),
         "workers": workers,
         "packs": sorted({worker["pack_id"] for worker in workers}),
     }
-
-
-def lag_by_partition(c: Connection, group_id: str | None = None) -> dict[str, int] | None:
-    """Records behind the log's end when the partition was last read, by ``topic/partition``."""
-    rows = c.execute(
-        text("""
-            SELECT topic || '/' || partition AS source,
-                sum(greatest(log_end - next_offset, 0))::bigint AS lag
-            FROM monitor_data.offsets
-            WHERE log_end IS NOT NULL
-                AND (CAST(:group_id AS text) IS NULL OR group_id = :group_id)
-            GROUP BY 1
-            ORDER BY 1
-        """),
-        {"group_id": group_id},
-    ).all()
-    return {row.source: row.lag for row in rows} or None
 
 
 def outcomes_between(

@@ -253,6 +253,23 @@ offsets = Table(
     Column("log_end", BIGINT),
     Column("updated_at", MOMENT, nullable=False, server_default=NOW),
     Column("worker_id", TEXT, nullable=False),
+    Column("watermark", MOMENT),
+    PrimaryKeyConstraint("group_id", "topic", "partition"),
+)
+
+log_ends = Table(
+    "log_ends",
+    metadata,
+    Column("group_id", TEXT, nullable=False),
+    Column("topic", TEXT, nullable=False),
+    Column("partition", INTEGER, nullable=False),
+    Column("begins_at", BIGINT, nullable=False),
+    Column("log_end", BIGINT, nullable=False),
+    Column("asked_at", MOMENT, nullable=False),
+    Column("assigned_at", MOMENT, nullable=False),
+    Column("begun_at", MOMENT, nullable=False),
+    Column("caught_up_at", MOMENT),
+    Column("worker_id", TEXT, nullable=False),
     PrimaryKeyConstraint("group_id", "topic", "partition"),
 )
 

@@ -5,6 +5,7 @@ Array legend: k = features of the pack (in the pack's order), b = `SCORE_BINS` b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -146,6 +147,8 @@ class ChunkResult:
     buckets: tuple[Bucket, ...]
     dead_letters: tuple[DeadLetter, ...]
     counts: tuple[IngestCount, ...]
+    watermarks: Mapping[tuple[str, int], datetime] = field(default_factory=dict)
+    """By (topic, partition): the time of the newest of the chunk's records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

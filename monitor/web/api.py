@@ -84,6 +84,8 @@ def state_of_things(c: Reader, now: datetime) -> dict[str, Any]:
     pack = overview.pack_in_use(c)
     alerts = overview.alerts_now(c, now - timedelta(hours=24), MOST_ALERTS)
     health = ingest_health(c, now - timedelta(hours=1), now)
+    delays = {one.source: one.delay(now) for one in health["progress"]}
+    known = {source: delay for source, delay in delays.items() if delay is not None}
     return {
         "now": now,
         "pack": pack,
@@ -92,6 +94,8 @@ def state_of_things(c: Reader, now: datetime) -> dict[str, Any]:
         "ingest": {
             "lag_records": sum((health["lag"] or {}).values()),
             "lag": health["lag"] or {},
+            "delay_seconds": max(known.values(), default=None),
+            "slowest": max(known, key=known.__getitem__, default=None),
             "last_hour": health["outcomes"],
             "last_stored_at": health["last_scored_at"],
             "workers": health["workers"],

@@ -24,9 +24,12 @@ PERIODS: Final = (6, 24, 168)
 
 def _age(moment: datetime | None, now: datetime) -> str:
     """``12 s``, ``5 min``, ``3 h`` or ``2 d``; a dash for never."""
-    if moment is None:
+    return _duration(None if moment is None else max(0.0, (now - moment).total_seconds()))
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
         return "–"
-    seconds = max(0.0, (now - moment).total_seconds())
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
@@ -51,7 +54,7 @@ _TEMPLATES: Final = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.filters.update(span=_span, figure=_figure)
+_TEMPLATES.filters.update(span=_span, figure=_figure, duration=_duration)
 
 
 def page(database: Database, request: Request, now: datetime) -> str:

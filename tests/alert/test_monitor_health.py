@@ -11,6 +11,7 @@ import pytest
 from monitor.alert.policy import Health, silence_conditions
 from monitor.settings import DriftSettings, SilenceRule
 from monitor.values.alerts import Condition
+from monitor.values.progress import Progress
 from monitor.values.scores import CanaryRun, Lineage
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -22,6 +23,20 @@ LINEAGE = Lineage(
 
 def health(**known: Any) -> Health:
     return Health(**{"since": NOW - timedelta(hours=1), "watching_since": NOW} | known)
+
+
+def read(partition: int, seconds_ago: float | None, *, known: float | None = 5_000) -> Progress:
+    def ago(seconds: float | None) -> datetime | None:
+        return None if seconds is None else NOW - timedelta(seconds=seconds)
+
+    return Progress(
+        topic="prompts",
+        partition=partition,
+        lag=7,
+        asked_at=NOW,
+        watermark=ago(seconds_ago),
+        known_since=ago(known),
+    )
 
 
 def canary(worker: str, *, reproduced: bool, deviation: float = 0.01) -> CanaryRun:
@@ -49,6 +64,12 @@ def judged(facts: Health, name: Any, limit: float | None = None) -> Condition | 
         ("lag", 100, {"lag": {"prompts/0": 60, "prompts/1": 41}}, True),
         ("lag", 100, {"lag": {"prompts/0": 60, "prompts/1": 40}}, False),
         ("lag", 100, {}, None),
+        ("delay", 600, {"progress": [read(0, 20), read(1, 601)]}, True),
+        ("delay", 600, {"progress": [read(0, 20), read(1, 599)]}, False),
+        ("delay", 600, {"progress": [read(0, None, known=601)]}, True),
+        ("delay", 600, {"progress": [read(0, 20, known=None)]}, False),
+        ("delay", 600, {"progress": [read(0, None, known=None)]}, None),
+        ("delay", 600, {}, None),
         ("starvation", 900, {"last_scored_at": NOW - timedelta(seconds=901)}, True),
         ("starvation", 900, {"last_scored_at": NOW - timedelta(seconds=899)}, False),
         ("starvation", 900, {"watching_since": NOW - timedelta(seconds=901)}, True),
@@ -140,10 +161,23 @@ def test_the_worst_partitions_are_named_and_labels_hold_no_figures() -> None:
     assert condition.labels == {"kind": "silence", "rule": "lag"}
 
 
+def test_the_partition_that_is_read_least_far_is_named() -> None:
+    condition = judged(health(progress=[read(p, 100 * p) for p in range(20)]), "delay", 600)
+    assert condition is not None
+    assert condition.summary == (
+        "prompts/19 is read up to 2026-03-01 11:28 UTC, 1900 s behind (limit 600 s): "
+        "drift since then is not seen yet"
+    )
+    assert list(condition.details["worst_partitions"]) == [
+        f"prompts/{p}" for p in range(19, 14, -1)
+    ]
+
+
 def test_every_shipped_rule_is_judged() -> None:
     facts = health(
         pack_id="p",
         lag={},
+        progress=[read(0, 0)],
         outcomes={"scored": 100},
         canaries=[canary("a", reproduced=True)],
         baseline_id="b",

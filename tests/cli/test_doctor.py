@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ import pytest
 from sqlalchemy import Engine
 
 from monitor.score.pack import load_pack, save_pack
+from monitor.store.chunks import advance_offsets
+from monitor.store.database import transaction
+from monitor.store.progress import keep_log_ends
+from monitor.values.progress import LogEnd
+from monitor.values.prompts import OffsetSpan
 from tests.cli.conftest import Cli, Ended
 from tests.test_watcher import Traffic, settings_of
 
@@ -66,6 +72,7 @@ def test_every_part_that_is_wrong_says_so_and_how_to_mend_it(
         "postgres": "Connection refused",
         "baseline": "Connection refused",
         "kafka": "127.0.0.1:1: Connection refused",
+        "reading": "Connection refused",
         "endpoint deaf": "127.0.0.1 cannot be reached",
         "endpoint keyless": "secret",
         "endpoint hostless": "names no host",
@@ -278,3 +285,32 @@ def test_a_pack_of_another_model_and_one_without_canaries(
     unchecked = model_part(model_folder, bare)
     assert unchecked["well"]
     assert "the pack has no canaries" in unchecked["seen"]
+
+
+def test_a_worker_that_is_behind_is_told_with_how_far_and_why(
+    cli: Cli, configured: Callable[..., Path], database: Engine, migrated_url: str
+) -> None:
+    config = configured(postgres={"url": migrated_url}, kafka={"bootstrap_servers": "127.0.0.1:1"})
+    now = datetime.now(UTC)
+    newest = now - timedelta(minutes=12)
+
+    def told(log_end: int) -> dict[str, Any]:
+        end = LogEnd(topic="prompts", partition=1, begins_at=0, log_end=log_end, asked_at=now)
+        with transaction(database) as c:
+            keep_log_ends(c, "monitor", "w", [end], now)
+        return parts_of(cli("doctor", "--skip-model", "--json", config=config))["reading"]
+
+    nothing = parts_of(cli("doctor", "--skip-model", "--json", config=config))["reading"]
+    assert nothing["well"]
+    assert "has read anything yet" in nothing["seen"]
+    span = OffsetSpan(topic="prompts", partition=1, start=0, end=900, log_end=900)
+    with transaction(database) as c:
+        advance_offsets(c, "monitor", "w", [span], {("prompts", 1): newest})
+    assert told(900)["seen"] == "1 partitions, 0 records behind"
+    late = told(1_962)
+    assert not late["well"]
+    assert "12 min behind" in late["seen"] or "13 min behind" in late["seen"]
+    assert (
+        f"prompts/1 is read up to {newest:%H:%M} UTC, 1062 records behind its end" in late["seen"]
+    )
+    assert "add workers" in late["mend"]

@@ -357,10 +357,9 @@ def test_size_is_checked_before_anything_is_parsed(
     record: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("monitor.ingest.fields.decode", lambda *_: pytest.fail("parsed"))
-    settings = IngestSettings(max_record_bytes=1024, store_dead_letter_content=True)
+    settings = IngestSettings(max_record_bytes=1024)
     letter = letter_of(record(b'"' + b"x" * 1024), settings)
     assert letter.reason is DeadReason.OVERSIZE
-    assert letter.content is None
 
 
 def test_nesting_is_counted_exactly(record: Build) -> None:
@@ -405,13 +404,6 @@ def test_only_wanted_models_are_read(record: Build) -> None:
     assert outcome(model="exact") is Prompt
     assert outcome(model="Chat-7b") is SkipReason.OTHER_MODEL
     assert outcome() is SkipReason.OTHER_MODEL
-
-
-def test_content_goes_with_the_dead_letter_only_if_configured(record: Build) -> None:
-    broken = record(b'{"prompt": ')
-    assert letter_of(broken).content is None
-    kept = letter_of(broken, IngestSettings(store_dead_letter_content=True))
-    assert kept.content == b'{"prompt": '
 
 
 def test_a_defect_of_a_reader_costs_one_record(

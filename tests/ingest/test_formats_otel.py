@@ -197,14 +197,6 @@ def test_thousands_in_one_message(record: Build) -> None:
     assert parsed[-1].key.index == 999
 
 
-def test_content_of_dead_letters_is_kept_once_per_message(record: Build) -> None:
-    bad = span(attributes(**{"gen_ai.input.messages": 3}))
-    settings = IngestSettings(store_dead_letter_content=True)
-    parsed = parse(record(spans(span(attributes()), bad, bad)), settings)
-    kept = [one.content is not None for one in parsed if isinstance(one, DeadLetter)]
-    assert kept == [True, False]
-
-
 def test_segments_come_from_resource_and_span(record: Build) -> None:
     document = spans(
         span(attributes(**{"app.route": "/chat", "retries": 2})),

@@ -183,8 +183,8 @@ def test_the_queue_is_bounded_and_everything_arrives_late(kafka_bootstrap: str, 
     with KafkaSource(settings(kafka_bootstrap, topic), ingest(), Offsets().start) as source:
         drain(source, lambda chunks: len(chunks) == 1)
         time.sleep(1.0)
-        assert len(source._chunks) == 2
-        assert source._readings.records <= 50
+        assert len(source._holdings._chunks) == 2
+        assert source._holdings._readings.records <= 50
         rest = drain(source, holding(950))
     assert [r.offset for chunk in rest for r in chunk.records] == list(range(50, 1_000))
 
@@ -209,7 +209,9 @@ def test_rewind_reads_again_and_revokes_what_was_handed_out(
     with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets.start) as source:
         first, second = drain(source, lambda chunks: len(chunks) == 2)
         offsets.store(first)
-        wait_for(lambda: len(source._chunks) == 2, "more is read ahead, and must be dropped")
+        wait_for(
+            lambda: len(source._holdings._chunks) == 2, "more is read ahead, and must be dropped"
+        )
         source.rewind()
         assert source.is_revoked(first.spans[0])
         assert source.is_revoked(second.spans[0])

@@ -281,7 +281,7 @@ def test_a_lock_that_cannot_be_had_changes_nothing(
     with engine.begin() as c:
         c.execute(text("SELECT * FROM monitor.alerts"))
         with pytest.raises(DatabaseUnavailable, match="lock timeout"):
-            migrate(settings, "-1")
+            migrate(settings, "base")
     assert current_revision(engine) == REVISIONS[-1]
     migrate(settings, "-1")
 

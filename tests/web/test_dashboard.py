@@ -14,8 +14,12 @@ from starlette.testclient import TestClient
 
 from monitor.alert.policy import transition
 from monitor.settings import PostgresSettings
-from monitor.store.database import connect
+from monitor.store.chunks import advance_offsets
+from monitor.store.database import connect, transaction
+from monitor.store.progress import keep_log_ends
 from monitor.values.alerts import AlertState, Condition
+from monitor.values.progress import LogEnd
+from monitor.values.prompts import OffsetSpan
 from monitor.web.chart import HEIGHT, WIDTH, drift_chart
 from tests.web.scene import NOW, PACK, announce, firing
 
@@ -144,6 +148,21 @@ def test_overview_api(watched: Engine, client_of: ClientOf) -> None:
             "disabled_at": None,
         }
     ]
+
+
+def test_how_far_what_is_read_lies_behind(watched: Engine, client_of: ClientOf) -> None:
+    quiet = client_of(watched).get("/api/overview").json()["ingest"]
+    assert quiet["delay_seconds"] is None
+    told = LogEnd(topic="prompts", partition=3, begins_at=0, log_end=900, asked_at=NOW)
+    span = OffsetSpan(topic="prompts", partition=3, start=0, end=850, log_end=900)
+    with transaction(watched) as c:
+        advance_offsets(c, "monitor", "w-1", [span], {("prompts", 3): NOW - timedelta(minutes=40)})
+        keep_log_ends(c, "monitor", "w-1", [told], NOW)
+    ingest = client_of(watched).get("/api/overview").json()["ingest"]
+    assert (ingest["lag_records"], ingest["delay_seconds"]) == (50, 2_400)
+    assert ingest["slowest"] == "prompts/3"
+    page = client_of(watched).get("/").text
+    assert re.search(r"delay</span><b>40 min</b>\s*<small>prompts/3", page)
 
 
 def test_features_api_gives_the_packs_order(watched: Engine, client_of: ClientOf) -> None:

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from kafka import KafkaProducer
@@ -15,7 +15,7 @@ from sqlalchemy import Engine, text
 from benchmarks.null_replay import NullReplay, null_pack
 from monitor.drift.histogram import histogram_of
 from monitor.errors import EverythingUnreadable
-from monitor.ingest.kafka import KafkaSource
+from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
 from monitor.score.pack import manifest
 from monitor.settings import IngestSettings, KafkaSettings, Settings
 from monitor.store.chunks import start_offsets
@@ -39,7 +39,11 @@ def settings_for(bootstrap: str, topic: str, **ingest: object) -> Settings:
 
 @contextmanager
 def working(
-    database: Engine, settings: Settings, replay: NullReplay | None = None
+    database: Engine,
+    settings: Settings,
+    replay: NullReplay | None = None,
+    *,
+    worker_id: str = "test",
 ) -> Iterator[Worker]:
     pack = null_pack(FEATURES)
     with transaction(database) as c:
@@ -49,7 +53,11 @@ def working(
         with transaction(database) as c:
             return start_offsets(c, settings.kafka.group_id, partitions)
 
-    with KafkaSource(settings.kafka, settings.ingest, stored_offsets) as source:
+    with ExitStack() as parts:
+        source = parts.enter_context(KafkaSource(settings.kafka, settings.ingest, stored_offsets))
+        sink = None
+        if settings.kafka.dead_letter_topic:
+            sink = parts.enter_context(DeadLetterProducer(settings.kafka))
         yield Worker(
             source=source,
             replay=replay or NullReplay(FEATURES),
@@ -57,7 +65,8 @@ def working(
             database=database,
             settings=settings,
             hash_key=b"test",
-            worker_id="test",
+            worker_id=worker_id,
+            dead_letters=sink,
         )
 
 

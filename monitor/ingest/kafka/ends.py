@@ -1,0 +1,53 @@
+"""Asking the broker, on a schedule, where the logs of our partitions end.
+
+A poll tells the end of those partitions alone that it fetches; the others, and all of them while a
+full queue holds reading up, keep an old one. So the broker is asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from kafka import KafkaConsumer
+from kafka.errors import KafkaError
+
+from monitor.errors import BrokerUnavailable
+from monitor.ingest.kafka.natives import look_up
+from monitor.ingest.kafka.reading import Partition
+from monitor.logs import get_logger
+
+log = get_logger(__name__)
+
+ASK_SECONDS: Final = 15.0
+TIMEOUT_MS: Final = 3_000
+"""Polls wait for the answer: a broker that is slow to give it must not cost the membership."""
+
+
+class EndsAsked:
+    """When to ask, and asking. For the source's own thread."""
+
+    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._clock = clock
+        self._due_at = 0.0
+        self._known: frozenset[Partition] = frozenset()
+
+    def ask(
+        self, consumer: KafkaConsumer, partitions: Collection[Partition]
+    ) -> tuple[Mapping[Partition, int], datetime] | None:
+        """The ends of ``partitions`` and when they were asked for; None when it is not time, or in vain.
+
+        It is time every `ASK_SECONDS`, and at once when there are new partitions.
+        """
+        now, asked = time.monotonic(), frozenset(partitions)
+        if not asked or (now < self._due_at and asked <= self._known):
+            return None
+        self._due_at, self._known = now + ASK_SECONDS, asked
+        at = self._clock()
+        try:
+            return look_up(consumer.end_offsets, asked, TIMEOUT_MS), at
+        except (KafkaError, BrokerUnavailable) as error:
+            log.info("kafka.ends_not_told", error=str(error) or type(error).__name__)
+            return None

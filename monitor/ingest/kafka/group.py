@@ -1,0 +1,64 @@
+"""The consumer group: what it decides is passed on, and while it decides we poll differently."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka.structs import MemberState
+
+from monitor.ingest.kafka.holdings import Holdings
+from monitor.ingest.kafka.natives import key_of, names_of, native
+from monitor.logs import get_logger
+from monitor.metrics import METRICS
+
+log = get_logger(__name__)
+
+POLL_SECONDS: Final = 0.02
+JOIN_POLL_SECONDS: Final = 1.0
+
+
+class Listener(ConsumerRebalanceListener):
+    """Passes on what the group decided. Never blocks: heartbeats run on the same thread."""
+
+    def __init__(self, holdings: Holdings, consumer: KafkaConsumer) -> None:
+        self._holdings = holdings
+        self._consumer = consumer
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """The rebalance is over. Called from within `KafkaConsumer.poll`, on its network thread."""
+        owned = frozenset(map(key_of, assigned))
+        gone, new = self._holdings.assign(owned)
+        if gone or new:
+            METRICS.rebalances.inc()
+        # A position of any kind keeps the library from looking for one; paused, it is not used.
+        self._consumer.pause(*map(native, new))
+        for partition in new:
+            self._consumer.seek(native(partition), 0)
+        log.info(
+            "kafka.rebalanced", gone=names_of(gone), new=names_of(new), kept=names_of(owned - new)
+        )
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self._holdings.suspend(list(map(key_of, revoked)))
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        partitions = list(map(key_of, lost))
+        self._holdings.lose(partitions)
+        log.warning("kafka.membership_lost", partitions=names_of(partitions))
+
+
+def is_stable(consumer: KafkaConsumer) -> bool:
+    """No rebalance is going on."""
+    return bool(consumer.group_metadata().state == MemberState.STABLE)
+
+
+def poll_ms(consumer: KafkaConsumer) -> float:
+    """How long one poll may block.
+
+    While the group rebalances we must be inside of `KafkaConsumer.poll`: the library throws away an
+    assignment that arrives between two polls and joins again, which two short-polling members can
+    go on doing to each other for ever.
+    """
+    return 1_000 * (POLL_SECONDS if is_stable(consumer) else JOIN_POLL_SECONDS)

@@ -1,0 +1,67 @@
+"""The client library's partitions, records and errors, and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from kafka import TopicPartition
+
+from monitor.errors import BrokerUnavailable, StopLoudly
+from monitor.ingest.kafka.reading import Partition
+from monitor.values.prompts import RawRecord
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS: Final = 253_402_300_799_000  # 9999-12-31T23:59:59Z
+
+
+def native(partition: Partition) -> TopicPartition:
+    return TopicPartition(*partition)
+
+
+def key_of(native: TopicPartition) -> Partition:
+    return (native.topic, native.partition)
+
+
+def names_of(partitions: Iterable[Partition]) -> list[str]:
+    """``topic/number`` of each, in order."""
+    return [f"{topic}/{number}" for topic, number in sorted(partitions)]
+
+
+def raw_record(record: Any) -> RawRecord:
+    """A record of the client library; a timestamp outside of the calendar is moved to its border."""
+    return RawRecord(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp=_EPOCH + timedelta(milliseconds=min(max(record.timestamp, 0), _LAST_MS)),
+        value=record.value,
+        key=record.key,
+        headers=tuple((name, content or b"") for name, content in record.headers or ()),
+    )
+
+
+def look_up(
+    ask: Callable[[list[TopicPartition], int], dict[TopicPartition, int]],
+    partitions: Iterable[Partition],
+    timeout_ms: int,
+) -> dict[Partition, int]:
+    """Offsets by ``consumer.beginning_offsets`` or ``end_offsets``. Blocks for ``timeout_ms`` at most.
+
+    Raises `BrokerUnavailable` while a partition has no leader, and the library's own `KafkaError`.
+    """
+    try:
+        found = ask(list(map(native, partitions)), timeout_ms)
+    except KeyError as error:  # how the library says that a partition has no leader just now
+        raise BrokerUnavailable(f"the log's limits are not known: {error}") from None
+    return {key_of(one): offset for one, offset in found.items()}
+
+
+def truncated(partitions: Iterable[Partition]) -> StopLoudly:
+    return StopLoudly(
+        f"the log of {', '.join(names_of(partitions))} ends before the stored offset: the topic was "
+        "made anew, records were lost in an unclean leader election, or this is another cluster",
+        hint="Nothing was skipped. When this is what you want, give the monitor another "
+        "kafka.group_id: it then begins at kafka.start_at.",
+    )

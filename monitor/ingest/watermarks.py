@@ -1,0 +1,29 @@
+"""Up to which time a chunk reads its partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from monitor.ingest.fields import EARLIEST, LATEST
+from monitor.values.prompts import Parsed, RawRecord
+
+
+def newest_records(
+    records: Sequence[RawRecord], outcomes: Iterable[Parsed]
+) -> Mapping[tuple[str, int], datetime]:
+    """The time of the newest record of each (topic, partition), whatever became of the record.
+
+    A record is as old as it says itself, and no younger than the time at which it was appended: a
+    sender whose clock is ahead must not make a backlog look read. Implausible times tell nothing.
+    """
+    appended = {(r.topic, r.partition, r.offset): r.timestamp for r in records}
+    newest: dict[tuple[str, int], datetime] = {}
+    for outcome in outcomes:
+        key = outcome.key
+        times = (outcome.recorded_at, appended[key.topic, key.partition, key.offset])
+        plausible = [moment for moment in times if EARLIEST <= moment <= LATEST]
+        if plausible:
+            at, partition = min(plausible), (key.topic, key.partition)
+            newest[partition] = max(at, newest.get(partition, at))
+    return newest
