@@ -27,7 +27,8 @@ PLAIN_TEMPLATE = (
 """What stands in for the chat template of a model that has none."""
 
 ROLE = re.compile(r"[A-Za-z0-9_-]{1,32}")
-SHAPES_KEPT: Final = 4_096
+SHAPES_KEPT: Final = 8_000_000
+"""Characters of templates' own text that are remembered, tools and options included."""
 CALL_ID_LENGTH: Final = 9
 """Mistral's templates take ids of this length alone; vLLM cuts longer ones to their end."""
 _NOT_THE_TEMPLATES: Final = frozenset(
@@ -47,7 +48,7 @@ _NOT_THE_TEMPLATES: Final = frozenset(
     }
 )
 """Options that steer the rendering; they are no variables of a template."""
-_RAISED = re.compile(r"raise_exception\((.*?)\)\s*[-+]?\}\}", re.DOTALL)
+_RAISED = re.compile(r"raise_exception\((.*?)\)\s*[-+]?[%}]\}", re.DOTALL)
 _LITERAL = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
 
 
@@ -115,6 +116,7 @@ class ChatTemplate:
         longest_first = sorted(specials, key=len, reverse=True)
         self.spellings = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._shapes: dict[bytes, str] = {}
+        self._kept = 0
         self._in_parts = bool(self.text) and self._shows_parts_alone()
 
     def rendered(self, prompt: Prompt) -> Rendered:
@@ -245,7 +247,11 @@ class ChatTemplate:
         known = self._shapes.get(key)
         if known is None:
             known = self._applied(request)
-            if keep and len(self._shapes) < SHAPES_KEPT:
+            if keep:
+                self._kept += len(known)
+                if self._kept > SHAPES_KEPT:
+                    self._shapes.clear()
+                    self._kept = len(known)
                 self._shapes[key] = known
         return known
 
