@@ -21,7 +21,8 @@ from monitor.replay.provenance import Span
 from monitor.replay.readback import ReadBack
 from monitor.replay.reasoning import opened_by, split
 from monitor.replay.regions import Run, Tokens, joined
-from monitor.replay.rendering import ChatTemplate, Rendered, TemplateRefused, valid
+from monitor.replay.rendering import ChatTemplate, Rendered, TemplateRefused
+from monitor.replay.request import valid
 from monitor.values.fidelity import Rendering
 from monitor.values.prompts import DeadReason, Prompt
 from monitor.values.scores import Unreplayable
