@@ -24,7 +24,8 @@ from monitor.replay.reasoning import (
     opened_by,
     split,
 )
-from monitor.replay.rendering import ChatTemplate, Rendered, Request, valid
+from monitor.replay.rendering import ChatTemplate, Rendered
+from monitor.replay.request import Request, valid
 from monitor.values.fidelity import was_cut_short
 from monitor.values.prompts import Prompt, ToolCall
 

@@ -16,6 +16,9 @@ from typing import Any
 Span = tuple[int, int]
 Write = Callable[[str], str]
 
+MOST_SEARCHED = 1_000
+"""Contents that are searched one by one in a prompt whose template rewrites them."""
+
 _PRIVATE = range(0xE000, 0xF8FE, 2)
 
 
@@ -127,7 +130,7 @@ def _end_of(text: str, at: int, content: str, piece: str, *, last: bool) -> int 
 def _searched(text: str, order: Sequence[int], contents: Sequence[str]) -> tuple[Span, ...]:
     spans: list[Span] = []
     at = 0
-    for index in order:
+    for index in order[:MOST_SEARCHED]:
         for candidate in filter(None, _forms(contents[index])):
             found = text.find(candidate, at)
             if found >= 0:

@@ -9,16 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from jinja2 import TemplateError
 
 from monitor.replay.model import template_of
-from monitor.replay.provenance import Fence, Span, Write, located, rewritten, values_rewritten
+from monitor.replay.provenance import Fence, Span, located, rewritten, values_rewritten
 from monitor.replay.reasoning import without_markup
-from monitor.values.prompts import Message, Prompt, ToolCall, plain
+from monitor.replay.request import (
+    Request,
+    as_given,
+    as_json,
+    call_forms,
+    fenced_request,
+    forms,
+    marked_request,
+    thought,
+    valid,
+)
+from monitor.values.prompts import Prompt, ToolCall, plain
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}:\n{{ message['content'] }}\n\n{% endfor %}"
@@ -27,9 +38,8 @@ PLAIN_TEMPLATE = (
 """What stands in for the chat template of a model that has none."""
 
 ROLE = re.compile(r"[A-Za-z0-9_-]{1,32}")
-SHAPES_KEPT: Final = 4_096
-CALL_ID_LENGTH: Final = 9
-"""Mistral's templates take ids of this length alone; vLLM cuts longer ones to their end."""
+SHAPES_KEPT: Final = 8_000_000
+"""Characters of templates' own text that are remembered, tools and options included."""
 _NOT_THE_TEMPLATES: Final = frozenset(
     {
         *(
@@ -47,37 +57,12 @@ _NOT_THE_TEMPLATES: Final = frozenset(
     }
 )
 """Options that steer the rendering; they are no variables of a template."""
-_RAISED = re.compile(r"raise_exception\((.*?)\)\s*[-+]?\}\}", re.DOTALL)
+_RAISED = re.compile(r"raise_exception\((.*?)\)\s*[-+]?[%}]\}", re.DOTALL)
 _LITERAL = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
 
 
 class TemplateRefused(Exception):
     """The template does not take this request. Never leaves `monitor.replay.tokens`; holds no content."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What `apply_chat_template` is called with, in JSON types."""
-
-    messages: list[dict[str, Any]]
-    tools: list[Any] = field(default_factory=list)
-    documents: list[Any] | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    generation_prompt: bool = True
-    continues: bool = False
-
-    def answered(self, message: dict[str, Any]) -> Request:
-        """The request with an answer behind it: a turn of its own, or the rest of the last one."""
-        before, last = self.messages[:-1], self.messages[-1]
-        if not self.continues:
-            before, last = self.messages, {"role": "assistant", "content": ""}
-        content = last["content"] + message.pop("content", "")
-        return replace(
-            self,
-            messages=[*before, last | message | {"content": content}],
-            generation_prompt=False,
-            continues=False,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,14 +100,15 @@ class ChatTemplate:
         longest_first = sorted(specials, key=len, reverse=True)
         self.spellings = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._shapes: dict[bytes, str] = {}
+        self._kept = 0
         self._in_parts = bool(self.text) and self._shows_parts_alone()
 
     def rendered(self, prompt: Prompt) -> Rendered:
         """The prompt of a chat, with its generation prompt. Raises `TemplateRefused`."""
         request, text = self._accepted(self._request(prompt))
         contents: list[str] = []
-        fence = Fence.absent_from(_json(request))
-        marked = _marked(request, lambda content: _kept(content, contents, fence))
+        fence = Fence.absent_from(as_json(request))
+        marked = marked_request(request, lambda content: _kept(content, contents, fence))
         try:
             pieces, order = fence.pieces(self._shape(marked))
             spans = located(text, pieces, order, contents)
@@ -146,16 +132,16 @@ class ChatTemplate:
         """
         if not (request.generation_prompt or request.continues):
             return None
-        for given in _forms(calls):
-            known = _json(request) + json.dumps(given, ensure_ascii=False)
+        for given in call_forms(calls):
+            known = as_json(request) + json.dumps(given, ensure_ascii=False)
             fence = Fence.absent_from(known)
             spellings = Fence.absent_from(known + fence.left + fence.right)
             whole: list[str] = []
             # Marks of the answer come first, so that those of the request never clash with them.
-            marked = _marked(request, lambda text: _kept(text, whole, fence, 2))  # noqa: B023
+            marked = marked_request(request, lambda text: _kept(text, whole, fence, 2))  # noqa: B023
             answer: dict[str, Any] = {"content": fence.mark(1) if content else ""}
             if reasoning:
-                answer |= _thought(fence.mark(0))
+                answer |= thought(fence.mark(0))
             if given:
                 answer["tool_calls"] = rewritten(given, spellings.around(self.spellings))
             try:
@@ -182,7 +168,7 @@ class ChatTemplate:
         continues = prompt.continues or bool(options.get("continue_final_message"))
         documents = options.pop("documents", None)
         return Request(
-            messages=[_message(message) for message in prompt.messages],
+            messages=[as_given(message) for message in prompt.messages],
             tools=rewritten(prompt.tools, valid),
             documents=documents or None,
             generation_prompt=bool(options.get("add_generation_prompt", True)) and not continues,
@@ -193,7 +179,7 @@ class ChatTemplate:
     def _accepted(self, request: Request) -> tuple[Request, str]:
         """The first form of ``request`` that the template takes, and its text."""
         refusal: TemplateRefused | None = None
-        for form in _request_forms(request):
+        for form in forms(request):
             try:
                 return form, self._applied(form)
             except TemplateRefused as refused:
@@ -241,23 +227,27 @@ class ChatTemplate:
 
     def _shape(self, request: Request, *, keep: bool = True) -> str:
         """The text of a marked request, kept by its shape."""
-        key = hashlib.blake2b(_json(request).encode("utf-8", "replace"), digest_size=16).digest()
+        key = hashlib.blake2b(as_json(request).encode("utf-8", "replace"), digest_size=16).digest()
         known = self._shapes.get(key)
         if known is None:
             known = self._applied(request)
-            if keep and len(self._shapes) < SHAPES_KEPT:
+            if keep:
+                self._kept += len(known)
+                if self._kept > SHAPES_KEPT:
+                    self._shapes.clear()
+                    self._kept = len(known)
                 self._shapes[key] = known
         return known
 
     def _spelled(self, request: Request, text: str) -> tuple[Span, ...] | None:
         """Spans of ``text`` where the request spelled a special token; None where it cannot be told."""
-        known = _json(request)
+        known = as_json(request)
         if not self.spellings.search(known):
             return ()
         fence = Fence.absent_from(known)
         try:
             unfenced, spans = fence.unfenced(
-                self._applied(_fenced(request, fence.around(self.spellings)))
+                self._applied(fenced_request(request, fence.around(self.spellings)))
             )
         except TemplateRefused:
             return None
@@ -278,98 +268,6 @@ class ChatTemplate:
         return shown == [False, True]
 
 
-def _message(message: Message) -> dict[str, Any]:
-    """``message`` in the shape in which vLLM gives it to the template."""
-    entry: dict[str, Any] = {"role": message.role, "content": valid(message.content)}
-    if message.name is not None:
-        entry["name"] = valid(message.name)
-    if message.tool_call_id is not None:
-        entry["tool_call_id"] = valid(message.tool_call_id)
-    if message.role == "assistant":
-        if message.reasoning is not None:
-            entry |= _thought(valid(message.reasoning))
-        if message.tool_calls:
-            entry["tool_calls"] = [_call(call) for call in message.tool_calls]
-    return entry
-
-
-def _thought(reasoning: str) -> dict[str, str]:
-    return {"reasoning": reasoning, "reasoning_content": reasoning}
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    named = {} if call.call_id is None else {"id": valid(call.call_id)}
-    function = {"name": valid(call.name), "arguments": _object(call.arguments)}
-    return named | {"type": "function", "function": function, "logged": valid(call.arguments)}
-
-
-def _object(arguments: str) -> dict[str, Any]:
-    """Arguments as vLLM hands them on: an object, and an empty one for anything else."""
-    try:
-        given = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return {}
-    return rewritten(given, valid) if isinstance(given, dict) else {}
-
-
-def _request_forms(request: Request) -> Iterator[Request]:
-    """``request`` as vLLM hands it to the template, then in the forms that some templates need instead.
-
-    Arguments as text (templates that add them to a text); ids cut to Mistral's length.
-    """
-    seen = []
-    for as_text, shortened in ((False, False), (True, False), (False, True), (True, True)):
-        messages = [_in_form(m, as_text=as_text, shortened=shortened) for m in request.messages]
-        if messages not in seen:
-            seen.append(messages)
-            yield replace(request, messages=messages)
-
-
-def _forms(calls: Sequence[ToolCall]) -> Iterator[list[dict[str, Any]]]:
-    message = {"tool_calls": [_call(call) for call in calls]}
-    for form in _request_forms(Request(messages=[message] if calls else [{}])):
-        yield form.messages[0].get("tool_calls", [])
-
-
-def _in_form(message: dict[str, Any], *, as_text: bool, shortened: bool) -> dict[str, Any]:
-    def short(name: str) -> str:
-        return name[-CALL_ID_LENGTH:] if shortened else name
-
-    changed = dict(message)
-    if "tool_call_id" in message:
-        changed["tool_call_id"] = short(message["tool_call_id"])
-    if "tool_calls" in message:
-        calls = []
-        for call in message["tool_calls"]:
-            function = call["function"]
-            if as_text:
-                function = function | {"arguments": call["logged"]}
-            given = {"type": "function", "function": function}
-            calls.append(({"id": short(call["id"])} if "id" in call else {}) | given)
-        changed["tool_calls"] = calls
-    return changed
-
-
-def _marked(request: Request, write: Write) -> Request:
-    """``request`` with the texts that count as content written by ``write``."""
-    messages = []
-    for message in request.messages:
-        entry = message | {"content": write(message["content"])}
-        if message.get("reasoning"):
-            entry |= _thought(write(message["reasoning"]))
-        if "tool_calls" in message:
-            entry["tool_calls"] = [
-                call
-                | {
-                    "function": call["function"]
-                    | {"arguments": values_rewritten(call["function"]["arguments"], write)}
-                }
-                for call in message["tool_calls"]
-            ]
-        messages.append(entry)
-    return replace(request, messages=messages, documents=values_rewritten(request.documents, write))
-
-
 def _kept(content: str, contents: list[str], fence: Fence, first: int = 0) -> str:
     """The mark of a content, which is added to ``contents``; an empty one stays empty."""
     if not content:
@@ -378,47 +276,9 @@ def _kept(content: str, contents: list[str], fence: Fence, first: int = 0) -> st
     return fence.mark(first + len(contents) - 1)
 
 
-def _fenced(request: Request, write: Write) -> Request:
-    """``request`` with every text in it, roles apart, written by ``write``."""
-    return replace(
-        request,
-        messages=[
-            {"role": m["role"]} | {key: rewritten(m[key], write) for key in m if key != "role"}
-            for m in request.messages
-        ],
-        tools=rewritten(request.tools, write),
-        documents=rewritten(request.documents, write),
-        options=values_rewritten(request.options, write),
-    )
-
-
 def _behind(before: str, behind: str, fence: Fence, spellings: Fence) -> Tail | None:
     """What follows the prompt, or the prompt without the reasoning that its end opens or leaves out."""
     for start in (before, without_markup(before)):
         if behind.startswith(start):
             return Tail(text=behind[len(start) :], fence=fence, spellings=spellings)
     return None
-
-
-def _json(request: Request) -> str:
-    return json.dumps(
-        [
-            request.messages,
-            request.tools,
-            request.documents,
-            request.options,
-            request.generation_prompt,
-            request.continues,
-        ],
-        ensure_ascii=False,
-        default=str,
-    )
-
-
-def valid(text: str) -> str:
-    """``text`` with lone surrogates, which no tokenizer takes, replaced by U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text

@@ -21,7 +21,8 @@ from monitor.replay.provenance import Span
 from monitor.replay.readback import ReadBack
 from monitor.replay.reasoning import opened_by, split
 from monitor.replay.regions import Run, Tokens, joined
-from monitor.replay.rendering import ChatTemplate, Rendered, TemplateRefused, valid
+from monitor.replay.rendering import ChatTemplate, Rendered, TemplateRefused
+from monitor.replay.request import valid
 from monitor.values.fidelity import Rendering
 from monitor.values.prompts import DeadReason, Prompt
 from monitor.values.scores import Unreplayable
@@ -92,19 +93,8 @@ class Tokeniser:
 
     def tokenise(self, prompts: Sequence[Prompt]) -> list[Tokens | Unreplayable]:
         """Tokens of each prompt, in order; `Unreplayable` where the template refuses or nothing is left."""
-        heads = [self._head(prompt) for prompt in prompts]
-        answers = [
-            completed(
-                prompt,
-                head.rendered,
-                self._template,
-                self._vocabulary,
-                with_reasoning=self.replay_reasoning,
-            )
-            if isinstance(head, _Head)
-            else Completion()
-            for prompt, head in zip(prompts, heads, strict=True)
-        ]
+        ready = [self._ready(prompt) for prompt in prompts]
+        heads, answers = [head for head, _ in ready], [answer for _, answer in ready]
         texts = [h.rendered.text if isinstance(h, _Head) and not h.ids else "" for h in heads]
         encodings = self._backend.encode_batch(
             [*texts, *(answer.text for answer in answers)], add_special_tokens=False
@@ -166,6 +156,28 @@ class Tokeniser:
             rendering=tokens.rendering,
             stand_ins=tokens.stand_ins,
         )
+
+    def _ready(self, prompt: Prompt) -> tuple[_Head | Unreplayable, Completion]:
+        try:
+            head = self._head(prompt)
+            if isinstance(head, Unreplayable):
+                return head, Completion()
+            answer = completed(
+                prompt,
+                head.rendered,
+                self._template,
+                self._vocabulary,
+                with_reasoning=self.replay_reasoning,
+            )
+        except RecursionError:
+            # Arguments are JSON inside a text, which no reader has measured.
+            refused = Unreplayable(
+                prompt=prompt,
+                reason=DeadReason.TEMPLATE_REFUSED,
+                detail="the arguments of a call are nested too deeply",
+            )
+            return refused, Completion()
+        return head, answer
 
     def _head(self, prompt: Prompt) -> _Head | Unreplayable:
         if prompt.token_ids is not None:

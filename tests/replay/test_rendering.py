@@ -19,6 +19,7 @@ from monitor.values.scores import Unreplayable
 from tests.replay.families import (
     FAMILIES,
     REQUESTS,
+    ROUND,
     TOOL,
     as_prompt,
     as_served,
@@ -354,6 +355,20 @@ def test_a_refusal_quotes_the_template_and_never_the_prompt(
     [refused] = Tokeniser(tokenizer, 512).tokenise([as_prompt(request)])
     assert isinstance(refused, Unreplayable)
     assert refused.detail == "the chat template raised TypeError"
+
+
+@pytest.mark.parametrize("depth", [300, 900, 100_000])
+def test_arguments_nested_beyond_measure_refuse_one_prompt_at_most(
+    depth: int, family: Family
+) -> None:
+    tokeniser, _ = family("qwen3")
+    nested = tool_call(call('{"river": ' + "[" * depth + "]" * depth + "}"))
+    before = [*ROUND[:1], say("assistant", None, tool_calls=[call(nested.arguments)]), *ROUND[2:]]
+    prompts = [as_prompt(REQUESTS["plain"], tool_calls=(nested,)), as_prompt({"messages": before})]
+    *hostile, honest = tokeniser.tokenise([*prompts, as_prompt(REQUESTS["plain"])])
+    assert isinstance(honest, Tokens)
+    for one in hostile:
+        assert isinstance(one, Tokens) or one.reason is DeadReason.TEMPLATE_REFUSED
 
 
 def test_template_that_takes_parts_alone_gets_them(words: list[str]) -> None:
