@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import text
 
 from monitor import operate
-from monitor.drift.histogram import bucket_scores, floor_time, tails
+from monitor.drift.histogram import bucket_scores, floor_time
 from monitor.errors import SchemaError, StaleAlert
 from monitor.settings import (
     AlertSettings,
@@ -136,7 +136,6 @@ class Traffic:
             )
             for i, row in enumerate(scores)
         ]
-        tail, falls = tails(FEATURES)
         with transaction(self.database) as c:
             store_chunk(
                 c,
@@ -154,7 +153,7 @@ class Traffic:
                     ),
                     lineage=LINEAGE,
                     scored=tuple(prompts),
-                    buckets=bucket_scores(prompts, tail=tail, falls=falls, bucket=MINUTE),
+                    buckets=bucket_scores(prompts, FEATURES, bucket=MINUTE),
                     dead_letters=(),
                     counts=(
                         IngestCount(

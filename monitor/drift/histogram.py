@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from monitor.values.arrays import Counts, Doubles, Floats
 from monitor.values.drift import Window
-from monitor.values.features import Feature
+from monitor.values.features import Directed
 from monitor.values.prompts import CANARY
 from monitor.values.scores import SCORE_BIN_EDGES, SCORE_BINS, Bucket, ScoredPrompt
 
@@ -29,16 +29,6 @@ CENTRES: Final[Doubles] = np.concatenate([[-_OUTER], (EDGES[1:] + EDGES[:-1]) / 
 """The score that stands for each bin [b]."""
 
 
-def tails(features: Sequence[Feature]) -> tuple[Floats, NDArray[np.bool_]]:
-    """Signed tail thresholds [k] and which features fall [k], in the pack's order.
-
-    A feature that is expected to fall has its tail below: ``-|tail_threshold|``.
-    """
-    falls = np.array([feature.expected == "falls" for feature in features], dtype=np.bool_)
-    height = np.array([feature.tail_threshold for feature in features], dtype=np.float32)
-    return np.where(falls, -np.abs(height), height).astype(np.float32), falls
-
-
 def floor_time(moment: datetime, step: timedelta) -> datetime:
     """The start of the interval of length ``step`` (whole seconds, counted from 1970) around it."""
     seconds = int(step.total_seconds())
@@ -47,17 +37,16 @@ def floor_time(moment: datetime, step: timedelta) -> datetime:
 
 def bucket_scores(
     scored: Sequence[ScoredPrompt],
+    features: Sequence[Directed],
     *,
-    tail: Floats,
-    falls: NDArray[np.bool_],
     bucket: timedelta,
     canary: bool = False,
 ) -> tuple[Bucket, ...]:
     """The additive statistics of ``scored``, per bucket of the record's time, source and segment.
 
-    ``tail`` [k] and ``falls`` [k] come from `tails`: a score counts as tail above its threshold, or
-    below it where the feature falls. NaN scores (region absent) are left out; buckets without a
-    single score are not made. Canaries go to the segment and source ``canary`` alone.
+    ``features`` [k] are the pack's, in its order: they say which scores are tail. NaN scores (region
+    absent) are left out; buckets without a single score are not made. Canaries go to the segment and
+    source ``canary`` alone.
     Prompts count once each, whatever their inclusion probability: the monitor samples whole
     conversations at one rate, so the sample's statistics are the traffic's.
     Raises ValueError on an infinite score: those are dead-lettered before.
@@ -70,9 +59,8 @@ def bucket_scores(
             "scores must be finite or NaN: non-finite readings belong in a dead letter"
         )
     present = ~np.isnan(scores)
-    # Compared in the scores' own precision: a float32 score equal to its threshold is not above it.
-    bounds = tail.astype(np.float64)
-    beyond = present & np.where(falls, scores < bounds, scores > bounds)
+    columns = zip(features, scores.T, strict=True)
+    beyond = np.stack([feature.in_tail(column) for feature, column in columns], axis=1)
     bins = np.searchsorted(EDGES, np.where(present, scores, 0.0), side="right")
     filled = np.where(present, scores, 0.0)
 

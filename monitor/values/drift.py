@@ -135,6 +135,10 @@ class Bound:
     low: float
     high: float
 
+    def times(self, sign: int) -> Bound:
+        """The bound of ``sign`` (1 or -1) times what this one is of."""
+        return self if sign > 0 else Bound(value=-self.value, low=-self.high, high=-self.low)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
