@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from monitor.cli.arguments import ConfigOption, JsonOption, database, span, who
-from monitor.cli.show import out, show
+from monitor.cli.show import err, out, plain, show
 from monitor.settings import load
 
 baseline = typer.Typer(help="What drift is compared with: capture, look at, approve, retire.")
@@ -42,8 +42,19 @@ def baseline_capture(
         )
         if approve:
             approve_baseline(c, made.baseline_id, who(by), now)
+        unknown = operate.tails_not_known(c, made)
     status = "approved" if approve else "draft"
     show([{"baseline_id": made.baseline_id, "n": made.n, "status": status}], as_json)
+    _warn(unknown)
+
+
+def _warn(unknown: str) -> None:
+    """Say on the error stream which tails a baseline does not know, and the mend."""
+    from monitor.operate import TAILS_MEND
+
+    if unknown:
+        err.print(f"[bold yellow]warning:[/] {plain(unknown)}", highlight=False, soft_wrap=True)
+        err.print(f"  {plain(TAILS_MEND)}", highlight=False, soft_wrap=True)
 
 
 @baseline.command("list")
@@ -62,11 +73,15 @@ def baseline_approve(
     config_file: ConfigOption = None,
 ) -> None:
     """Compare with this baseline from now on; the one approved before is retired."""
-    from monitor.store.baselines import approve_baseline
+    from monitor.operate import tails_not_known
+    from monitor.store.baselines import approve_baseline, load_baseline
 
     with database(load(config_file)) as c:
         approve_baseline(c, baseline_id, who(by), datetime.now(UTC))
+        approved = load_baseline(c, baseline_id)
+        unknown = tails_not_known(c, approved) if approved else ""
     out.print(f"{baseline_id} is approved")
+    _warn(unknown)
 
 
 @baseline.command("retire")

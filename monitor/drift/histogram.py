@@ -20,7 +20,7 @@ from monitor.values.arrays import Counts, Doubles, Floats
 from monitor.values.drift import Window
 from monitor.values.features import Directed
 from monitor.values.prompts import CANARY
-from monitor.values.scores import SCORE_BIN_EDGES, SCORE_BINS, Bucket, ScoredPrompt
+from monitor.values.scores import SCORE_BIN_EDGES, SCORE_BINS, Bucket, ScoredPrompt, tail_sum
 
 EDGES: Final[Doubles] = np.array(SCORE_BIN_EDGES, dtype=np.float64)
 _OUTER: Final = 22.5
@@ -125,7 +125,7 @@ def merge(buckets: Iterable[Bucket]) -> tuple[Window, ...]:
             total=sum(b.total for b in members),
             total_squares=sum(b.total_squares for b in members),
             histogram=np.sum([b.histogram for b in members], axis=0, dtype=np.int64),
-            tail_count=sum(b.tail_count for b in members),
+            tail_count=tail_sum(b.tail_count for b in members),
         )
         for (feature, segment), members in sorted(groups.items())
     )

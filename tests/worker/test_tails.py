@@ -152,6 +152,14 @@ def test_buckets_views_and_scorer_agree_on_the_tail_of_rising_and_falling_featur
             ).all()
             assert (buckets, windows) == (len(wanted), len(wanted)), feature.expected
             assert [float(np.float32(score)) for score in single] == wanted
+            strongest = c.scalar(
+                text(
+                    "SELECT score FROM monitor.feature_scores WHERE feature = :name"
+                    " AND score IS NOT NULL ORDER BY toward DESC LIMIT 1"
+                ),
+                {"name": feature.name},
+            )
+            assert strongest == (3.0 if feature.sign > 0 else -9.0)
             for rule in (feature, known[index]):
                 by_rule = found[rule.in_tail(found[:, index]), index]
                 assert sorted(by_rule.tolist()) == wanted
