@@ -16,8 +16,11 @@ from monitor.values.scores import Lineage, Replayed, Unreplayable
 WIDTH = 8
 
 
-def null_pack(features: int = 32) -> Pack:
-    """A pack of directions that no model has, calibrated for `NullReplay`'s standard normal readings."""
+def null_pack(features: int = 32, *, falling: int = 0, tail_threshold: float = 2.0) -> Pack:
+    """A pack of directions that no model has, calibrated for `NullReplay`'s standard normal readings.
+
+    The last ``falling`` of its features are expected to fall.
+    """
     return Pack(
         name="null",
         version="1",
@@ -33,7 +36,8 @@ def null_pack(features: int = 32) -> Pack:
                 pooling="mean",
                 weight=np.eye(1, WIDTH, index % WIDTH, dtype=np.float32)[0],
                 calibration=Calibration(tokens=(1.0,), means=(0.0,), deviations=(1.0,)),
-                tail_threshold=2.0,
+                tail_threshold=tail_threshold,
+                expected="falls" if index >= features - falling else "rises",
             )
             for index in range(features)
         ),

@@ -133,8 +133,7 @@ def chunk(number: int, features: int, segments: int) -> ChunkResult:
         scored=rows,
         buckets=bucket_scores(
             rows,
-            tail=np.full(features, 3.0, dtype=np.float32),
-            falls=np.zeros(features, dtype=np.bool_),
+            [_feature(number) for number in range(features)],
             bucket=timedelta(minutes=1),
         ),
         dead_letters=(),

@@ -16,6 +16,7 @@ from monitor.app import build_instrument, pack_in_use
 from monitor.drift.lateness import reach
 from monitor.errors import MonitorError, PackError, RefuseToStart
 from monitor.ingest.kafka import describe
+from monitor.operate import TAILS_MEND, tails_not_known
 from monitor.score.pack import load_pack
 from monitor.settings import Endpoint, Settings
 from monitor.store.baselines import load_baseline
@@ -132,11 +133,14 @@ def _baseline(settings: Settings) -> str:
     with transaction(connect(settings.postgres)) as connection:
         pack_id = active_pack(connection)
         approved = load_baseline(connection, pack_id=pack_id) if pack_id else None
+        unknown = tails_not_known(connection, approved) if approved else ""
     if approved is None:
         raise RefuseToStart(
             "no baseline is approved for the pack in use: no drift can be seen",
             hint="`monitor baseline capture --last 24h`, look at it, `monitor baseline approve ID`.",
         )
+    if unknown:
+        raise RefuseToStart(unknown, hint=TAILS_MEND)
     return f"{approved.name}, {approved.n} prompts, approved by {approved.approved_by}"
 
 

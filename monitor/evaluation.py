@@ -376,12 +376,11 @@ def _with_strongest(
     rows = strongest_prompts(
         c,
         shown.pack_id,
-        feature.ordinal,
+        feature,
         shown.segment,
         shown.window_start,
         shown.window_end,
         STRONGEST_PROMPTS,
-        feature.expected == "falls",
     )
     prompts = [
         {

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
@@ -15,7 +15,7 @@ from monitor.errors import BadInput
 from monitor.settings import Settings
 from monitor.store.alerts import add_silence
 from monitor.store.baselines import save_baseline
-from monitor.store.packs import active_pack, lineages_between, served_models
+from monitor.store.packs import active_pack, lineages_between, pack_features, served_models
 from monitor.store.windows import read_windows
 from monitor.values.alerts import Alert, Delivery, Silence
 from monitor.values.drift import Baseline
@@ -59,6 +59,24 @@ def capture_baseline(
     )
     save_baseline(c, captured)
     return captured
+
+
+TAILS_MEND: Final = (
+    "Capture a baseline of traffic scored after the last worker from before schema revision 0003 had"
+    " stopped, and approve it (docs/storage.md, Tails)."
+)
+
+
+def tails_not_known(c: Connection, baseline: Baseline) -> str:
+    """A sentence that names the features whose tails this baseline does not know; empty: all known."""
+    unknown = baselines.tails_not_known(baseline)
+    if not unknown:
+        return ""
+    names = [f.name for f in pack_features(c, baseline.pack_id) if f.ordinal in unknown]
+    return (
+        f"the tail of {', '.join(names)} is not watched under {baseline.baseline_id}: the baseline's"
+        " was counted on the wrong side, by workers of an earlier release"
+    )
 
 
 def floored(moment: datetime, bucket: timedelta) -> datetime:

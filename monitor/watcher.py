@@ -23,7 +23,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import Engine
 
 from monitor.alert.selection import Blind, blind
-from monitor.drift.baseline import unwatched
+from monitor.drift.baseline import tails_not_known, unwatched
 from monitor.drift.bets import Bets
 from monitor.errors import Discard, RefuseToStart, Retry, StopLoudly
 from monitor.evaluation import Evaluation, evaluate
@@ -244,6 +244,7 @@ class Watcher:
         furthest = max(drifts, key=lambda drift: abs(drift.shift.value), default=None)
         baseline, features = done.subject.baseline, done.subject.features
         thin = unwatched(baseline, len(features)) if baseline else ()
+        tailless = tails_not_known(baseline) if baseline else ()
         log.info(
             "window.evaluated",
             window=name,
@@ -256,6 +257,7 @@ class Watcher:
             furthest_segment=furthest.segment if furthest else None,
             shift=round(furthest.shift.value, 4) if furthest else None,
             unwatched=[features[index].name for index in thin],
+            tails_not_known=[features[index].name for index in tailless],
             active=sum(condition.active for condition in done.conditions),
             announced=len(done.events),
             until=done.reach.until.isoformat(),

@@ -144,8 +144,6 @@ class Worker:
         self._jitter = jitter or random.Random()
         self._scorer = Scorer(pack)
         self._lineage = replay.lineage(pack.pack_id)
-        self._tail = np.array([f.tail_threshold for f in pack.features], dtype=np.float32)
-        self._falls = np.array([f.expected == "falls" for f in pack.features])
         self._segments: set[str] = set()
         self._readable: deque[bool] = deque(maxlen=settings.ingest.dead_letter_window)
         self._canaries_due = datetime.min.replace(tzinfo=UTC)
@@ -254,9 +252,7 @@ class Worker:
             spans=prepared.chunk.spans,
             lineage=self._lineage,
             scored=scored,
-            buckets=bucket_scores(
-                scored, tail=self._tail, falls=self._falls, bucket=self._settings.drift.bucket
-            ),
+            buckets=bucket_scores(scored, self._pack.features, bucket=self._settings.drift.bucket),
             dead_letters=with_bytes(dead, prepared.chunk.records, self._settings.ingest),
             counts=count_outcomes(scored, dead, skipped, self._settings.drift.bucket),
             watermarks=prepared.watermarks,

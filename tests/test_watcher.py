@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ import structlog
 from sqlalchemy import text
 
 from monitor import operate
-from monitor.drift.histogram import bucket_scores, floor_time, tails
+from monitor.drift.histogram import bucket_scores, floor_time
 from monitor.errors import SchemaError, StaleAlert
 from monitor.settings import (
     AlertSettings,
@@ -136,7 +137,6 @@ class Traffic:
             )
             for i, row in enumerate(scores)
         ]
-        tail, falls = tails(FEATURES)
         with transaction(self.database) as c:
             store_chunk(
                 c,
@@ -154,7 +154,7 @@ class Traffic:
                     ),
                     lineage=LINEAGE,
                     scored=tuple(prompts),
-                    buckets=bucket_scores(prompts, tail=tail, falls=falls, bucket=MINUTE),
+                    buckets=bucket_scores(prompts, FEATURES, bucket=MINUTE),
                     dead_letters=(),
                     counts=(
                         IngestCount(
@@ -388,6 +388,53 @@ def test_growth_of_the_tail_alone_fires(traffic, settings, watcher):
     statistics = {crossing["statistic"] for crossing in alert.details["crossed"]}
     assert "tail_ratio" in statistics
     assert "shift" not in statistics
+
+
+def counted_by_the_release_before(database):
+    """What is stored so far, as it looks after the upgrade: see `monitor.store.buckets`."""
+    with database.begin() as c:
+        c.execute(text("UPDATE monitor_data.buckets SET tail_n = NULL"))
+
+
+def test_a_tail_that_is_not_known_is_left_out_and_the_rest_goes_on(
+    traffic, settings, watcher, database
+):
+    traffic.minutes(60)
+    counted_by_the_release_before(database)
+    traffic.approve(settings)
+    quiet = traffic.minutes(16, watcher=watcher)
+    drifts = {d.feature: d for d in quiet[-1].drifts if d.window == "15m"}
+    assert math.isfinite(drifts["toxic"].tail_ratio.value)
+    assistant = drifts["assistant"]
+    assert assistant.tail_rate == pytest.approx(0.002, abs=0.01), "the window's own is known"
+    assert math.isnan(assistant.baseline_tail_rate)
+    assert math.isnan(assistant.tail_ratio.value)
+    assert assistant.evidence != 0.0, "bets on the mean go on"
+    with database.connect() as c:
+        kept = c.execute(
+            text(
+                "SELECT count(tail_ratio), count(tail_ratio_low), count(shift)"
+                " FROM monitor.drift_history WHERE feature = 'assistant'"
+            )
+        ).one()
+    assert tuple(kept) == (0, 0, 32)
+
+    fallen = traffic.minutes(15, shift=(0.0, -1.5), watcher=watcher)
+    event = next(e for seen in fallen for e in seen.events)
+    assert event.alert.labels["feature"] == "assistant"
+    assert "against unknown" in event.alert.summary
+    assert event.alert.details["tail_ratio"] == {"value": None, "low": None, "high": None}
+    assert "tail_ratio" not in {c["statistic"] for c in event.alert.details["crossed"]}
+
+
+def test_a_new_baseline_knows_the_tail_again(traffic, settings, watcher, database):
+    traffic.minutes(60)
+    counted_by_the_release_before(database)
+    traffic.approve(settings)
+    traffic.minutes(60, watcher=watcher)
+    traffic.approve(settings)
+    (last,) = traffic.minutes(1, watcher=watcher)
+    assert all(math.isfinite(d.tail_ratio.value) for d in last.drifts)
 
 
 def test_a_restart_in_the_middle_changes_nothing(traffic, settings, database):

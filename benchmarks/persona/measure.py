@@ -111,7 +111,7 @@ def read(loaded: LoadedModel, features: Sequence[Feature], prompts: Sequence[Pro
     """Scores [n, k] by the production engine, signed so that the persona rises."""
     settings = ReplaySettings(model=Path("."), device=loaded.device.type, dtype="float32")
     scores = np.full((len(prompts), len(features)), np.nan)
-    signs = np.array([-1.0 if feature.expected == "falls" else 1.0 for feature in features])
+    signs = np.array([feature.sign for feature in features])
     for index, one in enumerate(ReplayEngine(loaded, features, settings).replay(prompts)):
         if isinstance(one, Replayed):
             level = [

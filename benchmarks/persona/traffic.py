@@ -153,7 +153,7 @@ def _buckets(scores: Doubles, index: int, feature: Feature) -> list[Bucket]:
             total=float(row.sum()),
             total_squares=float((row**2).sum()),
             histogram=histogram_of(row),
-            tail_count=int((row > feature.tail_threshold).sum()),
+            tail_count=int(feature.in_tail(row).sum()),
         )
         for minute, row in enumerate(scores)
     ]

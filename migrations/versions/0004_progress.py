@@ -1,13 +1,13 @@
 """How far partitions are read: log ends asked of the broker, watermarks, and both in the view.
 
 Revision ID: 0004
-Revises: 0002
+Revises: 0003
 """
 
 from alembic import context, op
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 
 # Everything up to `watermark` is read and stored. A partition that is read to the end of its log is up
 # to date as long as somebody asks (monitor/store/progress.py has the same rule, for any time).

@@ -17,13 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from typing import Any, Final, Literal, Protocol, get_args
+from typing import Any, Final, Protocol, get_args
 
 from monitor.alert import sentences
 from monitor.settings import DriftRule, Thresholds
 from monitor.values.alerts import Condition, Severity
 from monitor.values.drift import Bound, Cause, Drift
-from monitor.values.features import selected
+from monitor.values.features import Expected, selected
 from monitor.values.prompts import CANARY
 
 SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
@@ -31,14 +31,16 @@ SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
 
 
 class FeatureInfo(Protocol):
-    """What the policy needs to know of a feature; `records.Feature` is one."""
+    """What the policy needs to know of a feature; `Feature` and `PackFeature` are such."""
 
     @property
     def name(self) -> str: ...
     @property
     def tags(self) -> tuple[str, ...]: ...
     @property
-    def expected(self) -> Literal["rises", "falls"]: ...
+    def expected(self) -> Expected: ...
+    @property
+    def sign(self) -> int: ...
     @property
     def description(self) -> str: ...
 
@@ -95,8 +97,8 @@ def conditions(
     A threshold is crossed by the *lower* confidence bound, in the feature's expected direction or,
     with ``direction: either``, in any:
 
-    * ``shift``: `Drift.shift`, mirrored for features that fall. ``tail_ratio``: the tail is already
-      counted on the feature's expected side.
+    * ``shift``: `Drift.shift`, turned towards the persona. ``tail_ratio``: the tail is counted on that
+      side already.
     * ``psi`` and ``ks`` (`Drift.psi_low`, `Drift.ks_low`) have no direction of their own: under
       ``expected`` they count only while the mean has moved the expected way.
     * ``process_change``: `Drift.evidence` has reached `Drift.evidence_limit`.
@@ -154,13 +156,11 @@ def _limits(thresholds: Thresholds, drift: Drift) -> dict[str, float]:
 
 
 def _lower_bounds(drift: Drift, rule: DriftRule, feature: FeatureInfo) -> dict[str, float]:
-    rising, falling = drift.shift.low, -drift.shift.high
-    expected = rising if feature.expected == "rises" else falling
-    moved = drift.shift.value if feature.expected == "rises" else -drift.shift.value
+    along, against = drift.shift.times(feature.sign), drift.shift.times(-feature.sign)
     either = rule.direction == "either"
-    seen = either or moved > 0
+    seen = either or along.value > 0
     return {
-        "shift": max(rising, falling) if either else expected,
+        "shift": max(along.low, against.low) if either else along.low,
         "psi": drift.psi_low if seen else -math.inf,
         "ks": drift.ks_low if seen else -math.inf,
         "tail_ratio": drift.tail_ratio.low,

@@ -27,7 +27,7 @@ def shown(drift: Drift, statistics: Collection[str]) -> str:
         f"mean {drift.shift.value:+.2f} SD [{drift.shift.low:+.2f}, {drift.shift.high:+.2f}]"
         " from baseline"
     )
-    tail = f"tail {drift.tail_rate:.2%} against {drift.baseline_tail_rate:.2%}"
+    tail = f"tail {_share(drift.tail_rate)} against {_share(drift.baseline_tail_rate)}"
     if "shift" in statistics:
         said = f"{'rose' if drift.shift.value >= 0 else 'fell'} over {window}: {mean}, {tail}"
     elif "tail_ratio" in statistics:

@@ -10,7 +10,7 @@ import typer
 from monitor.cli.arguments import ConfigOption, JsonOption, database, span, who
 from monitor.cli.asking import YesOption, ask
 from monitor.cli.asking import span as from_to
-from monitor.cli.show import out, show
+from monitor.cli.show import err, out, plain, show
 from monitor.settings import load
 
 if TYPE_CHECKING:
@@ -54,8 +54,19 @@ def baseline_capture(
         )
         if approve:
             approve_baseline(c, made.baseline_id, who(by), now)
+        unknown = operate.tails_not_known(c, made)
     status = "approved" if approve else "draft"
     show([{"baseline_id": made.baseline_id, "n": made.n, "status": status}], as_json)
+    _warn(unknown)
+
+
+def _warn(unknown: str) -> None:
+    """Say on the error stream which tails a baseline does not know, and the mend."""
+    from monitor.operate import TAILS_MEND
+
+    if unknown:
+        err.print(f"[bold yellow]warning:[/] {plain(unknown)}", highlight=False, soft_wrap=True)
+        err.print(f"  {plain(TAILS_MEND)}", highlight=False, soft_wrap=True)
 
 
 @baseline.command("list")
@@ -75,6 +86,7 @@ def baseline_approve(
     yes: YesOption = False,
 ) -> None:
     """Compare with this baseline from now on; the one approved before is retired."""
+    from monitor.operate import tails_not_known
     from monitor.store.baselines import approve_baseline, load_baseline
 
     settings = load(config_file)
@@ -85,7 +97,10 @@ def baseline_approve(
         ask(_replaced(in_force), f"Approve {baseline_id} in its place?", yes=yes)
     with database(settings) as c:
         approve_baseline(c, baseline_id, who(by), datetime.now(UTC))
+        approved = load_baseline(c, baseline_id)
+        unknown = tails_not_known(c, approved) if approved else ""
     out.print(f"{baseline_id} is approved")
+    _warn(unknown)
 
 
 @baseline.command("retire")

@@ -59,7 +59,7 @@ def pack_inspect(folder: Path, as_json: JsonOption = False) -> None:
                 "region": feature.region,
                 "pooling": feature.pooling,
                 "expected": feature.expected,
-                "tail above": feature.tail_threshold,
+                "tail beyond": feature.toward(feature.tail_threshold),
                 **_figures(held_out.get(feature.name, {})),
                 **({"verdict": judged[feature.name]["decision"]} if feature.name in judged else {}),
             }

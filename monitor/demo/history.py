@@ -16,14 +16,14 @@ PROGRESS = """
 """
 
 DRIFT = """
-    SELECT drift.feature, feature.expected, array_agg(drift.shift ORDER BY drift.window_end) AS shifts,
+    SELECT drift.feature, feature.sign, array_agg(drift.shift ORDER BY drift.window_end) AS shifts,
            (array_agg(drift.shift_low ORDER BY drift.window_end DESC))[1] AS low,
            (array_agg(drift.shift_high ORDER BY drift.window_end DESC))[1] AS high,
            (array_agg(drift.tail_ratio ORDER BY drift.window_end DESC))[1] AS tail_ratio,
            (array_agg(drift.n ORDER BY drift.window_end DESC))[1] AS n
     FROM monitor.drift_history AS drift JOIN monitor.features AS feature USING (feature, pack_id)
     WHERE drift.segment = 'all'
-    GROUP BY drift.feature, feature.expected, feature.ordinal
+    GROUP BY drift.feature, feature.sign, feature.ordinal
     ORDER BY feature.ordinal
 """
 
@@ -63,7 +63,7 @@ class History:
         return [
             FeatureLine(
                 name=row["feature"],
-                expected=row["expected"],
+                sign=row["sign"],
                 shifts=row["shifts"],
                 low=row["low"],
                 high=row["high"],

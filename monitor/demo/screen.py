@@ -11,15 +11,20 @@ from rich.table import Table
 from rich.text import Text
 
 BARS = "▁▂▃▄▅▆▇█"
+MOVED = 0.3
+"""A shift towards the persona that is surely beyond this is drawn in red."""
 COLOURS = {"pending": "yellow", "firing": "bold red", "resolved": "green"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureLine:
-    """One feature's drift over time: standardised shifts, oldest first, and the newest bounds."""
+    """One feature's drift over time: standardised shifts, oldest first, and the newest bounds.
+
+    ``sign`` turns them towards the persona.
+    """
 
     name: str
-    expected: str
+    sign: int
     shifts: Sequence[float]
     low: float
     high: float
@@ -70,7 +75,7 @@ def _features(features: Sequence[FeatureLine]) -> Table:
     table.add_column("tail ×", justify="right")
     table.add_column("n", justify="right")
     for feature in features:
-        moved = feature.low > 0.3 if feature.expected == "rises" else feature.high < -0.3
+        moved = min(feature.sign * feature.low, feature.sign * feature.high) > MOVED
         now = feature.shifts[-1] if feature.shifts else 0.0
         table.add_row(
             feature.name,

@@ -14,6 +14,7 @@ from monitor.drift.tests import variance
 from monitor.errors import BadInput
 from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, Window
 from monitor.values.prompts import CANARY, EVERYTHING
+from monitor.values.scores import tail_sum
 
 MOST_INTERVALS: Final = 144
 _FEWEST_BATCHES: Final = 12
@@ -102,18 +103,24 @@ def _stream(windows: Sequence[Window], start: datetime, end: datetime) -> Baseli
         total=math.fsum(w.total for w in windows),
         total_squares=math.fsum(w.total_squares for w in windows),
         histogram=np.sum([w.histogram for w in windows], axis=0, dtype=np.int64),
-        tail_count=sum(w.tail_count for w in windows),
+        tail_count=tail_sum(w.tail_count for w in windows),
     )
-    rate = whole.tail_count / whole.n
     ordered = sorted(windows, key=lambda w: w.start)
     counts = [w.n for w in ordered]
     return BaselineStream(
         window=whole,
         design_effect=design_effect(counts, [w.total for w in ordered], variance(whole)),
-        tail_design_effect=design_effect(
-            counts, [float(w.tail_count) for w in ordered], rate * (1.0 - rate)
-        ),
+        tail_design_effect=_tail_design_effect(whole, ordered),
     )
+
+
+def _tail_design_effect(whole: Window, parts: Sequence[Window]) -> float:
+    tails = [part.tail_count for part in parts if part.tail_count is not None]
+    if whole.tail_count is None or len(tails) < len(parts):
+        return 1.0
+    rate = whole.tail_count / whole.n
+    counts = [part.n for part in parts]
+    return design_effect(counts, [float(tail) for tail in tails], rate * (1.0 - rate))
 
 
 def design_effect(counts: Sequence[int], totals: Sequence[float], variance: float) -> float:
@@ -157,6 +164,19 @@ def baseline_for(
     if own is not None and (segment == EVERYTHING or own.window.n >= min_n):
         return key, False
     return (pooled, True) if pooled in baseline.streams else None
+
+
+def tails_not_known(baseline: Baseline) -> tuple[int, ...]:
+    """Indices of the features that are watched under this baseline, but not in their tails.
+
+    Tails of falling features were counted on the wrong side once (docs/storage.md, Tails): what is
+    left of them is not used, and a baseline taken over such traffic knows no tail of these features.
+    """
+    return tuple(
+        feature
+        for (feature, segment), stream in sorted(baseline.streams.items())
+        if segment == EVERYTHING and stream.window.tail_count is None
+    )
 
 
 def unwatched(baseline: Baseline, features: int) -> tuple[int, ...]:

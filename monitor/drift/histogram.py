@@ -18,25 +18,15 @@ from numpy.typing import NDArray
 
 from monitor.values.arrays import Counts, Doubles, Floats
 from monitor.values.drift import Window
-from monitor.values.features import Feature
+from monitor.values.features import Directed
 from monitor.values.prompts import CANARY
-from monitor.values.scores import SCORE_BIN_EDGES, SCORE_BINS, Bucket, ScoredPrompt
+from monitor.values.scores import SCORE_BIN_EDGES, SCORE_BINS, Bucket, ScoredPrompt, tail_sum
 
 EDGES: Final[Doubles] = np.array(SCORE_BIN_EDGES, dtype=np.float64)
 _OUTER: Final = 22.5
 """Where the two open bins are taken to sit: half their neighbour's width beyond the last edge."""
 CENTRES: Final[Doubles] = np.concatenate([[-_OUTER], (EDGES[1:] + EDGES[:-1]) / 2, [_OUTER]])
 """The score that stands for each bin [b]."""
-
-
-def tails(features: Sequence[Feature]) -> tuple[Floats, NDArray[np.bool_]]:
-    """Signed tail thresholds [k] and which features fall [k], in the pack's order.
-
-    A feature that is expected to fall has its tail below: ``-|tail_threshold|``.
-    """
-    falls = np.array([feature.expected == "falls" for feature in features], dtype=np.bool_)
-    height = np.array([feature.tail_threshold for feature in features], dtype=np.float32)
-    return np.where(falls, -np.abs(height), height).astype(np.float32), falls
 
 
 def floor_time(moment: datetime, step: timedelta) -> datetime:
@@ -47,17 +37,16 @@ def floor_time(moment: datetime, step: timedelta) -> datetime:
 
 def bucket_scores(
     scored: Sequence[ScoredPrompt],
+    features: Sequence[Directed],
     *,
-    tail: Floats,
-    falls: NDArray[np.bool_],
     bucket: timedelta,
     canary: bool = False,
 ) -> tuple[Bucket, ...]:
     """The additive statistics of ``scored``, per bucket of the record's time, source and segment.
 
-    ``tail`` [k] and ``falls`` [k] come from `tails`: a score counts as tail above its threshold, or
-    below it where the feature falls. NaN scores (region absent) are left out; buckets without a
-    single score are not made. Canaries go to the segment and source ``canary`` alone.
+    ``features`` [k] are the pack's, in its order: they say which scores are tail. NaN scores (region
+    absent) are left out; buckets without a single score are not made. Canaries go to the segment and
+    source ``canary`` alone.
     Prompts count once each, whatever their inclusion probability: the monitor samples whole
     conversations at one rate, so the sample's statistics are the traffic's.
     Raises ValueError on an infinite score: those are dead-lettered before.
@@ -70,9 +59,8 @@ def bucket_scores(
             "scores must be finite or NaN: non-finite readings belong in a dead letter"
         )
     present = ~np.isnan(scores)
-    # Compared in the scores' own precision: a float32 score equal to its threshold is not above it.
-    bounds = tail.astype(np.float64)
-    beyond = present & np.where(falls, scores < bounds, scores > bounds)
+    columns = zip(features, scores.T, strict=True)
+    beyond = np.stack([feature.in_tail(column) for feature, column in columns], axis=1)
     bins = np.searchsorted(EDGES, np.where(present, scores, 0.0), side="right")
     filled = np.where(present, scores, 0.0)
 
@@ -137,7 +125,7 @@ def merge(buckets: Iterable[Bucket]) -> tuple[Window, ...]:
             total=sum(b.total for b in members),
             total_squares=sum(b.total_squares for b in members),
             histogram=np.sum([b.histogram for b in members], axis=0, dtype=np.int64),
-            tail_count=sum(b.tail_count for b in members),
+            tail_count=tail_sum(b.tail_count for b in members),
         )
         for (feature, segment), members in sorted(groups.items())
     )

@@ -104,8 +104,8 @@ def detector(
     """The bets of one stream. ``streams`` is how many share `BASELINE_RISK`.
 
     Rising, falling and tail components weigh a third each: evidence is for a change in either
-    direction. Where all baseline scores fall into one bin there is nothing to bet on means with:
-    those components get no weight.
+    direction. Where all baseline scores fall into one bin there is nothing to bet on means with, and
+    where the baseline's tail is not known nothing to bet on tails with: those components get no weight.
     """
     # Three bounds per stream, each at an equal share of the risk (Bonferroni).
     risk = BASELINE_RISK / (3 * streams)
@@ -114,6 +114,8 @@ def detector(
     sizes = (len(SHIFTS), len(SHIFTS), len(RATIOS))
     weights = np.concatenate([np.full(size, -math.log(3 * size)) for size in sizes])
     weights[: 2 * len(SHIFTS)][~means.any(axis=1)] = -math.inf
+    if baseline.window.tail_count is None:
+        weights[2 * len(SHIFTS) :] = -math.inf
     return Detector(
         bin_gains=np.concatenate([means, np.zeros((len(RATIOS), CENTRES.size))]),
         tail_gains=np.concatenate([np.zeros((2 * len(SHIFTS), 2)), tail]),
@@ -147,6 +149,8 @@ def _mean_gains(baseline: BaselineStream, sign: float, risk: float) -> Doubles:
 
 def _tail_gains(baseline: BaselineStream, risk: float) -> Doubles:
     """Log increments [len(RATIOS), 2] of a tail prompt and of any other, already tempered."""
+    if baseline.window.tail_count is None:
+        return np.zeros((len(RATIOS), 2))
     effect = baseline.tail_design_effect
     count, n = baseline.window.tail_count / effect, baseline.window.n / effect
     # Clopper and Pearson's upper bound of the baseline's rate, at its effective numbers.
@@ -177,12 +181,13 @@ def update(state: DetectorState, bucket: Bucket, detector: Detector) -> Detector
     A bucket not after ``state.last_bucket`` changes nothing, so none is ever counted twice.
 
     One bucket is one step of the run length, however many prompts it holds. An empty one is no step,
-    which only lengthens the run.
+    which only lengthens the run. Bets on the tail sit a bucket out whose tail is not known.
     """
     if bucket.bucket_start <= state.last_bucket or bucket.n == 0:
         return state
-    tails = np.array([bucket.tail_count, bucket.n - bucket.tail_count])
-    gains = detector.bin_gains @ bucket.histogram + detector.tail_gains @ tails
+    gains = detector.bin_gains @ bucket.histogram
+    if bucket.tail_count is not None:
+        gains += detector.tail_gains @ np.array([bucket.tail_count, bucket.n - bucket.tail_count])
     values = np.array(state.log_values)
     if detector.kind == "cusum":
         values = np.maximum(values, 0.0) + gains

@@ -22,7 +22,7 @@ from scipy.special import betaincinv, chdtri, ndtri, stdtrit
 
 from monitor.drift.histogram import CENTRES, deciles, grouped
 from monitor.values.arrays import Counts, Doubles
-from monitor.values.drift import BaselineStream, Bound, Cause, Drift, Window
+from monitor.values.drift import UNKNOWN, BaselineStream, Bound, Cause, Drift, Window
 
 NOTHING_KNOWN = Bound(value=0.0, low=-math.inf, high=math.inf)
 
@@ -40,6 +40,13 @@ def variance(window: Window) -> float:
     spread = (window.total_squares - window.n * centre**2) / (window.n - 1)
     rounding = 1e-12 * max(1.0, window.total_squares / window.n)
     return spread if spread > rounding else 0.0
+
+
+def tail_rate(window: Window) -> float:
+    """Share of prompts in the tail, 0 of an empty window; NaN where it is not known."""
+    if window.tail_count is None:
+        return math.nan
+    return window.tail_count / window.n if window.n else 0.0
 
 
 def mean_shift(
@@ -105,8 +112,11 @@ def tail_ratio(
     interval for π (Biometrika 26, 1934), turned back into ρ, is the bound.
 
     The value adds half a count to both sides (Haldane-Anscombe) and so stays finite. Without a tail
-    prompt in the baseline ``high`` is infinite, without one in the window ``low`` is 0.
+    prompt in the baseline ``high`` is infinite, without one in the window ``low`` is 0. `UNKNOWN`
+    where either tail is not known.
     """
+    if window.tail_count is None or baseline.tail_count is None:
+        return UNKNOWN
     if window.n == 0 or baseline.n == 0:
         return Bound(value=1.0, low=0.0, high=math.inf)
     exposure = baseline.n / window.n
@@ -244,8 +254,8 @@ def compare(
         psi_low=stability.low,
         ks=distance,
         ks_low=ks_bound(distance, window.n / effect, baseline.n / effect, confidence),
-        tail_rate=window.tail_count / window.n if window.n else 0.0,
-        baseline_tail_rate=baseline.tail_count / baseline.n if baseline.n else 0.0,
+        tail_rate=tail_rate(window),
+        baseline_tail_rate=tail_rate(baseline),
         tail_ratio=tail_ratio(
             window,
             baseline,

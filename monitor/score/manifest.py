@@ -11,12 +11,12 @@ other is still written as version 1, with the bytes and the id that it always ha
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from monitor.errors import PackError
-from monitor.values.features import Activation, FeatureKind, InputNorm, Pooling, Region
+from monitor.values.features import Activation, Expected, FeatureKind, InputNorm, Pooling, Region
 
 FIRST_VERSION = 1
 ENCODER_VERSION = 2
@@ -66,7 +66,7 @@ class FeatureEntry(Entry):
     rolling_tokens: int = Field(ge=1)
     skip_tokens: int = Field(ge=1)
     tail_threshold: float
-    expected: Literal["rises", "falls"]
+    expected: Expected
     tags: list[str]
     description: str
     encoder: Name | None = None

@@ -6,11 +6,10 @@ Arrays: n prompts, k features of the pack in its order.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from monitor.score.pack import Pack
 from monitor.values.arrays import Counts, Doubles, Floats
-from monitor.values.features import Calibration, Feature
+from monitor.values.features import Calibration
 
 
 class Scorer:
@@ -18,8 +17,6 @@ class Scorer:
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
-        self.falls: NDArray[np.bool_] = np.array([f.expected == "falls" for f in pack.features])
-        self.tail_thresholds: Floats = tail_thresholds(pack.features)
 
     def score(self, readings: Floats, pooled_tokens: Counts) -> Floats:
         """Scores [n, k] float32 of ``readings`` [n, k], pooled over ``pooled_tokens`` [n, k] tokens.
@@ -65,11 +62,3 @@ def benign_level(calibration: Calibration, tokens: Counts) -> tuple[Doubles, Dou
     at = np.log2(np.maximum(tokens, 1).astype(np.float64))
     knots = np.log2(np.array(calibration.tokens, dtype=np.float64))
     return np.interp(at, knots, calibration.means), np.interp(at, knots, calibration.deviations)
-
-
-def tail_thresholds(features: tuple[Feature, ...]) -> Floats:
-    """Signed tail thresholds [k]: a rising feature's tail lies above its, a falling one's below."""
-    return np.array(
-        [-f.tail_threshold if f.expected == "falls" else f.tail_threshold for f in features],
-        dtype=np.float32,
-    )

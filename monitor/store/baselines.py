@@ -52,10 +52,10 @@ def _insert_streams(c: Connection, baseline: Baseline) -> None:
     c.execute(
         text("""
             INSERT INTO monitor_data.baseline_windows
-                (baseline_id, feature, segment, n, tail_count, total, total_squares, histogram,
+                (baseline_id, feature, segment, n, tail_count, tail_n, total, total_squares, histogram,
                  design_effect, tail_design_effect)
             VALUES
-                (:baseline_id, :feature, :segment, :n, :tail_count, :total, :total_squares,
+                (:baseline_id, :feature, :segment, :n, :tail_count, :tail_n, :total, :total_squares,
                  :histogram, :design_effect, :tail_design_effect)
         """),
         [
@@ -64,7 +64,8 @@ def _insert_streams(c: Connection, baseline: Baseline) -> None:
                 "feature": feature,
                 "segment": clean(segment),
                 "n": stream.window.n,
-                "tail_count": int(stream.window.tail_count),
+                "tail_count": int(stream.window.tail_count or 0),
+                "tail_n": None if stream.window.tail_count is None else stream.window.n,
                 "total": float(stream.window.total),
                 "total_squares": float(stream.window.total_squares),
                 "histogram": stream.window.histogram.tolist(),
@@ -103,13 +104,16 @@ def load_baseline(
 def _baseline(c: Connection, row: RowMapping) -> Baseline:
     streams = c.execute(
         text("""
-            SELECT feature, segment, n, tail_count, total, total_squares, histogram,
-                design_effect, tail_design_effect
+            SELECT feature, segment, n, total, total_squares, histogram, design_effect,
+                tail_design_effect,
+                CASE WHEN tail_n = n OR feature <> ALL(ARRAY(
+                    SELECT ordinal FROM monitor_data.pack_features
+                    WHERE pack_id = :pack_id AND sign = -1)) THEN tail_count END AS tail_count
             FROM monitor_data.baseline_windows
             WHERE baseline_id = :baseline_id
             ORDER BY feature, segment
         """),
-        {"baseline_id": row["baseline_id"]},
+        {"baseline_id": row["baseline_id"], "pack_id": row["pack_id"]},
     )
     return Baseline(
         **{**row, "status": BaselineStatus(row["status"])},

@@ -9,6 +9,11 @@ comes later waits and touches the hour anew.
 
 Hours before ``retention.kept_from`` have lost their fine buckets. A record that comes so late is
 *added* to its hourly row and its fine buckets are deleted.
+
+Which tails are known. ``tail_n`` says of how many of a row's ``n`` prompts ``tail_count`` was counted by
+`Directed.in_tail`. Releases before revision 0003 leave it NULL, or as it was while they add to the
+row, and counted the tail of falling features on the wrong side. So a falling feature's tail is known
+where ``tail_n = n``, whatever old and new workers did to the row in turn; a rising one's always is.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from sqlalchemy import Connection, text
 from monitor.store.border import clean
 from monitor.values.arrays import Counts
 from monitor.values.checks import utc
-from monitor.values.scores import SCORE_BINS, Bucket
+from monitor.values.scores import SCORE_BINS, Bucket, tail_sum
 
 HOUR: Final = timedelta(hours=1)
 
@@ -39,11 +44,12 @@ def _each_bin(expression: str) -> str:
 
 
 SUMS: Final = f"""sum(n)::bigint AS n, sum(tail_count)::bigint AS tail_count,
-    sum(total) AS total, sum(total_squares) AS total_squares,
+    sum(tail_n)::bigint AS tail_n, sum(total) AS total, sum(total_squares) AS total_squares,
     {_each_bin("sum(histogram[{i}])")} AS histogram"""
 
 _ADD: Final = """n = {table}.n + excluded.n,
     tail_count = {table}.tail_count + excluded.tail_count,
+    tail_n = {table}.tail_n + excluded.tail_n,
     total = {table}.total + excluded.total,
     total_squares = {table}.total_squares + excluded.total_squares,
     histogram = {histogram}"""
@@ -93,7 +99,7 @@ def _sum(a: Bucket, b: Bucket) -> Bucket:
         total=a.total + b.total,
         total_squares=a.total_squares + b.total_squares,
         histogram=a.histogram + b.histogram,
-        tail_count=a.tail_count + b.tail_count,
+        tail_count=tail_sum((a.tail_count, b.tail_count)),
     )
 
 
@@ -119,16 +125,16 @@ def _touch_hours(c: Connection, lineage_id: int, merged: Sequence[tuple[_Key, Bu
 _UPSERT_BUCKETS: Final = text(f"""
     INSERT INTO monitor_data.buckets AS kept
         (bucket_start, lineage_id, feature, segment, source, bucket_seconds,
-         n, tail_count, total, total_squares, histogram)
-    SELECT start, :lineage_id, feature, segment, source, seconds, n, tail_count, total, squares,
+         n, tail_count, tail_n, total, total_squares, histogram)
+    SELECT start, :lineage_id, feature, segment, source, seconds, n, tail_count, tail_n, total, squares,
         CAST(histogram AS int[])
     FROM unnest(
         CAST(:starts AS timestamptz[]), CAST(:features AS smallint[]), CAST(:segments AS text[]),
         CAST(:sources AS text[]), CAST(:seconds AS int[]), CAST(:ns AS bigint[]),
-        CAST(:tail_counts AS bigint[]), CAST(:totals AS float8[]), CAST(:squares AS float8[]),
-        CAST(:histograms AS text[]))
+        CAST(:tail_counts AS bigint[]), CAST(:tail_ns AS bigint[]), CAST(:totals AS float8[]),
+        CAST(:squares AS float8[]), CAST(:histograms AS text[]))
         WITH ORDINALITY
-        AS given (start, feature, segment, source, seconds, n, tail_count, total, squares,
+        AS given (start, feature, segment, source, seconds, n, tail_count, tail_n, total, squares,
             histogram, row)
     ORDER BY row
     ON CONFLICT (bucket_start, lineage_id, feature, segment, source, bucket_seconds)
@@ -149,7 +155,8 @@ def _upsert_buckets(c: Connection, lineage_id: int, merged: Sequence[tuple[_Key,
             "sources": [key[3] for key in keys],
             "seconds": [key[4] for key in keys],
             "ns": [bucket.n for bucket in values],
-            "tail_counts": [int(bucket.tail_count) for bucket in values],
+            "tail_counts": [int(bucket.tail_count or 0) for bucket in values],
+            "tail_ns": [None if bucket.tail_count is None else bucket.n for bucket in values],
             "totals": [float(bucket.total) for bucket in values],
             "squares": [float(bucket.total_squares) for bucket in values],
             "histograms": [_literal(bucket.histogram) for bucket in values],
@@ -211,7 +218,8 @@ def _claim_hours(c: Connection, before: datetime) -> list[tuple[datetime, int, s
 
 _WRITE_HOURS: Final = text(f"""
     INSERT INTO monitor_data.buckets_hourly AS kept
-        (bucket_start, lineage_id, feature, segment, n, tail_count, total, total_squares, histogram)
+        (bucket_start, lineage_id, feature, segment, n, tail_count, tail_n, total, total_squares,
+         histogram)
     SELECT hour, bucket.lineage_id, feature, segment, {SUMS}
     FROM unnest(CAST(:hours AS timestamptz[]), CAST(:lineages AS int[])) AS claimed (hour, lineage_id)
     JOIN monitor_data.buckets AS bucket
@@ -220,8 +228,9 @@ _WRITE_HOURS: Final = text(f"""
     GROUP BY hour, bucket.lineage_id, feature, segment
     ORDER BY hour, bucket.lineage_id, feature, segment
     ON CONFLICT (bucket_start, lineage_id, feature, segment) DO UPDATE SET
-        n = excluded.n, tail_count = excluded.tail_count, total = excluded.total,
-        total_squares = excluded.total_squares, histogram = excluded.histogram
+        n = excluded.n, tail_count = excluded.tail_count, tail_n = excluded.tail_n,
+        total = excluded.total, total_squares = excluded.total_squares,
+        histogram = excluded.histogram
 """)
 
 
@@ -241,10 +250,11 @@ _ADD_LATE: Final = text(f"""
         WHERE bucket.bucket_start >= hour AND bucket.bucket_start < hour + interval '1 hour'
             AND bucket.lineage_id = claimed.lineage_id AND bucket.source = claimed.source
         RETURNING hour, bucket.lineage_id, feature, segment,
-            n, tail_count, total, total_squares, histogram
+            n, tail_count, tail_n, total, total_squares, histogram
     )
     INSERT INTO monitor_data.buckets_hourly AS kept
-        (bucket_start, lineage_id, feature, segment, n, tail_count, total, total_squares, histogram)
+        (bucket_start, lineage_id, feature, segment, n, tail_count, tail_n, total, total_squares,
+         histogram)
     SELECT hour, lineage_id, feature, segment, {SUMS}
     FROM moved
     GROUP BY hour, lineage_id, feature, segment

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from monitor.store.border import TEXT_CHARACTERS, clean, clean_json
-from monitor.values.features import Feature
+from monitor.values.features import Directed, Feature
 from monitor.values.scores import Lineage
 
 
@@ -102,8 +102,8 @@ def _find_lineage(c: Connection, values: Mapping[str, str]) -> int | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PackFeature:
-    """What the database knows of a feature: all of `records.Feature` but weights and calibration."""
+class PackFeature(Directed):
+    """What the database knows of a feature: all of `Feature` but weights and calibration."""
 
     ordinal: int
     """Its index in readings, scores and buckets."""
@@ -113,9 +113,7 @@ class PackFeature:
     region: str
     pooling: str
     tags: tuple[str, ...]
-    expected: Literal["rises", "falls"]
     description: str
-    tail_threshold: float
 
 
 def pack_features(c: Connection, pack_id: str) -> list[PackFeature]:

@@ -11,6 +11,7 @@ import psycopg
 from sqlalchemy import Connection, text
 
 from monitor.store.border import clean, clean_or_none
+from monitor.store.packs import PackFeature
 from monitor.values.arrays import Floats
 from monitor.values.scores import ScoredPrompt
 
@@ -67,20 +68,19 @@ def _reals(values: Floats) -> list[float | None]:
 def strongest_prompts(
     c: Connection,
     pack_id: str,
-    feature: int,
+    feature: PackFeature,
     segment: str,
     start: datetime,
     end: datetime,
     limit: int,
-    falls: bool = False,
 ) -> list[dict[str, Any]]:
-    """The prompts of [start, end) with the highest (``falls``: lowest) scores of a feature.
+    """The prompts of [start, end) whose scores lie furthest towards the feature's persona.
 
     Keys: prompt_id, recorded_at, topic, partition, record_offset, record_index, score, reading,
     response_tokens, segments.
     """
     rows = c.execute(
-        text(f"""
+        text("""
             SELECT prompt_id, recorded_at, topic, partition, record_offset, record_index,
                 scores[:ordinal] AS score, readings[:ordinal] AS reading, response_tokens, segments
             FROM monitor_data.scores
@@ -89,12 +89,13 @@ def strongest_prompts(
                     ARRAY(SELECT lineage_id FROM monitor_data.lineages WHERE pack_id = :pack_id))
                 AND :segment = ANY(segments)
                 AND scores[:ordinal] IS NOT NULL
-            ORDER BY scores[:ordinal] {"ASC" if falls else "DESC"}, recorded_at, record_offset
+            ORDER BY :sign * scores[:ordinal] DESC, recorded_at, record_offset
             LIMIT :limit
         """),
         {
             "pack_id": pack_id,
-            "ordinal": feature + 1,
+            "ordinal": feature.ordinal + 1,
+            "sign": feature.sign,
             "segment": clean(segment),
             "start": start,
             "end": end,

@@ -15,12 +15,17 @@ from monitor.values.checks import utc
 from monitor.values.drift import Window
 from monitor.values.scores import Bucket
 
-_FIELDS: Final = "feature, segment, n, tail_count, total, total_squares, histogram"
+_FIELDS: Final = "feature, segment, n, tail_count, tail_n, total, total_squares, histogram"
 
 _MINE: Final = """lineage_id = ANY(
     ARRAY(SELECT lineage_id FROM monitor_data.lineages WHERE pack_id = :pack_id))
     AND (CAST(:features AS smallint[]) IS NULL OR feature = ANY(CAST(:features AS smallint[])))
     AND (CAST(:segments AS text[]) IS NULL OR segment = ANY(CAST(:segments AS text[])))"""
+
+_TAIL_KNOWN: Final = """(sum(tail_n) = sum(n) OR feature <> ALL(
+    ARRAY(SELECT ordinal FROM monitor_data.pack_features WHERE pack_id = :pack_id AND sign = -1)))
+    AS tail_known"""
+"""Whether all of a row's tail was counted on the feature's side; see `monitor.store.buckets`."""
 
 _READ_WINDOW: Final = text(f"""
     WITH touched AS MATERIALIZED (
@@ -52,7 +57,8 @@ _READ_WINDOW: Final = text(f"""
         FROM monitor_data.buckets
         WHERE bucket_start >= :last_hour AND bucket_start < :end AND {_MINE}
     )
-    SELECT feature, segment, {SUMS} FROM part GROUP BY feature, segment ORDER BY feature, segment
+    SELECT feature, segment, {SUMS}, {_TAIL_KNOWN}
+    FROM part GROUP BY feature, segment ORDER BY feature, segment
 """)
 
 
@@ -101,7 +107,7 @@ def _window(row: RowMapping, start: datetime, end: datetime) -> Window:
 def _sums(row: RowMapping) -> dict[str, Any]:
     return {
         "n": row["n"],
-        "tail_count": row["tail_count"],
+        "tail_count": row["tail_count"] if row["tail_known"] else None,
         "total": row["total"],
         "total_squares": row["total_squares"],
         "histogram": np.array(row["histogram"], dtype=np.int64),
@@ -126,7 +132,7 @@ def new_buckets(
     """
     rows = c.execute(
         text(f"""
-            SELECT bucket_start, bucket_seconds, feature, segment, {SUMS}
+            SELECT bucket_start, bucket_seconds, feature, segment, {SUMS}, {_TAIL_KNOWN}
             FROM monitor_data.buckets
             WHERE bucket_start > :after AND bucket_start < :before AND {_MINE}
             GROUP BY bucket_start, bucket_seconds, feature, segment

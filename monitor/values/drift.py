@@ -26,7 +26,8 @@ class Window:
     total: float
     total_squares: float
     histogram: Counts
-    tail_count: int
+    tail_count: int | None
+    """See `Directed.in_tail`. None: not known, since a part was not counted by that rule."""
 
     def __post_init__(self) -> None:
         require(self.start < self.end, "a window must end after it starts")
@@ -135,6 +136,14 @@ class Bound:
     low: float
     high: float
 
+    def times(self, sign: int) -> Bound:
+        """The bound of ``sign`` (1 or -1) times what this one is of."""
+        return self if sign > 0 else Bound(value=-self.value, low=-self.high, high=-self.low)
+
+
+UNKNOWN: Final = Bound(value=math.nan, low=math.nan, high=math.nan)
+"""Of what was not measured: shown as absent, and beyond no threshold."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
@@ -157,6 +166,7 @@ class Drift:
     psi: float
     ks: float
     tail_rate: float
+    """NaN where the window's tail is not known; ``tail_ratio`` is `UNKNOWN` where either one is not."""
     baseline_tail_rate: float
     tail_ratio: Bound
     evidence: float

@@ -9,11 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from monitor.values.arrays import Floats
+from monitor.values.arrays import Doubles, Floats
 from monitor.values.checks import require
 
 Region = Literal["prompt", "reasoning", "response", "last_prompt_token", "all"]
@@ -21,6 +22,39 @@ Pooling = Literal["mean", "max_rolling_mean", "max", "last"]
 FeatureKind = Literal["direction", "probe", "latent"]
 Activation = Literal["identity", "sigmoid", "relu", "jumprelu", "topk"]
 InputNorm = Literal["none", "rescale", "layer_norm"]
+Expected = Literal["rises", "falls"]
+_Number = TypeVar("_Number", float, Floats, Doubles)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directed:
+    """Which way the persona moves a feature's score, and where on that side its tail begins.
+
+    Both are decided here and nowhere else; SQL has the same rule in ``pack_features.sign`` (tested to
+    agree). ``tail_threshold`` is counted towards the persona: a falling feature with threshold 3 has
+    its tail below -3. A threshold may be negative: that of a latent that benign text hardly wakes.
+    """
+
+    expected: Expected = "rises"
+    tail_threshold: float = 3.0
+
+    @property
+    def sign(self) -> int:
+        """1 where the persona raises the score, -1 where it lowers it."""
+        return -1 if self.expected == "falls" else 1
+
+    def toward(self, score: _Number) -> _Number:
+        """A score, or a difference of scores, turned so that more of it is more of the persona."""
+        return self.sign * score
+
+    def in_tail(self, scores: Floats | Doubles) -> NDArray[np.bool_]:
+        """Which ``scores``, of any shape, lie beyond the threshold, towards the persona.
+
+        A score equal to the threshold does not, and NaN (an absent region) does not. Both are
+        compared in single precision, in which scores and thresholds are stored.
+        """
+        beyond = self.toward(np.asarray(scores, dtype=np.float32)) > np.float32(self.tail_threshold)
+        return np.asarray(beyond, dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +123,7 @@ def selected(selector: str, name: str, tags: Sequence[str]) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Feature:
+class Feature(Directed):
     """One persona feature: what to read, where, over which tokens, and what a benign reading is.
 
     Site convention: ``site`` = L means the output of the 0-based decoder block L, which is
@@ -101,8 +135,7 @@ class Feature:
     topk: relu(a) where ``latent`` of ``encoder`` is among its largest ``places`` on that token.
     An SAE's ``b_dec`` subtraction is folded into ``bias``. The reading pools ``a`` over ``region``,
     without tokens where ‖x‖ > ``largest_norm``, which the SAE was never trained on; for a probe the
-    pooling is done on the logit and the sigmoid comes last.
-    ``tail_threshold`` is the score above which a prompt counts as tail, set on benign text.
+    pooling is done on the logit and the sigmoid comes last. ``tail_threshold`` is set on benign text.
     """
 
     name: str
@@ -118,8 +151,6 @@ class Feature:
     input_norm: InputNorm = "none"
     rolling_tokens: int = 16
     skip_tokens: int = 1
-    tail_threshold: float = 3.0
-    expected: Literal["rises", "falls"] = "rises"
     tags: tuple[str, ...] = ()
     description: str = ""
     encoder: Encoder | None = None

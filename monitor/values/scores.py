@@ -5,7 +5,7 @@ Array legend: k = features of the pack (in the pack's order), b = `SCORE_BINS` b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -117,11 +117,22 @@ class Bucket:
     total: float
     total_squares: float
     histogram: Counts
-    tail_count: int
+    tail_count: int | None
+    """See `Directed.in_tail`. None: not known (see `monitor.store.buckets`)."""
 
     def __post_init__(self) -> None:
         require_aware(self.bucket_start, "bucket_start")
         require(self.histogram.shape == (SCORE_BINS,), f"histogram must have {SCORE_BINS} bins")
+
+
+def tail_sum(counts: Iterable[int | None]) -> int | None:
+    """The sum of tail counts; None when one of them is not known."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

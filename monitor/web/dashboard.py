@@ -107,8 +107,7 @@ def _most_drifted_first(card: dict[str, Any]) -> tuple[float, str]:
     last, name = card["last"], card["feature"].name
     if last is None or last["shift"] is None:
         return (float("inf"), name)
-    rises = card["feature"].expected == "rises"
-    return (-last["shift"] if rises else last["shift"], name)
+    return (-card["feature"].toward(last["shift"]), name)
 
 
 def routes(database: Database, clock: Clock) -> list[Route]:

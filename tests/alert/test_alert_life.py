@@ -6,7 +6,7 @@ import itertools
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +23,7 @@ from monitor.alert.policy import (
 )
 from monitor.settings import DriftRule, Endpoint, SilenceRule, Thresholds
 from monitor.values.alerts import Alert, AlertState, Condition, Event, EventType, Severity, Silence
+from monitor.values.features import Directed
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -370,10 +371,9 @@ def test_a_silence_without_matchers_is_for_everything() -> None:
 
 
 @dataclass(frozen=True)
-class Described:
+class Described(Directed):
     name: str = "toxic"
     tags: tuple[str, ...] = ()
-    expected: Literal["rises", "falls"] = "rises"
     description: str = ""
 
 

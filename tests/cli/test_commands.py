@@ -19,7 +19,7 @@ from monitor.store.baselines import load_baseline
 from monitor.store.database import connect, current_revision, transaction
 from monitor.values.alerts import Alert, AlertState, Event
 from tests.cli.conftest import Cli
-from tests.test_watcher import Traffic
+from tests.test_watcher import Traffic, counted_by_the_release_before
 
 WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -226,6 +226,20 @@ def test_a_baseline_is_captured_approved_replaced_and_retired(
     unknown = cli("baseline", "retire", "bl-none", config=on_database)
     assert unknown.code == 2
     assert "bl-none" in unknown.err
+
+
+def test_capture_and_approval_name_the_tails_that_the_release_before_left_wrong(
+    cli: Cli, on_database: Path, database: Engine
+) -> None:
+    Traffic(database).minutes(20)
+    counted_by_the_release_before(database)
+    made = cli("baseline", "capture", "--last", "6h", "--json", config=on_database)
+    (row,) = json.loads(made.out)
+    approved = cli("baseline", "approve", row["baseline_id"], "--by", "ada", config=on_database)
+    for said in (made, approved):
+        assert said.code == 0
+        assert f"the tail of assistant is not watched under {row['baseline_id']}" in said.err
+        assert "Capture a baseline of traffic scored after" in said.err
 
 
 def test_a_user_without_a_name_must_give_one(

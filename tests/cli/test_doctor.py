@@ -21,7 +21,7 @@ from monitor.store.progress import keep_log_ends
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import OffsetSpan
 from tests.cli.conftest import Cli, Ended
-from tests.test_watcher import Traffic, settings_of
+from tests.test_watcher import Traffic, counted_by_the_release_before, settings_of
 
 WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -256,6 +256,20 @@ def test_a_rule_that_could_never_fire_is_refused_where_no_pack_is_needed_to_tell
     ended = cli("doctor", config=configured(drift=drift))
     assert ended.code == 2
     assert said in ended.err
+
+
+def test_a_baseline_with_tails_of_the_release_before_is_to_be_taken_anew(
+    cli: Cli, configured: Callable[..., Path], database: Engine, migrated_url: str
+) -> None:
+    traffic = Traffic(database)
+    traffic.minutes(20)
+    counted_by_the_release_before(database)
+    traffic.approve(settings_of())
+    config = configured(postgres={"url": migrated_url})
+    found = parts_of(cli("doctor", "--skip-model", "--json", config=config))["baseline"]
+    assert not found["well"]
+    assert "the tail of assistant is not watched" in found["seen"]
+    assert "Capture a baseline" in found["mend"]
 
 
 def test_a_pack_of_another_model_and_one_without_canaries(

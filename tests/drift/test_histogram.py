@@ -17,9 +17,8 @@ from monitor.drift.histogram import (
     merge,
     psi,
     quantile,
-    tails,
 )
-from monitor.values.features import Calibration, Feature
+from monitor.values.features import Directed
 from monitor.values.prompts import RecordKey
 from monitor.values.scores import SCORE_BINS, ScoredPrompt
 
@@ -48,17 +47,15 @@ def scored(scores, *, at=NOW, partition=0, offset=0, segments=("all",)):
     )
 
 
-def two_tails():
-    return {
-        "tail": np.array([3.0, -2.0], dtype=np.float32),
-        "falls": np.array([False, True]),
-        "bucket": MINUTE,
-    }
+TWO = (
+    Directed(expected="rises", tail_threshold=3.0),
+    Directed(expected="falls", tail_threshold=2.0),
+)
 
 
 def test_a_bucket_holds_the_scores_own_sums():
     prompts = [scored([1.5, -3.0]), scored([4.0, 0.5]), scored([np.nan, -2.0])]
-    rising, falling = bucket_scores(prompts, **two_tails())
+    rising, falling = bucket_scores(prompts, TWO, bucket=MINUTE)
     assert rising.source == "prompts/0"
     assert rising.bucket_start == datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
     assert (rising.n, rising.total, rising.total_squares) == (2, 5.5, 1.5**2 + 16)
@@ -75,7 +72,8 @@ def test_time_source_and_segment_part_the_buckets():
         scored([0.0, 0.0], partition=1),
     ]
     keys = {
-        (b.bucket_start.minute, b.source, b.segment) for b in bucket_scores(prompts, **two_tails())
+        (b.bucket_start.minute, b.source, b.segment)
+        for b in bucket_scores(prompts, TWO, bucket=MINUTE)
     }
     assert keys == {
         (0, "prompts/0", "all"),
@@ -86,18 +84,20 @@ def test_time_source_and_segment_part_the_buckets():
 
 
 def test_canaries_stand_apart():
-    buckets = bucket_scores([scored([0.0, 1.0], segments=("all",))], canary=True, **two_tails())
+    buckets = bucket_scores(
+        [scored([0.0, 1.0], segments=("all",))], TWO, canary=True, bucket=MINUTE
+    )
     assert {(b.source, b.segment) for b in buckets} == {("canary", "canary")}
 
 
 def test_nothing_and_nan_make_no_bucket():
-    assert bucket_scores([], **two_tails()) == ()
-    assert bucket_scores([scored([np.nan, np.nan])], **two_tails()) == ()
+    assert bucket_scores([], TWO, bucket=MINUTE) == ()
+    assert bucket_scores([scored([np.nan, np.nan])], TWO, bucket=MINUTE) == ()
 
 
 def test_an_infinite_score_is_refused():
     with pytest.raises(ValueError, match="finite"):
-        bucket_scores([scored([np.inf, 0.0])], **two_tails())
+        bucket_scores([scored([np.inf, 0.0])], TWO, bucket=MINUTE)
 
 
 def test_bins_are_closed_below():
@@ -110,9 +110,9 @@ def test_bins_are_closed_below():
 @given(st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=60), st.integers(1, 5))
 def test_merging_pieces_equals_the_whole(values, pieces):
     prompts = [scored([value, value]) for value in values]
-    whole = merge(bucket_scores(prompts, **two_tails()))
+    whole = merge(bucket_scores(prompts, TWO, bucket=MINUTE))
     parts = merge(
-        [b for i in range(pieces) for b in bucket_scores(prompts[i::pieces], **two_tails())]
+        [b for i in range(pieces) for b in bucket_scores(prompts[i::pieces], TWO, bucket=MINUTE)]
     )
     for one, other in zip(whole, parts, strict=True):
         assert (one.n, one.tail_count) == (other.n, other.tail_count)
@@ -153,25 +153,6 @@ def test_distances_stay_finite_on_disjoint_and_empty():
     assert np.isfinite(psi(left, right))
     assert psi(left, right) > 1
     assert psi(empty, left) == 0.0 == ks(left, empty)
-
-
-def test_tails_of_falling_features_lie_below():
-    def feature(expected, threshold):
-        return Feature(
-            name="f",
-            kind="direction",
-            site=0,
-            region="all",
-            pooling="mean",
-            weight=np.ones(2, dtype=np.float32),
-            calibration=Calibration(tokens=(1,), means=(0,), deviations=(1,)),
-            expected=expected,
-            tail_threshold=threshold,
-        )
-
-    bounds, falls = tails([feature("rises", 2.5), feature("falls", 3.0), feature("falls", -3.0)])
-    assert bounds.tolist() == [2.5, -3.0, -3.0]
-    assert falls.tolist() == [False, True, True]
 
 
 def test_times_floor_to_the_bucket():

@@ -7,6 +7,7 @@ figures of docs/drift.md are those that are measured here.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import timedelta
 from functools import reduce
 from pathlib import Path
@@ -177,3 +178,31 @@ def test_the_threshold_is_the_run_length_times_the_streams():
     with pytest.raises(ValueError, match="at least one stream"):
         threshold(timedelta(days=30), 0, minute)
     assert sequential.BASELINE_RISK <= 0.01
+
+
+def test_bets_on_a_tail_that_is_not_known_sit_out(baseline_of, bucket_of):
+    """Neither a baseline nor a bucket of unknown tail moves them; bets on the mean go on."""
+    random = np.random.default_rng(11)
+    stream = baseline_of(independent, random, 2_000)
+    known = detector(stream, limit=LIMIT, streams=1)
+    blind = detector(
+        replace(stream, window=replace(stream.window, tail_count=None)), limit=LIMIT, streams=1
+    )
+    buckets = [bucket_of(np.full(20, 4.0), at=at) for at in range(5)]
+    unknown = [replace(bucket, tail_count=None) for bucket in buckets]
+
+    def seen(buckets, against):
+        return reduce(
+            lambda state, bucket: update(state, bucket, against),
+            buckets,
+            start("b", 0, "all", BEFORE_ALL),
+        )
+
+    means = 2 * len(sequential.SHIFTS)
+    assert seen(buckets, blind).log_values[:means] == seen(buckets, known).log_values[:means]
+    assert evidence(seen(buckets, blind), blind) >= LIMIT
+    # A bet that sits out only counts the steps at which it might have begun.
+    assert np.exp(seen(unknown, known).log_values[means:]) == pytest.approx(5.0)
+    assert np.exp(seen(buckets, blind).log_values[means:]) == pytest.approx(5.0)
+    tail_only = np.isfinite(blind.log_weights[means:])
+    assert not tail_only.any()

@@ -65,11 +65,6 @@ def test_absent_stays_absent() -> None:
     assert scores[0, 1] == 1.0
 
 
-def test_tail_thresholds_are_signed_by_the_expected_direction() -> None:
-    np.testing.assert_array_equal(scorer().tail_thresholds, np.float32([3.0, -2.0]))
-    np.testing.assert_array_equal(scorer().falls, [False, True])
-
-
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\[n, 2\]"):
         scorer().score(np.zeros((1, 3), np.float32), np.ones((1, 3), np.int64))

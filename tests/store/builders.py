@@ -96,7 +96,7 @@ def scored(
     )
 
 
-def buckets_of(rows: Sequence[ScoredPrompt], *, tail: float = 3.0) -> tuple[Bucket, ...]:
+def buckets_of(rows: Sequence[ScoredPrompt]) -> tuple[Bucket, ...]:
     """Minute buckets, counted one score at a time: the plain way, for comparison."""
     kept: dict[tuple[datetime, int, str, str], list[float]] = {}
     for row in rows:
@@ -117,7 +117,7 @@ def buckets_of(rows: Sequence[ScoredPrompt], *, tail: float = 3.0) -> tuple[Buck
             total=float(sum(values)),
             total_squares=float(sum(value * value for value in values)),
             histogram=histogram_of(values),
-            tail_count=sum(value > tail for value in values),
+            tail_count=int(FEATURES[number].in_tail(np.array(values)).sum()),
         )
         for (start, number, segment, source), values in kept.items()
     )

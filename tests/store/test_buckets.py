@@ -21,6 +21,7 @@ from monitor.store.windows import EVERY_SOURCE, new_buckets, read_windows
 from monitor.values.drift import Window
 from monitor.values.scores import SCORE_BINS, Bucket, ScoredPrompt
 from tests.store.builders import (
+    FEATURES,
     LINEAGE,
     NOON,
     PACK,
@@ -70,7 +71,8 @@ def assert_exact(
         for key, values in expected.items():
             assert read[key].n == len(values), (start, end, key)
             assert read[key].total == pytest.approx(sum(values), abs=1e-9)
-            assert read[key].tail_count == sum(value > 3 for value in values)
+            in_tail = FEATURES[key[0]].in_tail(np.array(values))
+            assert read[key].tail_count == in_tail.sum()
             assert read[key].histogram.tolist() == histogram_of(values).tolist()
 
 

@@ -73,7 +73,8 @@ def test_bucket_sums_equal_the_sums_of_the_scores(database: Engine) -> None:
         stored = c.execute(
             text("""
                 SELECT ordinal, count(score) AS n, sum(score::float8) AS total,
-                    sum(score::float8 ^ 2) AS squares, count(*) FILTER (WHERE score > 3) AS tail
+                    sum(score::float8 ^ 2) AS squares,
+                    count(*) FILTER (WHERE CASE ordinal WHEN 3 THEN -score ELSE score END > 3) AS tail
                 FROM monitor_data.scores, unnest(scores) WITH ORDINALITY AS each (score, ordinal)
                 GROUP BY ordinal ORDER BY ordinal
             """)
@@ -287,8 +288,9 @@ def test_strongest_prompts(database: Engine) -> None:
     keep(database, chunk(rows, start=0, end=10))
     with transaction(database) as c:
         end = NOON + timedelta(minutes=1)
-        rising = strongest_prompts(c, PACK, 0, "all", NOON, end, 3)
-        falling = strongest_prompts(c, PACK, 2, "route=/a", NOON, end, 2, falls=True)
+        features = pack_features(c, PACK)
+        rising = strongest_prompts(c, PACK, features[0], "all", NOON, end, 3)
+        falling = strongest_prompts(c, PACK, features[2], "route=/a", NOON, end, 2)
     assert [row["prompt_id"] for row in rising] == ["prompt-9", "prompt-8", "prompt-7"]
     assert [row["score"] for row in falling] == [-9.0, -7.0]
     assert falling[0]["reading"] == -18.0

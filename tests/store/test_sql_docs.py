@@ -281,12 +281,26 @@ def test_columns_of_the_views_are_the_documented_ones(populated: Engine) -> None
 
 
 def test_views_agree_with_the_functions(populated: Engine) -> None:
-    """The window that the watcher compares is the one that SQL shows."""
+    """The window that the watcher compares is the one that SQL shows, of rising and falling features."""
     start = (NOW - 2 * DAY).replace(minute=0, second=0, microsecond=0)
     with populated.connect() as c:
         windows = read_windows(
             c, PACK, [(start, start + timedelta(hours=1))], features=[0], segments=["all"]
         )
+        falling = read_windows(
+            c, PACK, [(start, start + timedelta(hours=1))], features=[2], segments=["all"]
+        )
+        tails = c.execute(
+            text("""
+                SELECT feature, tail_count, (
+                    SELECT count(*) FROM monitor.feature_scores AS score
+                    WHERE in_tail AND score.feature = hour.feature
+                        AND recorded_at >= :start AND recorded_at < :end) AS single
+                FROM monitor.feature_windows AS hour
+                WHERE window_start = :start AND segment = 'all'
+            """),
+            {"start": start, "end": start + timedelta(hours=1)},
+        ).all()
         row = c.execute(
             text("""
                 SELECT n, mean, tail_count, histogram FROM monitor.feature_windows
@@ -302,6 +316,10 @@ def test_views_agree_with_the_functions(populated: Engine) -> None:
             {"start": start, "end": start + timedelta(hours=1)},
         ).one()
     assert windows[0].n == row.n == plain.n > 0
+    assert all(tail.tail_count == tail.single for tail in tails)
+    by_name = {tail.feature: tail.tail_count for tail in tails}
+    assert by_name["toxic"] == windows[0].tail_count
+    assert by_name["assistant"] == falling[0].tail_count
     assert row.mean == pytest.approx(windows[0].total / windows[0].n)
     assert row.mean == pytest.approx(plain.mean, rel=1e-6)
     assert row.histogram == windows[0].histogram.tolist()

@@ -136,8 +136,7 @@ class BuiltInJudge:
             elif one.reason is not DeadReason.NO_TOKENS:
                 raise BadInput(f"answer {index} cannot be judged: {one.reason.value} {one.detail}")
         mean, deviation = benign_level(self._feature.calibration, tokens)
-        sign = -1.0 if self._feature.expected == "falls" else 1.0
-        score = sign * (readings - mean) / deviation
+        score = self._feature.toward((readings - mean) / deviation)
         persona = expit(STEEPNESS * (score - self._feature.tail_threshold))
         spoken = tokens > 0
         return np.where(spoken, persona, 0.0), np.where(spoken, self._coherence.of(prompts), 0.0)

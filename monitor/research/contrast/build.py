@@ -200,12 +200,7 @@ def _report(
                 for site, value in zip(sites, one.separations, strict=True)
             },
             **_held_out_figures(index, feature, one, held_out, check, seed),
-            "benign": validation.benign_figures(
-                check[0][:, index],
-                check[1][:, index],
-                feature.tail_threshold,
-                -1.0 if scorer.falls[index] else 1.0,
-            ),
+            "benign": validation.benign_figures(check[0][:, index], check[1][:, index], feature),
         }
     return {
         "held_out": "questions on topics that training did not have; benign: the check split",
@@ -232,15 +227,14 @@ def _held_out_figures(
 ) -> dict[str, Any]:
     """AUCs of one feature, signed so that 1 is perfect, and those of random directions."""
     generator = np.random.default_rng([seed, index])
-    falls = feature.expected == "falls"
-    sign = np.float32(-1.0 if falls else 1.0)
-    good = sign * held_out[None][0][:, index]
+    good = feature.toward(held_out[None][0][:, index])
     # The assistant is held against every persona in turn; a persona's feature against its own.
-    names = [n for n in held_out if n is not None] if falls else [chosen.name]
-    answers = sign * np.concatenate([held_out[name][0][:, index] for name in names])
+    every = [n for n in held_out if n is not None]
+    names = every if chosen.name == ASSISTANT else [chosen.name]
+    answers = feature.toward(np.concatenate([held_out[name][0][:, index] for name in names]))
     tokens = np.concatenate([held_out[name][1][:, index] for name in names])[: len(check[1])]
     matched = validation.length_matched(tokens, check[1][:, index])
-    against = sign * check[0][matched, index]
+    against = feature.toward(check[0][matched, index])
     repeated = np.tile(good, len(names))
     low, high = validation.auc_interval(answers, repeated, generator, paired=True)
     random = validation.random_direction_aucs(
@@ -252,9 +246,10 @@ def _held_out_figures(
         "auc": validation.rounded(validation.auc(answers, repeated)),
         "auc_interval_95": [validation.rounded(low), validation.rounded(high)],
         "auc_against_benign": validation.rounded(validation.auc(answers[: len(tokens)], against)),
-        "shift": validation.rounded(sign * (answers.mean() - repeated.mean())),
+        # Turned back: the shift of the score itself.
+        "shift": validation.rounded(feature.sign * (answers.mean() - repeated.mean())),
         "other_personas": {
-            name: validation.rounded(validation.auc(sign * scores[:, index], good))
+            name: validation.rounded(validation.auc(feature.toward(scores[:, index]), good))
             for name, (scores, _) in held_out.items()
             if name is not None and name not in names
         },

@@ -53,7 +53,7 @@ class Family:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A feature with a large change on the choosing half. ``sign``: 1 it rises with tuning, -1 it falls.
+    """A feature with a large change on the choosing half; it is expected to move as tuning moved it.
 
     ``direction`` [d] is the unit vector to steer along, turned so that tuning moved the model along
     it; ``base`` and ``tuned`` [n] are its readings.
@@ -61,7 +61,6 @@ class Candidate:
 
     family: str
     rank: int
-    sign: float
     feature: Feature
     direction: Floats
     base: Floats
@@ -89,14 +88,13 @@ def candidates(family: Family, chosen_by: int, top: int) -> list[Candidate]:
     found = []
     for rank, (index, feature) in enumerate(zip(kept, features, strict=True), 1):
         column = order[index]
-        sign = float(np.sign(change[column]))
+        moved = replace(feature, expected="rises" if change[column] > 0 else "falls")
         found.append(
             Candidate(
                 family=family.name,
                 rank=rank,
-                sign=sign,
-                feature=replace(feature, expected="rises" if sign > 0 else "falls"),
-                direction=(sign * units[index]).astype(np.float32),
+                feature=moved,
+                direction=moved.toward(units[index]).astype(np.float32),
                 base=family.base[:, column],
                 tuned=family.tuned[:, column],
             )

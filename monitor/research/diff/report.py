@@ -137,8 +137,8 @@ def _dose(dose: Dose) -> dict[str, Any]:
 def _separation(diff: Diff, one: Finding, seed: int) -> dict[str, Any]:
     """AUC of tuned against base readings on the testing half, and those of random directions there."""
     half = diff.trials.chosen_by
-    sign = np.float32(one.candidate.sign)
-    tuned, base = sign * one.candidate.tuned[half:], sign * one.candidate.base[half:]
+    candidate = one.candidate
+    tuned, base = (candidate.feature.toward(s[half:]) for s in (candidate.tuned, candidate.base))
     generator = np.random.default_rng([seed, 3, one.candidate.feature.site])
     low, high = auc_interval(tuned, base, generator, paired=True)
     index = diff.sites.index(one.candidate.feature.site)
@@ -160,7 +160,7 @@ def _separation(diff: Diff, one: Finding, seed: int) -> dict[str, Any]:
 def _top(diff: Diff, one: Finding) -> list[tuple[Trial, float]]:
     """The questions with the largest readings in the tuned model, in the direction of the change, by
     their first rows."""
-    values = one.candidate.sign * one.candidate.tuned
+    values = one.candidate.feature.toward(one.candidate.tuned)
     order = np.argsort(-values, kind="stable")[:TOP_TEXTS]
     trials = questions(diff.trials.all)
     return [(trials[int(i)], float(one.candidate.tuned[int(i)])) for i in order]

@@ -360,7 +360,7 @@ def _tested(
     tested = changes(
         np.stack([one.base[chosen_by:] for one in found], axis=1),
         np.stack([one.tuned[chosen_by:] for one in found], axis=1),
-        np.array([one.sign for one in found]),
+        np.array([one.feature.sign for one in found]),
         np.random.default_rng([settings.seed, 0]),
     )
     findings = [
@@ -372,7 +372,11 @@ def _tested(
         for candidate, change in zip(found, tested, strict=True)
     ]
     return tuple(
-        sorted(findings, key=lambda f: f.candidate.sign * f.change.standardised, reverse=True)
+        sorted(
+            findings,
+            key=lambda f: f.candidate.feature.toward(f.change.standardised),
+            reverse=True,
+        )
     )
 
 

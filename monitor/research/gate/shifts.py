@@ -80,12 +80,11 @@ def judged(
     before, after = pairs.before[:, index], pairs.after[:, index]
     both = np.isfinite(before) & np.isfinite(after)
     before, after, members = before[both], after[both], clusters[both]
-    sign = -1.0 if feature.expected == "falls" else 1.0
-    differences = sign * (after - before)
+    differences = feature.toward(after - before)
     shift = compared_means(sampled(differences, members), margins.shift, errors, least)
     tails = _tails(
-        sign * before > feature.tail_threshold,
-        sign * after > feature.tail_threshold,
+        feature.in_tail(before),
+        feature.in_tail(after),
         members,
         margins.tail,
         errors,

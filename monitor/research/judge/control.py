@@ -96,7 +96,7 @@ class _Steered:
     """Features that share a direction and a target. ``sign`` is that of turning towards the persona."""
 
     turn: Turn
-    sign: float
+    sign: int
     target: Target
     members: tuple[int, ...]
 
@@ -199,14 +199,13 @@ class _Bench:
     def _dose(
         self, member: int, share: float, effect: Bound, said: Outcome, incoherent: float
     ) -> Dose:
-        reads = self._readings.pack.features[member].region not in PROMPT_REGIONS
+        feature = self._readings.pack.features[member]
+        reads = feature.region not in PROMPT_REGIONS
         perplexity = said.perplexity[np.isfinite(said.perplexity)]
         return Dose(
             share=share,
             effect=effect,
-            score=self._readings.sign(member) * _mean(said.persona[:, member])
-            if reads
-            else float("nan"),
+            score=feature.toward(_mean(said.persona[:, member])) if reads else float("nan"),
             perplexity=float(np.median(perplexity)) if perplexity.size else float("nan"),
             repetition=1.0 - _mean(said.distinct),
             incoherent=incoherent,
@@ -231,10 +230,10 @@ def mean_bound(values: Doubles, generator: np.random.Generator) -> Bound:
 
 def _steered(readings: Readings) -> list[_Steered]:
     """What reads one direction in two ways (mean and peak) is steered once."""
-    groups: dict[tuple[int, bytes, float, Target], list[int]] = {}
+    groups: dict[tuple[int, bytes, int, Target], list[int]] = {}
     for index, feature in enumerate(readings.pack.features):
         direction = feature.site, feature.weight.tobytes()
-        key = (*direction, readings.sign(index), target_of(readings, index))
+        key = (*direction, feature.sign, target_of(readings, index))
         groups.setdefault(key, []).append(index)
     return [
         _Steered(feature_turn(readings.pack.features[members[0]]), sign, target, tuple(members))

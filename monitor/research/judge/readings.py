@@ -60,10 +60,6 @@ class Readings:
     check: Read
     controls: tuple[slice, ...]
 
-    def sign(self, index: int) -> float:
-        """-1 for a feature that falls where a persona appears."""
-        return -1.0 if self.pack.features[index].expected == "falls" else 1.0
-
 
 def take_readings(
     pack: Pack,

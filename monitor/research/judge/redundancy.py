@@ -36,7 +36,7 @@ class Redundancy:
 
 def redundancy(readings: Readings) -> Redundancy:
     features = readings.pack.features
-    signs = np.array([readings.sign(index) for index in range(len(features))])
+    signs = np.array([feature.sign for feature in features])
     weights = np.stack([feature.weight for feature in features]).astype(np.float64)
     weights *= (signs / np.linalg.norm(weights, axis=1))[:, None]
     sites = np.array([feature.site for feature in features])

@@ -193,7 +193,7 @@ def _evidence(found: _Measured, index: int, strength: Doubles) -> Evidence:
     feature = readings.pack.features[index]
     steady = found.stabilities.get(index)
     overlap, other = found.redundancy.overlap(index, strength)
-    check = readings.sign(index) * readings.check.scores[:, index]
+    check = readings.check.scores[:, index]
     benign = _benign(readings, index)
     follows = benign["correlation_with_log_length"]
     return Evidence(
@@ -204,9 +204,7 @@ def _evidence(found: _Measured, index: int, strength: Doubles) -> Evidence:
         stability=None if steady is None else float(steady.halves.mean()),
         steering=found.controls[index].steering,
         benign_correlation=correlation_bound(np.nan if follows is None else follows, benign["n"]),
-        tail_rate=rate_bound(
-            int(np.sum(check > feature.tail_threshold)), int(np.isfinite(check).sum())
-        ),
+        tail_rate=rate_bound(int(feature.in_tail(check).sum()), int(np.isfinite(check).sum())),
         noise=float(max(noise[index] for noise in found.batch_noise.values())),
         overlap=overlap,
         overlaps="" if other is None else readings.pack.features[other].name,
@@ -217,10 +215,10 @@ def _figures(
     found: _Measured, index: int, evidence: Evidence, decided: Verdict, coarse: Doubles
 ) -> dict[str, Any]:
     one, readings = found.separations[index], found.readings
-    sign = np.float32(readings.sign(index))
-    every = sign * np.concatenate([readings.fit.scores, readings.check.scores])[:, index]
-    persona = sign * np.concatenate(
-        [readings.held_out[p].scores[:, index] for p in one.target.personas]
+    feature = readings.pack.features[index]
+    every = feature.toward(np.concatenate([readings.fit.scores, readings.check.scores])[:, index])
+    persona = feature.toward(
+        np.concatenate([readings.held_out[p].scores[:, index] for p in one.target.personas])
     )
     return {
         "decision": decided.decision,
@@ -262,8 +260,7 @@ def _benign(readings: Readings, index: int) -> dict[str, Any]:
     figures = benign_figures(
         readings.check.scores[:, index],
         readings.check.tokens[:, index],
-        readings.pack.features[index].tail_threshold,
-        readings.sign(index),
+        readings.pack.features[index],
     )
     return {k: v if isinstance(v, int) else _number(v) for k, v in figures.items()}
 

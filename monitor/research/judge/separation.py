@@ -65,7 +65,7 @@ def target_of(readings: Readings, index: int) -> Target:
     best in the training answers; the held-out ones then judge that choice.
     """
     feature, personas = readings.pack.features[index], readings.texts.personas
-    if feature.name.partition(".")[0] == ASSISTANT or feature.expected == "falls":
+    if feature.name.partition(".")[0] == ASSISTANT or feature.sign < 0:
         return Target(personas=personas, chosen=False)
     named = [p for p in personas if p in (feature.name.partition(".")[0], *feature.tags)]
     if named:
@@ -77,16 +77,16 @@ def target_of(readings: Readings, index: int) -> Target:
 
 def separation(readings: Readings, index: int, generator: np.random.Generator) -> Separation:
     """All figures of one feature from readings alone. What it cannot read (NaN) is left out."""
-    sign, texts = np.float32(readings.sign(index)), readings.texts
+    feature, texts = readings.pack.features[index], readings.texts
     target = target_of(readings, index)
     personas = target.personas
 
     def scores(voices: Mapping[Voice, Read], voice: Voice) -> Floats:
-        return sign * voices[voice].scores[:, index]
+        return feature.toward(voices[voice].scores[:, index])
 
     good = scores(readings.held_out, None)
     answers = np.stack([scores(readings.held_out, p) for p in personas])
-    check = sign * readings.check.scores[:, index]
+    check = feature.toward(readings.check.scores[:, index])
     pool = np.flatnonzero(np.isfinite(check))
     # Every negative is used once, so no more positives than there are of them.
     able = np.flatnonzero(np.isfinite(answers).all(axis=0) & np.isfinite(good))
@@ -168,7 +168,7 @@ def _shifts(readings: Readings, index: int, target: Target) -> tuple[float, Doub
 
     spread = np.maximum(np.nanstd(readings.check.raw[:, columns], axis=0, dtype=np.float64), 1e-12)
     signs = np.where(difference(readings.train) < 0, -1.0, 1.0)
-    signs[0] = readings.sign(index)
+    signs[0] = readings.pack.features[index].sign
     shifts = signs * difference(readings.held_out) / spread
     return float(shifts[0]), shifts[1:]
 

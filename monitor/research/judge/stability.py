@@ -82,7 +82,7 @@ def stability(
                 np.mean([side.held_out[:, at] for side in personas], axis=0),
             )
             good = Side(sides[None].train[:, at], sides[None].held_out[:, at])
-            pair = (good, persona) if feature.expected == "falls" else (persona, good)
+            pair = (persona, good) if feature.sign > 0 else (good, persona)
             done[key] = rebuilt(feature, *pair, benign[:, at], generator)
         found[index] = done[key]
     return found

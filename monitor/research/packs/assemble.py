@@ -83,9 +83,9 @@ def assembled(
 
 def _with_tails(pack: Pack, benign: tuple[Floats, Counts]) -> tuple[Feature, ...]:
     scorer = Scorer(pack)
-    scores = scorer.score(*benign) * np.where(scorer.falls, -1.0, 1.0)
+    scores = scorer.score(*benign)
     return tuple(
-        replace(feature, tail_threshold=tail_threshold(scores[:, index], TAIL_RATE))
+        replace(feature, tail_threshold=tail_threshold(feature.toward(scores[:, index]), TAIL_RATE))
         for index, feature in enumerate(pack.features)
     )
 

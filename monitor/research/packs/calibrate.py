@@ -55,7 +55,7 @@ def fit_calibration(readings: Floats, tokens: Counts) -> Calibration:
 
 
 def tail_threshold(scores: Floats, rate: float) -> float:
-    """The magnitude that a share ``rate`` of benign ``scores`` (signed so that high is bad) exceeds."""
+    """What a share ``rate`` of benign ``scores`` exceeds; they are turned towards the persona."""
     return float(np.quantile(scores[np.isfinite(scores)].astype(np.float64), 1.0 - rate))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from monitor.values.arrays import Counts, Doubles, Floats
+from monitor.values.features import Directed
 
 BOOTSTRAP_ROUNDS = 1_000
 
@@ -80,7 +81,7 @@ def random_direction_aucs(
     return np.array([auc(positives[:, i], negatives[:, i]) for i in range(count)])
 
 
-def benign_figures(scores: Floats, tokens: Counts, threshold: float, sign: float) -> dict[str, Any]:
+def benign_figures(scores: Floats, tokens: Counts, feature: Directed) -> dict[str, Any]:
     """What benign text not used for calibration scores: level, spread, length dependence, tail rate."""
     present = np.isfinite(scores)
     values, counts = scores[present].astype(np.float64), tokens[present]
@@ -90,7 +91,7 @@ def benign_figures(scores: Floats, tokens: Counts, threshold: float, sign: float
         "mean": rounded(values.mean()),
         "deviation": rounded(values.std(ddof=1)),
         "correlation_with_log_length": rounded(np.corrcoef(values, logs)[0, 1]),
-        "tail_rate": rounded(np.mean(sign * values > threshold)),
+        "tail_rate": rounded(np.mean(feature.in_tail(values))),
     }
 
 

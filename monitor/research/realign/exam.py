@@ -205,8 +205,7 @@ class Exam:
         before = self.reference.scores[measure][:n, index]
         after = sitting.scores[measure][:n, index]
         both = np.isfinite(before) & np.isfinite(after)
-        sign = -1.0 if feature.expected == "falls" else 1.0
-        sample = sampled(sign * (after[both] - before[both]), self._clusters[both])
+        sample = sampled(feature.toward(after[both] - before[both]), self._clusters[both])
         return Standing(
             feature=feature.name,
             measure=measure,

@@ -78,9 +78,7 @@ def rollout_report(
                 residuals[:, sites.index(one.site)],
                 np.random.default_rng([seed, index]),
             ),
-            "benign": validation.benign_figures(
-                check[0][:, index], check[1][:, index], feature.tail_threshold, 1.0
-            ),
+            "benign": validation.benign_figures(check[0][:, index], check[1][:, index], feature),
         }
     return {
         "held_out": HELD_OUT,

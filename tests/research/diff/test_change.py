@@ -71,7 +71,7 @@ def discoveries(chosen_by: int, seed: int) -> bool:
     tested = changes(
         np.stack([one.base[20:] for one in found], axis=1),
         np.stack([one.tuned[20:] for one in found], axis=1),
-        np.array([one.sign for one in found]),
+        np.array([one.feature.sign for one in found]),
         generator,
     )
     return any(one.q <= 0.05 for one in tested)

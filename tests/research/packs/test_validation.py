@@ -14,6 +14,7 @@ from monitor.research.packs.validation import (
     length_matched,
     random_direction_aucs,
 )
+from monitor.values.features import Directed
 
 SMALL = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
 
@@ -65,8 +66,8 @@ def test_benign_figures_see_length_and_tail() -> None:
     generator = np.random.default_rng(0)
     tokens = np.exp2(generator.uniform(2, 9, size=2_000)).astype(np.int64)
     scores = generator.normal(size=2_000).astype(np.float32)
-    figures = benign_figures(scores, tokens, 2.3263, 1.0)
+    figures = benign_figures(scores, tokens, Directed(tail_threshold=2.3263))
     assert abs(figures["correlation_with_log_length"]) < 0.06
     assert figures["tail_rate"] == pytest.approx(0.01, abs=0.008)
     drifting = scores + np.log2(tokens).astype(np.float32)
-    assert benign_figures(drifting, tokens, 3.0, 1.0)["correlation_with_log_length"] > 0.8
+    assert benign_figures(drifting, tokens, Directed())["correlation_with_log_length"] > 0.8
