@@ -41,7 +41,7 @@ def blind(settings: Settings, features: Sequence[FeatureInfo] | None) -> list[Bl
                 mend="Add one, or leave drift.rules out for the default ones.",
             )
         ]
-    found = []
+    found: list[Blind] = []
     for rule in rules:
         if features is not None:
             found += _features(rule, features)

@@ -6,7 +6,8 @@ Every figure in a sentence is of the evaluation that wrote it; what is of anothe
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from monitor.values.alerts import Alert, Condition
@@ -20,7 +21,7 @@ _KEPT: Final = (
 )
 
 
-def shown(drift: Drift, statistics: Collection[str]) -> str:
+def shown(drift: Drift, statistics: AbstractSet[str]) -> str:
     """The summary of a drift that crossed thresholds of these statistics, led by the plainest of them."""
     window = drift.window
     mean = (

@@ -180,7 +180,7 @@ def test_the_threshold_is_the_run_length_times_the_streams():
     assert sequential.BASELINE_RISK <= 0.01
 
 
-def test_bets_on_a_tail_that_is_not_known_sit_out(baseline_of, bucket_of):
+def test_bets_on_a_tail_that_is_not_known_sit_out():
     """Neither a baseline nor a bucket of unknown tail moves them; bets on the mean go on."""
     random = np.random.default_rng(11)
     stream = baseline_of(independent, random, 2_000)
