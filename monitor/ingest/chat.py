@@ -30,6 +30,7 @@ ROLES: Final = MappingProxyType(
 )
 """Roles a record may use, and the ones they are replayed as. No other text reaches a template's role."""
 
+_PLAIN: Final = frozenset({"role", "content"})
 _REASONING_KEYS: Final = ("reasoning", "reasoning_content", "thinking", "reasoning_details")
 _OPEN: Final = "<think>"
 _CLOSE: Final = "</think>"
@@ -47,6 +48,13 @@ class Chat:
     def add(self, value: object, where: str) -> None:
         """One message object in any API's shape."""
         entry = fields.mapping(value, where)
+        content = entry.get("content")
+        if isinstance(content, str) and entry.keys() == _PLAIN:  # most messages are no more
+            self.messages.append(
+                Message(role=role(entry["role"], f"{where}.role"), content=content)
+            )
+            self.prefix = False
+            return
         speech = Speech(role(entry.get("role"), f"{where}.role"))
         _speak(entry, where, speech)
         self.messages += speech.end(call_id=entry.get("tool_call_id"), name=entry.get("name"))
@@ -190,6 +198,9 @@ def _calls(entry: Mapping[str, Any], where: str, speech: Speech) -> None:
 def answer(value: object, where: str) -> Answer:
     """A served message: an assistant's, or one that does not say whose it is."""
     entry = fields.mapping(value, where)
+    content = entry.get("content")
+    if isinstance(content, str) and entry.keys() == _PLAIN and entry["role"] == "assistant":
+        return Answer(text=content or None)
     if role(entry.get("role") or "assistant", f"{where}.role") != "assistant":
         raise Unreadable(DeadReason.INVALID_FIELD, f"{where}.role: expected assistant")
     speech = Speech("assistant")

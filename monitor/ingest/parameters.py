@@ -13,12 +13,36 @@ from monitor.ingest import fields
 from monitor.values.prompts import Sampling, ServedCounts
 
 TOOLS_LIMIT: Final = 1_000
-_STOPS: Final = 64
 _LARGEST_COUNT: Final = 2**53
-_TOKENS: Final = (
-    *("max_completion_tokens", "max_tokens", "max_output_tokens", "max_new_tokens"),
-    *("max_gen_len", "maxTokens", "maxOutputTokens", "maxTokenCount", "num_predict"),
-)
+_NUMBERS: Final = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "topP": "top_p",
+    "min_p": "min_p",
+    "minP": "min_p",
+    "presence_penalty": "presence_penalty",
+    "presencePenalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "frequencyPenalty": "frequency_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "repetitionPenalty": "repetition_penalty",
+}
+_WHOLE_NUMBERS: Final = {
+    "top_k": "top_k",
+    "topK": "top_k",
+    "seed": "seed",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "max_gen_len": "max_tokens",
+    "maxTokens": "max_tokens",
+    "maxOutputTokens": "max_tokens",
+    "maxTokenCount": "max_tokens",
+    "num_predict": "max_tokens",
+}
+_STOPS: Final = ("stop", "stop_sequences", "stopSequences")
+_STOPS_LIMIT: Final = 64
 _PASSED_ON: Final = (
     *("documents", "reasoning_effort", "enable_thinking", "add_generation_prompt"),
     "thinking_budget",
@@ -27,20 +51,18 @@ _PASSED_ON: Final = (
 
 def sampling(given: Mapping[str, Any], finish_reason: str | None = None) -> Sampling | None:
     """How the answer was drawn; None where nothing is said of it."""
-    found = Sampling(
-        temperature=_number(given, "temperature"),
-        top_p=_number(given, "top_p", "topP"),
-        top_k=_count(given, "top_k", "topK"),
-        min_p=_number(given, "min_p", "minP"),
-        presence_penalty=_number(given, "presence_penalty", "presencePenalty"),
-        frequency_penalty=_number(given, "frequency_penalty", "frequencyPenalty"),
-        repetition_penalty=_number(given, "repetition_penalty", "repetitionPenalty"),
-        seed=_count(given, "seed"),
-        max_tokens=_count(given, *_TOKENS),
-        stop=_stops(given),
-        finish_reason=finish_reason,
-    )
-    return None if found == Sampling() else found
+    found: dict[str, Any] = {}
+    for key in given.keys() & _NUMBERS.keys():
+        if (number := _number(given[key])) is not None:
+            found.setdefault(_NUMBERS[key], number)
+    for key in given.keys() & _WHOLE_NUMBERS.keys():
+        if (count := _count(given, key)) is not None:
+            found.setdefault(_WHOLE_NUMBERS[key], count)
+    if stop := _stops(given):
+        found["stop"] = stop
+    if finish_reason is not None:
+        found["finish_reason"] = finish_reason
+    return Sampling(**found) if found else None
 
 
 def label(value: object) -> str | None:
@@ -162,31 +184,32 @@ def _function(entry: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _number(given: Mapping[str, Any], *keys: str) -> float | None:
-    for key in keys:
-        value = given.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+def _number(value: Any) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
     return None
 
 
 def _count(given: Mapping[str, Any], *keys: str) -> int | None:
     for key in keys:
         value = given.get(key)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 16:
-            value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool) and -1 <= value < _LARGEST_COUNT:
+        if type(value) is not int:
+            if (isinstance(value, float) and value.is_integer()) or (
+                isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 17
+            ):
+                value = int(value)
+            else:
+                continue
+        if -1 <= value < _LARGEST_COUNT:
             return value
     return None
 
 
 def _stops(given: Mapping[str, Any]) -> tuple[str, ...]:
-    for key in ("stop", "stop_sequences", "stopSequences"):
+    for key in _STOPS:
         value = given.get(key)
         if isinstance(value, str):
             return (value,)
         if isinstance(value, list):
-            return tuple(stop for stop in value[:_STOPS] if isinstance(stop, str))
+            return tuple(stop for stop in value[:_STOPS_LIMIT] if isinstance(stop, str))
     return ()

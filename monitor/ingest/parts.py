@@ -56,6 +56,8 @@ def arguments(value: object) -> str:
 
 
 def joined(texts: list[str]) -> str:
+    if len(texts) == 1:
+        return texts[0]
     return "\n".join(text for text in texts if text)
 
 

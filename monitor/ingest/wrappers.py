@@ -111,7 +111,7 @@ class _Opening:
                 return value
             if value[:2] == _GZIP:
                 value = self._inflated(value)
-            elif value[:1] == b"\x00" and len(value) > _FRAME_BYTES:
+            elif value[:1] == b"\x00" and value.strip(b"\x00"):
                 value = _unframed(value)
             elif (inner := _from_base64(value)) is not None:
                 value = inner
@@ -158,7 +158,7 @@ def _too_many_layers() -> Unreadable:
 def _unframed(value: bytes) -> bytes:
     """Confluent's frame: a zero byte and a schema id of four; only JSON behind it is read."""
     body = value[_FRAME_BYTES:]
-    if body.lstrip()[:1] in _JSON_STARTS or not value.strip(b"\x00"):
+    if body.lstrip()[:1] in _JSON_STARTS:
         return body
     raise fields.not_read("a Confluent frame of Avro or Protobuf", "use the JSON Schema serializer")
 
@@ -180,6 +180,8 @@ def _is_url_safe(value: bytes) -> bool:
 
 def _named(body: bytes) -> Unreadable | None:
     """What a body is that is not JSON, where that can be told."""
+    if body[:2] == b"{'" or body[:3] == b"[{'":
+        return Unreadable(DeadReason.NOT_JSON, "record: a Python repr, not JSON; send JSON")
     if body[:4] == b"Obj\x01":
         return fields.not_read("an Avro file", "send JSON")
     if body[:1] == b"\x0a" and b"\x0a" in body[1:16] and b"{" not in body[:3]:

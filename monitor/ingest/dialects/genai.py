@@ -61,13 +61,19 @@ def event_name(document: Mapping[str, Any]) -> str | None:
         if isinstance(value, str) and value.startswith("gen_ai."):
             return value
     name = document.get("name")
-    return name if name == INFERENCE_EVENT or name in _MESSAGE_EVENTS else None
+    known = isinstance(name, str) and (name == INFERENCE_EVENT or name in _MESSAGE_EVENTS)
+    return str(name) if known else None
+
+
+def _event(entry: Entry) -> str | None:
+    named = event_name(entry.document) or entry.own.get("event.name")
+    return named if isinstance(named, str) else None
 
 
 def is_exchange(entry: Entry) -> bool:
     """Whether the entry is one inference, or a message of one, and nothing that encloses it."""
     own = entry.own
-    event = event_name(entry.document) or own.get("event.name")
+    event = _event(entry)
     if event in _MESSAGE_EVENTS:
         return True
     if any(name == INFERENCE_EVENT for name, _ in otlp.events(entry)):
@@ -89,7 +95,7 @@ def is_exchange(entry: Entry) -> bool:
 
 
 def read(entry: Entry, settings: IngestSettings) -> Exchange:
-    event = event_name(entry.document) or entry.own.get("event.name")
+    event = _event(entry)
     if event in _MESSAGE_EVENTS:
         raise fields.not_read(
             "an event per message (gen_ai.user.message, gen_ai.choice)",
@@ -106,7 +112,7 @@ def read(entry: Entry, settings: IngestSettings) -> Exchange:
             "an operation of this name", "see docs/records.md", f"{entry.where}{_OPERATION}"
         )
     asked, answer = _content(entry, own, settings)
-    raw = operation in _RAW or own.get("llm.request.type") == "completion"
+    raw = (isinstance(operation, str) and operation in _RAW) or own.get("llm.request.type") == "completion"
     if raw and len(asked.messages) == 1 and asked.messages[0].role == "user":
         asked = dataclasses.replace(asked, text=asked.messages[0].content, messages=())
     if asked.messages:

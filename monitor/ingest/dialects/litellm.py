@@ -82,13 +82,15 @@ def read(document: Document, settings: IngestSettings) -> Exchange:
 def split(document: Document, settings: IngestSettings) -> Sequence[Document]:
     """A text completion of several prompts logs each as a message of its own."""
     messages = document.get("messages")
-    if document.get("call_type") not in _RAW_CALLS or not isinstance(messages, list):
+    call = document.get("call_type")
+    if not isinstance(call, str) or call not in _RAW_CALLS or not isinstance(messages, list):
         return (document,)
     if len(messages) < 2 or _redacted(messages):
         return (document,)
     served = api.opened_response(document.get("response"), "response", settings.max_nesting)
     pairs = openai.apart({}, [{"messages": [message]} for message in messages], served)
-    return [{**document, **ask, "response": told} for ask, told in pairs]
+    whole = {**document, "prompt_tokens": None, "completion_tokens": None}
+    return [{**whole, **ask, "response": told} for ask, told in pairs]
 
 
 def _request(document: Document, settings: IngestSettings) -> tuple[dict[str, Any], str]:
@@ -133,7 +135,9 @@ def _request(document: Document, settings: IngestSettings) -> tuple[dict[str, An
 def _spoken(given: str, document: Document) -> dict[str, Any]:
     if given == REDACTED:
         raise Skipped(SkipReason.CONTENT_REDACTED)
-    if given.strip() and document["call_type"] not in _RAW_CALLS:
+    if not given.strip():
+        raise Unreadable(DeadReason.EMPTY, "messages: no text; log the messages sent")
+    if document["call_type"] not in _RAW_CALLS:
         raise Unreadable(
             DeadReason.INVALID_FIELD, "messages: expected an array of messages, found other text"
         )
@@ -154,8 +158,7 @@ def _raw(request: dict[str, Any]) -> dict[str, Any]:
 def _redacted(given: object) -> bool:
     entries = given if isinstance(given, list) else [given]
     return given is None or any(
-        entry == {}
-        or entry == REDACTED
+        entry in ({}, REDACTED)
         or (isinstance(entry, dict) and entry.get("content") in (REDACTED, PLACEHOLDER))
         for entry in entries
     )

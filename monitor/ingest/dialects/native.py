@@ -12,6 +12,7 @@ from monitor.ingest.dialects import api
 from monitor.ingest.dialects.dialect import Dialect, Document
 from monitor.ingest.exchange import Exchange
 from monitor.ingest.fields import Unreadable
+from monitor.ingest.foreign import Foreign
 from monitor.settings import IngestSettings
 from monitor.values.prompts import DeadReason
 
@@ -34,8 +35,9 @@ def native_schema() -> dict[str, Any]:
 def read(document: Document, settings: IngestSettings) -> Exchange:
     """``messages`` or ``prompt``, and everything else optional; unknown keys are passed over.
 
-    Names and times are strict here, and nothing is left out: the format is ours. Null is absent: a
-    chat without a response ends with its answer.
+    Names and times are strict here: the format is ours. Null is absent: a chat without a response ends
+    with its answer. A response may be the object of any API; its id and names are taken where the record
+    has none.
     """
     given, prompt = document.get("messages"), document.get("prompt")
     if (given is None) == (prompt is None):
@@ -58,24 +60,26 @@ def read(document: Document, settings: IngestSettings) -> Exchange:
         ),
         settings.max_nesting,
     )
-    fingerprint = response.get("system_fingerprint")
+    foreign = Foreign()
     return Exchange(
         source_format="native",
         asked=asked,
         answer=answer,
         counts=answer.counts or parameters.counts(document.get("usage")),
         sampling=parameters.sampling(asked.parameters, answer.finish_reason),
-        prompt_id=fields.name(document.get("id"), "id"),
+        prompt_id=fields.name(document.get("id"), "id")
+        or foreign.identifier(response.get("id"), "response.id"),
         conversation_id=fields.name(document.get("conversation_id"), "conversation_id"),
         model=fields.name(document.get("model"), "model")
-        or parameters.label(response.get("model")),
+        or foreign.name(response.get("model"), "response.model"),
         model_revision=fields.name(document.get("model_revision"), "model_revision")
-        or parameters.label(fingerprint),
+        or foreign.name(response.get("system_fingerprint"), "response.system_fingerprint"),
         segment=fields.segment(document.get("segment"), "segment"),
         inclusion_probability=fields.probability(
             document.get("sampling_probability"), "sampling_probability"
         ),
         timestamp=fields.timestamp(document.get("timestamp"), "timestamp"),
+        left_out=foreign.left_out,
     )
 
 
