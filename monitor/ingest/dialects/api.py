@@ -31,7 +31,7 @@ _RESPONSE_MARK: Final = re.compile(
     r'|"object"\s*:\s*"(chat\.completion|text_completion|response)'
     r'|"type"\s*:\s*"message"\s*,|"role"\s*:\s*"assistant"'
 )
-_EMPTY_LOG: Final = (None, "", {}, [])
+_EMPTY_LOG: Final[tuple[Any, ...]] = (None, "", {}, [])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

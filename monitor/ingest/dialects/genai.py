@@ -112,7 +112,9 @@ def read(entry: Entry, settings: IngestSettings) -> Exchange:
             "an operation of this name", "see docs/records.md", f"{entry.where}{_OPERATION}"
         )
     asked, answer = _content(entry, own, settings)
-    raw = (isinstance(operation, str) and operation in _RAW) or own.get("llm.request.type") == "completion"
+    raw = (isinstance(operation, str) and operation in _RAW) or own.get(
+        "llm.request.type"
+    ) == "completion"
     if raw and len(asked.messages) == 1 and asked.messages[0].role == "user":
         asked = dataclasses.replace(asked, text=asked.messages[0].content, messages=())
     if asked.messages:

@@ -20,7 +20,7 @@ _HELP: Final = "raise the plugin's limit on the size of a payload"
 def read(document: Document, settings: IngestSettings) -> Exchange:
     """``ai.proxy.payload.request`` and ``.response``; without them CONTENT_REDACTED."""
     ai = fields.mapping(document.get("ai"), "ai")
-    proxy = next((ai[key] for key in ("proxy", "ai-proxy") if isinstance(ai.get(key), dict)), {})
+    proxy = _object(ai.get("proxy")) or _object(ai.get("ai-proxy"))
     payload = {**_object(ai.get("payload")), **_object(proxy.get("payload"))}
     if not payload.get("request"):
         raise Skipped(SkipReason.CONTENT_REDACTED)

@@ -29,7 +29,7 @@ _CALLS: Final = frozenset(
     }
 )
 _CUT_HELP: Final = "raise MAX_STRING_LENGTH_PROMPT_IN_DB, or use a callback that does not cut"
-_NOTHING: Final = (None, "", "{}", "[]", {}, [])
+_NOTHING: Final[tuple[Any, ...]] = (None, "", "{}", "[]", {}, [])
 
 
 def read(document: Document, settings: IngestSettings) -> Exchange:
@@ -109,7 +109,8 @@ def _request(document: Document, settings: IngestSettings) -> tuple[dict[str, An
             api.refuse_cut(sent, "proxy_server_request")
         opened = fields.opened(sent, "proxy_server_request", nesting, _CUT_HELP)
         request = fields.mapping(opened, "proxy_server_request")
-        request = request.get("body") if isinstance(request.get("body"), dict) else request
+        inner = request.get("body")
+        request = inner if isinstance(inner, dict) else request
         if any(request.get(key) is not None for key in api.REQUEST_KEYS):
             _refuse_cut_content(request.get("messages"), "proxy_server_request.messages")
             return request, "proxy_server_request."

@@ -59,7 +59,7 @@ def read(item: Document, settings: IngestSettings) -> Exchange:
     about = item["info"] if isinstance(item["info"], dict) else {}
     metadata = about.get("trace_metadata")
     session = metadata.get("mlflow.trace.session") if isinstance(metadata, dict) else None
-    foreign = Foreign()
+    tags, foreign = about.get("tags"), Foreign()
     return api.exchange(
         "mlflow",
         api.Pair(
@@ -73,9 +73,7 @@ def read(item: Document, settings: IngestSettings) -> Exchange:
         foreign,
         nesting,
         conversation_id=foreign.identifier(session, "info.trace_metadata"),
-        segment=fields.chosen_labels(
-            about.get("tags") if isinstance(about.get("tags"), dict) else {}, settings.segment_keys
-        )
+        segment=fields.chosen_labels(tags if isinstance(tags, dict) else {}, settings.segment_keys)
         or None,
         timestamp=_nanoseconds(span, foreign)
         or foreign.time(about.get("request_time"), "info.request_time"),
