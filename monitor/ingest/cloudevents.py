@@ -1,7 +1,8 @@
 """CloudEvents 1.0 on Kafka: the envelope is taken off, its data is any of the other formats.
 
 Binary mode: attributes in ``ce_*`` headers, data in the value. Structured mode: ``content-type``
-begins with ``application/cloudevents`` (or the value looks like an envelope), data inside it.
+begins with ``application/cloudevents`` (or the value looks like an envelope), data inside it. A batch
+is an array of structured events.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any, Final
 
 from monitor.ingest import fields
 from monitor.ingest.fields import Unreadable
+from monitor.ingest.foreign import Foreign
 from monitor.values.prompts import DeadReason
 
 _STRUCTURED: Final = "application/cloudevents"
-_BATCH: Final = "application/cloudevents-batch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class Envelope:
     data: Any
     event_id: str | None = None
     time: datetime | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def is_binary(headers: Mapping[str, bytes]) -> bool:
@@ -47,24 +49,24 @@ def from_headers(headers: Mapping[str, bytes], document: Any) -> Envelope:
     """The binary mode: ``document`` is the data already."""
     read = {key: _header(headers, f"ce_{key}") for key in ("specversion", "id", "time")}
     _require_version(read["specversion"], "header ce_specversion")
+    foreign = Foreign()
     return Envelope(
         data=document,
-        event_id=fields.name(read["id"], "header ce_id"),
+        event_id=foreign.identifier(read["id"], "header ce_id"),
+        left_out=foreign.left_out,
         time=fields.timestamp(read["time"] or None, "header ce_time"),
     )
 
 
-def from_document(headers: Mapping[str, bytes], document: Any, max_nesting: int) -> Envelope:
+def from_document(document: Any, max_nesting: int) -> Envelope:
     """The structured mode. Data may also be base64 (``data_base64``) or a string holding JSON."""
-    if headers.get("content-type", b"").lower().startswith(_BATCH.encode()):
-        raise Unreadable(
-            DeadReason.UNKNOWN_FORMAT, "content-type: send one CloudEvent per record, not a batch"
-        )
     event = fields.mapping(document, "record")
     _require_version(event.get("specversion"), "specversion")
+    foreign = Foreign()
     return Envelope(
         data=_data(event, max_nesting),
-        event_id=fields.name(event.get("id"), "id"),
+        event_id=foreign.identifier(event.get("id"), "id"),
+        left_out=foreign.left_out,
         time=fields.timestamp(event.get("time"), "time"),
     )
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
 
-from monitor.values.prompts import DeadReason, Message, SkipReason
+from monitor.values.prompts import DeadReason, SkipReason
 
 EARLIEST: Final = datetime(2015, 1, 1, tzinfo=UTC)
 """No language model served traffic before: an older timestamp is a clock or a unit gone wrong."""
@@ -30,27 +29,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SEGMENT_KEY = re.compile(r"[A-Za-z0-9_.\-/]{1,64}")
 _CONTAINERS: Final = frozenset({list, dict})
 _BOM: Final = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """What a format's reader finds, before the record's identity and sampling are added.
-
-    Either ``messages`` or ``text``, never empty. ``timestamp`` is the record's own, not yet held
-    against the time at which the record was appended.
-    """
-
-    source_format: str
-    messages: tuple[Message, ...] = ()
-    text: str | None = None
-    response: str | None = None
-    prompt_id: str | None = None
-    conversation_id: str | None = None
-    model: str | None = None
-    model_revision: str | None = None
-    segment: Mapping[str, str] = field(default_factory=dict)
-    inclusion_probability: float = 1.0
-    timestamp: datetime | None = None
 
 
 class Unreadable(Exception):
@@ -75,6 +53,15 @@ def invalid(where: str, expected: str, found: object) -> Unreadable:
     return Unreadable(
         DeadReason.INVALID_FIELD, f"{where}: expected {expected}, found {kind_of(found)}"
     )
+
+
+def not_read(what: str, help: str, where: str = "record") -> Unreadable:
+    """The refusal of an exchange in a form that is known and not read here, under its own name."""
+    return Unreadable(DeadReason.DIALECT_NOT_READ, f"{where}: {what} is not read here; {help}")
+
+
+def truncated(where: str, help: str) -> Unreadable:
+    return Unreadable(DeadReason.TRUNCATED, f"{where}: cut off by the sender; {help}")
 
 
 def kind_of(value: object) -> str:
@@ -111,6 +98,42 @@ def decode(value: bytes | str, where: str, max_nesting: int) -> Any:
     return document
 
 
+def opened(value: Any, where: str, max_nesting: int, help: str) -> Any:
+    """``value``, or the document in it where it is a string of JSON.
+
+    A string that begins as JSON and ends early is TRUNCATED, with ``help`` on whose limit it was;
+    any other string that is not JSON is INVALID_FIELD.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return decode(value, where, max_nesting)
+    except Unreadable as error:
+        if error.reason is not DeadReason.NOT_JSON:
+            raise
+        if ends_early(value):
+            raise truncated(where, help) from None
+        raise Unreadable(
+            DeadReason.INVALID_FIELD, f"{where}: expected JSON, found other text"
+        ) from None
+
+
+def looks_like_json(value: str) -> bool:
+    """Whether a string is meant as a JSON object or array rather than as text."""
+    return value.lstrip()[:1] in ("{", "[")
+
+
+def ends_early(value: str) -> bool:
+    """Whether ``value`` is the beginning of a JSON object or array that does not end."""
+    if not looks_like_json(value):
+        return False
+    try:
+        orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        return "end of data" in error.msg or error.pos >= len(value)
+    return False
+
+
 def _not_json(value: bytes | str, where: str, error: orjson.JSONDecodeError) -> Unreadable:
     if isinstance(value, bytes):
         try:
@@ -125,6 +148,13 @@ def _not_json(value: bytes | str, where: str, error: orjson.JSONDecodeError) -> 
         return Unreadable(
             DeadReason.NOT_JSON,
             f"{where}: lone surrogate escape at character {error.pos}; send whole characters",
+        )
+    around = value[max(0, error.pos - 1) : error.pos + 9]
+    shown = around.decode("utf-8", "replace") if isinstance(around, bytes) else around
+    if "NaN" in shown or "Infinity" in shown:
+        return Unreadable(
+            DeadReason.NOT_JSON,
+            f"{where}: NaN or Infinity at character {error.pos} is not JSON; write null",
         )
     return Unreadable(DeadReason.NOT_JSON, f"{where}: not JSON at character {error.pos}")
 
@@ -162,6 +192,14 @@ def sequence(value: object, where: str) -> list[Any]:
     return value
 
 
+def within(count: int, limit: int, where: str, what: str) -> None:
+    """Refuses more than ``limit`` of something in one record (OVERSIZE)."""
+    if count > limit:
+        raise Unreadable(
+            DeadReason.OVERSIZE, f"{where}: more than {limit} {what}; split the record"
+        )
+
+
 def text(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise invalid(where, "a string", value)
@@ -176,12 +214,17 @@ def name(value: object, where: str) -> str | None:
     if value is None or value == "":
         return None
     found = text(value, where)
-    if len(found) > NAME_LIMIT or _CONTROL.search(found):
+    if not is_name(found):
         raise Unreadable(
             DeadReason.INVALID_FIELD,
             f"{where}: expected at most {NAME_LIMIT} characters and no control characters (NUL, newline)",
         )
     return found
+
+
+def is_name(value: str) -> bool:
+    """Whether ``value`` can be stored as an id or name."""
+    return 0 < len(value) <= NAME_LIMIT and not _CONTROL.search(value)
 
 
 def probability(value: object, where: str) -> float:
@@ -232,7 +275,7 @@ def chosen_labels(entries: Mapping[str, Any], keys: Sequence[str]) -> dict[str, 
                 labels[key] = "true" if flag else "false"
             case (str() | int()) as value:
                 label = str(value)
-                if 0 < len(label) <= NAME_LIMIT and not _CONTROL.search(label):
+                if is_name(label):
                     labels[key] = label
     return labels
 

@@ -1,29 +1,23 @@
 """Record formats → prompts. The one way in: Kafka records and lines of files alike.
 
-The format is told from the Kafka headers first, then from the shape of the document:
-
-    headers ce_specversion or content-type application/cloudevents  → cloudevents
-    specversion with data or source                                 → cloudevents (structured)
-    resourceSpans, resourceLogs, gen_ai.* attributes or events      → otel
-    call_type                                                       → litellm
-    request, or messages/prompt with OpenAI's own keys and none of ours → openai
-    messages or prompt                                              → native
+Wrappers come off (`wrappers`), each document is told by its shape (`dialects.telling`), taken apart
+into its exchanges and read by its dialect; what that found becomes a `Prompt` here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
-from monitor.ingest import cloudevents, fields, litellm, native, openai, otel
+from monitor.ingest import fields, wrappers
 from monitor.ingest.cloudevents import Envelope
-from monitor.ingest.fields import Exchange, Skipped, Unreadable
-from monitor.ingest.native import NATIVE_SCHEMA_PATH, native_schema
+from monitor.ingest.dialects.native import NATIVE_SCHEMA_PATH, native_schema
+from monitor.ingest.dialects.telling import DIALECTS, told
+from monitor.ingest.exchange import Exchange
+from monitor.ingest.fields import Skipped, Unreadable
 from monitor.settings import IngestSettings
 from monitor.values.prompts import (
     DeadLetter,
@@ -41,32 +35,10 @@ __all__ = ["NATIVE_SCHEMA_PATH", "native_schema", "parse"]
 LARGEST_LEAD: Final = timedelta(days=1)
 """How far a record's own timestamp may lie ahead of the time at which it was appended."""
 
-_OPENAI_PARAMETERS: Final = frozenset(
-    {
-        *("temperature", "top_p", "n", "stream", "stream_options", "stop", "max_tokens"),
-        *("max_completion_tokens", "presence_penalty", "frequency_penalty", "logit_bias"),
-        *("logprobs", "top_logprobs", "user", "seed", "tools", "tool_choice", "response_format"),
-        *("parallel_tool_calls", "metadata", "service_tier", "store", "reasoning_effort"),
-    }
-)
+PROMPTS: Final = 10_000
+"""Most exchanges in one record."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Format:
-    """``split`` finds the prompts of a document, ``read`` reads one; both refuse by exception."""
-
-    read: Callable[[Any, IngestSettings], Exchange]
-    split: Callable[[dict[str, Any]], Sequence[Any]] = lambda document: (document,)
-
-
-_FORMATS: Final[Mapping[str, _Format]] = MappingProxyType(
-    {
-        "native": _Format(read=native.read),
-        "openai": _Format(read=openai.read),
-        "otel": _Format(read=otel.read, split=otel.operations),
-        "litellm": _Format(read=litellm.read),
-    }
-)
+_Found = tuple[Envelope, Exchange] | Unreadable | Skipped
 
 
 def parse(record: RawRecord, settings: IngestSettings) -> tuple[Parsed, ...]:
@@ -96,52 +68,44 @@ def _parsed(record: RawRecord, settings: IngestSettings) -> tuple[Parsed, ...]:
         )
     if not value.strip():
         raise Unreadable(DeadReason.EMPTY, "record: no bytes; send a JSON document")
-    document = fields.decode(value, "record", settings.max_nesting)
     headers = {key.lower(): content for key, content in record.headers}
-    envelope, name = _opened(headers, document, settings)
-    chosen = _FORMATS[name]
-    items = chosen.split(fields.mapping(envelope.data, "record"))
-    if len(items) > 1:
-        envelope = dataclasses.replace(envelope, event_id=None)
+    events = settings.format in ("auto", "cloudevents")
     parsed: list[Parsed] = []
-    for index, item in enumerate(items):
-        try:
-            parsed.append(_prompt(record, index, envelope, chosen.read(item, settings), settings))
-        except (Unreadable, Skipped) as refusal:
-            parsed.append(_refused(record, index, refusal))
+    for opened in wrappers.documents(value, headers, settings, events=events):
+        for found in _exchanges(opened, settings):
+            fields.within(len(parsed) + 1, PROMPTS, "record", "exchanges")
+            parsed.append(_outcome(record, len(parsed), found, settings))
     return tuple(parsed)
 
 
-def _opened(
-    headers: Mapping[str, bytes], document: Any, settings: IngestSettings
-) -> tuple[Envelope, str]:
-    """The data, out of its CloudEvents envelope if it has one, and the name of its format."""
-    if settings.format not in ("auto", "cloudevents"):
-        return Envelope(data=document), settings.format
-    if cloudevents.is_binary(headers):
-        envelope = cloudevents.from_headers(headers, document)
-    elif settings.format == "cloudevents" or cloudevents.is_structured(headers, document):
-        envelope = cloudevents.from_document(headers, document, settings.max_nesting)
-    else:
-        envelope = Envelope(data=document)
-    return envelope, _shape(envelope.data)
+def _exchanges(opened: Envelope | Unreadable, settings: IngestSettings) -> Iterator[_Found]:
+    """The exchanges of one document, or why there are none."""
+    if isinstance(opened, Unreadable):
+        yield opened
+        return
+    try:
+        forced = DIALECTS.get(settings.format)
+        dialect = told(opened.data) if forced is None else forced
+        items = dialect.split(fields.mapping(opened.data, "record"), settings)
+    except (Unreadable, Skipped) as refusal:
+        yield refusal
+        return
+    if len(items) > 1:
+        opened = dataclasses.replace(opened, event_id=None)
+    for item in items:
+        try:
+            yield opened, dialect.read(item, settings)
+        except (Unreadable, Skipped) as refusal:
+            yield refusal
 
 
-def _shape(document: Any) -> str:
-    if isinstance(document, dict):
-        if otel.is_otel(document):
-            return "otel"
-        if "call_type" in document:
-            return "litellm"
-        if "request" in document:
-            return "openai"
-        if "messages" in document or "prompt" in document:
-            ours = not native.OWN_KEYS.isdisjoint(document)
-            return "native" if ours or _OPENAI_PARAMETERS.isdisjoint(document) else "openai"
-    raise Unreadable(
-        DeadReason.UNKNOWN_FORMAT,
-        f"record: {fields.kind_of(document)} of no known format; see docs/records.md or set ingest.format",
-    )
+def _outcome(record: RawRecord, index: int, found: _Found, settings: IngestSettings) -> Parsed:
+    if not isinstance(found, tuple):
+        return _refused(record, index, found)
+    try:
+        return _prompt(record, index, *found, settings)
+    except (Unreadable, Skipped) as refusal:
+        return _refused(record, index, refusal)
 
 
 def _prompt(
@@ -150,12 +114,23 @@ def _prompt(
     if settings.models and not _wanted(exchange.model, settings.models):
         raise Skipped(SkipReason.OTHER_MODEL)
     key = _key(record, index)
+    asked, answer = exchange.asked, exchange.answer
     return Prompt(
         key=key,
         recorded_at=_recorded_at(exchange.timestamp or envelope.time, record),
-        messages=exchange.messages,
-        text=exchange.text,
-        response=exchange.response,
+        messages=asked.messages,
+        text=asked.text,
+        token_ids=asked.token_ids,
+        response=answer.text or None,
+        reasoning=answer.reasoning or None,
+        tool_calls=answer.tool_calls,
+        continues=asked.continues,
+        tools=asked.tools,
+        template_options=asked.template_options,
+        special_tokens=asked.special_tokens,
+        media_left_out=asked.media or answer.media,
+        served=exchange.counts,
+        sampling=exchange.sampling,
         prompt_id=exchange.prompt_id
         or envelope.event_id
         or f"{key.topic}/{key.partition}/{key.offset}/{key.index}",
@@ -165,6 +140,7 @@ def _prompt(
         segment=exchange.segment,
         inclusion_probability=exchange.inclusion_probability,
         source_format=exchange.source_format,
+        left_out=(*exchange.left_out, *envelope.left_out),
     )
 
 

@@ -86,7 +86,30 @@ class KafkaSettings(Section):
 class IngestSettings(Section):
     """How records become prompts."""
 
-    format: Literal["auto", "native", "openai", "otel", "litellm", "cloudevents"] = "auto"
+    format: Literal[
+        "auto",
+        "native",
+        "openai",
+        "responses",
+        "anthropic",
+        "gemini",
+        "otel",
+        "litellm",
+        "bedrock",
+        "databricks",
+        "sagemaker",
+        "mlflow",
+        "langsmith",
+        "langfuse",
+        "apisix",
+        "kong",
+        "helicone",
+        "portkey",
+        "vertex",
+        "batch",
+        "flat",
+        "cloudevents",
+    ] = Field("auto", description="auto: told by each record's shape, see docs/records.md")
     sampling_rate: float = Field(1.0, gt=0.0, le=1.0)
     chunk_records: int = Field(256, ge=1, le=10_000)
     chunk_wait: Duration = Field(timedelta(seconds=1), description="longest wait to fill a chunk")

@@ -133,6 +133,8 @@ class Prompt:
     segment: Mapping[str, str] = field(default_factory=dict)
     inclusion_probability: float = 1.0
     source_format: str = "native"
+    left_out: tuple[str, ...] = ()
+    """Fields that held nothing usable and were passed over (``response.created``): paths, no content."""
 
     def __post_init__(self) -> None:
         require_aware(self.recorded_at, "recorded_at")
@@ -204,6 +206,10 @@ class DeadReason(enum.StrEnum):
     UNKNOWN_FORMAT = "unknown_format"
     INVALID_FIELD = "invalid_field"
     EMPTY = "empty"
+    DIALECT_NOT_READ = "dialect_not_read"
+    """An exchange with a model, in a form that is known and not read; the detail names it."""
+    TRUNCATED = "truncated"
+    """The sender cut its content off."""
     OVERSIZE = "oversize"
     TOO_DEEP = "too_deep"
     BAD_TIMESTAMP = "bad_timestamp"
@@ -220,6 +226,9 @@ class SkipReason(enum.StrEnum):
     CONTENT_REDACTED = "content_redacted"
     TOMBSTONE = "tombstone"
     NOT_A_PROMPT = "not_a_prompt"
+    """Telemetry, or a call that is no exchange in text: embeddings, moderation, images, speech …"""
+    ONLY_MEDIA = "only_media"
+    """The prompt holds images, audio or files and no text."""
     OTHER_MODEL = "other_model"
     NOTHING_TO_READ = "nothing_to_read"
     """No feature of the pack has a token here, for example no response under a pack of responses."""

@@ -21,6 +21,7 @@ from monitor.values.prompts import (
     RecordKey,
     Skip,
     SkipReason,
+    ToolCall,
 )
 
 SETTINGS = IngestSettings()
@@ -177,8 +178,8 @@ def test_openai_failed_request_is_a_prompt_without_answer(record: Build, respons
     assert parsed.response is None
 
 
-def test_tool_calls_and_results_become_plain_text(record: Build) -> None:
-    call = {"type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
+def test_tool_calls_and_results_stay_structures(record: Build) -> None:
+    call = {"id": "c", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
     structured = {"function": {"name": "clock", "arguments": {"zone": "UTC", "é": 1}}}
     parsed = prompt_of(
         record(
@@ -186,24 +187,25 @@ def test_tool_calls_and_results_become_plain_text(record: Build) -> None:
                 "messages": [
                     ASKED,
                     {"role": "assistant", "content": None, "tool_calls": [call]},
-                    {"role": "tool", "tool_call_id": "1", "content": "rain"},
+                    {"role": "tool", "tool_call_id": "c", "content": "rain"},
                 ],
                 "response": {"content": "One moment.", "tool_calls": [structured]},
             }
         )
     )
-    assert parsed.messages[1].content == '{"name": "weather", "arguments": {"city":"Oslo"}}'
-    assert parsed.messages[2] == Message(role="tool", content="rain")
-    assert parsed.response == (
-        'One moment.\n{"name": "clock", "arguments": {"zone": "UTC", "é": 1}}'
-    )
+    asked = ToolCall(name="weather", arguments='{"city":"Oslo"}', call_id="c")
+    assert parsed.messages[1] == Message(role="assistant", tool_calls=(asked,))
+    assert parsed.messages[2] == Message(role="tool", content="rain", tool_call_id="c")
+    assert parsed.response == "One moment."
+    assert parsed.tool_calls == (ToolCall(name="clock", arguments='{"zone": "UTC", "é": 1}'),)
 
 
 @pytest.mark.parametrize("arguments", ["", None, {}])
 def test_a_tool_call_without_arguments(record: Build, arguments: Any) -> None:
     call = {"name": "now", "arguments": arguments}
     parsed = prompt_of(record({"messages": [ASKED], "response": {"function_call": call}}))
-    assert parsed.response == '{"name": "now", "arguments": {}}'
+    assert parsed.response is None
+    assert parsed.tool_calls == (ToolCall(name="now", arguments="{}"),)
 
 
 def test_a_refusal_is_an_answer(record: Build) -> None:
@@ -225,6 +227,10 @@ def test_special_tokens_and_templates_in_content_stay_plain_content(record: Buil
         ({"messages": [ASKED]}, "native"),
         ({"messages": [ASKED], "model": "m"}, "native"),
         ({"messages": [ASKED], "tools": []}, "openai"),
+        ({"messages": [ASKED], "system": "Be brief."}, "anthropic"),
+        ({"contents": [{"parts": [{"text": "x"}]}]}, "gemini"),
+        ({"input": "x", "model": "m"}, "responses"),
+        ({"prompt": "x", "completion": "y"}, "flat"),
         ({"messages": [ASKED], "metadata": {}, "response": "x"}, "native"),
         ({"request": {"messages": [ASKED]}}, "openai"),
         ({"call_type": "completion", "messages": [ASKED]}, "litellm"),
@@ -379,8 +385,8 @@ def test_deepest_arguments_allowed_are_written_out(record: Build) -> None:
         record({"messages": [ASKED], "response": {"tool_calls": [call]}}),
         IngestSettings(max_nesting=200),
     )
-    assert parsed.response is not None
-    assert parsed.response.count("{") == 191
+    (written,) = parsed.tool_calls
+    assert written.arguments.count("{") == 190
 
 
 def test_byte_order_mark_is_passed_over(record: Build) -> None:
@@ -412,7 +418,7 @@ def test_a_defect_of_a_reader_costs_one_record(
     def shape(document: object) -> str:
         raise KeyError("secret content")
 
-    monkeypatch.setattr(formats, "_shape", shape)
+    monkeypatch.setattr(formats, "told", shape)
     letter = letter_of(record({"prompt": "x"}))
     assert letter.reason is DeadReason.UNKNOWN_FORMAT
     assert letter.detail == "record: KeyError in the reader; report this"

@@ -227,22 +227,9 @@ def test_cloudevents_tombstone(record: Build) -> None:
         (ATTRIBUTES | {"data_base64": "*"}, {}, DeadReason.INVALID_FIELD, "data_base64"),
         (ATTRIBUTES | {"data": ATTRIBUTES | {"data": {}}}, {}, DeadReason.UNKNOWN_FORMAT, "record"),
         (ATTRIBUTES | {"data": {"prompt": "x"}, "time": "0"}, {}, DeadReason.BAD_TIMESTAMP, "time"),
-        (ATTRIBUTES | {"data": {"prompt": "x"}, "id": "\x00"}, {}, DeadReason.INVALID_FIELD, "id"),
         ([], STRUCTURED, DeadReason.INVALID_FIELD, "record: expected an object"),
-        (
-            [],
-            {"content-type": b"Application/CloudEvents-Batch+json"},
-            DeadReason.UNKNOWN_FORMAT,
-            "batch",
-        ),
         ({"prompt": "x"}, {"ce_specversion": b"\xff"}, DeadReason.NOT_UTF8, "ce_specversion"),
         ({"prompt": "x"}, {"ce_specversion": b"2"}, DeadReason.INVALID_FIELD, "ce_specversion"),
-        (
-            {"prompt": "x"},
-            {"ce_specversion": b"1.0", "ce_id": b"a\x00"},
-            DeadReason.INVALID_FIELD,
-            "ce_id",
-        ),
     ],
 )
 def test_cloudevents_unreadable(
@@ -252,3 +239,31 @@ def test_cloudevents_unreadable(
     assert isinstance(parsed, DeadLetter), parsed
     assert parsed.reason is reason
     assert named in parsed.detail
+
+
+@pytest.mark.parametrize(
+    ("document", "headers"),
+    [
+        (ATTRIBUTES | {"data": {"prompt": "x"}, "id": "a\x00"}, {}),
+        ({"prompt": "x"}, {"ce_specversion": b"1.0", "ce_id": b"a\x00"}),
+    ],
+)
+def test_a_worthless_event_id_does_not_lose_the_prompt(
+    record: Build, document: Any, headers: dict[str, bytes]
+) -> None:
+    (parsed,) = parse(record(document, headers), SETTINGS)
+    assert isinstance(parsed, Prompt), parsed
+    assert parsed.prompt_id.startswith("sha256:")
+    assert len(parsed.left_out) == 1
+
+
+def test_a_batch_of_events_is_as_many_prompts(record: Build) -> None:
+    events = [ATTRIBUTES | {"id": f"e{i}", "data": {"prompt": f"x{i}"}} for i in range(3)]
+    batch = {"content-type": b"Application/CloudEvents-Batch+json"}
+    parsed = parse(record(events, batch), SETTINGS)
+    assert [(one.prompt_id, one.text) for one in parsed if isinstance(one, Prompt)] == [
+        ("e0", "x0"),
+        ("e1", "x1"),
+        ("e2", "x2"),
+    ]
+    assert [one.key.index for one in parsed] == [0, 1, 2]

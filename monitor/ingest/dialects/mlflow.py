@@ -1,0 +1,96 @@
+"""MLflow traces: spans of type CHAT_MODEL or LLM, with inputs and outputs as JSON in attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from monitor.ingest import fields
+from monitor.ingest.dialects import api
+from monitor.ingest.dialects.dialect import Dialect, Document
+from monitor.ingest.dialects.langsmith import messages_of
+from monitor.ingest.exchange import Exchange
+from monitor.ingest.fields import Skipped
+from monitor.ingest.foreign import Foreign
+from monitor.settings import IngestSettings
+from monitor.values.prompts import SkipReason
+
+_TYPES: Final = frozenset({"CHAT_MODEL", "LLM"})
+_CUT_HELP: Final = "export the whole trace"
+
+
+def split(document: Document, settings: IngestSettings) -> Sequence[Document]:
+    """The spans that are calls of a model; those that enclose them are passed over."""
+    data = document.get("data")
+    at = "data.spans" if isinstance(data, dict) else "spans"
+    listed = fields.sequence((data if isinstance(data, dict) else document).get("spans"), at)
+    found = []
+    for index, entry in enumerate(listed):
+        span = fields.mapping(entry, f"{at}[{index}]")
+        given = span.get("attributes")
+        own: dict[str, Any] = given if isinstance(given, dict) else {}
+        kind = own.get("mlflow.spanType", span.get("span_type"))
+        if isinstance(kind, str) and kind.strip('"') in _TYPES:
+            found.append({"info": document.get("info"), "span": span, "at": f"{at}[{index}]"})
+    if not found:
+        raise Skipped(SkipReason.NOT_A_PROMPT)
+    return found
+
+
+def read(item: Document, settings: IngestSettings) -> Exchange:
+    span, at = item["span"], f"{item['at']}.attributes"
+    own, nesting = fields.mapping(span.get("attributes") or {}, at), settings.max_nesting
+    given = own.get("mlflow.spanInputs", span.get("inputs"))
+    if given in (None, "", "null"):
+        raise Skipped(SkipReason.CONTENT_REDACTED)
+    where = f"{at}.mlflow.spanInputs"
+    request: Any = fields.opened(given, where, nesting, _CUT_HELP)
+    if isinstance(request, list):
+        request = {"messages": request}
+    request = fields.mapping(request, where)
+    if request.get("messages") is not None:
+        request = {**request, "messages": messages_of(request["messages"], f"{where}.messages")}
+    served = own.get("mlflow.spanOutputs", span.get("outputs"))
+    response = (
+        fields.opened(served, f"{at}.mlflow.spanOutputs", nesting, _CUT_HELP)
+        if isinstance(served, str) and served[:1] in ('"', "{", "[", "n")
+        else served
+    )
+    about = item["info"] if isinstance(item["info"], dict) else {}
+    metadata = about.get("trace_metadata")
+    session = metadata.get("mlflow.trace.session") if isinstance(metadata, dict) else None
+    tags, foreign = about.get("tags"), Foreign()
+    return api.exchange(
+        "mlflow",
+        api.Pair(
+            request=request,
+            response=response,
+            request_at=f"{where}.",
+            response_at=f"{at}.mlflow.spanOutputs",
+            spoken=True,
+            continues=api.is_anthropic(request, response),
+        ),
+        foreign,
+        nesting,
+        conversation_id=foreign.identifier(session, "info.trace_metadata"),
+        segment=fields.chosen_labels(tags if isinstance(tags, dict) else {}, settings.segment_keys)
+        or None,
+        timestamp=_nanoseconds(span, foreign)
+        or foreign.time(about.get("request_time"), "info.request_time"),
+    )
+
+
+def _nanoseconds(span: Mapping[str, Any], foreign: Foreign) -> Any:
+    for key in ("end_time_unix_nano", "end_time_ns", "start_time_unix_nano"):
+        value = span.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return foreign.time(value / 1e9, key)
+    return None
+
+
+def told(document: Mapping[str, Any]) -> bool:
+    data = document.get("data")
+    return "info" in document and isinstance(data, dict) and "spans" in data
+
+
+MLFLOW: Final = Dialect(name="mlflow", told=told, read=read, split=split)

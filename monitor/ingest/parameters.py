@@ -1,0 +1,215 @@
+"""What a request says beside its messages: tools, template options, sampling; and the token counts.
+
+Every API has its own names for the same few things. A value of the wrong kind is no value: none of this
+is worth an exchange, except tools, which are part of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from monitor.ingest import fields
+from monitor.values.prompts import Sampling, ServedCounts
+
+TOOLS_LIMIT: Final = 1_000
+_LARGEST_COUNT: Final = 2**53
+_NUMBERS: Final = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "topP": "top_p",
+    "min_p": "min_p",
+    "minP": "min_p",
+    "presence_penalty": "presence_penalty",
+    "presencePenalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "frequencyPenalty": "frequency_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "repetitionPenalty": "repetition_penalty",
+}
+_WHOLE_NUMBERS: Final = {
+    "top_k": "top_k",
+    "topK": "top_k",
+    "seed": "seed",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "max_gen_len": "max_tokens",
+    "maxTokens": "max_tokens",
+    "maxOutputTokens": "max_tokens",
+    "maxTokenCount": "max_tokens",
+    "num_predict": "max_tokens",
+}
+_STOPS: Final = ("stop", "stop_sequences", "stopSequences")
+_STOPS_LIMIT: Final = 64
+_PASSED_ON: Final = (
+    *("documents", "reasoning_effort", "enable_thinking", "add_generation_prompt"),
+    "thinking_budget",
+)
+
+
+def sampling(given: Mapping[str, Any], finish_reason: str | None = None) -> Sampling | None:
+    """How the answer was drawn; None where nothing is said of it."""
+    found: dict[str, Any] = {}
+    for key in given.keys() & _NUMBERS.keys():
+        if (number := _number(given[key])) is not None:
+            found.setdefault(_NUMBERS[key], number)
+    for key in given.keys() & _WHOLE_NUMBERS.keys():
+        if (count := _count(given, key)) is not None:
+            found.setdefault(_WHOLE_NUMBERS[key], count)
+    if stop := _stops(given):
+        found["stop"] = stop
+    if finish_reason is not None:
+        found["finish_reason"] = finish_reason
+    return Sampling(**found) if found else None
+
+
+def label(value: object) -> str | None:
+    """A finish reason and the like: a short word, or nothing."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, str) and fields.is_name(value) else None
+
+
+def counts(usage: object) -> ServedCounts | None:
+    """The server's token counts, under any API's names. A prompt of no tokens is not a count.
+
+    Anthropic counts what its cache held apart from the rest of the input; Gemini what was thought.
+    """
+    if not isinstance(usage, dict):
+        return None
+    prompt = _count(
+        usage, "prompt_tokens", "input_tokens", "inputTokens", "promptTokenCount", "promptTokens"
+    )
+    if prompt is not None and "input_tokens" in usage:
+        for key in ("cache_creation_input_tokens", "cache_read_input_tokens"):
+            prompt += _count(usage, key) or 0
+    completion = _count(
+        *(usage, "completion_tokens", "output_tokens", "outputTokens", "candidatesTokenCount"),
+        *("completionTokens", "generated_tokens"),
+    )
+    if completion is not None and "candidatesTokenCount" in usage:
+        completion += _count(usage, "thoughtsTokenCount") or 0
+    return served(prompt, completion)
+
+
+def served(prompt: object, completion: object) -> ServedCounts | None:
+    """Two counts that stand by themselves."""
+    given = {"p": prompt, "c": completion}
+    found = ServedCounts(
+        prompt_tokens=_count(given, "p") or None, completion_tokens=_count(given, "c")
+    )
+    return None if found.prompt_tokens is None else found
+
+
+def template_options(request: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What else the server's chat template is given: `chat_template_kwargs` and options of their own."""
+    if request.get("chat_template") is not None:
+        raise fields.not_read(
+            "a chat template of the request's own",
+            "serve the model with one template, see replay.chat_template",
+            f"{where}chat_template",
+        )
+    options: dict[str, Any] = {}
+    given = request.get("chat_template_kwargs")
+    if given is not None:
+        options |= fields.mapping(given, f"{where}chat_template_kwargs")
+    for key in _PASSED_ON:
+        if request.get(key) is not None:
+            options[key] = request[key]
+    reasoning = request.get("reasoning")
+    if isinstance(reasoning, dict) and isinstance(reasoning.get("effort"), str):
+        options.setdefault("reasoning_effort", reasoning["effort"])
+    if isinstance(request.get("think"), bool):
+        options.setdefault("enable_thinking", request["think"])
+    choice = request.get("tool_choice")
+    if choice is not None and choice != "auto" and _has_tools(request):
+        options["tool_choice"] = choice
+    return options
+
+
+def _has_tools(request: Mapping[str, Any]) -> bool:
+    return any(request.get(key) for key in ("tools", "functions"))
+
+
+def tools(request: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], ...]:
+    """Definitions of any API as the chat template takes them: ``{"type": "function", "function": …}``."""
+    found: list[Mapping[str, Any]] = []
+    for key in ("tools", "functions", "toolConfig"):
+        value = request.get(key)
+        if isinstance(value, dict) and key == "toolConfig":
+            value = value.get("tools")
+        if value is None:
+            continue
+        listed = fields.sequence(value, f"{where}{key}")
+        fields.within(len(listed), TOOLS_LIMIT, f"{where}{key}", "tools")
+        for index, entry in enumerate(listed):
+            at = f"{where}{key}[{index}]"
+            found += _definitions(fields.mapping(entry, at), at)
+    return tuple(found)
+
+
+def _definitions(entry: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
+    declared = entry.get("functionDeclarations", entry.get("function_declarations"))
+    if isinstance(declared, list):  # Gemini
+        at = f"{where}.functionDeclarations"
+        fields.within(len(declared), TOOLS_LIMIT, at, "tools")
+        return [
+            _function(fields.mapping(one, f"{at}[{index}]"), f"{at}[{index}]")
+            for index, one in enumerate(declared)
+        ]
+    if "cachePoint" in entry:
+        return []
+    if isinstance(entry.get("toolSpec"), dict):  # Bedrock Converse
+        return [_function(entry["toolSpec"], f"{where}.toolSpec")]
+    kind = entry.get("type")
+    if isinstance(entry.get("function"), dict):  # OpenAI
+        return [entry if kind == "function" else {"type": "function", **entry}]
+    if kind in (None, "function", "custom", "") and "name" in entry:
+        return [_function(entry, where)]  # Anthropic, Responses, legacy functions
+    raise fields.not_read("a tool that the provider runs itself", "log functions", where)
+
+
+def _function(entry: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A definition that keeps name, description and parameters side by side."""
+    function: dict[str, Any] = {"name": fields.text(entry.get("name"), f"{where}.name")}
+    if entry.get("description") is not None:
+        function["description"] = fields.text(entry["description"], f"{where}.description")
+    for key in ("parameters", "input_schema", "inputSchema", "parametersJsonSchema"):
+        schema = entry.get(key)
+        if isinstance(schema, dict):
+            function["parameters"] = schema.get("json", schema) if key == "inputSchema" else schema
+            break
+    return {"type": "function", "function": function}
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    return None
+
+
+def _count(given: Mapping[str, Any], *keys: str) -> int | None:
+    for key in keys:
+        value = given.get(key)
+        if type(value) is not int:
+            if (isinstance(value, float) and value.is_integer()) or (
+                isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 17
+            ):
+                value = int(value)
+            else:
+                continue
+        if -1 <= value < _LARGEST_COUNT:
+            return value
+    return None
+
+
+def _stops(given: Mapping[str, Any]) -> tuple[str, ...]:
+    for key in _STOPS:
+        value = given.get(key)
+        if isinstance(value, str):
+            return (value,)
+        if isinstance(value, list):
+            return tuple(stop for stop in value[:_STOPS_LIMIT] if isinstance(stop, str))
+    return ()
