@@ -184,7 +184,13 @@ class _Loops:
         return Watcher(self._database, self._settings, heartbeat=self._heartbeat).run
 
     def courier(self) -> Loop:
-        return Courier(self._database, self._settings, heartbeat=self._heartbeat).run
+        courier = Courier(self._database, self._settings, heartbeat=self._heartbeat)
+
+        def endpoints() -> bool | str:
+            return "; ".join(str(error) for error in courier.unusable().values()) or True
+
+        self._readiness.checks["endpoints"] = endpoints
+        return courier.run
 
     def web(self) -> Loop:
         return self.face.serve

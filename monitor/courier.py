@@ -22,6 +22,7 @@ from typing import Final
 import httpx
 from sqlalchemy import Engine
 
+from monitor.alert.keys import require_keys
 from monitor.alert.render import RenderedRequest, render
 from monitor.alert.webhook import new_client, send
 from monitor.errors import ConfigurationError, DatabaseUnavailable
@@ -53,7 +54,11 @@ def _now() -> datetime:
 
 
 class Courier:
-    """Tells the endpoints what the outbox holds. ``step`` is one round, ``run`` goes on until stopped."""
+    """Tells the endpoints what the outbox holds. ``step`` is one round, ``run`` goes on until stopped.
+
+    Building it raises `ConfigurationError` when the secret of every endpoint is missing or wrong. With
+    some of several the others are told, and the log and `unusable` say which are not.
+    """
 
     def __init__(
         self,
@@ -74,6 +79,23 @@ class Courier:
         self._client = client or new_client()
         self._send = sender
         self._posts = {e.name: _Post(e) for e in settings.alerts.endpoints}
+        if not self._posts:
+            log.warning("courier.no_endpoints", hint="nobody is told: add one to alerts.endpoints")
+        unusable = self.unusable()
+        if unusable and len(unusable) == len(self._posts):
+            raise next(iter(unusable.values()))
+        for name, error in unusable.items():
+            log.error("courier.endpoint_unusable", endpoint=name, error=str(error), hint=error.hint)
+
+    def unusable(self) -> dict[str, ConfigurationError]:
+        """The endpoints that cannot be told anything just now, for want of their secret."""
+        found = {}
+        for name, post in self._posts.items():
+            try:
+                require_keys(post.endpoint)
+            except ConfigurationError as error:
+                found[name] = error
+        return found
 
     def step(self) -> int:
         """One due delivery to every endpoint, all at once; the number of attempts made.

@@ -2,54 +2,72 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-import httpx
-
-from monitor.alert.keys import routing_key, signing_keys
+from monitor.alert.probe import knock, send_test
 from monitor.alert.selection import Blind, blind
+from monitor.alert.webhook import new_client
 from monitor.app import build_instrument, pack_in_use
 from monitor.drift.lateness import reach
 from monitor.errors import MonitorError, PackError, RefuseToStart
-from monitor.ingest.kafka import describe
+from monitor.ingest.kafka import describe, readable_codecs
 from monitor.operate import TAILS_MEND, tails_not_known
 from monitor.score.pack import load_pack
 from monitor.settings import Endpoint, Settings
 from monitor.store.baselines import load_baseline
 from monitor.store.database import connect, current_revision, require_schema, transaction
+from monitor.store.outbox import disabled_endpoints
 from monitor.store.packs import active_pack
 from monitor.store.progress import progress_of
+from monitor.store.roles import require_reader
 from monitor.worker import canary_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What was looked at, whether it is well, what was seen, and how to mend it."""
+    """What was looked at, whether it is well, what was seen, and how to mend it.
+
+    Raises `ValueError` when something is not well and nothing is said to mend it.
+    """
 
     subject: str
     well: bool
     seen: str
     mend: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.well and not self.mend.strip():
+            raise ValueError(
+                f"{self.subject}: {self.seen}: a finding that is not well needs a mend"
+            )
 
-def examine(settings: Settings, *, with_model: bool = True) -> Iterator[Finding]:
+
+def examine(
+    settings: Settings, *, with_model: bool = True, send_tests: bool = False
+) -> Iterator[Finding]:
     """Look at configuration, pack, model, Postgres, Kafka, what is read, and endpoints; one failure stops no other.
 
-    ``with_model=False`` leaves out loading the model, which may take minutes.
+    ``with_model=False`` leaves out loading the model, which may take minutes. ``send_tests`` posts a
+    signed test event to every endpoint; without it what an endpoint takes is asked, not proven.
     """
     yield Finding(subject="configuration", well=True, seen="valid")
-    yield from _look("pack", lambda: _pack(settings))
+    yield from _look("pack", lambda: _pack(settings), "Mend pack.path, or build the pack again.")
     yield from _rules(settings)
     if with_model:
-        yield from _look("model", lambda: _model(settings))
-    yield from _look("postgres", lambda: _postgres(settings))
-    yield from _look("baseline", lambda: _baseline(settings))
-    yield from _look("kafka", lambda: _kafka(settings))
-    yield from _look("reading", lambda: _reading(settings, datetime.now(UTC)))
+        mend = "Mend replay.model: a model folder with safetensors and a tokenizer, or a GGUF file."
+        yield from _look("model", lambda: _model(settings), mend)
+    database = "Look at the server that postgres.url names, and at its log."
+    yield from _look("postgres", lambda: _postgres(settings), database)
+    role = settings.postgres.reader_role
+    if role is not None:
+        yield from _look("reader role", lambda: _reader(settings, role), database)
+    yield from _look("baseline", lambda: _baseline(settings), database)
+    yield from _look("kafka compression", lambda: f"{', '.join(readable_codecs())} can be read")
+    yield from _look("kafka", lambda: _kafka(settings), "Mend the field of kafka that is named.")
+    yield from _look("reading", lambda: _reading(settings, datetime.now(UTC)), database)
     if not settings.alerts.endpoints:
         yield Finding(
             subject="endpoints",
@@ -58,14 +76,17 @@ def examine(settings: Settings, *, with_model: bool = True) -> Iterator[Finding]
             mend="Add one under alerts.endpoints.",
         )
     for endpoint in settings.alerts.endpoints:
-        yield from _look(f"endpoint {endpoint.name}", partial(_endpoint, endpoint))
+        look = partial(_endpoint, endpoint, settings, send_tests)
+        yield from _look(f"endpoint {endpoint.name}", look, "Mend this entry of alerts.endpoints.")
+    yield from _disabled(settings)
 
 
-def _look(subject: str, action: Callable[[], str]) -> Iterator[Finding]:
+def _look(subject: str, action: Callable[[], str], mend: str = "") -> Iterator[Finding]:
+    """``mend`` is for an error that names none itself."""
     try:
         yield Finding(subject=subject, well=True, seen=action())
     except MonitorError as error:
-        yield Finding(subject=subject, well=False, seen=str(error), mend=error.hint)
+        yield Finding(subject=subject, well=False, seen=str(error), mend=error.hint or mend)
 
 
 def _pack(settings: Settings) -> str:
@@ -154,7 +175,10 @@ def _kafka(settings: Settings) -> str:
             f"topics that do not exist: {', '.join(missing)}",
             hint="Create them, or mend kafka.topics and kafka.dead_letter_topic.",
         )
-    return ", ".join(f"{name}: {count} partitions" for name, count in report.partitions.items())
+    counts = [f"{name}: {count} partitions" for name, count in report.partitions.items()]
+    of = "" if report.newest_read == report.with_records else f" of {report.with_records}"
+    word = "partition was" if (report.newest_read, of) == (1, "") else "partitions were"
+    return f"{', '.join(counts)}; the newest record of {report.newest_read}{of} {word} read"
 
 
 def _reading(settings: Settings, now: datetime) -> str:
@@ -173,24 +197,33 @@ def _reading(settings: Settings, now: datetime) -> str:
     return f"{len(progress)} partitions, {sum(one.lag for one in progress)} records behind"
 
 
-def _endpoint(endpoint: Endpoint) -> str:
-    """Looks at the secret and knocks at the address; nothing is posted that a person would see."""
-    if endpoint.format == "standard":
-        signing_keys(endpoint)
-    elif endpoint.format == "pagerduty":
-        routing_key(endpoint)
+def _reader(settings: Settings, role: str) -> str:
+    with transaction(connect(settings.postgres)) as connection:
+        require_reader(connection, role)
+    return f"{role} may read the views"
+
+
+def _endpoint(endpoint: Endpoint, settings: Settings, send_tests: bool) -> str:
+    with new_client() as client:
+        if not send_tests:
+            return knock(endpoint, client)
+        url = settings.alerts.external_url
+        return send_test(endpoint, client, external_url=url, now=datetime.now(UTC))
+
+
+def _disabled(settings: Settings) -> Iterator[Finding]:
+    """Endpoints that are told nothing since they answered 410; without a database nothing is known."""
     try:
-        address = httpx.URL(endpoint.url)
-    except httpx.InvalidURL as error:
-        raise RefuseToStart(f"the URL cannot be read: {error}", hint="Mend its url.") from None
-    host, port = address.host, address.port or (443 if address.scheme == "https" else 80)
-    if not host:
-        raise RefuseToStart("the URL names no host", hint="Mend its url.")
-    try:
-        with socket.create_connection((host, port), timeout=5):
-            return f"{host} answers, {endpoint.format}"
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise RefuseToStart(
-            f"{host} cannot be reached: {error}",
-            hint="Look at the URL, DNS and the network policy for webhook egress.",
-        ) from None
+        with transaction(connect(settings.postgres)) as connection:
+            disabled = disabled_endpoints(connection)
+    except MonitorError:
+        return  # said under postgres
+    names = sorted(disabled.keys() & {endpoint.name for endpoint in settings.alerts.endpoints})
+    if names:
+        yield Finding(
+            subject="disabled endpoints",
+            well=False,
+            seen="; ".join(f"{name}: {disabled[name]}" for name in names),
+            mend="When they are back: "
+            + ", ".join(f"`monitor deliveries enable {name}`" for name in names),
+        )

@@ -326,12 +326,16 @@ def test_an_unreadable_secret_waits_for_a_person(
 ) -> None:
     announce(database)
     file = tmp_path / "secret"
+    file.write_text(SECRET)
     clock = Clock()
     to = endpoint(receiver, secret=None, secret_file=file)
     sender = courier(database, to, clock=clock)
+    file.unlink()
     assert sender.step() == 1
+    assert "cannot read" in str(sender.unusable()[to.name])
     assert "cannot read" in attempts(database)[0].error
     file.write_text(SECRET)
+    assert not sender.unusable()
     clock.pass_(seconds=7)
     assert sender.step() == 1
     assert receiver.events[0].verified

@@ -11,6 +11,7 @@ from monitor.settings import Endpoint, secret
 PREFIX: Final = "whsec_"
 SHORTEST, LONGEST = 24, 64
 """Bytes of a signing key, by Standard Webhooks 1.0.0."""
+_NEW_KEY: Final = "Make one with: python -c \"import base64,os;print('whsec_'+base64.b64encode(os.urandom(32)).decode())\""
 
 
 def signing_keys(endpoint: Endpoint) -> tuple[bytes, ...]:
@@ -26,8 +27,21 @@ def routing_key(endpoint: Endpoint) -> str:
     """PagerDuty's routing key: the first value given."""
     values = _values(endpoint)
     if not values:
-        raise ConfigurationError(f"endpoint {endpoint.name}: secret holds no routing key")
+        raise ConfigurationError(
+            f"endpoint {endpoint.name}: secret holds no routing key",
+            hint="Give the integration key of the PagerDuty service.",
+        )
     return values[0]
+
+
+def require_keys(endpoint: Endpoint) -> None:
+    """`ConfigurationError` when what the endpoint is sent could not be signed or authorised now."""
+    if endpoint.format == "pagerduty":
+        routing_key(endpoint)
+    elif not signing_keys(endpoint) and endpoint.format == "standard":
+        raise ConfigurationError(
+            f"endpoint {endpoint.name}: secret is empty; nothing to sign with", hint=_NEW_KEY
+        )
 
 
 def private_values(endpoint: Endpoint) -> tuple[str, ...]:
@@ -46,23 +60,19 @@ def private_values(endpoint: Endpoint) -> tuple[str, ...]:
 
 def _values(endpoint: Endpoint) -> tuple[str, ...]:
     name = f"endpoint {endpoint.name}: secret"
-    try:
-        given = secret(endpoint.secret, endpoint.secret_file, name) or ""
-    except UnicodeError:
-        raise ConfigurationError(f"{name}_file: {endpoint.secret_file} is not UTF-8 text") from None
+    given = secret(endpoint.secret, endpoint.secret_file, name) or ""
     return tuple(value.strip() for value in given.split(",") if value.strip())
 
 
 def _key(name: str, value: str) -> bytes:
     fault = f"endpoint {name}: a signing secret must be {PREFIX} and base64 of 24 to 64 bytes"
-    hint = "Make one with: python -c \"import base64,os;print('whsec_'+base64.b64encode(os.urandom(32)).decode())\""
     if not value.startswith(PREFIX):
-        raise ConfigurationError(f"{fault}; it does not begin with {PREFIX}", hint=hint)
+        raise ConfigurationError(f"{fault}; it does not begin with {PREFIX}", hint=_NEW_KEY)
     text = value.removeprefix(PREFIX)
     try:
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
-        raise ConfigurationError(f"{fault}; it is not base64", hint=hint) from None
+        raise ConfigurationError(f"{fault}; it is not base64", hint=_NEW_KEY) from None
     if not SHORTEST <= len(key) <= LONGEST:
-        raise ConfigurationError(f"{fault}; it holds {len(key)} bytes", hint=hint)
+        raise ConfigurationError(f"{fault}; it holds {len(key)} bytes", hint=_NEW_KEY)
     return key

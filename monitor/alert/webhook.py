@@ -17,7 +17,7 @@ from typing import Final
 
 import httpx
 
-from monitor.alert.keys import private_values, signing_keys
+from monitor.alert.keys import private_values, require_keys, signing_keys
 from monitor.alert.render import RenderedRequest
 from monitor.errors import ConfigurationError
 from monitor.settings import Endpoint
@@ -76,11 +76,8 @@ def send(
             outcome = classify(status, response.headers, endpoint.format)
             wait = retry_after(response.headers, now)
         error = "" if outcome is Outcome.DELIVERED else _explained(status)
-    except httpx.TimeoutException as failure:
-        outcome = Outcome.RETRY
-        error = f"no answer in time: {type(failure).__name__}"
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, ValueError) as failure:
-        outcome, error = Outcome.RETRY, _reason(failure, endpoint)
+        outcome, error = Outcome.RETRY, failure_of(failure, endpoint)
     except ConfigurationError as failure:
         # A secret file may be mended before the next attempt.
         outcome, error = Outcome.RETRY, str(failure)
@@ -133,11 +130,10 @@ def _headers(request: RenderedRequest, endpoint: Endpoint, now: datetime) -> dic
         "webhook-id": request.message_id,
         "webhook-timestamp": str(timestamp),
     }
+    require_keys(endpoint)
     keys = () if endpoint.format == "pagerduty" else signing_keys(endpoint)
     if keys:
         headers["webhook-signature"] = sign(keys, request.message_id, timestamp, request.body)
-    elif endpoint.format == "standard":
-        raise ConfigurationError(f"endpoint {endpoint.name}: secret is empty; nothing to sign with")
     return headers
 
 
@@ -149,8 +145,10 @@ def _explained(status: int) -> str:
     return f"HTTP {status}"
 
 
-def _reason(failure: Exception, endpoint: Endpoint) -> str:
+def failure_of(failure: Exception, endpoint: Endpoint) -> str:
     """What failed. Only a failed connection is quoted: other texts may hold headers or the URL."""
+    if isinstance(failure, httpx.TimeoutException):
+        return f"no answer in time: {type(failure).__name__}"
     text = str(failure)
     quoted = isinstance(failure, httpx.ConnectError | httpx.ProxyError)
     if not quoted or any(private in text for private in private_values(endpoint)):

@@ -12,8 +12,9 @@ import typer
 
 from monitor.cli.arguments import ConfigOption, JsonOption
 from monitor.cli.asking import YesOption, ask, span
-from monitor.cli.show import err, out, show
-from monitor.settings import load
+from monitor.cli.show import err, explain, out, show
+from monitor.errors import ConfigurationError
+from monitor.settings import PostgresSettings, load
 
 if TYPE_CHECKING:
     from monitor.store.losses import StepDown
@@ -87,6 +88,20 @@ def migrate(
         ask(_lost(down, revision), "Drop all this?", yes=yes)
     to_revision(settings, revision)
     out.print(f"schema at {revision}")
+    if not down and settings.reader_role is not None:
+        _warn_of_reader(settings, settings.reader_role)
+
+
+def _warn_of_reader(settings: PostgresSettings, role: str) -> None:
+    """A role that could not be made fails no migration; whoever ran it hears of it."""
+    from monitor.store.database import connect, transaction
+    from monitor.store.roles import require_reader
+
+    try:
+        with transaction(connect(settings)) as c:
+            require_reader(c, role)
+    except ConfigurationError as error:
+        explain(error)
 
 
 def _lost(down: StepDown, revision: str) -> list[str]:
@@ -108,11 +123,18 @@ def doctor(
     config_file: ConfigOption = None,
     as_json: JsonOption = False,
     skip_model: Annotated[bool, typer.Option(help="Do not load the model.")] = False,
+    send_test: Annotated[
+        bool, typer.Option("--send-test", help="Post a signed test event to every endpoint.")
+    ] = False,
 ) -> None:
-    """Check configuration, pack, rules, model, Postgres, baseline, Kafka and endpoints."""
+    """Check configuration, pack, rules, model, Postgres, baseline, Kafka and endpoints.
+
+    Every part that is not well says how to mend it, and makes the exit code 1.
+    """
     from monitor.doctor import examine
 
-    findings = list(examine(load(config_file), with_model=not skip_model))
+    found = examine(load(config_file), with_model=not skip_model, send_tests=send_test)
+    findings = list(found)
     rows = [{"part": f.subject, "well": f.well, "seen": f.seen, "mend": f.mend} for f in findings]
     show(rows, as_json)
     if not all(finding.well for finding in findings):

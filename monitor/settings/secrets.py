@@ -17,7 +17,14 @@ def secret(value: SecretStr | None, file: Path | None, name: str) -> str | None:
     try:
         return file.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise ConfigurationError(f"{name}_file: cannot read {file}: {error.strerror}") from None
+        raise ConfigurationError(
+            f"{name}_file: cannot read {file}: {error.strerror}",
+            hint=f"Mount the file, or mend {name}_file.",
+        ) from None
+    except UnicodeError:
+        raise ConfigurationError(
+            f"{name}_file: {file} is not UTF-8 text", hint="Write the secret anew, as text."
+        ) from None
 
 
 def judge_key(file: Path | None = None) -> SecretStr | None:
@@ -26,10 +33,7 @@ def judge_key(file: Path | None = None) -> SecretStr | None:
     Raises `ConfigurationError`, never naming the value, when it cannot stand in a header.
     """
     given = os.environ.get("MONITOR_JUDGE_KEY", "")
-    try:
-        key = (secret(SecretStr(given), file, "judge_key") or "").strip()
-    except UnicodeError:
-        key = "\0"
+    key = (secret(SecretStr(given), file, "judge_key") or "").strip()
     if not key:
         return None
     if not (key.isascii() and key.isprintable()) or " " in key:

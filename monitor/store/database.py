@@ -129,11 +129,31 @@ def _translation(error: psycopg.Error | None, invalidated: bool) -> MonitorError
         )
     ):
         first = str(error).strip().splitlines()[0] if str(error or "").strip() else said
-        return DatabaseUnavailable(f"PostgreSQL: {first}")
+        return DatabaseUnavailable(f"PostgreSQL: {first}", hint=_mend(first))
     return StopLoudly(
         f"PostgreSQL refused a statement ({type(error).__name__}): {said}",
         hint="This is a defect of the monitor, or a database altered by hand.",
     )
+
+
+_MENDS: Final = (
+    # The server's words at log-in: no code comes with them. In another language: the last line.
+    ("password", "Mend the user or the password in postgres.url (or the file postgres.url_file)."),
+    ("pg_hba.conf", "Let this host and user in in pg_hba.conf, or mend sslmode in postgres.url."),
+    ('role "', "Mend the user in postgres.url, or create that role."),
+    ('database "', "Create the database, or mend its name in postgres.url."),
+    (
+        "",
+        "Mend host, port, user, password and database in postgres.url, start PostgreSQL, or let this "
+        "host reach it: DNS, firewall, the network policy's ports.",
+    ),
+)
+
+
+def _mend(said: str) -> str:
+    # Behind what was asked for, which names hosts: connection to server at "…" failed: …
+    told = said.rpartition("failed: ")[2]
+    return next(mend for words, mend in _MENDS if words in told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import kafka.codec
+import psycopg
 import pytest
+from kafka import KafkaProducer
 from sqlalchemy import Engine
 
+from monitor.demo.receiver import Answer, Receiver
+from monitor.demo.services import Postgres
+from monitor.doctor import Finding
 from monitor.score.pack import load_pack, save_pack
 from monitor.store.chunks import advance_offsets
 from monitor.store.database import transaction
+from monitor.store.outbox import disable_endpoint
 from monitor.store.progress import keep_log_ends
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import OffsetSpan
@@ -35,11 +44,11 @@ def parts_of(ended: Ended) -> dict[str, dict[str, Any]]:
     return {row["part"]: row for row in json.loads(ended.out)}
 
 
-@pytest.fixture
-def listening() -> Iterator[int]:
-    """The port of something that takes connections."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
+def test_a_failed_check_without_a_mend_cannot_be_built() -> None:
+    with pytest.raises(ValueError, match="kafka"):
+        Finding(subject="kafka", well=False, seen="it is away")
+    with pytest.raises(ValueError, match="kafka"):
+        Finding(subject="kafka", well=False, seen="it is away", mend=" ")
 
 
 def test_every_part_that_is_wrong_says_so_and_how_to_mend_it(
@@ -57,6 +66,12 @@ def test_every_part_that_is_wrong_says_so_and_how_to_mend_it(
                 {"name": "hostless", "url": "http://", "format": "slack"},
                 {"name": "portless", "url": "http://a:99999999/", "format": "slack"},
                 {"name": "fileless", "url": "http://a/", "secret_file": str(tmp_path / "none")},
+                {
+                    "name": "signed",
+                    "url": "http://a/",
+                    "format": "slack",
+                    "secret_file": str(tmp_path / "none"),
+                },
             ]
         },
     )
@@ -64,12 +79,14 @@ def test_every_part_that_is_wrong_says_so_and_how_to_mend_it(
     assert ended.code == 1
     assert "hunter2" not in ended.out + ended.err
     parts = parts_of(ended)
-    assert [name for name, row in parts.items() if row["well"]] == ["configuration", "rules"]
+    well = ["configuration", "rules", "kafka compression"]
+    assert [name for name, row in parts.items() if row["well"]] == well
     assert "the pack is not known" in parts["rules"]["seen"]
     said = {
         "pack": "no-pack does not exist",
         "model": "no-model",
         "postgres": "Connection refused",
+        "reader role": "Connection refused",
         "baseline": "Connection refused",
         "kafka": "127.0.0.1:1: Connection refused",
         "reading": "Connection refused",
@@ -78,10 +95,14 @@ def test_every_part_that_is_wrong_says_so_and_how_to_mend_it(
         "endpoint hostless": "names no host",
         "endpoint portless": "",
         "endpoint fileless": "secret_file: cannot read",
+        "endpoint signed": "secret_file: cannot read",
     }
-    assert set(parts) == {"configuration", "rules", *said}
+    assert set(parts) == {*well, *said}
     for part, words in said.items():
         assert words in parts[part]["seen"]
+        assert parts[part]["mend"], f"{part} names no mend"
+    assert "kafka.bootstrap_servers" in parts["kafka"]["mend"]
+    assert "postgres.url" in parts["postgres"]["mend"]
     assert "no " in cli("doctor", "--skip-model", config=config).out
 
 
@@ -117,7 +138,7 @@ def test_all_is_well_with_real_parts(
     make_topic: Callable[..., str],
     model_folder: Path,
     pack_folder: Path,
-    listening: int,
+    receiver: Receiver,
 ) -> None:
     topic = make_topic(partitions=3)
     config = configured(
@@ -125,9 +146,7 @@ def test_all_is_well_with_real_parts(
         pack={"path": str(pack_folder)},
         postgres={"url": migrated_url},
         kafka={"bootstrap_servers": kafka_bootstrap, "topics": [topic], "dead_letter_topic": None},
-        alerts={
-            "endpoints": [{"name": "ops", "url": f"http://127.0.0.1:{listening}/", "secret": WHSEC}]
-        },
+        alerts={"endpoints": [{"name": "ops", "url": receiver.url, "secret": WHSEC}]},
     )
     missing = parts_of(cli("doctor", "--json", config=config))
     assert [name for name, row in missing.items() if not row["well"]] == ["baseline"]
@@ -139,7 +158,11 @@ def test_all_is_well_with_real_parts(
     ended = cli("doctor", "--json", config=config)
     parts = parts_of(ended)
     assert ended.code == 0, parts
-    assert parts["kafka"]["seen"] == f"{topic}: 3 partitions"
+    assert f"{topic}: 3 partitions" in parts["kafka"]["seen"]
+    assert "zstd" in parts["kafka compression"]["seen"]
+    assert "monitor_reader" in parts["reader role"]["seen"]
+    assert "not proven" in parts["endpoint ops"]["seen"]
+    assert receiver.received == (), "nothing is posted unless it is asked for"
     assert "canaries within" in parts["model"]["seen"]
     assert parts["baseline"]["seen"] == "normal, 1200 prompts, approved by a person"
 
@@ -328,3 +351,239 @@ def test_a_worker_that_is_behind_is_told_with_how_far_and_why(
         f"prompts/1 is read up to {newest:%H:%M} UTC, 1062 records behind its end" in late["seen"]
     )
     assert "add workers" in late["mend"]
+
+
+# --- Postgres --------------------------------------------------------------------------------------
+
+
+def test_a_wrong_password_says_that_the_password_is_to_be_mended(
+    cli: Cli, configured: Callable[..., Path], restartable_postgres: Postgres
+) -> None:
+    plain = restartable_postgres.url.replace("+psycopg", "")
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute("CREATE ROLE ada LOGIN PASSWORD 'right'")
+        hba = restartable_postgres.folder / "data" / "pg_hba.conf"
+        hba.write_text("host all ada 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n")
+        connection.execute("SELECT pg_reload_conf()")
+
+    def seen(user: str, database: str = "postgres") -> dict[str, Any]:
+        url = restartable_postgres.url.replace("postgres@", f"{user}@")
+        url = url.rpartition("/")[0] + f"/{database}"
+        config = configured(postgres={"url": url}, kafka={"bootstrap_servers": "127.0.0.1:1"})
+        return parts_of(cli("doctor", "--skip-model", "--json", config=config))["postgres"]
+
+    wrong = seen("ada:wrong")
+    assert not wrong["well"]
+    assert "password authentication failed" in wrong["seen"]
+    assert "password in postgres.url" in wrong["mend"]
+    assert "password in postgres.url" in seen("ada")["mend"], "none given"
+    assert "monitor migrate" in seen("ada:right")["mend"]
+    assert "database" in seen("postgres", "none")["mend"]
+
+
+def test_a_reader_role_that_could_not_be_made_is_said_by_migrate_and_doctor(
+    cli: Cli, configured: Callable[..., Path], restartable_postgres: Postgres
+) -> None:
+    """A user without CREATEROLE, as in a managed database."""
+    plain = restartable_postgres.url.replace("+psycopg", "")
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute("CREATE ROLE owner LOGIN")
+        connection.execute("CREATE DATABASE watched OWNER owner")
+    url = restartable_postgres.url.replace("postgres@", "owner@").rpartition("/")[0] + "/watched"
+    config = configured(postgres={"url": url}, kafka={"bootstrap_servers": "127.0.0.1:1"})
+
+    def role() -> dict[str, Any]:
+        return parts_of(cli("doctor", "--skip-model", "--json", config=config))["reader role"]
+
+    done = cli("migrate", config=config)
+    assert done.code == 0
+    assert "monitor_reader does not exist" in done.err
+    assert "CREATE ROLE" in done.err
+    missing = role()
+    assert not missing["well"]
+    assert "monitor_reader does not exist" in missing["seen"]
+    assert "CREATE ROLE" in missing["mend"]
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute("CREATE ROLE monitor_reader NOLOGIN")
+    blind = role()
+    assert not blind["well"]
+    assert "may not read" in blind["seen"]
+    assert "GRANT SELECT" in blind["mend"]
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        connection.execute("GRANT USAGE ON SCHEMA monitor TO monitor_reader")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA monitor TO monitor_reader")
+    assert role()["well"]
+
+
+# --- Kafka -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_records_of_every_codec_can_be_read_and_one_that_cannot_is_found(
+    cli: Cli,
+    configured: Callable[..., Path],
+    kafka_bootstrap: str,
+    make_topic: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    codec: str,
+) -> None:
+    topic = make_topic(partitions=2)
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, compression_type=codec)
+    for number in range(10):
+        producer.send(topic, b"x" * 500, partition=1, key=b"%d" % number)
+    producer.close()
+    config = configured(
+        kafka={"bootstrap_servers": kafka_bootstrap, "topics": [topic], "dead_letter_topic": None},
+        postgres={"url": "postgresql+psycopg://127.0.0.1:1/none"},
+    )
+
+    def parts() -> dict[str, dict[str, Any]]:
+        return parts_of(cli("doctor", "--skip-model", "--json", config=config))
+
+    well = parts()
+    assert well["kafka"]["well"], well["kafka"]
+    assert "the newest record of 1 partition was read" in well["kafka"]["seen"]
+    assert well["kafka compression"]["well"]
+    if codec == "gzip":
+        return
+    # As in an installation that lacks the package.
+    monkeypatch.setattr(kafka.codec, f"has_{codec}", lambda: False)
+    monkeypatch.setattr(kafka.codec, codec, None)
+    lacking = parts()
+    assert not lacking["kafka"]["well"]
+    assert codec in lacking["kafka"]["seen"]
+    assert "pip install" in lacking["kafka"]["mend"]
+    assert not lacking["kafka compression"]["well"]
+    assert codec in lacking["kafka compression"]["seen"]
+
+
+# --- endpoints -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver(WHSEC) as server:
+        yield server
+
+
+@pytest.fixture
+def endpoint_part(cli: Cli, configured: Callable[..., Path]) -> Callable[..., dict[str, Any]]:
+    """``endpoint_part(url, "--send-test")``: what doctor finds of an endpoint."""
+
+    def look(url: str, *arguments: str, **endpoint: Any) -> dict[str, Any]:
+        config = configured(
+            postgres={"url": "postgresql+psycopg://127.0.0.1:1/none"},
+            kafka={"bootstrap_servers": "127.0.0.1:1"},
+            alerts={"endpoints": [{"name": "ops", "url": url, "secret": WHSEC, **endpoint}]},
+        )
+        ended = cli("doctor", "--skip-model", "--json", *arguments, config=config)
+        return parts_of(ended)["endpoint ops"]
+
+    return look
+
+
+def test_a_test_event_is_signed_and_taken(
+    endpoint_part: Callable[..., dict[str, Any]], receiver: Receiver
+) -> None:
+    part = endpoint_part(receiver.url, "--send-test")
+    assert part["well"], part
+    assert "took a signed test event" in part["seen"]
+    (event,) = receiver.events
+    assert event.verified
+    assert event.json["type"] == "monitor.test"
+    assert event.json["data"]["state"] == "resolved", "nobody is paged"
+
+
+@pytest.mark.parametrize(
+    ("status", "mend"),
+    [(404, "path"), (405, "path"), (401, "secret"), (403, "secret"), (500, "receiver")],
+)
+def test_an_endpoint_that_takes_no_post_is_never_called_well(
+    endpoint_part: Callable[..., dict[str, Any]], receiver: Receiver, status: int, mend: str
+) -> None:
+    receiver.always(Answer(status=status))
+    assert "not proven" in endpoint_part(receiver.url)["seen"], "it was not asked to take one"
+    part = endpoint_part(receiver.url, "--send-test")
+    assert not part["well"]
+    assert f"answered {status}" in part["seen"]
+    assert mend in part["mend"]
+    assert "/hook" not in part["seen"] + part["mend"], "a path may be a secret"
+
+
+@contextmanager
+def answering(status: int, headers: Mapping[str, str]) -> Iterator[str]:
+    """The URL of a server that answers so to OPTIONS."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_OPTIONS(self) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/hook"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "well"),
+    [
+        (200, {}, True),
+        (405, {"allow": "POST"}, True),
+        (405, {}, True),
+        (405, {"allow": "GET, HEAD"}, False),
+        (200, {"allow": "GET, HEAD, OPTIONS"}, False),
+        (404, {}, False),
+        (401, {}, False),
+        (403, {}, False),
+        (302, {"location": "https://elsewhere.test/"}, False),
+        (503, {}, False),
+    ],
+)
+def test_without_a_test_event_an_endpoint_is_asked_what_it_takes(
+    endpoint_part: Callable[..., dict[str, Any]],
+    status: int,
+    headers: Mapping[str, str],
+    well: bool,
+) -> None:
+    with answering(status, headers) as url:
+        part = endpoint_part(url)
+    assert part["well"] is well
+    assert f"answered {status} to OPTIONS" in part["seen"]
+    assert "--send-test" in part["seen"] + part["mend"]
+
+
+def test_an_endpoint_that_never_answers_is_not_well(
+    endpoint_part: Callable[..., dict[str, Any]], receiver: Receiver
+) -> None:
+    receiver.always(Answer(hang_seconds=30))
+    part = endpoint_part(receiver.url, "--send-test", timeout=0.5)
+    assert not part["well"]
+    assert "no answer in time" in part["seen"]
+    assert part["mend"]
+
+
+def test_an_endpoint_that_was_disabled_is_said_to_get_nothing(
+    cli: Cli,
+    configured: Callable[..., Path],
+    database: Engine,
+    migrated_url: str,
+    receiver: Receiver,
+) -> None:
+    with transaction(database) as c:
+        disable_endpoint(c, "ops", datetime.now(UTC), "the endpoint answered 410 Gone")
+    config = configured(
+        postgres={"url": migrated_url},
+        kafka={"bootstrap_servers": "127.0.0.1:1"},
+        alerts={"endpoints": [{"name": "ops", "url": receiver.url, "secret": WHSEC}]},
+    )
+    parts = parts_of(cli("doctor", "--skip-model", "--json", config=config))
+    assert not parts["disabled endpoints"]["well"]
+    assert "ops" in parts["disabled endpoints"]["seen"]
+    assert "monitor deliveries enable ops" in parts["disabled endpoints"]["mend"]

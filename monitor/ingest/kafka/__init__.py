@@ -3,9 +3,17 @@
 The only package that speaks to the client library; its exceptions end here.
 """
 
+from monitor.ingest.kafka.codecs import readable_codecs
 from monitor.ingest.kafka.dead_letters import DeadLetterProducer
 from monitor.ingest.kafka.options import client_options
 from monitor.ingest.kafka.report import BrokerReport, describe
 from monitor.ingest.kafka.source import KafkaSource
 
-__all__ = ["BrokerReport", "DeadLetterProducer", "KafkaSource", "client_options", "describe"]
+__all__ = [
+    "BrokerReport",
+    "DeadLetterProducer",
+    "KafkaSource",
+    "client_options",
+    "describe",
+    "readable_codecs",
+]

@@ -26,6 +26,11 @@ BOOTSTRAP_SECONDS: Final = 15.0
 TOPIC_SECONDS: Final = 5.0
 """How long a topic may be missing before it counts as unknown: a new leader takes a moment."""
 
+REACH: Final = (
+    "Mend kafka.bootstrap_servers and kafka.security_protocol, start the broker, or let this host "
+    "reach it: DNS, firewall, the network policy's ports."
+)
+
 
 def connect(settings: KafkaSettings) -> KafkaConsumer:
     """A consumer that has reached the cluster and has found its topics; not yet subscribed.
@@ -73,7 +78,7 @@ def open_client(kind: type, settings: KafkaSettings, options: Mapping[str, Any])
                     raise refused from None
             because = causes[-1] if causes else error
             raise BrokerUnavailable(
-                f"Kafka at {settings.bootstrap_servers} cannot be used: {because}"
+                f"Kafka at {settings.bootstrap_servers} cannot be used: {because}", hint=REACH
             ) from None
 
 
@@ -110,7 +115,7 @@ def _require_listener(servers: Sequence[str]) -> None:
             problems.append(f"{server}: {error.strerror or error}")
         else:
             return
-    raise BrokerUnavailable(f"no Kafka broker answers ({'; '.join(problems)})")
+    raise BrokerUnavailable(f"no Kafka broker answers ({'; '.join(problems)})", hint=REACH)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from kafka.errors import (
 )
 
 from monitor.errors import ConfigurationError
+from monitor.ingest.kafka.codecs import INSTALL
 from monitor.ingest.kafka.tokens import ClientCredentials, FileToken
 from monitor.settings import KafkaSettings, secret
 
@@ -90,7 +91,7 @@ def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
 
 def refusal(error: BaseException, settings: KafkaSettings) -> ConfigurationError | None:
     """The library's error as a `ConfigurationError`, when only a person can mend its cause."""
-    message, hint = f"Kafka at {settings.bootstrap_servers}: {error}", ""
+    message = f"Kafka at {settings.bootstrap_servers}: {error}"
     match error:
         case ConfigurationError():
             return error
@@ -106,7 +107,7 @@ def refusal(error: BaseException, settings: KafkaSettings) -> ConfigurationError
         case InvalidTopicError():
             hint = "Check kafka.topics."
         case UnsupportedCodecError():
-            hint = "pip install 'persona-monitor[compression]'"
+            hint = INSTALL
         case KafkaConfigurationError():
             hint = "Check kafka.client_options and the timeouts beside them."
         case _ if "CERTIFICATE_VERIFY_FAILED" in str(error):

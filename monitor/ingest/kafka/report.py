@@ -9,6 +9,7 @@ from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
 from monitor.errors import BrokerUnavailable
+from monitor.ingest.kafka.codecs import newest_read
 from monitor.ingest.kafka.connection import close, missing_topics, open_client
 from monitor.ingest.kafka.options import consumer_options, refusal
 from monitor.settings import KafkaSettings
@@ -27,12 +28,16 @@ class BrokerReport:
     """Partition counts of the topics that are there, the dead-letter topic included."""
     missing_topics: tuple[str, ...]
     dead_letter_topic_missing: bool
+    newest_read: int
+    """Partitions whose newest batch was read, to see that its compression is known here …"""
+    with_records: int
+    """… of so many that hold records."""
 
 
 def describe(settings: KafkaSettings) -> BrokerReport:
-    """Connect as the worker would, without joining the group, and look at the topics.
+    """Connect as the worker would, without joining the group; look at the topics and newest records.
 
-    May block for half a minute. Raises `BrokerUnavailable` or `ConfigurationError`; unknown topics
+    May block for a minute. Raises `BrokerUnavailable` or `ConfigurationError`; unknown topics
     are reported, not raised.
     """
     consumer = open_client(
@@ -45,6 +50,7 @@ def describe(settings: KafkaSettings) -> BrokerReport:
             topic: len(consumer.partitions_for_topic(topic))
             for topic in (*settings.topics, *dead_letters)
         }
+        read, filled = newest_read(consumer, [t for t in settings.topics if counts[t]])
         version = ".".join(map(str, consumer.config["api_version"]))
     except KafkaError as error:
         raise refusal(error, settings) or BrokerUnavailable(f"Kafka: {error}") from None
@@ -56,4 +62,6 @@ def describe(settings: KafkaSettings) -> BrokerReport:
         partitions={topic: count for topic, count in counts.items() if count},
         missing_topics=tuple(missing),
         dead_letter_topic_missing=any(not counts[topic] for topic in dead_letters),
+        newest_read=read,
+        with_records=filled,
     )
