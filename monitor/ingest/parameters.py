@@ -49,6 +49,12 @@ _PASSED_ON: Final = (
 )
 
 
+_FOR_TEMPLATES: Final = frozenset(
+    {*_PASSED_ON, "chat_template_kwargs", "reasoning", "think", "tool_choice"}
+)
+_TOOL_KEYS: Final = frozenset({"tools", "functions", "toolConfig"})
+
+
 def sampling(given: Mapping[str, Any], finish_reason: str | None = None) -> Sampling | None:
     """How the answer was drawn; None where nothing is said of it."""
     found: dict[str, Any] = {}
@@ -112,6 +118,8 @@ def template_options(request: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where}chat_template",
         )
     options: dict[str, Any] = {}
+    if request.keys().isdisjoint(_FOR_TEMPLATES):
+        return options
     given = request.get("chat_template_kwargs")
     if given is not None:
         options |= fields.mapping(given, f"{where}chat_template_kwargs")
@@ -136,7 +144,7 @@ def _has_tools(request: Mapping[str, Any]) -> bool:
 def tools(request: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], ...]:
     """Definitions of any API as the chat template takes them: ``{"type": "function", "function": …}``."""
     found: list[Mapping[str, Any]] = []
-    for key in ("tools", "functions", "toolConfig"):
+    for key in sorted(request.keys() & _TOOL_KEYS):
         value = request.get(key)
         if isinstance(value, dict) and key == "toolConfig":
             value = value.get("tools")

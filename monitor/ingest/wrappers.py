@@ -13,6 +13,7 @@ import binascii
 import re
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from monitor.ingest import cloudevents, fields
@@ -28,6 +29,8 @@ _GZIP: Final = b"\x1f\x8b"
 _BASE64: Final = re.compile(rb"[A-Za-z0-9+/_-]{16,}={0,2}\s*")
 _JSON_STARTS: Final = (b"{", b"[", b'"')
 _FRAME_BYTES: Final = 5
+_WRAPPING: Final = frozenset({"schema", "payload", "log", "specversion"})
+_EVENT_HEADERS: Final = frozenset({"ce_specversion", "content-type"})
 _LOG_KEYS: Final = 32
 """A log line has a few keys beside ``log``; a wider object is a document."""
 _OWN_CONTENT: Final = frozenset({"messages", "prompt", "request", "call_type", "input", "contents"})
@@ -40,6 +43,11 @@ def documents(
 
     ``events``: take off CloudEvents envelopes too. Raises Unreadable for the record as a whole.
     """
+    if value[:1] == b"{" and headers.keys().isdisjoint(_EVENT_HEADERS):
+        with suppress(Unreadable):
+            document = fields.decode(value, "record", settings.max_nesting)
+            if document.keys().isdisjoint(_WRAPPING):  # the commonest record: one bare object
+                return [Envelope(data=document)]
     opening = _Opening(settings)
     found: list[Envelope | Unreadable] = []
     for element in opening.elements(value):

@@ -71,7 +71,9 @@ def is_anthropic(request: Mapping[str, Any], response: object) -> bool:
 
 def read(pair: Pair, nesting: int) -> tuple[Asked, Answer, dict[str, Any]]:
     """The prompt, the answer, and the response object (empty where it is none)."""
-    response = opened_response(pair.response, pair.response_at, nesting, spoken=pair.spoken)
+    response = pair.response
+    if isinstance(response, str):
+        response = opened_response(response, pair.response_at, nesting, spoken=pair.spoken)
     if is_other_call(pair.request, response):
         raise Skipped(SkipReason.NOT_A_PROMPT)
     asked = ask(pair.request, pair.request_at, continues=pair.continues)

@@ -11,6 +11,9 @@ from monitor.ingest.exchange import NO_ANSWER, Answer, Asked
 from monitor.ingest.fields import Unreadable
 from monitor.values.prompts import DeadReason
 
+_INNER: Final = frozenset(
+    {"inferenceConfig", "options", "parameters", "generationConfig", "generation_config"}
+)
 TOKENS_LIMIT: Final = 2_000_000
 """Most token ids of one raw prompt."""
 
@@ -34,13 +37,7 @@ def asked(request: Mapping[str, Any], where: str, *, continues: bool = False) ->
 
 def parameters_of(request: Mapping[str, Any]) -> Mapping[str, Any]:
     """Converse, Ollama and TGI keep theirs in an object of their own."""
-    for key in (
-        "inferenceConfig",
-        "options",
-        "parameters",
-        "generationConfig",
-        "generation_config",
-    ):
+    for key in sorted(request.keys() & _INNER):
         inner = request.get(key)
         if isinstance(inner, dict):
             return {**request, **inner}
@@ -112,10 +109,10 @@ def choice(response: Mapping[str, Any], where: str) -> Answer:
     choices = fields.sequence(response["choices"], f"{where}.choices")
     if not choices:
         return NO_ANSWER
-    first = fields.mapping(
-        next((c for c in choices if isinstance(c, dict) and c.get("index") == 0), choices[0]),
-        f"{where}.choices[0]",
-    )
+    first = choices[0]
+    if len(choices) > 1:
+        first = next((c for c in choices if isinstance(c, dict) and c.get("index") == 0), first)
+    first = fields.mapping(first, f"{where}.choices[0]")
     finished = parameters.label(first.get("finish_reason"))
     counted = parameters.counts(response.get("usage"))
     if isinstance(first.get("text"), str):
@@ -129,7 +126,14 @@ def choice(response: Mapping[str, Any], where: str) -> Answer:
     for key in ("message", "delta"):
         if first.get(key) is not None:
             said = chat.answer(first[key], f"{where}.choices[0].{key}")
-            return dataclasses.replace(said, finish_reason=finished, counts=counted)
+            return Answer(
+                text=said.text,
+                reasoning=said.reasoning,
+                tool_calls=said.tool_calls,
+                media=said.media,
+                finish_reason=finished,
+                counts=counted,
+            )
     raise fields.invalid(f"{where}.choices[0].message", "an object", first.get("message"))
 
 
