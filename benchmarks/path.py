@@ -28,6 +28,7 @@ from sqlalchemy import Engine, text
 
 from benchmarks.null_replay import NullReplay, null_pack
 from benchmarks.workload import directions, workload
+from monitor.canaries import Replay
 from monitor.demo.services import Broker, Postgres
 from monitor.ingest.kafka import KafkaSource
 from monitor.metrics import METRICS
@@ -45,7 +46,7 @@ from monitor.store.chunks import start_offsets
 from monitor.store.database import connect, migrate, transaction
 from monitor.store.packs import register_pack
 from monitor.values.prompts import Prompt
-from monitor.worker import Replay, Worker
+from monitor.worker import Worker
 
 
 def record_of(prompt: Prompt) -> bytes:

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from monitor.canaries import Replay
 from monitor.courier import Courier
 from monitor.errors import DatabaseUnavailable, MonitorError, PackError
 from monitor.heartbeat import Heartbeat
 from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
+from monitor.patience import Patience, rest_until
 from monitor.score.pack import Pack, fit_problems, load_pack, manifest, shipped_pack
 from monitor.settings import Settings, secret
 from monitor.signals import stopped_by_signals
@@ -31,7 +33,7 @@ from monitor.store.packs import register_pack
 from monitor.watcher import Watcher
 from monitor.web.app import create_app
 from monitor.web.server import WebServer
-from monitor.worker import Replay, Worker
+from monitor.worker import Worker
 
 log = get_logger(__name__)
 
@@ -256,14 +258,19 @@ def hash_key(settings: Settings) -> bytes:
 
 def until_answered(action: Callable[[], None], stop: threading.Event) -> bool:
     """Repeat ``action`` until the database answers; False when asked to stop before it did."""
-    delay = 1.0
-    while not stop.is_set():
-        try:
-            action()
-            return True
-        except DatabaseUnavailable as error:
-            METRICS.retries.labels(dependency="database").inc()
-            log.warning("monitor.waiting_for_database", error=str(error), seconds=delay)
-            stop.wait(delay)
-            delay = min(delay * 2, 30.0)
-    return False
+
+    def told(error: Exception, seconds: float) -> None:
+        METRICS.retries.labels(dependency="database").inc()
+        log.warning("monitor.waiting_for_database", error=str(error), seconds=seconds)
+
+    try:
+        Patience(first_seconds=1.0).until_done(
+            action,
+            passing=DatabaseUnavailable,
+            told=told,
+            rest=rest_until(stop),
+            give_up=stop.is_set,
+        )
+    except DatabaseUnavailable:
+        return False
+    return not stop.is_set()

@@ -11,6 +11,7 @@ from monitor.alert.probe import knock, send_test
 from monitor.alert.selection import Blind, blind
 from monitor.alert.webhook import new_client
 from monitor.app import build_instrument, pack_in_use
+from monitor.canaries import canary_run
 from monitor.drift.lateness import reach
 from monitor.errors import MonitorError, PackError, RefuseToStart
 from monitor.ingest.kafka import describe, readable_codecs
@@ -23,7 +24,6 @@ from monitor.store.outbox import disabled_endpoints
 from monitor.store.packs import active_pack
 from monitor.store.progress import progress_of
 from monitor.store.roles import require_reader
-from monitor.worker import canary_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,11 @@ from monitor.app import Instrument
 from monitor.errors import BadInput
 from monitor.ingest.files import read_file
 from monitor.ingest.formats import parse
+from monitor.outcomes import letter_of, nothing_to_read
 from monitor.score.scorer import Scorer
 from monitor.settings import IngestSettings, Settings
 from monitor.values.prompts import DeadLetter, DeadReason, Parsed, Prompt, Skip
 from monitor.values.scores import Replayed, Unreplayable
-from monitor.worker import letter_of, nothing_to_read
 
 Row = dict[str, Any]
 

@@ -8,14 +8,12 @@ again from the offsets that the store holds. So a crash anywhere loses nothing a
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import math
 import random
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,19 +22,22 @@ from typing import Any, Protocol
 import numpy as np
 from sqlalchemy import Engine
 
+from monitor.canaries import Replay, canary_run
 from monitor.drift.histogram import bucket_scores
 from monitor.errors import DatabaseUnavailable, EverythingUnreadable, Retry, StaleChunk
 from monitor.heartbeat import Heartbeat
 from monitor.ingest.formats import parse
 from monitor.ingest.letters import with_bytes
-from monitor.ingest.sampling import sample, segments_of
+from monitor.ingest.sampling import segments_of
 from monitor.ingest.watermarks import newest_records
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
+from monitor.outcomes import count_outcomes, letter_of, nothing_to_read, read, scored_prompt
+from monitor.patience import Patience
 from monitor.progress import ProgressReport
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
-from monitor.settings import IngestSettings, Settings
+from monitor.settings import Settings
 from monitor.store.chunks import store_chunk
 from monitor.store.database import transaction
 from monitor.store.ingest import outcomes_between
@@ -48,18 +49,11 @@ from monitor.values.prompts import (
     DeadLetter,
     DeadReason,
     OffsetSpan,
-    Parsed,
     Prompt,
-    RecordKey,
     Skip,
-    SkipReason,
-    identity,
 )
 from monitor.values.scores import (
-    CanaryRun,
     ChunkResult,
-    IngestCount,
-    Lineage,
     Replayed,
     ScoredPrompt,
     Unreplayable,
@@ -71,7 +65,6 @@ POLL_SECONDS = 0.5
 ANNOUNCE_SECONDS = 60.0
 REMEMBERED = timedelta(hours=1)
 PRESENCE_EVERY = timedelta(seconds=15)
-LONGEST_BACKOFF_SECONDS = 30.0
 
 
 class Source(Protocol):
@@ -87,14 +80,6 @@ class DeadLetterSink(Protocol):
     """Where dead letters are announced beside the table, which is the record of truth."""
 
     def send(self, letters: Sequence[DeadLetter]) -> None: ...
-
-
-class Replay(Protocol):
-    """What the loop needs of `monitor.replay.engine.ReplayEngine`; ``prepare`` runs beside ``run``."""
-
-    def prepare(self, prompts: Sequence[Prompt]) -> Any: ...
-    def run(self, prepared: Any) -> Sequence[Replayed | Unreplayable]: ...
-    def lineage(self, pack_id: str) -> Lineage: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,22 +297,24 @@ class Worker:
 
         Raises `Retry` after ``at_most_seconds``, or half the grace period after the stop.
         """
-        delay, started = 0.5, time.monotonic()
-        while True:
-            try:
-                return action()
-            except Retry as error:
-                kind = "database" if isinstance(error, DatabaseUnavailable) else "broker"
-                METRICS.retries.labels(dependency=kind).inc()
-                log.warning(
-                    "worker.waiting", dependency=kind, error=str(error), seconds=round(delay, 1)
-                )
-                if time.monotonic() - started > at_most_seconds or self._out_of_grace():
-                    raise
-                if self._stop.wait(delay * self._jitter.uniform(0.8, 1.2)):
-                    time.sleep(0.5)
-                self._heartbeat.beat("worker")
-                delay = min(delay * 2, LONGEST_BACKOFF_SECONDS)
+        Patience(at_most_seconds=at_most_seconds).until_done(
+            action,
+            passing=Retry,
+            told=self._waiting,
+            rest=self._rest,
+            give_up=self._out_of_grace,
+            chance=self._jitter,
+        )
+
+    def _waiting(self, error: Exception, seconds: float) -> None:
+        kind = "database" if isinstance(error, DatabaseUnavailable) else "broker"
+        METRICS.retries.labels(dependency=kind).inc()
+        log.warning("worker.waiting", dependency=kind, error=str(error), seconds=seconds)
+
+    def _rest(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            time.sleep(0.5)
+        self._heartbeat.beat("worker")
 
     def _out_of_grace(self) -> bool:
         if not self._stop.is_set():
@@ -408,107 +395,3 @@ class Worker:
                 state=state,
                 at=self._clock(),
             )
-
-
-def canary_run(
-    pack: Pack, replay: Replay, *, worker_id: str, tolerance: float, now: datetime
-) -> CanaryRun:
-    """Replay the pack's canaries; deviations are in calibration deviations, so features compare."""
-    prompts = [canary.prompt(index, now) for index, canary in enumerate(pack.canaries)]
-    outcomes = replay.run(replay.prepare(prompts))
-    read = [outcome for outcome in outcomes if isinstance(outcome, Replayed)]
-    largest = math.inf
-    if len(read) == len(outcomes):
-        largest = Scorer(pack).canary_deviation(
-            np.stack([outcome.readings for outcome in read]),
-            np.stack([outcome.pooled_tokens for outcome in read]),
-        )
-    return CanaryRun(
-        worker_id=worker_id,
-        ran_at=now,
-        lineage=replay.lineage(pack.pack_id),
-        largest_deviation=largest,
-        noise_floor=tolerance,
-        reproduced=largest <= tolerance,
-    )
-
-
-def read(parsed: Parsed, ingest: IngestSettings) -> Parsed:
-    """A parsed record after the sampling."""
-    return sample(parsed, ingest.sampling_rate) if isinstance(parsed, Prompt) else parsed
-
-
-def nothing_to_read(outcome: Unreplayable) -> Skip:
-    prompt = outcome.prompt
-    return Skip(key=prompt.key, recorded_at=prompt.recorded_at, reason=SkipReason.NOTHING_TO_READ)
-
-
-def letter_of(outcome: Unreplayable) -> DeadLetter:
-    return DeadLetter(
-        key=outcome.prompt.key,
-        recorded_at=outcome.prompt.recorded_at,
-        reason=outcome.reason,
-        detail=outcome.detail,
-    )
-
-
-def scored_prompt(
-    outcome: Replayed, scores: Floats, segments: tuple[str, ...], hash_key: bytes
-) -> ScoredPrompt:
-    """The row that is kept of a prompt: scores, counts and keyed hashes, never its text."""
-    prompt = outcome.prompt
-    conversation = prompt.conversation_id
-    return ScoredPrompt(
-        key=prompt.key,
-        recorded_at=prompt.recorded_at,
-        prompt_id=prompt.prompt_id,
-        content_hash=keyed_hash(hash_key, *identity(prompt)),
-        conversation_hash=keyed_hash(hash_key, conversation) if conversation else None,
-        segments=segments,
-        model=prompt.model,
-        model_revision=prompt.model_revision,
-        prompt_tokens=outcome.prompt_tokens,
-        response_tokens=outcome.response_tokens,
-        cut=outcome.cut,
-        generated=outcome.generated,
-        inclusion_probability=prompt.inclusion_probability,
-        readings=outcome.readings,
-        scores=scores,
-    )
-
-
-def keyed_hash(key: bytes, *parts: str) -> bytes:
-    """HMAC-SHA256 over the parts, each preceded by its length so that borders count."""
-    digest = hmac.new(key, digestmod=hashlib.sha256)
-    for part in parts:
-        encoded = part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "big") + encoded)
-    return digest.digest()
-
-
-def count_outcomes(
-    scored: Iterable[ScoredPrompt],
-    dead: Iterable[DeadLetter],
-    skipped: Iterable[Skip],
-    bucket: timedelta,
-) -> tuple[IngestCount, ...]:
-    """What became of the chunk's prompts, by interval, source and outcome."""
-    seconds = bucket.total_seconds()
-    tally: Counter[tuple[float, str, str]] = Counter()
-
-    def add(key: RecordKey, recorded_at: datetime, outcome: str) -> None:
-        start = recorded_at.timestamp() // seconds * seconds
-        tally[start, f"{key.topic}/{key.partition}", outcome] += 1
-
-    for prompt in scored:
-        add(prompt.key, prompt.recorded_at, "scored")
-    for letter in dead:
-        add(letter.key, letter.recorded_at, f"dead:{letter.reason.value}")
-    for skip in skipped:
-        add(skip.key, skip.recorded_at, f"skipped:{skip.reason.value}")
-    return tuple(
-        IngestCount(
-            bucket_start=datetime.fromtimestamp(start, UTC), source=source, outcome=outcome, n=n
-        )
-        for (start, source, outcome), n in sorted(tally.items())
-    )

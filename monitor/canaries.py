@@ -1,0 +1,54 @@
+"""The fixed prompts of a pack, replayed: is this copy the instrument that the pack was made with?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+import numpy as np
+
+from monitor.score.pack import Pack
+from monitor.score.scorer import Scorer
+from monitor.values.prompts import Prompt
+from monitor.values.scores import CanaryRun, Lineage, Replayed, Unreplayable
+
+
+class Replay(Protocol):
+    """What the loops need of `monitor.replay.engine.ReplayEngine`; ``prepare`` runs beside ``run``."""
+
+    def prepare(self, prompts: Sequence[Prompt]) -> Any: ...
+    def run(self, prepared: Any) -> Sequence[Replayed | Unreplayable]: ...
+    def lineage(self, pack_id: str) -> Lineage: ...
+
+
+def largest_deviation(pack: Pack, replay: Replay, now: datetime) -> float:
+    """Largest |reading - recorded| over canaries and features, in calibration deviations.
+
+    Infinite when a canary cannot be replayed at all.
+    """
+    prompts = [canary.prompt(index, now) for index, canary in enumerate(pack.canaries)]
+    outcomes = replay.run(replay.prepare(prompts))
+    read = [outcome for outcome in outcomes if isinstance(outcome, Replayed)]
+    if len(read) < len(outcomes):
+        return math.inf
+    return Scorer(pack).canary_deviation(
+        np.stack([outcome.readings for outcome in read]),
+        np.stack([outcome.pooled_tokens for outcome in read]),
+    )
+
+
+def canary_run(
+    pack: Pack, replay: Replay, *, worker_id: str, tolerance: float, now: datetime
+) -> CanaryRun:
+    """One replay of the pack's canaries, held against ``tolerance``, as the store keeps it."""
+    largest = largest_deviation(pack, replay, now)
+    return CanaryRun(
+        worker_id=worker_id,
+        ran_at=now,
+        lineage=replay.lineage(pack.pack_id),
+        largest_deviation=largest,
+        noise_floor=tolerance,
+        reproduced=largest <= tolerance,
+    )

@@ -1,0 +1,96 @@
+"""What becomes of a record: pure, and the same for the topic and for a file."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from monitor.ingest.sampling import sample
+from monitor.settings import IngestSettings
+from monitor.values.arrays import Floats
+from monitor.values.prompts import DeadLetter, Parsed, Prompt, RecordKey, Skip, SkipReason, identity
+from monitor.values.scores import IngestCount, Replayed, ScoredPrompt, Unreplayable
+
+
+def read(parsed: Parsed, ingest: IngestSettings) -> Parsed:
+    """A parsed record after the sampling."""
+    return sample(parsed, ingest.sampling_rate) if isinstance(parsed, Prompt) else parsed
+
+
+def nothing_to_read(outcome: Unreplayable) -> Skip:
+    prompt = outcome.prompt
+    return Skip(key=prompt.key, recorded_at=prompt.recorded_at, reason=SkipReason.NOTHING_TO_READ)
+
+
+def letter_of(outcome: Unreplayable) -> DeadLetter:
+    return DeadLetter(
+        key=outcome.prompt.key,
+        recorded_at=outcome.prompt.recorded_at,
+        reason=outcome.reason,
+        detail=outcome.detail,
+    )
+
+
+def scored_prompt(
+    outcome: Replayed, scores: Floats, segments: tuple[str, ...], hash_key: bytes
+) -> ScoredPrompt:
+    """The row that is kept of a prompt: scores, counts and keyed hashes, never its text."""
+    prompt = outcome.prompt
+    conversation = prompt.conversation_id
+    return ScoredPrompt(
+        key=prompt.key,
+        recorded_at=prompt.recorded_at,
+        prompt_id=prompt.prompt_id,
+        content_hash=keyed_hash(hash_key, *identity(prompt)),
+        conversation_hash=keyed_hash(hash_key, conversation) if conversation else None,
+        segments=segments,
+        model=prompt.model,
+        model_revision=prompt.model_revision,
+        prompt_tokens=outcome.prompt_tokens,
+        response_tokens=outcome.response_tokens,
+        cut=outcome.cut,
+        generated=outcome.generated,
+        inclusion_probability=prompt.inclusion_probability,
+        readings=outcome.readings,
+        scores=scores,
+    )
+
+
+def keyed_hash(key: bytes, *parts: str) -> bytes:
+    """HMAC-SHA256 over the parts, each preceded by its length so that borders count."""
+    digest = hmac.new(key, digestmod=hashlib.sha256)
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.digest()
+
+
+def count_outcomes(
+    scored: Iterable[ScoredPrompt],
+    dead: Iterable[DeadLetter],
+    skipped: Iterable[Skip],
+    bucket: timedelta,
+) -> tuple[IngestCount, ...]:
+    """What became of the chunk's prompts, by interval, source and outcome."""
+    seconds = bucket.total_seconds()
+    tally: Counter[tuple[float, str, str]] = Counter()
+
+    def add(key: RecordKey, recorded_at: datetime, outcome: str) -> None:
+        start = recorded_at.timestamp() // seconds * seconds
+        tally[start, f"{key.topic}/{key.partition}", outcome] += 1
+
+    for prompt in scored:
+        add(prompt.key, prompt.recorded_at, "scored")
+    for letter in dead:
+        add(letter.key, letter.recorded_at, f"dead:{letter.reason.value}")
+    for skip in skipped:
+        add(skip.key, skip.recorded_at, f"skipped:{skip.reason.value}")
+    return tuple(
+        IngestCount(
+            bucket_start=datetime.fromtimestamp(start, UTC), source=source, outcome=outcome, n=n
+        )
+        for (start, source, outcome), n in sorted(tally.items())
+    )
