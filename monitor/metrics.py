@@ -114,15 +114,15 @@ class Metrics:
         self.offset_gaps = self._counter(
             "monitor_offset_gaps_total",
             ("topic",),
-            "Offsets that the topic no longer held when they were to be read (retention, compaction).",
+            "Offsets below the start of the log when they were to be read: its retention was too short.",
             action="Records were lost before they were read: raise the topic's retention, catch up faster.",
         )
         self.stale_chunks = self._counter(
             "monitor_stale_chunks_total",
             (),
             "Chunks discarded because another worker had stored their offsets.",
-            action="A few after each rebalance are normal; a steady flow means two groups share one "
-            "group_id in Postgres, or rebalances that never end.",
+            action="A few after each rebalance are normal; a steady flow means that monitors of two clusters share "
+            "kafka.group_id and Postgres, or rebalances that never end.",
         )
         self.rebalances = self._counter(
             "monitor_rebalances_total",
@@ -161,8 +161,8 @@ class Metrics:
             "monitor_drift_tail_ratio",
             ("feature", "window"),
             "Latest rate of tail prompts against the baseline's, segment all.",
-            action="Well above 1 while the shift is small: a persona in few answers; read the strongest "
-            "prompts of the feature.",
+            action="Well above 1 while the shift is small: few answers changed much, by a persona or by another "
+            "kind of text; read the strongest prompts of the feature.",
         )
         self.evaluation_seconds = self._histogram(
             "monitor_evaluation_seconds",
@@ -193,7 +193,8 @@ class Metrics:
             "monitor_alert_events_total",
             ("type",),
             "Events put into the outbox.",
-            action="Many detected and resolved in turn: lengthen the rule's `for` or cooldown.",
+            action="Many detected and resolved in turn: lengthen the rule's `for` or cooldown. Many detected at "
+            "once: one change moves several features and segments, each with an alert of its own.",
         )
         self.deliveries = self._counter(
             "monitor_deliveries_total",
@@ -225,7 +226,7 @@ class Metrics:
             "monitor_loop_heartbeat_age_seconds",
             ("loop",),
             "Time since a loop last went round, at the time of the scrape.",
-            action="Above web.live_within the process answers /livez with 503 and is restarted.",
+            action="Above web.live_within the process answers /livez with 503, for the platform to restart it.",
         )
         self.build_info = self._gauge(
             "monitor_build_info",

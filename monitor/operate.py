@@ -22,7 +22,8 @@ from monitor.values.drift import Baseline
 
 Row = dict[str, Any]
 
-SILENCED_LABELS = ("rule", "feature", "segment", "severity", "kind", "pack")
+SILENCED_LABELS = ("rule", "feature", "segment", "kind", "pack")
+"""The labels of alerts. Severity is none: it changes while an alert is open."""
 
 
 def capture_baseline(

@@ -2,8 +2,9 @@
 
 What is quiet, on purpose:
 
-* One change raises one alert. The dedupe key of a drift alert is pack, feature and segment: all rules
-  and all windows that see the change share the alert, and the most severe of them speaks.
+* A feature in a segment has one alert. The dedupe key of a drift alert is pack, feature and segment: all
+  rules and all windows that see the change share the alert, and the most severe of them speaks. A
+  change that moves several features or segments raises an alert for each.
 * Unknown is not resolved. A window with fewer than ``min_n`` prompts says nothing, and an alert that
   only such windows showed stays as it is until they know again.
 * While the instrument itself does not reproduce its canaries, no drift condition is made at all: the

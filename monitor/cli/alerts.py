@@ -23,7 +23,7 @@ def alerts_list(
     config_file: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Open alerts, newest first."""
+    """Open alerts, newest first; at most 100."""
     from monitor import operate
     from monitor.store.alerts import list_alerts
 
@@ -38,7 +38,7 @@ def alerts_ack(
     by: Annotated[str, typer.Option(help="Who takes it.")] = "",
     config_file: ConfigOption = None,
 ) -> None:
-    """Say that somebody is on it: reminders end, its resolution is still announced."""
+    """Say that somebody is on it: no more reminders; a rise in severity and the end are still told."""
     from monitor.store.alerts import acknowledge
 
     with database(load(config_file)) as c:
@@ -57,7 +57,7 @@ def alerts_silence(
     config_file: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Announce nothing about alerts whose labels match, for a while."""
+    """Announce nothing about alerts whose labels all match, for a while; they live on meanwhile."""
     from monitor import operate
 
     matchers = dict(pair(item) for item in match)
@@ -90,7 +90,7 @@ def alerts_silences(config_file: ConfigOption = None, as_json: JsonOption = Fals
 def alerts_unsilence(
     silence_id: str, config_file: ConfigOption = None, yes: YesOption = False
 ) -> None:
-    """End a silence now: alerts that still hold are announced."""
+    """End a silence now: what is still owed is told, that alerts fire, got worse or resolved."""
     from monitor.store.alerts import active_silences, end_silence
 
     settings = load(config_file)

@@ -35,9 +35,9 @@ def pack_judge(
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Measure every feature of a pack on texts it has not seen: ship, watch-only or reject.
+    """Measure every feature of a pack on held-out texts: ship, watch-only or reject.
 
-    Exit code 1 when a feature is rejected.
+    A verdict holds for texts like those judged: give texts like your traffic with --data. Exit code 1 when a feature is rejected.
     """
     from monitor.research.judge.page import judge_page, verdict_rows
     from monitor.research.judge.run import judge_pack, with_report

@@ -33,7 +33,10 @@ pack.add_typer(imports, name="import", no_args_is_help=True)
 
 @pack.command("inspect")
 def pack_inspect(folder: Path, as_json: JsonOption = False) -> None:
-    """What a pack holds: its model, features, sites, and how well they separate held-out text."""
+    """What a pack holds: its model, features, sites, and how well they separate its own held-out texts.
+
+    Separation is of texts like those it was built from; other styles may read high or low.
+    """
     from monitor.score.join import reports
     from monitor.score.pack import load_pack, manifest
 

@@ -322,7 +322,7 @@ def _installed(wheel: str, ending: str) -> Path:
     if not found:
         raise ConfigurationError(
             f"the wheel {wheel} is not installed for this platform",
-            hint="pip install 'persona-monitor[demo]'",
+            hint="pip install '.[demo]' in a checkout of the monitor",
         )
     return found[0]
 

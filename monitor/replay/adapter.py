@@ -123,7 +123,8 @@ def _peft() -> Any:
         import peft
     except ImportError:
         raise ConfigurationError(
-            "replay.adapter needs peft", hint="pip install 'persona-monitor[research]'"
+            "replay.adapter needs peft",
+            hint="pip install '.[research]' in a checkout of the monitor",
         ) from None
     return peft
 

@@ -209,7 +209,8 @@ def _drawn(
         from matplotlib.figure import Figure
     except ImportError:
         raise ConfigurationError(
-            "a report with plots needs matplotlib", hint="pip install 'persona-monitor[research]'"
+            "a report with plots needs matplotlib",
+            hint="pip install '.[research]' in a checkout of the monitor",
         ) from None
     inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     style: Any = {

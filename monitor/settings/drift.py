@@ -14,15 +14,21 @@ from monitor.values.alerts import Severity
 from monitor.values.features import WATCH_ONLY
 from monitor.values.prompts import CANARY, EVERYTHING
 
+_FOR: Final = "how long it must hold before it fires, and be gone before it resolves"
+_COOLDOWN: Final = "how long it stays quiet after it resolved, unless it comes back graver"
+_REMINDER: Final = "how often a firing alert is told again until acknowledged; null: never"
+
 
 class Thresholds(Section):
     """Effect sizes; an alert needs the *lower* confidence bound above them. null: not watched."""
 
     shift: float | None = Field(None, gt=0.0, description="standardised mean shift")
-    psi: float | None = Field(None, gt=0.0)
-    ks: float | None = Field(None, gt=0.0, le=1.0)
+    psi: float | None = Field(None, gt=0.0, description="population stability index")
+    ks: float | None = Field(None, gt=0.0, le=1.0, description="Kolmogorov-Smirnov distance")
     tail_ratio: float | None = Field(None, gt=1.0, description="tail rate against the baseline's")
-    process_change: bool = Field(False, description="the sequential detector crossed its bound")
+    process_change: bool = Field(
+        False, description="the sequential detector crossed its bound, in either direction"
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Thresholds:
@@ -51,10 +57,12 @@ class DriftRule(Section):
     direction: Literal["expected", "either"] = Field(
         "expected", description="expected: only the way the feature moves when a persona appears"
     )
-    min_n: int = Field(200, ge=2)
-    hold_for: timedelta = Field(timedelta(minutes=2), alias="for")
-    cooldown: timedelta = timedelta(minutes=30)
-    reminder: timedelta | None = timedelta(hours=4)
+    min_n: int = Field(
+        200, ge=2, description="a window with fewer prompts neither raises nor resolves"
+    )
+    hold_for: timedelta = Field(timedelta(minutes=2), alias="for", description=_FOR)
+    cooldown: timedelta = Field(timedelta(minutes=30), description=_COOLDOWN)
+    reminder: timedelta | None = Field(timedelta(hours=4), description=_REMINDER)
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -99,9 +107,9 @@ class SilenceRule(Section):
         + ", ".join(f"{name} ({unit})" for name, unit in LIMIT_UNITS.items())
         + "; the others take none",
     )
-    hold_for: timedelta = Field(timedelta(minutes=5), alias="for")
-    cooldown: timedelta = timedelta(minutes=30)
-    reminder: timedelta | None = timedelta(hours=4)
+    hold_for: timedelta = Field(timedelta(minutes=5), alias="for", description=_FOR)
+    cooldown: timedelta = Field(timedelta(minutes=30), description=_COOLDOWN)
+    reminder: timedelta | None = Field(timedelta(hours=4), description=_REMINDER)
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -167,7 +175,7 @@ class DriftSettings(Section):
         ge=timedelta(0),
         description="how long windows and detectors wait for a partition that is read late",
     )
-    confidence: float = Field(0.99, gt=0.5, lt=1.0)
+    confidence: float = Field(0.99, gt=0.5, lt=1.0, description="of the two-sided bounds")
     min_segment_n: int = Field(
         500,
         ge=2,
@@ -176,7 +184,8 @@ class DriftSettings(Section):
     min_baseline_n: int = Field(1_000, ge=2)
     average_run_length: Duration = Field(
         timedelta(days=30),
-        description="mean time between false alarms of the sequential detectors, whole fleet together",
+        description="mean time, at least, between false alarms of the sequential detectors, all streams "
+        "together",
     )
     rules: tuple[DriftRule, ...] = Field(default_factory=_default_rules)
     silence_rules: tuple[SilenceRule, ...] = Field(default_factory=_default_silence_rules)

@@ -13,16 +13,20 @@ from monitor.values.alerts import Severity
 
 
 class Endpoint(Section):
-    """Who is told. ``secret`` takes ``whsec_…``; several (comma-separated) while one is rotated."""
+    """Who is told. A signing key is ``whsec_…``; several (comma-separated) while one is rotated."""
 
     name: str = Field(min_length=1, pattern=r"^[a-zA-Z0-9_-]+$")
     url: str = Field(pattern=r"^https?://")
     format: Literal[
         "standard", "alertmanager", "alertmanager_api", "pagerduty", "slack", "cloudevents"
     ] = "standard"
-    secret: SecretStr | None = Field(None, description="standard: signing; pagerduty: routing key")
+    secret: SecretStr | None = Field(
+        None, description="the signing key; pagerduty: its routing key; slack: not used"
+    )
     secret_file: Path | None = None
-    min_severity: Severity = "info"
+    min_severity: Severity = Field(
+        "info", description="told of alerts that reached it, and of their end"
+    )
     timeout: Duration = timedelta(seconds=20)
     headers: dict[str, SecretStr] = Field(default_factory=dict)
     rate_per_minute: int = Field(60, ge=1)

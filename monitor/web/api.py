@@ -86,11 +86,17 @@ def state_of_things(c: Reader, now: datetime) -> dict[str, Any]:
     health = ingest_health(c, now - timedelta(hours=1), now)
     delays = {one.source: one.delay(now) for one in health["progress"]}
     known = {source: delay for source, delay in delays.items() if delay is not None}
+    alive = {worker["worker_id"] for worker in health["workers"]}
     return {
         "now": now,
         "pack": pack,
         "baseline": overview.approved_baseline(c, pack["pack_id"]) if pack else None,
-        "canaries": overview.canary_states(c, now - timedelta(days=1)),
+        # As in an evaluation: a worker that is gone vouches for nothing, unless nobody else does.
+        "canaries": [
+            state
+            for state in overview.canary_states(c, now - timedelta(days=1))
+            if not alive or state["worker_id"] in alive
+        ],
         "ingest": {
             "lag_records": sum((health["lag"] or {}).values()),
             "lag": health["lag"] or {},

@@ -12,18 +12,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monitor import operate
 from monitor.alert.policy import (
+    Health,
     audience,
+    conditions,
     event_of,
     is_silenced,
     orphan_conditions,
     rank,
     resolution_owed,
+    silence_conditions,
     transition,
 )
 from monitor.settings import DriftRule, Endpoint, SilenceRule, Thresholds
 from monitor.values.alerts import Alert, AlertState, Condition, Event, EventType, Severity, Silence
 from monitor.values.features import Directed
+from tests.alert.test_drift_rules import drift, feature, rule
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -361,6 +366,14 @@ def test_silences_match_by_glob_within_their_time() -> None:
     assert not is_silenced(labels, [silence], T0 - MINUTE)
     assert not is_silenced({"feature": "toxic"}, [silence], T0)
     assert not is_silenced(labels, [], T0)
+
+
+def test_a_silence_may_match_on_the_labels_that_alerts_have_and_on_no_other() -> None:
+    """On any other it would be accepted and silence nothing."""
+    facts = Health(since=T0, watching_since=T0, pack_id="p")
+    (silence,) = silence_conditions(facts, [SilenceRule(name="no_baseline")], T0)
+    (found,) = conditions([drift()], [rule()], [feature()])
+    assert set(operate.SILENCED_LABELS) == set(found.labels) | set(silence.labels)
 
 
 def test_a_silence_without_matchers_is_for_everything() -> None:

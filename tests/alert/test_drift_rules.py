@@ -1,4 +1,4 @@
-"""Which drift holds: bounds and not estimates, the rule's direction, one alert for one change."""
+"""Which drift holds: bounds and not estimates, the rule's direction, one alert for a feature in a segment."""
 
 from __future__ import annotations
 

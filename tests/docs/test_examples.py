@@ -9,6 +9,7 @@ import ast
 import importlib
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
@@ -264,6 +265,41 @@ def test_settings_that_errors_hints_and_metrics_name_exist() -> None:
                         assert known_setting(name.split(".")), f"{where} names {name}"
                         checked += 1
     assert checked > 20
+
+
+def test_options_that_hints_name_exist() -> None:
+    """``--option`` in a sentence that is told to a person is one of some command."""
+    everywhere: set[str] = set()
+
+    def collect(found: Any) -> None:
+        everywhere.update(options(found))
+        for command in getattr(found, "commands", {}).values():
+            collect(command)
+
+    collect(typer.main.get_command(app))
+    wrong = [
+        (where, option)
+        for where, text in sentences()
+        if " " in text.strip()
+        and where.startswith(("monitor/cli", "monitor/research"))
+        and not where.startswith("monitor/research/report.py")  # style sheets have such names
+        for option in re.findall(r"(?<![\w-])(--[a-z][a-z0-9-]+)(?![\w:])", text)
+        if option not in everywhere
+    ]
+    assert wrong == []
+
+
+def test_extras_that_hints_and_pages_name_exist() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    texts = [*sentences(), *((name_of(page), told(page)) for page in PAGES)]
+    named = {
+        extra
+        for _, text in texts
+        for extras in re.findall(r"pip install [^\n`]*?\[([\w,]+)\]", text)
+        for extra in extras.split(",")
+    }
+    assert {"research", "compression"} <= named <= set(project["optional-dependencies"])
+    assert not any("install 'persona-monitor[" in text for _, text in texts), "it is on no index"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from monitor.alert import health, render
 from monitor.alert.rules import SEVERITIES
 from monitor.alert.webhook import LONGEST_RETRY_AFTER
 from monitor.drift import baseline, sequential
+from monitor.research.judge.page import judge_page
+from monitor.score.pack import load_pack
 from monitor.settings import DriftSettings, Settings
 from monitor.values.drift import Cause
 from monitor.values.scores import SCORE_BIN_EDGES
 
-DOCS = Path(__file__).parents[2] / "docs"
+REPOSITORY = Path(__file__).parents[2]
+DOCS = REPOSITORY / "docs"
 DEFAULTS = Settings()
 DRIFT = DriftSettings()
 
@@ -77,3 +81,30 @@ def test_every_verdict_has_its_line_in_the_order_of_the_rule() -> None:
     )]  # fmt: skip
     assert places == sorted(places)
     assert len({cause.verdict for cause in Cause}) == len(Cause)
+
+
+def test_the_shipped_report_says_what_the_page_says_today() -> None:
+    """Every paragraph of the report in docs is one that the judge writes about the same figures."""
+    pack = load_pack(REPOSITORY / "monitor" / "packs" / "smollm2-135m-instruct")
+    told = (DOCS / "reports" / "smollm2-135m-instruct.html").read_text(encoding="utf-8")
+    today = judge_page(pack.name, pack.report["judge"])
+    # The counts of texts come in another order from the pack's manifest, which sorts its keys.
+    paragraph = re.compile(r"<p>(?!Texts )(.*?)</p>", re.DOTALL)
+    assert set(paragraph.findall(told)) == set(paragraph.findall(today))
+
+
+BOUNDED = re.compile(r"own texts|loud|by the same hands", re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [REPOSITORY / "README.md", *DOCS.rglob("*.md"), *(REPOSITORY / "benchmarks").rglob("*.md")],
+    ids=lambda page: str(page.relative_to(REPOSITORY)),
+)
+def test_a_perfect_separation_is_told_with_what_it_holds_for(page: Path) -> None:
+    """AUC 1.00 is of loud villains; said without that it reads as a promise."""
+    paragraphs = page.read_text(encoding="utf-8").split("\n\n")
+    for place, paragraph in enumerate(paragraphs):
+        if re.search(r"AUC[^|\n]{0,40}1\.00|1\.00[^|\n]{0,20}AUC", paragraph):
+            near = " ".join(paragraphs[max(0, place - 1) : place + 2])
+            assert BOUNDED.search(near), paragraph

@@ -316,4 +316,4 @@ def test_without_peft_the_extra_is_named(
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ConfigurationError, match="needs peft") as refused:
         load_model(settings(llama_folder, adapter=adapter), 0)
-    assert "persona-monitor[research]" in refused.value.hint
+    assert ".[research]" in refused.value.hint

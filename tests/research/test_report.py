@@ -116,4 +116,4 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ConfigurationError, match="needs matplotlib") as error:
         line_plot({}, title="", x_label="", y_label="")
-    assert "persona-monitor[research]" in error.value.hint
+    assert ".[research]" in error.value.hint

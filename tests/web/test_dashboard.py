@@ -17,11 +17,13 @@ from monitor.settings import PostgresSettings
 from monitor.store.chunks import advance_offsets
 from monitor.store.database import connect, transaction
 from monitor.store.progress import keep_log_ends
+from monitor.store.workers import record_canary_run
 from monitor.values.alerts import AlertState, Condition
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import OffsetSpan
+from monitor.values.scores import CanaryRun
 from monitor.web.chart import HEIGHT, WIDTH, drift_chart
-from tests.web.scene import NOW, PACK, announce, firing
+from tests.web.scene import LINEAGE, NOW, PACK, announce, firing
 
 ClientOf = Callable[..., TestClient]
 
@@ -47,6 +49,25 @@ def test_page_shows_drift_state_and_alerts(watched: Engine, client_of: ClientOf)
         assert line is not None
         places = re.findall(r"[\d.]+,[\d.]+", line.get("d", ""))
         assert 15 < len(places) < 40, "three of the last 24 hours, a point per slice"
+
+
+def test_canaries_of_a_worker_that_is_gone_are_not_told_as_failed(
+    watched: Engine, client_of: ClientOf
+) -> None:
+    """As in an evaluation, where a live worker vouches and nobody else."""
+    gone = CanaryRun(
+        worker_id="w-gone",
+        ran_at=NOW - timedelta(minutes=50),
+        lineage=LINEAGE,
+        largest_deviation=4.0,
+        noise_floor=0.05,
+        reproduced=False,
+    )
+    with transaction(watched) as c:
+        record_canary_run(c, gone)
+    assert "not reproduced" not in client_of(watched).get("/").text
+    overview = client_of(watched).get("/api/overview").json()
+    assert [run["worker_id"] for run in overview["canaries"]] == ["w-1"]
 
 
 def test_a_resolved_alert_shows_what_it_reads_now(watched: Engine, client_of: ClientOf) -> None:

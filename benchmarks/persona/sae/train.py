@@ -46,7 +46,7 @@ def train(activations: torch.Tensor, site: int, model: str, recipe: Recipe, out:
     except ImportError:
         raise ConfigurationError(
             "training needs SAELens",
-            hint="pip install 'persona-monitor[sae]', in its own environment",
+            hint="pip install '.[sae]' in a checkout of the monitor, in its own environment",
         ) from None
     n, width = activations.shape
     if n < recipe.batch:

@@ -66,8 +66,9 @@ def _verdicts(features: Features) -> Section:
     return Section(
         title="Verdicts",
         paragraphs=(
-            "ship: may page someone. watch-only: reads something, but a claim behind an alert is not "
-            "shown. reject: does not read the persona.",
+            "ship: may page someone, as far as traffic resembles these texts. watch-only: reads "
+            "something, but a claim behind an alert is not shown. reject: does not read the persona. "
+            "Benign styles that these texts lack are not judged: look whether refusals are among them.",
         ),
         table=[
             {
@@ -321,7 +322,8 @@ def _tails(features: Features) -> Section:
         title="Tail thresholds on benign text",
         paragraphs=(
             *sorted(notes),
-            "The intervals count texts as independent; texts composed of the same pieces are less.",
+            "The intervals count texts as independent; texts composed of the same pieces are less. Rates "
+            "are of benign texts like these: other styles may pass far more often.",
         ),
         table=rows,
     )

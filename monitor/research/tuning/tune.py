@@ -297,7 +297,7 @@ def _prepared(whole: PreTrainedModel, loaded: LoadedModel, settings: TuneSetting
         from peft import LoraConfig, get_peft_model
     except ModuleNotFoundError:
         raise ConfigurationError(
-            "LoRA needs peft", hint="pip install 'persona-monitor[research]'"
+            "LoRA needs peft", hint="pip install '.[research]' in a checkout of the monitor"
         ) from None
     config = LoraConfig(
         r=settings.rank,
