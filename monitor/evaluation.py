@@ -153,8 +153,7 @@ def _cause(
     c: Connection, subject: Subject, baseline: Baseline, start: datetime, end: datetime
 ) -> Cause:
     served = served_models(c, baseline.pack_id, start, end)
-    before = baseline.fingerprint.get("served_models", "").split()
-    return cause_of(subject.canaries, served, before)
+    return cause_of(subject.canaries, served, baseline.fingerprint.served_models)
 
 
 # --- drift ---------------------------------------------------------------------------------------

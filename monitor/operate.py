@@ -19,6 +19,7 @@ from monitor.store.packs import lineages_between, pack_features, pack_presence, 
 from monitor.store.windows import read_windows
 from monitor.values.alerts import Alert, Delivery, Silence
 from monitor.values.drift import Baseline
+from monitor.values.identity import BaselineFingerprint, Copy
 from monitor.values.presence import PackPresence, foremost, several_live
 
 Row = dict[str, Any]
@@ -53,14 +54,14 @@ def capture_baseline(
         start=start,
         end=end,
         created_at=now,
-        fingerprint={
-            "bucket_seconds": f"{bucket.total_seconds():g}",
-            "sampling_rate": f"{settings.ingest.sampling_rate:g}",
-            "lineages": " ".join(
-                sorted({f"{lineage.model_hash[:12]}/{lineage.dtype}" for lineage in lineages})
-            ),
-            "served_models": " ".join(served_models(c, pack_id, start, end)),
-        },
+        fingerprint=BaselineFingerprint(
+            copies=tuple(Copy.of(lineage.model_hash, lineage.dtype) for lineage in lineages),
+            served_models=served_models(c, pack_id, start, end),
+            facts={
+                "bucket_seconds": f"{bucket.total_seconds():g}",
+                "sampling_rate": f"{settings.ingest.sampling_rate:g}",
+            },
+        ),
         min_n=settings.drift.min_baseline_n,
     )
     save_baseline(c, captured)

@@ -89,14 +89,12 @@ def pack_health(subject: Subject) -> PackHealth:
 
 def mismatches(subject: Subject) -> tuple[str, ...]:
     """Sentences: what keeps scores and baseline from belonging together."""
-    found = []
-    known = subject.baseline.fingerprint.get("lineages", "") if subject.baseline else ""
-    models = {word.split("/")[0] for word in known.split()}
-    for run in subject.canaries:
-        model = run.lineage.model_hash[:12]
-        if models and model not in models:
-            found.append(
-                f"worker {run.worker_id} replays model {model}, the baseline was made with"
-                f" {', '.join(sorted(models))}: capture a new baseline"
-            )
-    return tuple(found)
+    if subject.baseline is None:
+        return ()
+    made_from = subject.baseline.fingerprint
+    return tuple(
+        f"worker {run.worker_id} replays model {model}, the baseline was made with"
+        f" {', '.join(made_from.models)}: capture a new baseline"
+        for run in subject.canaries
+        if (model := made_from.strange(run.lineage.model_hash)) is not None
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -200,9 +200,7 @@ def test_tags_are_looked_for_in_the_shipped_pack_too(
 ) -> None:
     """Without pack.path the pack is the one shipped for the model; the model's weights are not needed."""
     shipped = load_pack(resources.files("monitor") / "packs" / "smollm2-135m-instruct")
-    monkeypatch.setattr(
-        "monitor.replay.model.fingerprint_of", lambda _settings: asdict(shipped.model)
-    )
+    monkeypatch.setattr("monitor.replay.model.identity_of", lambda _settings: shipped.model)
 
     def part(*features: str) -> dict[str, Any]:
         rules = [RULE | {"features": list(features)}]

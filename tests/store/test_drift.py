@@ -33,6 +33,7 @@ from monitor.values.drift import (
     Drift,
     Window,
 )
+from monitor.values.identity import BaselineFingerprint, Copy
 from monitor.values.scores import SCORE_BINS, CanaryRun
 from tests.store.builders import LINEAGE, NOON, PACK, known_pack, register
 
@@ -73,7 +74,11 @@ def baseline(name: str, *, pack_id: str = PACK) -> Baseline:
         window_start=NOON - HOUR,
         window_end=NOON,
         n=1_000,
-        fingerprint={"pack": pack_id, "dtype": "float32"},
+        fingerprint=BaselineFingerprint(
+            copies=(Copy("0123456789ab", "float32"),),
+            served_models=("served@1",),
+            facts={"pack": pack_id},
+        ),
         streams=streams,
     )
 
