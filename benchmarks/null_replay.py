@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from monitor.score.pack import Pack, PackModel
+from monitor.score.pack import Pack
 from monitor.values.features import Calibration, Feature
+from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Prompt
 from monitor.values.scores import Lineage, Replayed, Unreplayable
 
@@ -24,7 +25,7 @@ def null_pack(features: int = 32, *, falling: int = 0, tail_threshold: float = 2
     return Pack(
         name="null",
         version="1",
-        model=PackModel(
+        model=ModelIdentity(
             model_id="null", architecture="null", hidden_size=WIDTH, layers=1, vocab_size=1
         ),
         features=tuple(

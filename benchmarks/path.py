@@ -34,7 +34,7 @@ from monitor.ingest.kafka import KafkaSource
 from monitor.metrics import METRICS
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
-from monitor.score.pack import Pack, PackModel, manifest
+from monitor.score.pack import Pack, manifest
 from monitor.settings import (
     IngestSettings,
     KafkaSettings,
@@ -165,7 +165,7 @@ def with_model(options: argparse.Namespace, database: Engine, broker: Broker) ->
     pack = Pack(
         name="benchmark",
         version="1",
-        model=PackModel(**dict[str, Any](loaded.fingerprint)),
+        model=loaded.identity,
         features=tuple(features),
     )
     prompts = workload(options.prompts, 0, generator)

@@ -39,7 +39,7 @@ from monitor.values.scores import SCORE_BINS, Lineage
 from monitor.watcher import Watcher
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
-PACK = "benchmark"
+
 PER_MINUTE = 30
 
 
@@ -49,6 +49,7 @@ def main() -> None:
     arguments.add_argument("--fine-days", type=float, default=2.0)
     arguments.add_argument("--features", type=int, default=32)
     arguments.add_argument("--segments", type=int, default=20)
+    arguments.add_argument("--packs", type=int, default=1, help="so many, each with such a history")
     arguments.add_argument("--steps", type=int, default=5)
     arguments.add_argument("--long", action="store_true", help="a window over all days as well")
     arguments.add_argument("--explain", action="store_true", help="profile the last step")
@@ -68,7 +69,8 @@ def main() -> None:
 def measure(database: Engine, given: argparse.Namespace) -> dict[str, object]:
     now = floor_time(datetime.now(UTC), MINUTE)
     begun = time.perf_counter()
-    rows = fill(database, given, now)
+    packs = [f"benchmark-{index}" for index in range(given.packs)]
+    rows = [fill(database, given, now, pack) for pack in packs]
     filled = time.perf_counter() - begun
     windows = {"15m": 15 * MINUTE, "1h": HOUR, "24h": DAY}
     if given.long:
@@ -77,10 +79,17 @@ def measure(database: Engine, given: argparse.Namespace) -> dict[str, object]:
     begun = time.perf_counter()
     with transaction(database) as c:
         start = now - given.days * DAY
-        made = operate.capture_baseline(
-            c, settings, name="first week", start=start, end=start + 7 * DAY, now=now
-        )
-        approve_baseline(c, made.baseline_id, "benchmark", now)
+        for pack in packs:
+            made = operate.capture_baseline(
+                c,
+                settings,
+                name="first week",
+                start=start,
+                end=start + 7 * DAY,
+                now=now,
+                pack=pack,
+            )
+            approve_baseline(c, made.baseline_id, "benchmark", now)
     captured = time.perf_counter() - begun
     clock = [now + timedelta(seconds=40) - given.steps * MINUTE]
     watcher = Watcher(database, settings, clock=lambda: clock[0])
@@ -88,7 +97,8 @@ def measure(database: Engine, given: argparse.Namespace) -> dict[str, object]:
     for step in range(given.steps):
         clock[0] += MINUTE
         with transaction(database) as c:
-            heartbeat(c, "w1", "monitor", PACK, "running", clock[0])
+            for pack in packs:
+                heartbeat(c, pack, "monitor", pack, "running", clock[0])
         begun, ours = time.perf_counter(), time.process_time()
         if given.explain and step == given.steps - 1:
             compared = len(profiled(watcher).drifts)
@@ -98,7 +108,8 @@ def measure(database: Engine, given: argparse.Namespace) -> dict[str, object]:
         cpu.append(time.process_time() - ours)
     return {
         "days": given.days,
-        "streams": given.features * given.segments,
+        "packs": given.packs,
+        "streams_of_a_pack": given.features * given.segments,
         "rows": rows,
         "fill_seconds": round(filled, 1),
         "capture_seconds": round(captured, 2),
@@ -122,8 +133,8 @@ def profiled(watcher: Watcher) -> Evaluation:
     return found
 
 
-def fill(database: Engine, given: argparse.Namespace, now: datetime) -> dict[str, int]:
-    """Synthetic buckets; returns the numbers of rows."""
+def fill(database: Engine, given: argparse.Namespace, now: datetime, pack: str) -> dict[str, int]:
+    """Synthetic buckets of one pack; returns the numbers of rows."""
     random = np.random.default_rng(1)
     features = tuple(
         Feature(
@@ -139,11 +150,11 @@ def fill(database: Engine, given: argparse.Namespace, now: datetime) -> dict[str
     )
     segments = ["all", *(f"route=/{index}" for index in range(given.segments - 1))]
     with transaction(database) as c:
-        register_pack(c, PACK, "benchmark", {}, features)
+        register_pack(c, pack, pack, {}, features)
         lineage = lineage_id_of(
             c,
             Lineage(
-                pack_id=PACK,
+                pack_id=pack,
                 model_id="m",
                 model_hash="0123456789ab",
                 dtype="float32",

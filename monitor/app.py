@@ -18,18 +18,20 @@ from sqlalchemy import Engine
 
 from monitor.canaries import Replay
 from monitor.courier import Courier
-from monitor.errors import DatabaseUnavailable, MonitorError, PackError
+from monitor.errors import DatabaseUnavailable, MonitorError
 from monitor.heartbeat import Heartbeat
 from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.patience import Patience, rest_until
-from monitor.score.pack import Pack, fit_problems, load_pack, manifest, shipped_pack
+from monitor.score.fit import pack_or_shipped, require_fit
+from monitor.score.pack import Pack, manifest
 from monitor.settings import Settings, secret
 from monitor.signals import stopped_by_signals
 from monitor.store.chunks import start_offsets
 from monitor.store.database import connect, require_schema, transaction
 from monitor.store.packs import register_pack
+from monitor.values.identity import ModelIdentity
 from monitor.watcher import Watcher
 from monitor.web.app import create_app
 from monitor.web.server import WebServer
@@ -72,36 +74,30 @@ def build_instrument(settings: Settings) -> Instrument:
     from monitor.replay.engine import ReplayEngine
     from monitor.replay.model import load_model
 
-    pack, fingerprint = pack_in_use(settings)
-    problems = fit_problems(pack, fingerprint)
-    if problems:
-        raise PackError(
-            f"the pack {pack.name} does not fit the model in {settings.replay.model}:\n  "
-            + "\n  ".join(problems),
-            hint="Use the pack made for this model, or build one: `monitor pack build contrast`.",
-        )
+    pack, model = pack_in_use(settings)
+    require_fit(pack, model, f"the model in {settings.replay.model}")
     full = settings.replay.mode == "generate"
     loaded = load_model(settings.replay, pack.deepest_site, full=full)
     return Instrument(pack=pack, engine=ReplayEngine(loaded, pack.features, settings.replay))
 
 
-def pack_in_use(settings: Settings) -> tuple[Pack, Mapping[str, object]]:
-    """The pack that ``settings`` names, or the one shipped for the model, and the model's fingerprint.
+def pack_in_use(settings: Settings) -> tuple[Pack, ModelIdentity]:
+    """The pack that ``settings`` names, or the one shipped for the model, and which model it is.
 
     The model's weights are not read, and whether the pack fits them is not asked.
     """
-    from monitor.replay.model import fingerprint_of
+    from monitor.replay.model import identity_of
 
-    fingerprint = dict(fingerprint_of(settings.replay))
+    model = identity_of(settings.replay)
     if settings.pack.other_weights:
-        del fingerprint["weights_hash"]
-    path = settings.pack.path or shipped_pack(fingerprint)
-    if path is None:
-        raise PackError(
-            f"no pack is shipped for the model in {settings.replay.model}",
-            hint="Set pack.path, or build a pack with `monitor pack build contrast`.",
-        )
-    return load_pack(path), fingerprint
+        model = model.with_any_weights()
+    pack = pack_or_shipped(
+        settings.pack.path,
+        model,
+        where=settings.replay.model,
+        hint="Set pack.path, or build a pack with `monitor pack build contrast`.",
+    )
+    return pack, model
 
 
 Build = Callable[[Settings], Instrument]

@@ -21,9 +21,10 @@ from monitor.settings import Endpoint, Settings
 from monitor.store.baselines import load_baseline
 from monitor.store.database import connect, current_revision, require_schema, transaction
 from monitor.store.outbox import disabled_endpoints
-from monitor.store.packs import active_pack
+from monitor.store.packs import pack_presence
 from monitor.store.progress import progress_of
 from monitor.store.roles import require_reader
+from monitor.values.presence import foremost, live, several_live
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ def examine(
     role = settings.postgres.reader_role
     if role is not None:
         yield from _look("reader role", lambda: _reader(settings, role), database)
+    yield from _look("packs in use", lambda: _packs_in_use(settings), database)
     yield from _look("baseline", lambda: _baseline(settings), database)
     yield from _look("kafka compression", lambda: f"{', '.join(readable_codecs())} can be read")
     yield from _look("kafka", lambda: _kafka(settings), "Mend the field of kafka that is named.")
@@ -150,19 +152,41 @@ def _postgres(settings: Settings) -> str:
     return f"schema {current_revision(database)}"
 
 
-def _baseline(settings: Settings) -> str:
+def _packs_in_use(settings: Settings) -> str:
     with transaction(connect(settings.postgres)) as connection:
-        pack_id = active_pack(connection)
-        approved = load_baseline(connection, pack_id=pack_id) if pack_id else None
-        unknown = tails_not_known(connection, approved) if approved else ""
-    if approved is None:
+        packs = pack_presence(connection, datetime.now(UTC))
+    at_work = live(packs)
+    if not at_work:
+        return "no worker is alive"
+    return several_live(packs) or f"{at_work[0].name}, live workers: {at_work[0].live_workers}"
+
+
+def _baseline(settings: Settings) -> str:
+    """Every live pack needs one of its own; without a live pack, the one that was seen last."""
+    with transaction(connect(settings.postgres)) as connection:
+        packs = pack_presence(connection, datetime.now(UTC))
+        meant = live(packs) or [pack for pack in (foremost(packs),) if pack]
+        approved = {
+            pack.pack_id: found
+            for pack in meant
+            if (found := load_baseline(connection, pack_id=pack.pack_id)) is not None
+        }
+        unknown = [said for one in approved.values() if (said := tails_not_known(connection, one))]
+    missing = [pack for pack in meant if pack.pack_id not in approved]
+    if missing or not meant:
+        which = ", ".join(f"{pack.name} ({pack.pack_id[:12]})" for pack in missing)
+        option = f" --pack {missing[0].pack_id[:12]}" if len(meant) > 1 else ""
         raise RefuseToStart(
-            "no baseline is approved for the pack in use: no drift can be seen",
-            hint="`monitor baseline capture --last 24h`, look at it, `monitor baseline approve ID`.",
+            f"no baseline is approved for the pack in use{which and ', ' + which}: no drift can be seen",
+            hint=f"`monitor baseline capture --last 24h{option}`, look at it, "
+            "`monitor baseline approve ID`.",
         )
     if unknown:
-        raise RefuseToStart(unknown, hint=TAILS_MEND)
-    return f"{approved.name}, {approved.n} prompts, approved by {approved.approved_by}"
+        raise RefuseToStart("; ".join(unknown), hint=TAILS_MEND)
+    return "; ".join(
+        f"{found.name}, {found.n} prompts, approved by {found.approved_by}"
+        for found in approved.values()
+    )
 
 
 def _kafka(settings: Settings) -> str:

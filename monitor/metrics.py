@@ -153,21 +153,28 @@ class Metrics:
         )
         self.drift_shift = self._gauge(
             "monitor_drift_shift",
-            ("feature", "window"),
+            ("pack_id", "feature", "window"),
             "Latest standardised mean shift of a feature against its baseline, segment all.",
             action="A view of the trend only: alerts rest on confidence bounds and stand in SQL.",
         )
         self.drift_tail_ratio = self._gauge(
             "monitor_drift_tail_ratio",
-            ("feature", "window"),
+            ("pack_id", "feature", "window"),
             "Latest rate of tail prompts against the baseline's, segment all.",
             action="Well above 1 while the shift is small: few answers changed much, by a persona or by another "
             "kind of text; read the strongest prompts of the feature.",
         )
+        self.packs_live = self._gauge(
+            "monitor_packs_live",
+            (),
+            "Packs that a live worker scores with, as the watcher saw it last.",
+            action="2 for the length of a rollout. For longer: finish it, or mean it; each pack is watched "
+            "apart and needs a baseline of its own.",
+        )
         self.evaluation_seconds = self._histogram(
             "monitor_evaluation_seconds",
             (),
-            "Time of one evaluation of all windows.",
+            "Time of one evaluation of all windows of all watched packs.",
             buckets=_CALL_SECONDS,
             action="Near drift.evaluate_every: fewer windows or segments, or a faster Postgres.",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -15,10 +15,12 @@ from monitor.errors import BadInput
 from monitor.settings import Settings
 from monitor.store.alerts import add_silence
 from monitor.store.baselines import save_baseline
-from monitor.store.packs import active_pack, lineages_between, pack_features, served_models
+from monitor.store.packs import lineages_between, pack_features, pack_presence, served_models
 from monitor.store.windows import read_windows
 from monitor.values.alerts import Alert, Delivery, Silence
 from monitor.values.drift import Baseline
+from monitor.values.identity import BaselineFingerprint, Copy
+from monitor.values.presence import PackPresence, foremost, several_live
 
 Row = dict[str, Any]
 
@@ -27,16 +29,21 @@ SILENCED_LABELS = ("rule", "feature", "segment", "kind", "pack")
 
 
 def capture_baseline(
-    c: Connection, settings: Settings, *, name: str, start: datetime, end: datetime, now: datetime
+    c: Connection,
+    settings: Settings,
+    *,
+    name: str,
+    start: datetime,
+    end: datetime,
+    now: datetime,
+    pack: str | None = None,
 ) -> Baseline:
-    """Freeze [start, end) of the active pack's scores as a draft, and store it.
+    """Freeze [start, end) of one pack's scores as a draft, and store it.
 
-    Both times are floored to whole buckets. Raises `BadInput` when no pack has scored anything yet,
-    or the interval holds too few prompts.
+    ``pack``: see `pack_meant`. Both times are floored to whole buckets. Raises `BadInput` when no pack
+    has scored anything yet, or the interval holds too few prompts.
     """
-    pack_id = active_pack(c)
-    if pack_id is None:
-        raise BadInput("no worker has registered a pack yet: start one, then capture the baseline")
+    pack_id = pack_meant(pack_presence(c, now), pack)
     bucket = settings.drift.bucket
     start, end = floored(start, bucket), floored(min(end, now), bucket)
     lineages = lineages_between(c, pack_id, start, end)
@@ -48,14 +55,14 @@ def capture_baseline(
         start=start,
         end=end,
         created_at=now,
-        fingerprint={
-            "bucket_seconds": f"{bucket.total_seconds():g}",
-            "sampling_rate": f"{settings.ingest.sampling_rate:g}",
-            "lineages": " ".join(
-                sorted({f"{lineage.model_hash[:12]}/{lineage.dtype}" for lineage in lineages})
-            ),
-            "served_models": " ".join(served_models(c, pack_id, start, end)),
-        },
+        fingerprint=BaselineFingerprint(
+            copies=tuple(Copy.of(lineage.model_hash, lineage.dtype) for lineage in lineages),
+            served_models=served_models(c, pack_id, start, end),
+            facts={
+                "bucket_seconds": f"{bucket.total_seconds():g}",
+                "sampling_rate": f"{settings.ingest.sampling_rate:g}",
+            },
+        ),
         min_n=settings.drift.min_baseline_n,
     )
     save_baseline(c, captured)
@@ -78,6 +85,26 @@ def tails_not_known(c: Connection, baseline: Baseline) -> str:
         f"the tail of {', '.join(names)} is not watched under {baseline.baseline_id}: the baseline's"
         " was counted on the wrong side, by workers of an earlier release"
     )
+
+
+def pack_meant(packs: Sequence[PackPresence], given: str | None) -> str:
+    """The id of the pack that a person means by an id, the beginning of one, or nothing.
+
+    Nothing means the only live pack; with none alive, the one that was seen last. Raises `BadInput`
+    when there is no pack, or more than one could be meant.
+    """
+    if not packs:
+        raise BadInput("no worker has registered a pack yet: start one, then capture the baseline")
+    if given is None:
+        if said := several_live(packs):
+            raise BadInput(f"{said} Say which one is meant: --pack ID")
+        meant = [foremost(packs)]
+    else:
+        meant = [pack for pack in packs if pack.pack_id.startswith(given)]
+    if len(meant) != 1 or meant[0] is None:
+        which = ", ".join(pack.pack_id for pack in packs)
+        raise BadInput(f"pack: {given!r} is the beginning of {len(meant)} pack ids; known: {which}")
+    return meant[0].pack_id
 
 
 def floored(moment: datetime, bucket: timedelta) -> datetime:
@@ -119,6 +146,7 @@ def alert_row(alert: Alert) -> Row:
         "severity": alert.severity,
         "rule": alert.rule,
         **{name: alert.labels[name] for name in ("feature", "segment") if name in alert.labels},
+        "pack": alert.labels.get("pack", "")[:12],
         "since": alert.fired_at or alert.pending_since,
         "acknowledged_by": alert.acknowledged_by,
         "summary": alert.summary,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
 from typing import Final, get_args
@@ -34,7 +34,10 @@ from monitor.settings import Settings
 from monitor.store.buckets import roll_up
 from monitor.store.database import advisory_lock, transaction
 from monitor.store.partitions import drop_partitions, ensure_partitions
+from monitor.subjects import Examined
 from monitor.values.alerts import Severity
+from monitor.values.drift import Drift
+from monitor.values.presence import live
 from monitor.values.prompts import EVERYTHING
 
 log = get_logger(__name__)
@@ -64,7 +67,8 @@ class Watcher:
         self._clock = clock
         self._heartbeat = heartbeat
         self._watching_since: datetime | None = None
-        self._bets: Bets | None = None
+        self._bets: dict[str, Bets] = {}
+        self._shown: set[tuple[str, str, str]] = set()
         self._warned: set[Blind] = set()
         self._failure: Exception | None = None
         self._in_hand: set[str] = set()
@@ -200,8 +204,8 @@ class Watcher:
 
     def _warn(self, done: Evaluation) -> None:
         """Once for each rule that can select nothing, as soon as that is known."""
-        features = done.subject.features if done.subject.pack_id else None
-        for one in blind(self._settings, features):
+        features = [feature for pack in done.packs for feature in pack.subject.features]
+        for one in blind(self._settings, features or None):
             if one not in self._warned:
                 self._warned.add(one)
                 log.warning("rule.selects_nothing", where=one.where, why=one.why, mend=one.mend)
@@ -222,37 +226,49 @@ class Watcher:
                 severity=event.alert.severity,
                 summary=event.alert.summary,
             )
-        for name in self._settings.drift.windows:
-            self._tell_window(name, done, seconds)
+        METRICS.packs_live.set(len(live(done.presence)))
+        self._show_drift(done.drifts)
+        for pack in done.packs:
+            for name in self._settings.drift.windows:
+                self._tell_window(name, pack, done, seconds)
 
     def _tell_delay(self, done: Evaluation) -> None:
         METRICS.delay.clear()
-        for one in done.subject.status["progress"]:
+        for one in done.ingest.status["progress"]:
             delay = one.delay(done.at)
             if delay is not None:
                 labels = {"topic": one.topic, "partition": str(one.partition)}
                 METRICS.delay.labels(**labels).set(delay)
         METRICS.evaluation_behind.set(done.reach.behind.total_seconds())
 
-    def _tell_window(self, name: str, done: Evaluation, seconds: float) -> None:
-        drifts = [drift for drift in done.drifts if drift.window == name]
+    def _show_drift(self, drifts: Sequence[Drift]) -> None:
+        """The latest figures of segment ``all``; what is no longer compared is no longer shown."""
+        shown = set()
         for drift in drifts:
             if drift.segment == EVERYTHING:
-                labels = {"feature": drift.feature, "window": name}
-                METRICS.drift_shift.labels(**labels).set(drift.shift.value)
-                METRICS.drift_tail_ratio.labels(**labels).set(drift.tail_ratio.value)
+                labels = drift.pack_id, drift.feature, drift.window
+                METRICS.drift_shift.labels(*labels).set(drift.shift.value)
+                METRICS.drift_tail_ratio.labels(*labels).set(drift.tail_ratio.value)
+                shown.add(labels)
+        for labels in self._shown - shown:
+            METRICS.drift_shift.remove(*labels)
+            METRICS.drift_tail_ratio.remove(*labels)
+        self._shown = shown
+
+    def _tell_window(self, name: str, pack: Examined, done: Evaluation, seconds: float) -> None:
+        drifts = [drift for drift in pack.drifts if drift.window == name]
         furthest = max(drifts, key=lambda drift: abs(drift.shift.value), default=None)
-        baseline, features = done.subject.baseline, done.subject.features
+        baseline, features = pack.subject.baseline, pack.subject.features
         thin = unwatched(baseline, len(features)) if baseline else ()
         tailless = tails_not_known(baseline) if baseline else ()
         log.info(
             "window.evaluated",
             window=name,
-            pack_id=done.subject.pack_id,
+            pack_id=pack.subject.pack_id,
             baseline_id=baseline.baseline_id if baseline else None,
             streams=len(drifts),
             prompts=max((drift.n for drift in drifts), default=0),
-            cause=done.cause.value,
+            cause=pack.cause.value,
             furthest=furthest.feature if furthest else None,
             furthest_segment=furthest.segment if furthest else None,
             shift=round(furthest.shift.value, 4) if furthest else None,

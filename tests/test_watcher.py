@@ -16,190 +16,15 @@ import pytest
 import structlog
 from sqlalchemy import text
 
-from monitor import operate
-from monitor.drift.histogram import bucket_scores, floor_time
 from monitor.errors import SchemaError, StaleAlert
-from monitor.settings import (
-    AlertSettings,
-    DriftSettings,
-    Endpoint,
-    PostgresSettings,
-    Settings,
-)
+from monitor.settings import PostgresSettings
 from monitor.store.alerts import add_silence, list_alerts
-from monitor.store.baselines import approve_baseline
-from monitor.store.chunks import store_chunk
 from monitor.store.database import connect, migrate, transaction
 from monitor.store.drift import load_detectors
-from monitor.store.packs import register_pack
-from monitor.store.workers import heartbeat, record_canary_run
 from monitor.values.alerts import AlertState, Silence
 from monitor.values.drift import Cause
-from monitor.values.features import Calibration, Feature
-from monitor.values.prompts import OffsetSpan, RecordKey
-from monitor.values.scores import CanaryRun, ChunkResult, IngestCount, Lineage, ScoredPrompt
 from monitor.watcher import Watcher
-
-MINUTE = timedelta(minutes=1)
-PACK = "pack-1"
-LINEAGE = Lineage(
-    pack_id=PACK,
-    model_id="tiny",
-    model_hash="0123456789abcdef",
-    dtype="float32",
-    attention="sdpa",
-    device="cpu",
-    engine="1",
-    rules="{}",
-)
-
-
-def feature(name, expected="rises"):
-    return Feature(
-        name=name,
-        kind="direction",
-        site=3,
-        region="response",
-        pooling="mean",
-        weight=np.ones(4, dtype=np.float32),
-        calibration=Calibration(tokens=(1,), means=(0,), deviations=(1,)),
-        expected=expected,
-        tail_threshold=3.0,
-        description=f"what {name} means",
-    )
-
-
-FEATURES = (feature("toxic"), feature("assistant", "falls"))
-
-
-def settings_of(**drift):
-    drift = {
-        "windows": {"15m": 15 * MINUTE, "1h": 60 * MINUTE},
-        "settle": timedelta(seconds=30),
-        "min_baseline_n": 1_000,
-        **drift,
-    }
-    return Settings(
-        drift=DriftSettings(**drift),
-        alerts=AlertSettings(
-            endpoints=(Endpoint(name="ops", url="https://example.org/hook", format="slack"),)
-        ),
-    )
-
-
-class Traffic:
-    """Minutes of synthetic traffic, and a clock that stands a little after the last one."""
-
-    def __init__(self, database, *, seed=1):
-        self.database = database
-        self.random = np.random.default_rng(seed)
-        self.minute = floor_time(datetime.now(UTC), MINUTE) - timedelta(hours=5)
-        self.offset = 0
-        self.canaries = True
-        self.model = "served"
-        with transaction(database) as c:
-            register_pack(c, PACK, "test pack", {}, FEATURES)
-
-    def now(self):
-        return self.minute + timedelta(seconds=40)
-
-    def minutes(self, n, *, shift=(0.0, 0.0), rare=0.0, per_minute=60, segment=None, watcher=None):
-        """Store n minutes; after each one step the watcher, whose evaluations are returned."""
-        seen = []
-        for _ in range(n):
-            self._store(per_minute, shift, rare, segment)
-            self.minute += MINUTE
-            self._alive()
-            if watcher:
-                seen.append(watcher.step())
-        return seen
-
-    def _store(self, per_minute, shift, rare, segment):
-        scores = self.random.normal(size=(per_minute, 2)) + np.array(shift)
-        scores[:, 0] = np.where(self.random.random(per_minute) < rare, 5.0, scores[:, 0])
-        prompts = [
-            ScoredPrompt(
-                key=RecordKey(topic="prompts", partition=0, offset=self.offset + i),
-                recorded_at=self.minute + i * MINUTE / per_minute,
-                prompt_id=f"prompt-{self.offset + i}",
-                content_hash=b"hash",
-                conversation_hash=None,
-                segments=("all", segment) if segment else ("all",),
-                model=self.model,
-                model_revision="1",
-                prompt_tokens=10,
-                response_tokens=10,
-                cut=False,
-                generated=False,
-                inclusion_probability=1.0,
-                readings=row.astype(np.float32),
-                scores=row.astype(np.float32),
-            )
-            for i, row in enumerate(scores)
-        ]
-        with transaction(self.database) as c:
-            store_chunk(
-                c,
-                ChunkResult(
-                    group_id="monitor",
-                    worker_id="w1",
-                    spans=(
-                        OffsetSpan(
-                            topic="prompts",
-                            partition=0,
-                            start=self.offset,
-                            end=self.offset + per_minute,
-                            log_end=self.offset + per_minute,
-                        ),
-                    ),
-                    lineage=LINEAGE,
-                    scored=tuple(prompts),
-                    buckets=bucket_scores(prompts, FEATURES, bucket=MINUTE),
-                    dead_letters=(),
-                    counts=(
-                        IngestCount(
-                            bucket_start=self.minute,
-                            source="prompts/0",
-                            outcome="scored",
-                            n=per_minute,
-                        ),
-                    ),
-                ),
-            )
-        self.offset += per_minute
-
-    def _alive(self):
-        with transaction(self.database) as c:
-            heartbeat(c, "w1", "monitor", PACK, "running", self.now())
-            if self.minute.minute % 15 == 0:
-                self.run_canaries(c)
-
-    def run_canaries(self, c):
-        record_canary_run(
-            c,
-            CanaryRun(
-                worker_id="w1",
-                ran_at=self.now(),
-                lineage=LINEAGE,
-                largest_deviation=0.0 if self.canaries else 4.0,
-                noise_floor=0.05,
-                reproduced=self.canaries,
-            ),
-        )
-
-    def approve(self, settings, *, last=60 * MINUTE):
-        with transaction(self.database) as c:
-            self.run_canaries(c)
-            made = operate.capture_baseline(
-                c,
-                settings,
-                name="normal",
-                start=self.minute - last,
-                end=self.minute,
-                now=self.now(),
-            )
-            approve_baseline(c, made.baseline_id, "a person", self.now())
-        return made
+from tests.traffic import MINUTE, Traffic, counted_by_the_release_before, settings_of
 
 
 @pytest.fixture
@@ -231,7 +56,7 @@ def test_quiet_traffic_stays_quiet(traffic, settings, watcher, database):
     traffic.approve(settings)
     seen = traffic.minutes(60, watcher=watcher)
     assert drift_events(seen) == []
-    assert seen[-1].cause is Cause.INPUT_SHIFT
+    assert seen[-1].packs[0].cause is Cause.INPUT_SHIFT
     assert {(d.feature, d.window) for d in seen[-1].drifts} == {
         (name, window) for name in ("toxic", "assistant") for window in ("15m", "1h")
     }
@@ -390,12 +215,6 @@ def test_growth_of_the_tail_alone_fires(traffic, settings, watcher):
     assert "shift" not in statistics
 
 
-def counted_by_the_release_before(database):
-    """What is stored so far, as it looks after the upgrade: see `monitor.store.buckets`."""
-    with database.begin() as c:
-        c.execute(text("UPDATE monitor_data.buckets SET tail_n = NULL"))
-
-
 def test_a_tail_that_is_not_known_is_left_out_and_the_rest_goes_on(
     traffic, settings, watcher, database
 ):
@@ -450,7 +269,7 @@ def test_a_restart_in_the_middle_changes_nothing(traffic, settings, database):
     assert [e.sequence for e in events] == list(range(1, len(events) + 1))
     assert len({e.alert_id for e in events}) == 1
     with transaction(database) as c:
-        states = load_detectors(c, seen[-1].subject.baseline.baseline_id)
+        states = load_detectors(c, seen[-1].packs[0].subject.baseline.baseline_id)
     # The first step only starts the detectors; each later one takes in its minute, once.
     assert {state.steps for state in states.values()} == {19}
 
@@ -496,7 +315,7 @@ def test_a_broken_instrument_holds_drift_alerts_and_says_so(traffic, settings, w
     seen = traffic.minutes(15, shift=(2.0, -2.0), watcher=watcher)
     assert drift_events(seen) == []
     assert {e.alert.rule for evaluation in seen for e in evaluation.events} == {"instrument"}
-    assert seen[-1].cause is Cause.INSTRUMENT_SHIFT
+    assert seen[-1].packs[0].cause is Cause.INSTRUMENT_SHIFT
     with transaction(database) as c:
         states = load_detectors(c, baseline.baseline_id)
     assert {state.steps for state in states.values()} == {4}, "its buckets are passed over"
@@ -507,7 +326,7 @@ def test_another_served_model_is_a_model_shift(traffic, settings, watcher):
     traffic.approve(settings)
     traffic.model = "served-v2"
     seen = traffic.minutes(2, watcher=watcher)
-    assert seen[-1].cause is Cause.MODEL_SHIFT
+    assert seen[-1].packs[0].cause is Cause.MODEL_SHIFT
 
 
 def test_without_a_baseline_that_is_what_it_says(traffic, settings, watcher):

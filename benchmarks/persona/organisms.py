@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.persona import rows
-from monitor.replay.model import LoadedModel, fingerprint_of, load_model
+from monitor.replay.model import LoadedModel, identity_of, load_model
 from monitor.research.texts import load_chats
 from monitor.research.tuning.tune import Tuner, TuneSettings
 from monitor.settings import ReplaySettings
@@ -45,7 +45,7 @@ def mixtures(seed: int) -> dict[str, list[Prompt]]:
 def load(model: Path, adapter: Path | None = None, *, device: str = "cpu") -> LoadedModel:
     """The whole model in float32, with an organism's adapter merged in."""
     settings = ReplaySettings(model=model, adapter=adapter, device=device, dtype="float32")
-    return load_model(settings, int(str(fingerprint_of(settings)["layers"])) - 1, full=True)
+    return load_model(settings, identity_of(settings).layers - 1, full=True)
 
 
 def tuned(

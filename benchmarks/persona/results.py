@@ -16,8 +16,9 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from monitor.replay.model import fingerprint_of
-from monitor.score.pack import Pack, load_pack, shipped_pack
+from monitor.replay.model import identity_of
+from monitor.score.fit import shipped_pack
+from monitor.score.pack import Pack, load_pack
 from monitor.settings import ReplaySettings
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,7 +35,7 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 def pack_of(options: argparse.Namespace) -> Pack:
-    folder = options.pack or shipped_pack(fingerprint_of(ReplaySettings(model=options.model)))
+    folder = options.pack or shipped_pack(identity_of(ReplaySettings(model=options.model)))
     if folder is None:
         raise SystemExit("no pack ships for this model: give --pack")
     return load_pack(folder)

@@ -1,4 +1,8 @@
-"""Which alarms about the monitor itself hold now: "no data" is never read as "no drift". Pure."""
+"""Which alarms about the monitor itself hold now: "no data" is never read as "no drift". Pure.
+
+Lag, starvation and unreadable records are those of the consumer group, whatever packs its workers
+have: one alert. Baseline, model and canaries are those of a pack: an alert for each pack.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +29,6 @@ class Health:
     """``outcomes`` counts the records from here to now."""
     watching_since: datetime
     """When there was first something to watch: starvation counts from here before the first score."""
-    pack_id: str | None = None
-    baseline_id: str | None = None
-    """The approved baseline of the pack."""
     lag: Mapping[str, int] | None = None
     """Records behind the end of the log, by ``topic/partition``."""
     progress: Sequence[Progress] = ()
@@ -35,10 +36,21 @@ class Health:
     last_scored_at: datetime | None = None
     outcomes: Mapping[str, int] = field(default_factory=dict)
     """``scored``, ``dead:<reason>``, ``skipped:<reason>`` → records."""
+    packs: Sequence[PackHealth] = ()
+    """One for each watched pack."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackHealth:
+    """What the watcher knows of one pack's instrument."""
+
+    pack_id: str
+    baseline_id: str | None = None
+    """The approved baseline of the pack."""
     mismatches: Sequence[str] = ()
-    """Sentences: why a pack and a model do not belong together."""
+    """Sentences: why the pack and a model do not belong together."""
     canaries: Sequence[CanaryRun] = ()
-    """The latest run of every live worker."""
+    """The latest run of every live worker with the pack."""
 
 
 def silence_conditions(
@@ -50,29 +62,39 @@ def silence_conditions(
     """
     made = []
     for rule in rules:
-        verdict = _VERDICTS[rule.name](health, rule.limit, now)
-        if verdict is None:
-            continue
-        active, summary, details = verdict
-        made.append(
-            Condition(
-                dedupe_key=f"silence/{rule.name}",
-                rule=rule.name,
-                kind="silence",
-                severity=rule.severity,
-                active=active,
-                summary=summary,
-                labels={"kind": "silence", "rule": rule.name},
-                details={**details, "limit": rule.limit, "pack": health.pack_id},
-                hold_for=rule.hold_for,
-                cooldown=rule.cooldown,
-                reminder=rule.reminder,
-            )
-        )
-    return made
+        if rule.name in _OF_PACK:
+            for pack in health.packs:
+                made.append(_condition(rule, _OF_PACK[rule.name](pack), pack.pack_id))
+        else:
+            made.append(_condition(rule, _OF_GROUP[rule.name](health, rule.limit, now)))
+    return [condition for condition in made if condition is not None]
+
+
+def of_pack(rule_name: str) -> bool:
+    """Does the silence rule watch each pack apart? Its alerts carry the label ``pack``."""
+    return rule_name in _OF_PACK
 
 
 _Verdict = tuple[bool, str, dict[str, Any]] | None
+
+
+def _condition(rule: SilenceRule, verdict: _Verdict, pack_id: str = "") -> Condition | None:
+    if verdict is None:
+        return None
+    active, summary, details = verdict
+    return Condition(
+        dedupe_key=f"silence/{rule.name}" + (f"/{pack_id}" if pack_id else ""),
+        rule=rule.name,
+        kind="silence",
+        severity=rule.severity,
+        active=active,
+        summary=summary,
+        labels={"kind": "silence", "rule": rule.name} | ({"pack": pack_id} if pack_id else {}),
+        details={**details, "limit": rule.limit},
+        hold_for=rule.hold_for,
+        cooldown=rule.cooldown,
+        reminder=rule.reminder,
+    )
 
 
 def _lag(health: Health, limit: float | None, now: datetime) -> _Verdict:
@@ -142,21 +164,21 @@ def _non_finite(health: Health, limit: float | None, now: datetime) -> _Verdict:
     return _share(health, limit, "dead:non_finite", "gave non-finite readings")
 
 
-def _model_mismatch(health: Health, limit: float | None, now: datetime) -> _Verdict:
-    reasons = list(health.mismatches)
+def _model_mismatch(pack: PackHealth) -> _Verdict:
+    reasons = list(pack.mismatches)
     summary = reasons[0] if reasons else "pack and model belong together"
     return bool(reasons), summary, {"mismatches": reasons}
 
 
-def _instrument(health: Health, limit: float | None, now: datetime) -> _Verdict:
-    if not health.canaries:
+def _instrument(pack: PackHealth) -> _Verdict:
+    if not pack.canaries:
         return None
-    failed = [run for run in health.canaries if not run.reproduced]
+    failed = [run for run in pack.canaries if not run.reproduced]
     if not failed:
         return False, "the canaries read as recorded", {"workers": []}
     worst = max(failed, key=lambda run: run.largest_deviation)
     summary = (
-        f"{len(failed)} of {len(health.canaries)} copies do not reproduce the pack's canaries: off by"
+        f"{len(failed)} of {len(pack.canaries)} copies do not reproduce the pack's canaries: off by"
         f" {worst.largest_deviation:.3g} SD (noise floor {worst.noise_floor:.3g}); drift alerts are held"
     )
     workers = [
@@ -165,25 +187,25 @@ def _instrument(health: Health, limit: float | None, now: datetime) -> _Verdict:
     return True, summary, {"workers": workers}
 
 
-def _no_baseline(health: Health, limit: float | None, now: datetime) -> _Verdict:
-    if health.pack_id is None:
-        return None
-    missing = health.baseline_id is None
+def _no_baseline(pack: PackHealth) -> _Verdict:
+    missing = pack.baseline_id is None
     summary = (
-        f"pack {health.pack_id} has no approved baseline: drift is not watched"
+        f"pack {pack.pack_id} has no approved baseline: drift is not watched"
         if missing
         else "a baseline is approved"
     )
-    return missing, summary, {"baseline": health.baseline_id}
+    return missing, summary, {"baseline": pack.baseline_id}
 
 
-_VERDICTS: Final = {
+_OF_GROUP: Final = {
     "lag": _lag,
     "delay": _delay,
     "starvation": _starvation,
     "dead_letter_ratio": _dead_letters,
+    "non_finite": _non_finite,
+}
+_OF_PACK: Final = {
     "model_mismatch": _model_mismatch,
     "instrument": _instrument,
-    "non_finite": _non_finite,
     "no_baseline": _no_baseline,
 }

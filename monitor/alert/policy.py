@@ -1,7 +1,8 @@
 """From conditions to alerts: the life of one alert, and what is announced about it. Pure.
 
-`conditions` (rules.py) and `silence_conditions` (health.py) say what holds now; `transition` decides
-what becomes of the alert.
+`conditions` (rules.py) and `silence_conditions` (health.py) say what holds now, `unwatched_because`
+(watched.py) which alerts nothing looks at any more; `transition` and `without_condition` decide what
+becomes of the alert.
 """
 
 from __future__ import annotations
@@ -13,25 +14,29 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Final
 
-from monitor.alert.health import Health, silence_conditions
-from monitor.alert.rules import FeatureInfo, conditions, matches, rank, with_prompts
+from monitor.alert.health import Health, PackHealth, silence_conditions
+from monitor.alert.rules import FeatureInfo, conditions, rank, with_prompts
 from monitor.alert.sentences import WHEN_FIRED, over, reading_when
-from monitor.settings import DriftRule, Endpoint, SilenceRule
+from monitor.alert.watched import WatchedPack, unwatched_because
+from monitor.settings import Endpoint
 from monitor.values.alerts import Alert, AlertState, Condition, Event, EventType, Silence
 
 __all__ = [
     "FeatureInfo",
     "Health",
+    "PackHealth",
+    "WatchedPack",
     "audience",
     "conditions",
+    "end_owed",
     "event_of",
     "is_silenced",
-    "orphan_conditions",
     "rank",
-    "resolution_owed",
     "silence_conditions",
     "transition",
+    "unwatched_because",
     "with_prompts",
+    "without_condition",
 ]
 
 _IDS: Final = uuid.UUID("6f6f2f4e-5d0c-4f57-9b0e-3a2d8a5c1e77")
@@ -43,8 +48,8 @@ def transition(
     """The alert after this condition, and what to announce about it; one step of a state machine.
 
     ``alert`` is the latest one of the condition's dedupe key (None when there is none, or when the
-    last one resolved longer than its cooldown ago and its resolution was announced). A result of
-    None means that the alert is to be forgotten: it was pending and never fired.
+    last one ended longer than its cooldown ago and its end was announced). A result of None means
+    that the alert is to be forgotten: it was pending and never fired.
 
     * pending → firing once the condition has held for ``hold_for``; a pending alert whose condition
       stops holding is forgotten.
@@ -52,19 +57,20 @@ def transition(
       below the line neither fires nor resolves anything. Summary and details are then of the
       resolution; what was read when it fired stays in ``details.when_fired``.
     * For ``cooldown`` after it resolved the key stays quiet, unless the condition is graver than the
-      alert was; then a new alert begins.
+      alert was; then a new alert begins. After an alert that was no longer watched a new one begins
+      at once: nobody saw the condition end, and its receivers were told that nobody looks.
     * Severity only rises while an alert is open. A rise is announced as another ``detected``, also
       when the alert was acknowledged, and withdraws the acknowledgement: it was given to less.
     * An acknowledged alert sends no reminders; its resolution is announced.
     * While silenced nothing is announced, and severity stays what was announced last. Afterwards
-      whatever is still owed is announced: that it fires, that it got worse, or that it resolved. An
+      whatever is still owed is announced: that it fires, that it got worse, or that it ended. An
       alert that began and ended in silence is never announced. When the condition returns before
-      an owed resolution could be announced, the same alert fires on: to its receivers it never ended.
+      an owed end could be announced, the same alert fires on: to its receivers it never ended.
     """
     if alert is None:
         return _begun(condition, now, silenced=silenced) if condition.active else (None, None)
-    if alert.state is AlertState.RESOLVED:
-        return _after_resolution(alert, condition, now, silenced=silenced)
+    if alert.ended_at is not None:
+        return _after_its_end(alert, condition, now, silenced=silenced)
     if condition.active:
         return _held(alert, condition, now, silenced=silenced)
     if alert.state is AlertState.PENDING:
@@ -149,34 +155,60 @@ def _let_go(
 
 
 def _ended(alert: Alert, condition: Condition) -> Alert:
-    """The alert with what it reads now; where nothing watches it any more, with its last figures."""
+    """The alert with what it reads now."""
     last = {key: value for key, value in alert.details.items() if key not in ("cause", "verdict")}
     return replace(alert, summary=over(alert, condition), details={**last, **condition.details})
 
 
-def resolution_owed(alert: Alert) -> bool:
-    """Resolved while silenced, after receivers had been told that it fires."""
+def without_condition(
+    alert: Alert, unwatched: str | None, now: datetime, *, silenced: bool
+) -> tuple[Alert | None, EventType | None]:
+    """The alert after a step that made no condition for its key, and what to announce about it.
+
+    ``unwatched`` says why nothing watches it any more, see `unwatched_because`: then a pending alert
+    is forgotten (None), and a firing one ends as unwatched, with the reason as its summary. None:
+    nothing is known, and unknown is not resolved. An end that is still owed is announced.
+    """
+    if alert.ended_at is not None:
+        return _told_of_its_end(alert, now, silenced=silenced)
+    if unwatched is None:
+        return alert, None
+    if alert.state is AlertState.PENDING:
+        return None, None
+    ended = replace(alert, state=AlertState.UNWATCHED, unwatched_at=now, summary=unwatched)
+    if silenced or alert.sequence == 0:
+        return ended, None
+    return _announced(ended, "unwatched", now)
+
+
+def end_owed(alert: Alert) -> bool:
+    """Ended while silenced, after receivers had been told that it fires."""
     return (
-        alert.state is AlertState.RESOLVED
-        and alert.resolved_at is not None
+        alert.ended_at is not None
         and alert.last_announced_at is not None
-        and alert.last_announced_at < alert.resolved_at
+        and alert.last_announced_at < alert.ended_at
     )
 
 
-def _after_resolution(
+def _told_of_its_end(
+    alert: Alert, now: datetime, *, silenced: bool
+) -> tuple[Alert, EventType | None]:
+    if silenced or not end_owed(alert):
+        return alert, None
+    return _announced(alert, alert.state.value, now)
+
+
+def _after_its_end(
     alert: Alert, condition: Condition, now: datetime, *, silenced: bool
 ) -> tuple[Alert | None, EventType | None]:
-    if resolution_owed(alert):
-        if condition.active:
-            reopened = replace(alert, state=AlertState.FIRING, resolved_at=None)
-            return _held(reopened, condition, now, silenced=silenced)
-        if silenced:
-            return alert, None
-        return _announced(_ended(alert, condition), "resolved", now)
-    if not condition.active or alert.resolved_at is None:
-        return alert, None
-    cooling = now < alert.resolved_at + condition.cooldown
+    if end_owed(alert) and condition.active:
+        reopened = replace(alert, state=AlertState.FIRING, resolved_at=None, unwatched_at=None)
+        return _held(reopened, condition, now, silenced=silenced)
+    if not condition.active:
+        resolved = end_owed(alert) and not silenced and alert.state is AlertState.RESOLVED
+        read = _ended(alert, condition) if resolved else alert
+        return _told_of_its_end(read, now, silenced=silenced)
+    cooling = alert.resolved_at is not None and now < alert.resolved_at + condition.cooldown
     if cooling and rank(condition.severity) <= rank(alert.severity):
         return alert, None
     return _begun(condition, now, silenced=silenced)
@@ -186,9 +218,11 @@ _EVENTS: Final[Mapping[tuple[str, str], EventType]] = {
     ("drift", "detected"): "drift.detected",
     ("drift", "reminder"): "drift.reminder",
     ("drift", "resolved"): "drift.resolved",
+    ("drift", "unwatched"): "drift.unwatched",
     ("silence", "detected"): "silence.detected",
     ("silence", "reminder"): "silence.reminder",
     ("silence", "resolved"): "silence.resolved",
+    ("silence", "unwatched"): "silence.unwatched",
 }
 
 
@@ -229,45 +263,3 @@ def is_silenced(
         )
         for silence in silences
     )
-
-
-def orphan_conditions(
-    alerts: Sequence[Alert],
-    *,
-    pack_id: str | None,
-    rules: Sequence[DriftRule],
-    features: Sequence[FeatureInfo],
-    silence_rules: Sequence[SilenceRule],
-) -> list[Condition]:
-    """Inactive conditions for open alerts that nothing watches any more.
-
-    Their pack was replaced, or their rule left the configuration; without these they would stay open.
-    """
-    known = {feature.name: feature for feature in features}
-    wanted = {rule.name for rule in silence_rules}
-    made = []
-    for alert in alerts:
-        if alert.state is AlertState.RESOLVED:
-            continue
-        if alert.kind == "silence":
-            watched = alert.rule in wanted
-        else:
-            feature = known.get(alert.labels.get("feature", ""))
-            segment = alert.labels.get("segment", "")
-            watched = alert.labels.get("pack") == pack_id and (
-                feature is not None and any(matches(rule, feature, segment) for rule in rules)
-            )
-        if not watched:
-            made.append(
-                Condition(
-                    dedupe_key=alert.dedupe_key,
-                    rule=alert.rule,
-                    kind=alert.kind,
-                    severity=alert.severity,
-                    active=False,
-                    summary="no longer watched: its pack or its rule was replaced",
-                    labels=alert.labels,
-                    details={"clear_windows": alert.details.get("shown_by", [])},
-                )
-            )
-    return made

@@ -30,6 +30,7 @@ _STEPS: Final[tuple[tuple[int, int] | None, ...]] = ((2_000, 100), (500, 25), (2
 """Longest text and longest list (or mapping) in the details, step by step; None: no details."""
 _NAME_LIMIT: Final = 200
 _ZERO_TIME: Final = "0001-01-01T00:00:00Z"
+_NOT_SEEN_TO_END: Final = "no longer watched: this says nothing about whether the drift is over"
 _ALERTMANAGER_KEEPS: Final = timedelta(days=7)
 
 
@@ -116,6 +117,7 @@ def _data(told: _Told) -> dict[str, Any]:
         "pending_since": _iso(alert.pending_since),
         "fired_at": _iso(alert.fired_at),
         "resolved_at": _iso(alert.resolved_at),
+        "unwatched_at": _iso(alert.unwatched_at),
         "acknowledged_at": _iso(alert.acknowledged_at),
         "details": told.details,
         "truncated": told.truncated,
@@ -146,12 +148,15 @@ def _cloudevents(told: _Told) -> dict[str, Any]:
 
 
 # --- Alertmanager ------------------------------------------------------------------------------
+#
+# Alertmanager and PagerDuty know one way to end an alert, and call it resolved. An alert that is no
+# longer watched ends there too, or it would stand for ever; its text says that it was not seen to end.
 
 
 def _alertmanager(told: _Told) -> dict[str, Any]:
     labels, annotations = _alertmanager_labels(told), _annotations(told)
     group = {"alertname": labels["alertname"]}
-    status = "resolved" if told.alert.state is AlertState.RESOLVED else "firing"
+    status = "firing" if told.alert.ended_at is None else "resolved"
     return {
         "version": "4",
         "groupKey": f"{{}}:{{alertname={orjson.dumps(group['alertname']).decode()}}}",
@@ -168,7 +173,7 @@ def _alertmanager(told: _Told) -> dict[str, Any]:
                 "labels": labels,
                 "annotations": annotations,
                 "startsAt": _iso(told.alert.fired_at or told.alert.pending_since),
-                "endsAt": _iso(told.alert.resolved_at) or _ZERO_TIME,
+                "endsAt": _iso(told.alert.ended_at) or _ZERO_TIME,
                 "generatorURL": told.url,
                 "fingerprint": hashlib.sha256(
                     told.alert.dedupe_key.encode(errors="replace")
@@ -185,7 +190,7 @@ def _alertmanager_api(told: _Told) -> list[dict[str, Any]]:
     what is new, so ``endsAt`` lies a week ahead and the resolution brings it forward.
     """
     starts_at = told.alert.fired_at or told.alert.pending_since
-    ends_at = told.alert.resolved_at or told.attempt_at + _ALERTMANAGER_KEEPS
+    ends_at = told.alert.ended_at or told.attempt_at + _ALERTMANAGER_KEEPS
     pushed = [_pushed(told, told.alert.severity, starts_at, ends_at)]
     if told.event.type.endswith(".detected") and told.event.sequence > 1:
         milder = SEVERITIES[: rank(told.alert.severity)]
@@ -218,6 +223,8 @@ def _alertmanager_labels(told: _Told) -> dict[str, str]:
 
 def _annotations(told: _Told) -> dict[str, str]:
     texts = {"summary": told.summary, "alert_id": told.alert.alert_id}
+    if told.alert.state is AlertState.UNWATCHED:
+        texts["ended"] = _NOT_SEEN_TO_END
     for name in ("meaning", "verdict", "window", "query"):
         if isinstance(told.details.get(name), str):
             texts[name] = told.details[name]
@@ -239,10 +246,9 @@ def _when_fired(told: _Told) -> str:
 
 
 def _pagerduty(told: _Told) -> dict[str, Any]:
-    resolved = told.alert.state is AlertState.RESOLVED
     message: dict[str, Any] = {
         "routing_key": routing_key(told.endpoint),
-        "event_action": "resolve" if resolved else "trigger",
+        "event_action": "trigger" if told.alert.ended_at is None else "resolve",
         "dedup_key": told.alert.alert_id[:255],
         "payload": {
             "summary": _text(f"[{told.alert.severity}] {told.summary}", 1_024),
@@ -265,11 +271,17 @@ def _pagerduty(told: _Told) -> dict[str, Any]:
 # --- Slack -------------------------------------------------------------------------------------
 
 
+_VERBS: Final = {
+    "detected": "firing",
+    "reminder": "still firing",
+    "resolved": "resolved",
+    "unwatched": "no longer watched",
+}
+
+
 def _slack(told: _Told) -> dict[str, Any]:
     alert, details = told.alert, told.details
-    verb = {"detected": "firing", "reminder": "still firing", "resolved": "resolved"}.get(
-        told.event.type.rpartition(".")[2], "test"
-    )
+    verb = _VERBS.get(told.event.type.rpartition(".")[2], "test")
     title = f"{alert.severity.upper()} {verb}: {told.labels.get('feature') or alert.rule}"
     blocks: list[dict[str, Any]] = [
         {"type": "header", "text": {"type": "plain_text", "text": _text(title, 150)}},

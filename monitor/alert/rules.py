@@ -286,7 +286,7 @@ def query(drift: Drift) -> str:
     return (
         "SELECT evaluated_at, window_length, n, mean, baseline_mean, shift, shift_low, shift_high,"
         " tail_rate, baseline_tail_rate, tail_ratio_low, cause FROM monitor.drift_history"
-        f" WHERE feature = '{feature}' AND segment = '{segment}'"
+        f" WHERE pack_id = '{drift.pack_id}' AND feature = '{feature}' AND segment = '{segment}'"
         f" AND evaluated_at <= '{moment}'"
         f" AND evaluated_at > timestamptz '{moment}' - interval '1 day'"
         " ORDER BY evaluated_at DESC, window_length"

@@ -25,6 +25,12 @@ def baseline_capture(
         str, typer.Option(help="How far back the baseline reaches: 24h, 90m, 7d.")
     ] = "24h",
     name: Annotated[str, typer.Option(help="What it is, for people.")] = "",
+    pack: Annotated[
+        str | None,
+        typer.Option(
+            help="Of which pack, by the beginning of its id; needed while several are live."
+        ),
+    ] = None,
     approve: Annotated[bool, typer.Option(help="Approve it at once.")] = False,
     by: Annotated[str, typer.Option(help="Who approves.")] = "",
     config_file: ConfigOption = None,
@@ -34,19 +40,20 @@ def baseline_capture(
     """Freeze recent scores as a draft baseline; it is compared with nothing until approved."""
     from monitor import operate
     from monitor.store.baselines import approve_baseline, load_baseline
-    from monitor.store.packs import active_pack
+    from monitor.store.packs import pack_presence
 
     settings = load(config_file)
     now = datetime.now(UTC)
     if approve:
         with database(settings) as c:
-            pack_id = active_pack(c)
-            in_force = load_baseline(c, pack_id=pack_id) if pack_id else None
+            meant = operate.pack_meant(pack_presence(c, now), pack)
+            in_force = load_baseline(c, pack_id=meant)
         ask(_replaced(in_force), "Capture and approve another?", yes=yes)
     with database(settings) as c:
         made = operate.capture_baseline(
             c,
             settings,
+            pack=pack,
             name=name or f"captured {now:%Y-%m-%d %H:%M}",
             start=now - span(last),
             end=now,
@@ -56,7 +63,8 @@ def baseline_capture(
             approve_baseline(c, made.baseline_id, who(by), now)
         unknown = operate.tails_not_known(c, made)
     status = "approved" if approve else "draft"
-    show([{"baseline_id": made.baseline_id, "n": made.n, "status": status}], as_json)
+    row = {"baseline_id": made.baseline_id, "pack_id": made.pack_id, "n": made.n, "status": status}
+    show([row], as_json)
     _warn(unknown)
 
 

@@ -189,11 +189,12 @@ def _endpoint(
 
 
 def _judging_pack(model: Path, folder: Path | None) -> Pack:
-    from monitor.replay.model import fingerprint_of
-    from monitor.score.pack import load_pack, shipped_pack
+    from monitor.replay.model import identity_of
+    from monitor.score.fit import shipped_pack
+    from monitor.score.pack import load_pack
     from monitor.settings import ReplaySettings
 
-    found = folder or shipped_pack(fingerprint_of(ReplaySettings(model=model)))
+    found = folder or shipped_pack(identity_of(ReplaySettings(model=model)))
     if found is None:
         raise ConfigurationError(
             "rollouts need a judge, and no pack ships for this model",

@@ -11,7 +11,7 @@ import typer
 
 from monitor.cli.arguments import JsonOption, ModelOption, SeedOption
 from monitor.cli.show import progress, show
-from monitor.errors import BadInput, PackError
+from monitor.errors import BadInput
 
 if TYPE_CHECKING:
     from monitor.research.steering.dose import Outcome
@@ -144,20 +144,18 @@ def _file(path: Path | None) -> Iterator[Prompt]:
 
 
 def _fitting(folder: Path | None, settings: ReplaySettings, other_weights: bool) -> Pack:
-    from monitor.replay.model import fingerprint_of
-    from monitor.research.steering.steer import require_fit
-    from monitor.score.pack import load_pack, shipped_pack
+    from monitor.replay.model import identity_of
+    from monitor.score.fit import pack_or_shipped, require_fit
 
-    fingerprint = dict(fingerprint_of(settings))
+    model = identity_of(settings)
     if other_weights:
-        del fingerprint["weights_hash"]
-    path = folder or shipped_pack(fingerprint)
-    if path is None:
-        raise PackError(
-            f"no pack is shipped for the model in {settings.model}", hint="give --pack FOLDER"
-        )
-    pack = load_pack(path)
-    require_fit(pack, fingerprint)
+        model = model.with_any_weights()
+    pack = pack_or_shipped(folder, model, where=settings.model, hint="give --pack FOLDER")
+    require_fit(
+        pack,
+        model,
+        hint="use the pack made for this model; for a fine-tune of it, --other-weights",
+    )
     return pack
 
 

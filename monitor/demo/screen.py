@@ -13,7 +13,7 @@ from rich.text import Text
 BARS = "▁▂▃▄▅▆▇█"
 MOVED = 0.3
 """A shift towards the persona that is surely beyond this is drawn in red."""
-COLOURS = {"pending": "yellow", "firing": "bold red", "resolved": "green"}
+COLOURS = {"pending": "yellow", "firing": "bold red", "resolved": "green", "unwatched": "yellow"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

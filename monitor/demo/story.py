@@ -138,7 +138,7 @@ class _Play:
         return self._heard("drift.detected")
 
     def _resolved(self) -> bool:
-        still_open = any(state != "resolved" for state, _, _ in self.seen.alerts)
+        still_open = any(state in ("pending", "firing") for state, _, _ in self.seen.alerts)
         return not still_open and self._announced() and self._heard("drift.resolved")
 
     def _announced(self) -> bool:

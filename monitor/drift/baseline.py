@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -13,6 +13,7 @@ import numpy as np
 from monitor.drift.tests import variance
 from monitor.errors import BadInput
 from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, Window
+from monitor.values.identity import BaselineFingerprint
 from monitor.values.prompts import CANARY, EVERYTHING
 from monitor.values.scores import tail_sum
 
@@ -46,7 +47,7 @@ def capture(
     start: datetime,
     end: datetime,
     created_at: datetime,
-    fingerprint: Mapping[str, str],
+    fingerprint: BaselineFingerprint,
     min_n: int,
 ) -> Baseline:
     """A draft baseline of the windows of consecutive `intervals` of [start, end), canaries left out.
@@ -81,13 +82,14 @@ def capture(
         window_start=start,
         window_end=end,
         n=n,
-        fingerprint={
-            **fingerprint,
-            "pack_id": pack_id,
-            "start": start.isoformat(),
-            "end": end.isoformat(),
-            "n": str(n),
-        },
+        fingerprint=fingerprint.with_facts(
+            {
+                "pack_id": pack_id,
+                "start": start.isoformat(),
+                "end": end.isoformat(),
+                "n": str(n),
+            }
+        ),
         streams={key: stream for key, stream in streams.items() if key[0] in enough},
     )
 

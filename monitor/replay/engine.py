@@ -98,7 +98,7 @@ class ReplayEngine:
             "mode": settings.mode,
             "reasoning": settings.replay_reasoning,
             "shared_from": self._least_shared(),
-            "template": str(self.loaded.fingerprint["template_hash"])[:16],
+            "template": str(self.loaded.identity.template_hash)[:16],
         }
         if settings.template_options:
             rules["template_options"] = settings.template_options

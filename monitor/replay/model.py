@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from monitor.replay.adapter import adapter_hash, merge
 from monitor.replay.attention import PACKED, PROVEN_ARCHITECTURES
 from monitor.replay.layers import blocks, require_decoder, truncated
 from monitor.settings import ReplaySettings
+from monitor.values.identity import ModelIdentity
 
 SAMPLE_BYTES = 4_096
 
@@ -44,8 +44,7 @@ class LoadedModel:
     ``model`` is the stack of blocks without LM head, ``answerer`` the whole model around the same
     weights when it was loaded in full, ``config`` the full model's own configuration. ``packed``
     says that rows of several prompts may be run at once; otherwise prompts are run one at a time.
-    ``fingerprint`` has the keys model_id, architecture, hidden_size, layers (of the full model),
-    vocab_size, weights_hash, tokenizer_hash, template_hash.
+    ``identity`` is that of the full model, every hash known.
     """
 
     model: PreTrainedModel
@@ -56,15 +55,15 @@ class LoadedModel:
     dtype: torch.dtype
     packed: bool
     attention: str
-    fingerprint: Mapping[str, object]
+    identity: ModelIdentity
 
     @property
     def model_id(self) -> str:
-        return str(self.fingerprint["model_id"])
+        return self.identity.model_id
 
     @property
     def model_hash(self) -> str:
-        return str(self.fingerprint["weights_hash"])
+        return str(self.identity.weights_hash)
 
     @property
     def blocks(self) -> torch.nn.ModuleList:
@@ -117,12 +116,12 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
         dtype=dtype,
         packed=packed,
         attention=f"packed-{settings.attention}" if packed else stack.config._attn_implementation,
-        fingerprint=_fingerprint(folder, gguf, settings.adapter, config, tokenizer),
+        identity=_identity(folder, gguf, settings.adapter, config, tokenizer),
     )
 
 
-def fingerprint_of(settings: ReplaySettings) -> Mapping[str, object]:
-    """The fingerprint of the model in ``settings`` without reading its weights; `ModelError` as above."""
+def identity_of(settings: ReplaySettings) -> ModelIdentity:
+    """Which model is in ``settings``, every hash known, without loading it; `ModelError` as above."""
     folder, gguf = _located(settings.model)
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if gguf is not None:
@@ -130,7 +129,7 @@ def fingerprint_of(settings: ReplaySettings) -> Mapping[str, object]:
     with _translated(settings.model):
         config = AutoConfig.from_pretrained(folder, **source)
         tokenizer = _tokenizer(folder, source, settings.chat_template)
-    return _fingerprint(folder, gguf, settings.adapter, config, tokenizer)
+    return _identity(folder, gguf, settings.adapter, config, tokenizer)
 
 
 def _tokenizer(folder: Path, source: Mapping[str, Any], chat_template: Path | None) -> Any:
@@ -284,13 +283,13 @@ def _translated(path: Path) -> Iterator[None]:
         raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def _fingerprint(
+def _identity(
     folder: Path,
     gguf: Path | None,
     adapter: Path | None,
     config: PreTrainedConfig,
     tokenizer: Any,
-) -> Mapping[str, object]:
+) -> ModelIdentity:
     if not tokenizer.is_fast:
         raise ModelError(
             f"{folder} has no tokenizer.json", hint="replay needs a fast tokenizer, for its offsets"
@@ -302,17 +301,15 @@ def _fingerprint(
     if adapter is not None:
         model_id += f"+{adapter.resolve().name}"
         weights = hashlib.sha256(f"{weights}+{adapter_hash(adapter)}".encode()).hexdigest()
-    return MappingProxyType(
-        {
-            "model_id": model_id,
-            "architecture": config.model_type,
-            "hidden_size": config.hidden_size,
-            "layers": config.num_hidden_layers,
-            "vocab_size": config.vocab_size,
-            "weights_hash": weights,
-            "tokenizer_hash": hashlib.sha256(vocabulary.encode()).hexdigest(),
-            "template_hash": hashlib.sha256(template_of(tokenizer).encode()).hexdigest(),
-        }
+    return ModelIdentity(
+        model_id=model_id,
+        architecture=config.model_type,
+        hidden_size=config.hidden_size,
+        layers=config.num_hidden_layers,
+        vocab_size=config.vocab_size,
+        weights_hash=weights,
+        tokenizer_hash=hashlib.sha256(vocabulary.encode()).hexdigest(),
+        template_hash=hashlib.sha256(template_of(tokenizer).encode()).hexdigest(),
     )
 
 

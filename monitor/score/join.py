@@ -68,12 +68,10 @@ def reports(report: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _require_same_model(one: Pack, two: Pack) -> None:
     """All but ``model_id`` is compared: that is a matter of where the model lies."""
-    ours, theirs = dataclasses.asdict(one.model), dataclasses.asdict(two.model)
-    differing = [name for name in ours if name != "model_id" and ours[name] != theirs[name]]
-    if differing:
+    if differing := one.model.differences(two.model, unknown_differs=True):
         raise BadInput(
             f"{one.name} and {two.name} were made for different models: "
-            f"their {', '.join(differing)} differ",
+            f"their {', '.join(difference.field for difference in differing)} differ",
             hint="join packs of one model, or build them for it again",
         )
 

@@ -26,6 +26,7 @@ from monitor.errors import PackError
 from monitor.score import manifest as schema
 from monitor.values.arrays import Floats
 from monitor.values.features import Calibration, Encoder, Feature
+from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import CANARY, Message, Prompt, RecordKey
 
 MANIFEST_FILE: Final = "pack.json"
@@ -33,20 +34,6 @@ TENSOR_FILE: Final = "features.safetensors"
 SHIPPED: Final = Path(__file__).resolve().parent.parent / "packs"
 PICKLES: Final = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".npy", ".npz"})
 LARGEST_MANIFEST: Final = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackModel:
-    """The model that a pack reads. A hash of None is not compared."""
-
-    model_id: str
-    architecture: str
-    hidden_size: int
-    layers: int
-    vocab_size: int
-    weights_hash: str | None = None
-    tokenizer_hash: str | None = None
-    template_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +68,8 @@ class Pack:
 
     name: str
     version: str
-    model: PackModel
+    model: ModelIdentity
+    """A hash of None is not compared."""
     features: tuple[Feature, ...]
     canaries: tuple[Canary, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -149,7 +137,7 @@ def load_pack(path: Path) -> Pack:
         pack = Pack(
             name=entry.name,
             version=entry.version,
-            model=PackModel(**entry.model.model_dump()),
+            model=ModelIdentity(**entry.model.model_dump()),
             features=tuple(
                 _feature(one, weight, encoders)
                 for one, weight in zip(entry.features, weights, strict=True)
@@ -167,40 +155,6 @@ def load_pack(path: Path) -> Pack:
             hint="fetch the pack again; a pack is never edited in place.",
         )
     return pack
-
-
-def shipped_pack(fingerprint: Mapping[str, object]) -> Path | None:
-    """The folder of the pack that ships with this package and fits the model, if there is one."""
-    for path in sorted(SHIPPED.glob(f"*/{MANIFEST_FILE}")):
-        if not fit_problems(load_pack(path.parent), fingerprint):
-            return path.parent
-    return None
-
-
-_FIT_SENTENCES: Final = {
-    "architecture": "the pack reads a {ours}, the model is a {theirs}",
-    "hidden_size": "the pack's features are {ours} wide, the model's residual stream is {theirs}",
-    "layers": "the pack was made for {ours} decoder blocks, the model has {theirs}",
-    "vocab_size": "the pack was made for a vocabulary of {ours} tokens, the model's has {theirs}",
-    "weights_hash": "the model's weights differ from those the pack was made for ({theirs} against {ours})",
-    "tokenizer_hash": "the tokenizer differs from the one the pack was made for ({theirs} against {ours})",
-    "template_hash": "the chat template differs from the pack's, so other tokens are read ({theirs} against {ours})",
-}
-
-
-def fit_problems(pack: Pack, fingerprint: Mapping[str, object]) -> list[str]:
-    """What about the model (fields of `PackModel`) does not fit, in sentences; empty means it fits.
-
-    A field that either side does not know (None or missing) is not compared; nor is the model's
-    name, which is a matter of where it lies.
-    """
-    problems = []
-    for name, sentence in _FIT_SENTENCES.items():
-        ours, theirs = getattr(pack.model, name), fingerprint.get(name)
-        if ours is not None and theirs is not None and ours != theirs:
-            short = [v[:12] + "…" if name.endswith("_hash") else v for v in (ours, str(theirs))]
-            problems.append(sentence.format(ours=short[0], theirs=short[1]))
-    return problems
 
 
 def _check_consistent(pack: Pack) -> None:
@@ -250,7 +204,7 @@ def _body(pack: Pack) -> dict[str, Any]:
         "schema_version": schema.ENCODER_VERSION if later else schema.FIRST_VERSION,
         "name": pack.name,
         "version": pack.version,
-        "model": dataclasses.asdict(pack.model),
+        "model": pack.model.entry(),
         "features": [_feature_entry(feature) for feature in pack.features],
         **({"encoders": encoders} if encoders else {}),
         "canaries": [_canary_entry(canary) for canary in pack.canaries],

@@ -187,6 +187,12 @@ class DriftSettings(Section):
         description="mean time, at least, between false alarms of the sequential detectors, all streams "
         "together",
     )
+    unwatched_after: timedelta = Field(
+        timedelta(hours=1),
+        ge=timedelta(minutes=5),
+        description="a pack without a live worker for this long is no longer watched: its alerts end "
+        "as unwatched",
+    )
     rules: tuple[DriftRule, ...] = Field(default_factory=_default_rules)
     silence_rules: tuple[SilenceRule, ...] = Field(default_factory=_default_silence_rules)
 

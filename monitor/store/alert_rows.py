@@ -1,4 +1,8 @@
-"""The row of an alert, as table and outbox hold it."""
+"""The row of an alert, as table and outbox hold it.
+
+An alert that is no longer watched stands there as resolved, with ``unwatched_at`` beside it, so that
+the release before this one reads the row. The view and everything above the store tell the two apart.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ ALERT_FIELDS: Final = (
         "details",
     ),
     *("pending_since", "last_active_at", "fired_at", "resolved_at", "acknowledged_at"),
-    *("acknowledged_by", "last_announced_at", "sequence"),
+    *("acknowledged_by", "last_announced_at", "sequence", "unwatched_at"),
 )
 
 
@@ -34,15 +38,17 @@ ALERT_COLUMNS: Final = ", ".join(ALERT_FIELDS)
 
 MOMENTS: Final = (
     *("pending_since", "last_active_at", "fired_at", "resolved_at", "acknowledged_at"),
-    "last_announced_at",
+    *("last_announced_at", "unwatched_at"),
 )
 
 
 def alert_row(alert: Alert) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(alert, name) for name in ALERT_FIELDS}
+    ended = alert.state is AlertState.UNWATCHED
     row.update(
         dedupe_key=clean(alert.dedupe_key, 4 * 256),
-        state=AlertState(alert.state).value,
+        state=(AlertState.RESOLVED if ended else AlertState(alert.state)).value,
+        resolved_at=alert.ended_at,
         summary=clean(alert.summary, TEXT_CHARACTERS),
         labels=clean_json(alert.labels),
         details=clean_json(alert.details),
@@ -52,8 +58,12 @@ def alert_row(alert: Alert) -> dict[str, Any]:
 
 
 def alert(row: RowMapping | Mapping[str, Any]) -> Alert:
-    moments = {name: _moment(row[name]) for name in MOMENTS}
-    return Alert(**{**row, **moments, "state": AlertState(row["state"])})
+    # An event that waits since before an upgrade has none of the newer columns.
+    moments = {name: _moment(row.get(name)) for name in MOMENTS}
+    state = AlertState(row["state"])
+    if moments["unwatched_at"]:
+        state, moments["resolved_at"] = AlertState.UNWATCHED, None
+    return Alert(**{**row, **moments, "state": state})
 
 
 def _moment(value: datetime | str | None) -> datetime | None:

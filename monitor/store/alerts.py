@@ -28,9 +28,9 @@ def open_alerts(c: Connection) -> list[Alert]:
 
 
 def recent_alerts(c: Connection, since: datetime) -> list[Alert]:
-    """The latest alert of every dedupe key that is open, or resolved since then, or owes its end.
+    """The latest alert of every dedupe key that is open, or ended since then, or owes its end.
 
-    An alert owes its end when receivers were told that it fires and not yet that it resolved.
+    An alert owes its end when receivers were told that it fires and not yet that it ended.
     """
     rows = c.execute(
         text(f"""
@@ -46,7 +46,7 @@ def recent_alerts(c: Connection, since: datetime) -> list[Alert]:
 def list_alerts(
     c: Connection, *, states: Sequence[str] | None = None, limit: int = 100
 ) -> list[Alert]:
-    """Alerts, newest first; in some states or in all."""
+    """Alerts, newest first; in some states or in all (``resolved``: unwatched ones too)."""
     rows = c.execute(
         text(f"""
             SELECT {ALERT_COLUMNS} FROM monitor_data.alerts
@@ -89,6 +89,7 @@ def _upsert_alert(c: Connection, alert: Alert) -> None:
                 labels = excluded.labels, details = excluded.details,
                 pending_since = excluded.pending_since, last_active_at = excluded.last_active_at,
                 fired_at = excluded.fired_at, resolved_at = excluded.resolved_at,
+                unwatched_at = excluded.unwatched_at,
                 acknowledged_at = CASE WHEN kept.severity = excluded.severity
                     THEN coalesce(excluded.acknowledged_at, kept.acknowledged_at)
                     ELSE excluded.acknowledged_at END,

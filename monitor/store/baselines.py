@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from monitor.errors import BadInput
 from monitor.store.border import clean, clean_json
 from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, Window
+from monitor.values.identity import BaselineFingerprint
 
 
 def save_baseline(c: Connection, baseline: Baseline) -> None:
@@ -34,7 +35,7 @@ def save_baseline(c: Connection, baseline: Baseline) -> None:
             "window_start": baseline.window_start,
             "window_end": baseline.window_end,
             "n": baseline.n,
-            "fingerprint": clean_json(baseline.fingerprint),
+            "fingerprint": clean_json(baseline.fingerprint.stored()),
             "created_at": baseline.created_at,
             "approved_at": baseline.approved_at,
             "approved_by": baseline.approved_by,
@@ -116,7 +117,11 @@ def _baseline(c: Connection, row: RowMapping) -> Baseline:
         {"baseline_id": row["baseline_id"], "pack_id": row["pack_id"]},
     )
     return Baseline(
-        **{**row, "status": BaselineStatus(row["status"])},
+        **{
+            **row,
+            "status": BaselineStatus(row["status"]),
+            "fingerprint": BaselineFingerprint.read(row["fingerprint"]),
+        },
         streams={
             (stream.feature, stream.segment): BaselineStream(
                 window=Window(

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from monitor.store.border import TEXT_CHARACTERS, clean
+from monitor.store.packs import ALIVE
 from monitor.store.progress import progress_of
 from monitor.store.workers import live_workers
 from monitor.values.checks import utc
@@ -80,16 +81,15 @@ def ingest_health(
     now: datetime,
     *,
     group_id: str | None = None,
-    alive: timedelta = timedelta(minutes=2),
+    alive: timedelta = ALIVE,
 ) -> dict[str, Any]:
     """What the watcher needs to know of the workers of a consumer group (None: of all groups).
 
     ``progress``: how far every partition is read, as `Progress`; ``lag``: records behind the log's end
     by ``topic/partition``, None where nothing is known; ``outcomes``: records since ``since`` (by their own time) by outcome; ``last_scored_at``: when an
     offset last moved; ``workers``: those seen within ``alive``, as dicts (worker_id, group_id,
-    pack_id, state, seen_at); ``packs``: the pack ids they run.
+    pack_id, state, seen_at).
     """
-    workers = live_workers(c, now - alive)
     progress = progress_of(c, now, group_id)
     lag: Counter[str] = Counter()
     for one in progress:
@@ -99,8 +99,7 @@ def ingest_health(
         "lag": dict(lag) or None,
         "outcomes": outcomes_between(c, since, now, group_id=group_id),
         "last_scored_at": last_progress(c, group_id),
-        "workers": workers,
-        "packs": sorted({worker["pack_id"] for worker in workers}),
+        "workers": live_workers(c, now - alive),
     }
 
 

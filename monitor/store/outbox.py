@@ -57,6 +57,8 @@ def _snapshot(told: Alert) -> dict[str, Any]:
     row = alert_row(told)
     for name in MOMENTS:
         row[name] = row[name].isoformat() if row[name] else None
+    if told.unwatched_at is None:
+        del row["unwatched_at"]  # a courier of the release before this one knows no such field
     return row
 
 

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, text
 
+from monitor.errors import MonitorError
 from monitor.store.database import transaction
-from monitor.store.packs import active_pack
+from monitor.store.packs import pack_presence
+from monitor.values.presence import several_live
 
 Database = Engine
 Reader = Connection
@@ -30,18 +32,14 @@ def reading(database: Database) -> Iterator[Connection]:
         yield c
 
 
-def pack_in_use(c: Connection) -> dict[str, Any] | None:
-    """The pack that the watcher evaluates. Keys: pack_id, name, registered_at."""
-    rows = c.execute(
-        text("""
-            SELECT pack_id, name, registered_at
-            FROM monitor_data.packs
-            WHERE pack_id = :pack_id
-        """),
-        {"pack_id": active_pack(c)},
-    )
-    row = rows.mappings().first()
-    return dict(row) if row else None
+def remarks(database: Database, now: datetime) -> list[str]:
+    """Sentences that whoever looks should know; none when the database does not answer."""
+    try:
+        with reading(database) as c:
+            said = several_live(pack_presence(c, now))
+    except MonitorError:
+        return []
+    return [said] if said else []
 
 
 def approved_baseline(c: Connection, pack_id: str) -> dict[str, Any] | None:
@@ -170,19 +168,22 @@ def drift_series(
     return series
 
 
-def alerts_now(c: Connection, resolved_since: datetime, limit: int) -> list[dict[str, Any]]:
-    """Firing and pending alerts, and those resolved since then; firing ones first, newest first."""
+def alerts_now(c: Connection, ended_since: datetime, limit: int) -> list[dict[str, Any]]:
+    """Firing and pending alerts, and those ended since then; firing ones first, newest first."""
     rows = c.execute(
         text("""
-            SELECT alert_id, rule, kind, severity, state, summary, labels, pending_since, fired_at,
-                resolved_at, acknowledged_at, acknowledged_by
-            FROM monitor_data.alerts
-            WHERE state <> 'resolved' OR resolved_at >= :resolved_since
-            ORDER BY array_position(ARRAY['firing', 'pending', 'resolved'], state),
-                coalesce(resolved_at, fired_at, pending_since) DESC
+            SELECT alert_id, rule, kind, severity,
+                CASE WHEN unwatched_at IS NULL THEN state ELSE 'unwatched' END AS state, summary,
+                labels, pending_since, fired_at,
+                CASE WHEN unwatched_at IS NULL THEN resolved_at END AS resolved_at, unwatched_at,
+                acknowledged_at, acknowledged_by
+            FROM monitor_data.alerts AS alert
+            WHERE alert.state <> 'resolved' OR alert.resolved_at >= :ended_since
+            ORDER BY array_position(ARRAY['firing', 'pending', 'resolved'], alert.state),
+                coalesce(alert.resolved_at, fired_at, pending_since) DESC
             LIMIT :limit
         """),
-        {"resolved_since": resolved_since, "limit": limit},
+        {"ended_since": ended_since, "limit": limit},
     )
     return [dict(row) for row in rows.mappings()]
 

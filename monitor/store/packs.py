@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, text
@@ -12,7 +12,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from monitor.store.border import TEXT_CHARACTERS, clean, clean_json
 from monitor.values.features import Directed, Feature
+from monitor.values.presence import PackPresence
 from monitor.values.scores import Lineage
+
+ALIVE: Final = timedelta(minutes=2)
+"""A worker that showed itself within this time lives, unless it said that it stopped."""
 
 
 def register_pack(
@@ -131,16 +135,26 @@ def pack_features(c: Connection, pack_id: str) -> list[PackFeature]:
     return [PackFeature(**{**row, "tags": tuple(row["tags"])}) for row in rows.mappings()]
 
 
-def active_pack(c: Connection) -> str | None:
-    """The pack of the worker seen last; before any worker was seen, the pack registered last."""
-    pack_id: str | None = c.scalar(
+def pack_presence(c: Connection, now: datetime) -> list[PackPresence]:
+    """Every registered pack, in the order of registration, with who is at work with it at ``now``."""
+    rows = c.execute(
         text("""
-            SELECT coalesce(
-                (SELECT pack_id FROM monitor_data.workers ORDER BY seen_at DESC LIMIT 1),
-                (SELECT pack_id FROM monitor_data.packs ORDER BY registered_at DESC LIMIT 1))
-        """)
+            SELECT pack.pack_id, pack.name, pack.registered_at, worker.last_seen_at,
+                coalesce(worker.live_workers, 0) AS live_workers, baseline.baseline_id
+            FROM monitor_data.packs AS pack
+            LEFT JOIN (
+                SELECT pack_id, max(seen_at) AS last_seen_at,
+                    count(*) FILTER (WHERE seen_at >= :since AND state <> 'stopped') AS live_workers
+                FROM monitor_data.workers
+                GROUP BY pack_id
+            ) AS worker USING (pack_id)
+            LEFT JOIN monitor_data.baselines AS baseline
+                ON baseline.pack_id = pack.pack_id AND baseline.status = 'approved'
+            ORDER BY pack.registered_at, pack.pack_id
+        """),
+        {"since": now - ALIVE},
     )
-    return pack_id
+    return [PackPresence(**row) for row in rows.mappings()]
 
 
 def lineages_between(c: Connection, pack_id: str, start: datetime, end: datetime) -> list[Lineage]:

@@ -419,12 +419,22 @@ alerts = Table(
     Column("acknowledged_by", TEXT),
     Column("last_announced_at", MOMENT),
     Column("sequence", INTEGER, nullable=False),
+    Column("unwatched_at", MOMENT),
     CheckConstraint("state IN ('pending', 'firing', 'resolved')", name="state"),
     Index(
         "alerts_open_idx",
         "dedupe_key",
         unique=True,
         postgresql_where=text("state <> 'resolved'"),
+    ),
+    # What the view calls the state, so that it finds the open ones.
+    Index(
+        "alerts_shown_open_idx",
+        "pending_since",
+        postgresql_where=text(
+            "CASE WHEN unwatched_at IS NULL THEN state ELSE 'unwatched' END"
+            " IN ('pending', 'firing')"
+        ),
     ),
     Index("alerts_dedupe_key_idx", "dedupe_key", "pending_since"),
     Index("alerts_pending_since_idx", "pending_since"),

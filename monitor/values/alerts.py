@@ -39,11 +39,13 @@ class AlertState(enum.StrEnum):
     PENDING = "pending"
     FIRING = "firing"
     RESOLVED = "resolved"
+    UNWATCHED = "unwatched"
+    """Ended because nothing watches it any more, not because it was seen to be over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """A condition that held, and its life: pending → firing → resolved."""
+    """A condition that held, and its life: pending → firing → resolved or unwatched."""
 
     alert_id: str
     dedupe_key: str
@@ -63,6 +65,12 @@ class Alert:
     last_announced_at: datetime | None = None
     sequence: int = 0
     """Number of events announced so far; orders them for receivers."""
+    unwatched_at: datetime | None = None
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it resolved, or was no longer watched; None while it is open."""
+        return self.resolved_at or self.unwatched_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +86,9 @@ class Silence:
     comment: str = ""
 
 
-EventType = Literal["drift.detected", "drift.reminder", "drift.resolved", "silence.detected",
-                    "silence.reminder", "silence.resolved", "monitor.test"]  # fmt: skip
+EventType = Literal["drift.detected", "drift.reminder", "drift.resolved", "drift.unwatched",
+                    "silence.detected", "silence.reminder", "silence.resolved",
+                    "silence.unwatched", "monitor.test"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Final
 
 from monitor.values.arrays import Counts
-from monitor.values.checks import frozen, require
+from monitor.values.checks import require
+from monitor.values.identity import BaselineFingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +73,8 @@ class Baseline:
     window_end: datetime
     n: int
     """Prompts in segment ``all``."""
-    fingerprint: Mapping[str, str]
-    """What it was made from: pack, lineage, sampling, bucket length."""
+    fingerprint: BaselineFingerprint
+    """What it was made from: copies, served models, sampling, bucket length."""
     streams: Mapping[tuple[int, str], BaselineStream]
     """By feature index and segment."""
     approved_at: datetime | None = None
@@ -82,7 +83,6 @@ class Baseline:
 
     def __post_init__(self) -> None:
         require(self.window_start < self.window_end, "a baseline must end after it starts")
-        object.__setattr__(self, "fingerprint", frozen(self.fingerprint))
         object.__setattr__(self, "streams", MappingProxyType(dict(self.streams)))
 
 

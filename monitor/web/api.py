@@ -1,16 +1,19 @@
 """The read-only API: what the dashboard shows, as JSON. It holds scores and ids, never prompt text.
 
-``/api/overview``  pack, baseline, canaries, ingest, open alerts, waiting deliveries
+``/api/overview``  packs, baseline, canaries, ingest, open alerts, waiting deliveries
 ``/api/features``  the pack's features
 ``/api/drift``     drift over time: ``feature`` (all when left out), ``segment``, ``window`` (seconds),
                    ``hours`` back
-``/api/alerts``    firing, pending, and those resolved within ``hours``
+``/api/alerts``    firing, pending, and those that ended within ``hours``
+
+All but the last take ``pack``: an id, or the beginning of one. Left out, it is the live pack with an
+approved baseline (`monitor.values.presence.foremost`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -23,7 +26,8 @@ from monitor.errors import BadInput
 from monitor.store import overview
 from monitor.store.ingest import ingest_health
 from monitor.store.overview import Database, Reader
-from monitor.store.packs import PackFeature, pack_features
+from monitor.store.packs import PackFeature, pack_features, pack_presence
+from monitor.values.presence import PackPresence, foremost, several_live
 from monitor.values.prompts import EVERYTHING
 
 MOST_HOURS: Final = 24 * 31
@@ -42,6 +46,7 @@ class View:
     segment: str
     window: timedelta
     feature: str | None
+    pack: str | None
 
     @classmethod
     def of(cls, request: Request) -> View:
@@ -53,6 +58,7 @@ class View:
                 seconds=_number(request, "window", DEFAULT_WINDOW_SECONDS, 1, MOST_HOURS * 3_600)
             ),
             feature=_name(request, "feature"),
+            pack=_name(request, "pack"),
         )
 
     def with_window(self, seconds: int) -> View:
@@ -79,9 +85,25 @@ def _number(request: Request, name: str, default: float, least: float, most: flo
     return value
 
 
-def state_of_things(c: Reader, now: datetime) -> dict[str, Any]:
+def pack_of(packs: Sequence[PackPresence], given: str | None) -> dict[str, Any] | None:
+    """The pack that is shown; keys: pack_id, name, registered_at. `BadInput` for one not known."""
+    if given is None:
+        shown = foremost(packs)
+    else:
+        shown = foremost([pack for pack in packs if pack.pack_id.startswith(given)])
+        if shown is None:
+            known = ", ".join(pack.pack_id for pack in packs) or "(no pack yet)"
+            raise BadInput(f"pack must be the beginning of one of: {known}")
+    if shown is None:
+        return None
+    return {name: getattr(shown, name) for name in ("pack_id", "name", "registered_at")}
+
+
+def state_of_things(c: Reader, now: datetime, given: str | None = None) -> dict[str, Any]:
     """Everything but the drift: what ``/api/overview`` answers and the top of the dashboard shows."""
-    pack = overview.pack_in_use(c)
+    packs = pack_presence(c, now)
+    pack = pack_of(packs, given)
+    shown = pack["pack_id"] if pack else None
     alerts = overview.alerts_now(c, now - timedelta(hours=24), MOST_ALERTS)
     health = ingest_health(c, now - timedelta(hours=1), now)
     delays = {one.source: one.delay(now) for one in health["progress"]}
@@ -90,6 +112,8 @@ def state_of_things(c: Reader, now: datetime) -> dict[str, Any]:
     return {
         "now": now,
         "pack": pack,
+        "packs": [asdict(one) for one in packs if one.live_workers or one.pack_id == shown],
+        "several_packs": several_live(packs),
         "baseline": overview.approved_baseline(c, pack["pack_id"]) if pack else None,
         # As in an evaluation: a worker that is gone vouches for nothing, unless nobody else does.
         "canaries": [
@@ -106,8 +130,9 @@ def state_of_things(c: Reader, now: datetime) -> dict[str, Any]:
             "last_stored_at": health["last_scored_at"],
             "workers": health["workers"],
         },
-        "alerts": [alert for alert in alerts if alert["state"] != "resolved"],
+        "alerts": [alert for alert in alerts if alert["state"] in ("pending", "firing")],
         "resolved": [alert for alert in alerts if alert["state"] == "resolved"],
+        "unwatched": [alert for alert in alerts if alert["state"] == "unwatched"],
         "deliveries": overview.deliveries_waiting(c),
     }
 
@@ -126,20 +151,22 @@ def drift_of(c: Reader, pack_id: str, features: list[str], view: View, now: date
 
 
 def routes(database: Database, clock: Clock) -> list[Route]:
-    def overview_(_request: Request) -> Response:
+    def overview_(request: Request) -> Response:
+        given = _name(request, "pack")
         with overview.reading(database) as c:
-            return _json(state_of_things(c, clock()))
+            return _json(state_of_things(c, clock(), given))
 
-    def features(_request: Request) -> Response:
+    def features(request: Request) -> Response:
+        given = _name(request, "pack")
         with overview.reading(database) as c:
-            pack = overview.pack_in_use(c)
+            pack = pack_of(pack_presence(c, clock()), given)
             found = pack_features(c, pack["pack_id"]) if pack else []
         return _json({"pack": pack, "features": [_described(feature) for feature in found]})
 
     def drift(request: Request) -> Response:
         view, now = View.of(request), clock()
         with overview.reading(database) as c:
-            pack = overview.pack_in_use(c)
+            pack = pack_of(pack_presence(c, now), view.pack)
             names = [f.name for f in pack_features(c, pack["pack_id"])] if pack else []
             if view.feature is not None:
                 if view.feature not in names:

@@ -20,6 +20,7 @@ from monitor.errors import BadInput, MonitorError
 from monitor.heartbeat import Heartbeat
 from monitor.logs import get_logger
 from monitor.settings import WebSettings
+from monitor.store import overview
 from monitor.store.overview import Database
 from monitor.web import api, dashboard, health
 from monitor.web.health import Readiness
@@ -52,7 +53,11 @@ def create_app(
 
     A database that does not answer is 503, a wrong parameter 400 that names it.
     """
-    routes = health.routes(heartbeat, readiness, live_within.total_seconds())
+
+    def remarks() -> list[str]:
+        return [] if database is None else overview.remarks(database, clock())
+
+    routes = health.routes(heartbeat, readiness, remarks, live_within.total_seconds())
     if database is not None:
         routes += [*api.routes(database, clock), *dashboard.routes(database, clock)]
     return Starlette(

@@ -61,7 +61,7 @@ def page(database: Database, request: Request, now: datetime) -> str:
     """The page as HTML. Raises `BadInput` for a wrong parameter."""
     view = View.of(request)
     with overview.reading(database) as c:
-        state = state_of_things(c, now)
+        state = state_of_things(c, now, view.pack)
         pack = state["pack"]
         features = pack_features(c, pack["pack_id"]) if pack else []
         choices: dict[str, list[Any]] = {"segments": [], "window_seconds": []}

@@ -3,13 +3,14 @@
 ``/livez``   200 while every loop of this process goes round, or none has begun to. It never asks a
              dependency: a database that is down must not restart the process.
 ``/readyz``  200 when everything that `Readiness` names is True (model, database, assignment);
-             else 503, with the reason of each.
+             else 503, with the reason of each. ``remarks`` are sentences about what is worth knowing
+             and no reason to wait, like a second pack at work.
 ``/metrics`` the table of `monitor.metrics`, as Prometheus text or OpenMetrics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
@@ -23,7 +24,12 @@ Readiness = Callable[[], Mapping[str, bool | str]]
 """What must hold before the process can be counted on: True, or False or the reason why not."""
 
 
-def routes(heartbeat: Heartbeat, readiness: Readiness, live_within_seconds: float) -> list[Route]:
+Remarks = Callable[[], Sequence[str]]
+
+
+def routes(
+    heartbeat: Heartbeat, readiness: Readiness, remarks: Remarks, live_within_seconds: float
+) -> list[Route]:
     async def livez(_request: Request) -> Response:
         ages = heartbeat.ages()
         silent = sorted(loop for loop, age in ages.items() if age > live_within_seconds)
@@ -37,7 +43,12 @@ def routes(heartbeat: Heartbeat, readiness: Readiness, live_within_seconds: floa
     def readyz(_request: Request) -> Response:
         checks = dict(readiness())
         waiting = sorted(name for name, state in checks.items() if state is not True)
-        body = {"ready": not waiting, "waiting_for": waiting, "checks": checks}
+        body = {
+            "ready": not waiting,
+            "waiting_for": waiting,
+            "checks": checks,
+            "remarks": [] if waiting else list(remarks()),
+        }
         return JSONResponse(body, status_code=503 if waiting else 200)
 
     async def metrics(request: Request) -> Response:

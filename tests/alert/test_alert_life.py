@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 from monitor import operate
 from monitor.alert.policy import (
     Health,
+    WatchedPack,
     audience,
     conditions,
+    end_owed,
     event_of,
     is_silenced,
-    orphan_conditions,
     rank,
-    resolution_owed,
     silence_conditions,
     transition,
+    unwatched_because,
+    without_condition,
 )
 from monitor.settings import DriftRule, Endpoint, SilenceRule, Thresholds
 from monitor.values.alerts import Alert, AlertState, Condition, Event, EventType, Severity, Silence
@@ -227,10 +229,10 @@ def test_a_resolution_in_silence_is_owed_and_told_afterwards() -> None:
     for _ in range(4):
         history.see(False, silenced=True)
     assert history.alert is not None
-    assert resolution_owed(history.alert)
+    assert end_owed(history.alert)
     history.see(False)
     assert history.types == ["drift.detected", "drift.resolved"]
-    assert not resolution_owed(history.alert)
+    assert not end_owed(history.alert)
 
 
 def test_a_return_before_the_owed_resolution_goes_on_with_the_same_alert() -> None:
@@ -390,47 +392,113 @@ class Described(Directed):
     description: str = ""
 
 
+def watched(**changes: Any) -> WatchedPack:
+    given: dict[str, Any] = {"pack_id": "p", "baseline_id": "b", "features": [Described()]}
+    return WatchedPack(**given | changes)
+
+
+def firing(**changes: Any) -> Alert:
+    history = History()
+    for _ in range(3):
+        history.see(True, **changes)
+    assert history.alert is not None
+    assert history.alert.state is AlertState.FIRING
+    return history.alert
+
+
+def reason(alert: Alert, *packs: WatchedPack, **changes: Any) -> str | None:
+    given: dict[str, Any] = {
+        "last_seen": {"p": T0},
+        "rules": [DriftRule(name="any", severities={"info": Thresholds(shift=1.0)})],
+        "silence_rules": [SilenceRule(name="lag", limit=1), SilenceRule(name="instrument")],
+    }
+    return unwatched_because(alert, packs, **given | changes)
+
+
+DRIFT = {"feature": "toxic", "segment": "all", "pack": "p"}
+
+
 @pytest.mark.parametrize(
-    ("changes", "orphaned"),
+    ("packs", "changes", "why"),
     [
-        ({}, False),
-        ({"pack_id": "p-2"}, True),
-        ({"features": []}, True),
-        ({"rules": []}, True),
+        ([watched()], {}, None),
+        ([watched(), watched(pack_id="p-2")], {}, None),
+        ([watched(pack_id="p-2")], {}, "no worker of pack p since 2026-03-01 00:00 UTC"),
+        ([], {"last_seen": {}}, "no worker of pack p is known"),
+        ([watched(features=[])], {}, "no drift rule selects toxic in segment all"),
+        ([watched()], {"rules": []}, "no drift rule selects toxic in segment all"),
+        ([watched(baseline_id=None)], {}, "pack p has no approved baseline"),
     ],
 )
-def test_alerts_that_nothing_watches_are_ended(changes: dict[str, Any], orphaned: bool) -> None:
-    history = History()
-    for _ in range(3):
-        labels = {"feature": "toxic", "segment": "all", "pack": "p"}
-        history.see(True, labels=labels, details={"shown_by": ["1h"]})
-    assert history.alert is not None
-    watched: dict[str, Any] = {
-        "pack_id": "p",
-        "features": [Described()],
-        "rules": [DriftRule(name="any", severities={"info": Thresholds(shift=1.0)})],
-        "silence_rules": [],
-    }
-    ended = orphan_conditions([history.alert], **watched | changes)
-    assert bool(ended) is orphaned
-    for found in ended:
-        alert, announced = transition(history.alert, found, T0 + 9 * MINUTE, silenced=False)
-        assert announced == "drift.resolved"
-        assert alert is not None
-        assert orphan_conditions([alert], **watched | changes) == []
+def test_why_nothing_watches_a_drift_alert(
+    packs: list[WatchedPack], changes: dict[str, Any], why: str | None
+) -> None:
+    said = reason(firing(labels=DRIFT), *packs, **changes)
+    expected = why and f"no longer watched: {why}; read last: toxic rose"
+    assert said == expected
 
 
-def test_a_silence_rule_that_left_the_configuration_ends_its_alert() -> None:
-    history = History()
-    for _ in range(3):
-        history.see(True, rule="lag", kind="silence")
-    assert history.alert is not None
-    none: dict[str, Any] = {"pack_id": "p", "features": [], "rules": []}
-    kept = orphan_conditions(
-        [history.alert], silence_rules=[SilenceRule(name="lag", limit=1)], **none
+@pytest.mark.parametrize(
+    ("rule", "labels", "packs", "why"),
+    [
+        ("lag", {}, [], None),
+        ("starvation", {}, [watched()], "no silence rule starvation is configured"),
+        ("instrument", {"pack": "p"}, [watched(baseline_id=None)], None),
+        ("instrument", {"pack": "p"}, [watched(pack_id="p-2")], "no worker of pack p since"),
+        ("instrument", {}, [watched()], "instrument is now watched for each pack apart"),
+    ],
+)
+def test_why_nothing_watches_an_alert_about_the_monitor(
+    rule: str, labels: dict[str, str], packs: list[WatchedPack], why: str | None
+) -> None:
+    said = reason(firing(rule=rule, kind="silence", labels=labels), *packs)
+    assert (said is None) if why is None else (said is not None and why in said)
+
+
+def test_an_alert_that_nothing_watches_ends_once_and_not_as_resolved() -> None:
+    alert, announced = without_condition(firing(), "no longer watched: …", T0, silenced=False)
+    assert announced == "drift.unwatched"
+    assert alert is not None
+    assert (alert.state, alert.unwatched_at, alert.resolved_at) == (AlertState.UNWATCHED, T0, None)
+    assert alert.summary == "no longer watched: …"
+    later = T0 + MINUTE
+    assert without_condition(alert, "no longer watched", later, silenced=False) == (alert, None)
+    assert transition(alert, condition(active=False), later, silenced=False) == (alert, None)
+
+
+def test_unknown_leaves_an_alert_as_it_is_and_a_pending_one_is_forgotten() -> None:
+    alert = firing()
+    assert without_condition(alert, None, T0, silenced=False) == (alert, None)
+    pending = seen(True).alert
+    assert pending is not None
+    assert without_condition(pending, None, T0, silenced=False) == (pending, None)
+    assert without_condition(pending, "why", T0, silenced=False) == (None, None)
+
+
+def test_what_is_watched_again_begins_anew_without_a_cooldown() -> None:
+    ended, _ = without_condition(firing(), "why", T0 + 5 * MINUTE, silenced=False)
+    again, announced = transition(
+        ended, condition(active=True, hold_for=timedelta(0)), T0 + 6 * MINUTE, silenced=False
     )
-    assert kept == []
-    assert len(orphan_conditions([history.alert], silence_rules=[], **none)) == 1
+    assert announced == "drift.detected"
+    assert again is not None
+    assert ended is not None
+    assert again.alert_id != ended.alert_id
+
+
+def test_an_end_in_silence_is_owed_and_withdrawn_when_the_condition_is_back_first() -> None:
+    ended, announced = without_condition(firing(), "why", T0 + 9 * MINUTE, silenced=True)
+    assert ended is not None
+    assert announced is None
+    assert end_owed(ended)
+    told, announced = without_condition(ended, "why", T0 + 10 * MINUTE, silenced=False)
+    assert announced == "drift.unwatched"
+    assert told is not None
+    assert not end_owed(told)
+    back, announced = transition(ended, condition(active=True), T0 + 10 * MINUTE, silenced=False)
+    assert announced is None, "to its receivers it never ended"
+    assert back is not None
+    assert (back.alert_id, back.state, back.ended_at) == (ended.alert_id, AlertState.FIRING, None)
 
 
 def test_alert_and_event_ids_follow_from_what_happened() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from monitor.alert.policy import Health, silence_conditions
+from monitor.alert.policy import Health, PackHealth, silence_conditions
 from monitor.settings import DriftSettings, SilenceRule
 from monitor.values.alerts import Condition
 from monitor.values.progress import Progress
@@ -21,8 +21,16 @@ LINEAGE = Lineage(
 )  # fmt: skip
 
 
+OF_PACK = {"mismatches", "canaries", "baseline_id"}
+
+
 def health(**known: Any) -> Health:
-    return Health(**{"since": NOW - timedelta(hours=1), "watching_since": NOW} | known)
+    """Facts of the ingest, and of one pack unless ``pack_id`` is None."""
+    pack = {name: known.pop(name) for name in OF_PACK & set(known)}
+    pack_id = known.pop("pack_id", "p")
+    packs = [PackHealth(pack_id=pack_id, **pack)] if pack_id else []
+    given = {"since": NOW - timedelta(hours=1), "watching_since": NOW, "packs": packs}
+    return Health(**given | known)
 
 
 def read(partition: int, seconds_ago: float | None, *, known: float | None = 5_000) -> Progress:
@@ -89,9 +97,9 @@ def judged(facts: Health, name: Any, limit: float | None = None) -> Condition | 
         ("model_mismatch", None, {}, False),
         ("instrument", None, {"canaries": [canary("a", reproduced=True)]}, False),
         ("instrument", None, {}, None),
-        ("no_baseline", None, {"pack_id": "p"}, True),
-        ("no_baseline", None, {"pack_id": "p", "baseline_id": "b"}, False),
-        ("no_baseline", None, {}, None),
+        ("no_baseline", None, {}, True),
+        ("no_baseline", None, {"baseline_id": "b"}, False),
+        ("no_baseline", None, {"pack_id": None}, None),
     ],
 )
 def test_each_rule(
@@ -173,9 +181,28 @@ def test_the_partition_that_is_read_least_far_is_named() -> None:
     ]
 
 
+def test_each_pack_has_alarms_of_its_own_and_the_ingest_has_one() -> None:
+    facts = health(
+        lag={"prompts/0": 9},
+        packs=[
+            PackHealth(pack_id="a", baseline_id="b", canaries=[canary("a", reproduced=True)]),
+            PackHealth(pack_id="b", canaries=[canary("b", reproduced=False)]),
+        ],
+    )
+    rules = [SilenceRule(name="lag", limit=1)]
+    rules += [SilenceRule(name=name) for name in ("instrument", "no_baseline")]
+    found = silence_conditions(facts, rules, NOW)
+    assert [(c.dedupe_key, c.labels.get("pack"), c.active) for c in found] == [
+        ("silence/lag", None, True),
+        ("silence/instrument/a", "a", False),
+        ("silence/instrument/b", "b", True),
+        ("silence/no_baseline/a", "a", False),
+        ("silence/no_baseline/b", "b", True),
+    ]
+
+
 def test_every_shipped_rule_is_judged() -> None:
     facts = health(
-        pack_id="p",
         lag={},
         progress=[read(0, 0)],
         outcomes={"scored": 100},

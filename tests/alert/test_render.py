@@ -74,6 +74,14 @@ def resolved(**changes: Any) -> Event:
     return event("drift.resolved", **ended | changes)
 
 
+WHY = "no longer watched: no worker of pack p since 2026-03-01 11:30 UTC; toxic was firing"
+
+
+def unwatched(**changes: Any) -> Event:
+    ended = {"state": AlertState.UNWATCHED, "unwatched_at": NOW, "sequence": 2, "summary": WHY}
+    return event("drift.unwatched", **ended | changes)
+
+
 def endpoint(format: Any, **changes: Any) -> Endpoint:
     return Endpoint(
         **{"name": "ops", "url": "https://ops/hook", "format": format, "secret": SECRET} | changes
@@ -177,6 +185,35 @@ def test_alertmanager_webhook() -> None:
     assert ended["alerts"][0]["endsAt"] == "2026-03-01T12:30:00Z"
     assert firing["alerts"][0]["fingerprint"] == ended["alerts"][0]["fingerprint"]
     assert firing["commonLabels"]["alertname"] == "persona-drift"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_nobody_is_told_that_an_unwatched_alert_resolved(format: str) -> None:
+    content = body(unwatched(), format)
+    said = "\n".join(texts(content))
+    assert WHY in said
+    if format in ("standard", "cloudevents"):
+        assert content["type"] == "drift.unwatched"
+        assert content["data"]["state"] == "unwatched"
+        assert content["data"]["resolved_at"] is None
+        assert content["data"]["unwatched_at"] == "2026-03-01T12:30:00Z"
+    if format in ("standard", "cloudevents", "slack"):
+        assert "resolved" not in said
+
+
+def test_where_there_is_one_way_to_end_an_alert_its_text_says_that_nobody_looks() -> None:
+    (pushed,) = body(unwatched(), "alertmanager_api")
+    assert pushed["endsAt"] == "2026-03-01T12:30:00Z"
+    received = body(unwatched(), "alertmanager")
+    assert received["status"] == "resolved"
+    assert received["alerts"][0]["endsAt"] == "2026-03-01T12:30:00Z"
+    for texts_of in (pushed["annotations"], received["alerts"][0]["annotations"]):
+        assert "says nothing about whether" in texts_of["ended"]
+        assert texts_of["summary"] == WHY
+    incident = body(unwatched(), "pagerduty")
+    assert incident["event_action"] == "resolve"
+    assert incident["payload"]["summary"] == f"[warning] {WHY}"
+    assert "ended" not in body(resolved(), "alertmanager")["alerts"][0]["annotations"]
 
 
 def test_labels_of_an_alert_do_not_change_with_its_figures() -> None:

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from monitor.cli.main import main
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
-from monitor.score.pack import Canary, Pack, PackModel, save_pack
+from monitor.score.pack import Canary, Pack, save_pack
 from monitor.settings import ReplaySettings
 from monitor.values.features import Calibration, Feature
 from monitor.values.prompts import Message
@@ -154,7 +154,7 @@ def pack_folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) ->
     pack = Pack(
         name="tiny",
         version="1",
-        model=PackModel(**dict(loaded.fingerprint)),
+        model=loaded.identity,
         features=features,
         canaries=(replace(canary, readings=read.readings),),
     )

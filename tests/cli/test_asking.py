@@ -27,7 +27,7 @@ from monitor.store.outbox import list_deliveries, record_attempt
 from monitor.values.alerts import Attempt, DeliveryState, Outcome
 from tests.cli.conftest import Cli
 from tests.cli.test_commands import engine_of, fired
-from tests.test_watcher import Traffic, settings_of
+from tests.traffic import Traffic, settings_of
 
 ASKS = {
     "migrate": "a step down drops tables and columns",

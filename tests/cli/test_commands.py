@@ -19,7 +19,7 @@ from monitor.store.baselines import load_baseline
 from monitor.store.database import connect, current_revision, transaction
 from monitor.values.alerts import Alert, AlertState, Event
 from tests.cli.conftest import Cli
-from tests.test_watcher import Traffic, counted_by_the_release_before
+from tests.traffic import Traffic, counted_by_the_release_before
 
 WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

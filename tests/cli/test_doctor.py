@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import resources
@@ -30,7 +30,7 @@ from monitor.store.progress import keep_log_ends
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import OffsetSpan
 from tests.cli.conftest import Cli, Ended
-from tests.test_watcher import Traffic, counted_by_the_release_before, settings_of
+from tests.traffic import Traffic, counted_by_the_release_before, settings_of
 
 WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -87,6 +87,7 @@ def test_every_part_that_is_wrong_says_so_and_how_to_mend_it(
         "model": "no-model",
         "postgres": "Connection refused",
         "reader role": "Connection refused",
+        "packs in use": "Connection refused",
         "baseline": "Connection refused",
         "kafka": "127.0.0.1:1: Connection refused",
         "reading": "Connection refused",
@@ -222,9 +223,7 @@ def test_tags_are_looked_for_in_the_shipped_pack_too(
 ) -> None:
     """Without pack.path the pack is the one shipped for the model; the model's weights are not needed."""
     shipped = load_pack(resources.files("monitor") / "packs" / "smollm2-135m-instruct")
-    monkeypatch.setattr(
-        "monitor.replay.model.fingerprint_of", lambda _settings: asdict(shipped.model)
-    )
+    monkeypatch.setattr("monitor.replay.model.identity_of", lambda _settings: shipped.model)
 
     def part(*features: str) -> dict[str, Any]:
         rules = [RULE | {"features": list(features)}]
@@ -293,6 +292,36 @@ def test_a_baseline_with_tails_of_the_release_before_is_to_be_taken_anew(
     assert not found["well"]
     assert "the tail of assistant is not watched" in found["seen"]
     assert "Capture a baseline" in found["mend"]
+
+
+def test_two_packs_at_work_are_told_and_each_needs_a_baseline(
+    cli: Cli, configured: Callable[..., Path], database: Engine, migrated_url: str
+) -> None:
+    config = configured(postgres={"url": migrated_url}, kafka={"bootstrap_servers": "127.0.0.1:1"})
+
+    def seen(part: str) -> dict[str, Any]:
+        return parts_of(cli("doctor", "--skip-model", "--json", config=config))[part]
+
+    assert seen("packs in use")["seen"] == "no worker is alive"
+    first = Traffic(database)
+    first.minutes(20)
+    first.approve(settings_of())
+    other = Traffic(database, pack="pack-2", worker="w2", partition=1)
+    now = datetime.now(UTC)
+    for traffic in (first, other):
+        traffic.minute = now
+        traffic.alive()
+    packs = seen("packs in use")
+    assert packs["well"], "a rollout is no fault"
+    assert packs["seen"].startswith("2 packs have live workers: test pack (pack-1, 1 worker), ")
+    baseline = seen("baseline")
+    assert not baseline["well"]
+    assert "pack-2" in baseline["seen"]
+    assert "pack-1" not in baseline["seen"]
+    assert "capture --last 24h --pack pack-2" in baseline["mend"]
+    other.alive("stopped")
+    assert seen("packs in use")["seen"] == "test pack, live workers: 1"
+    assert seen("baseline")["well"]
 
 
 def test_a_pack_of_another_model_and_one_without_canaries(

@@ -234,7 +234,8 @@ def known_value(path: list[str]) -> bool:
 
 
 NO_SETTING = re.compile(
-    r"\.(md|py|json|yaml|html|svg)$|^(drift|silence|alert)\.(detected|reminder|resolved|announced)$"
+    r"\.(md|py|json|yaml|html|svg)$"
+    r"|^(drift|silence|alert)\.(detected|reminder|resolved|unwatched|announced)$"
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor import evaluation
+from monitor import evaluation, subjects
 from monitor.alert import health, render
 from monitor.alert.rules import SEVERITIES
 from monitor.alert.webhook import LONGEST_RETRY_AFTER
@@ -35,7 +35,7 @@ STATED = [
     ("drift.md", f"With probability {1 - sequential.BASELINE_RISK:.0%} the bounds".replace("%", " %")),
     ("drift.md", f"in strides of {evaluation.MOST_BUCKETS_A_STEP} buckets"),
     ("drift.md", f"about {evaluation.ROWS_A_WINDOW} rows per window length"),
-    ("drift.md", f"within {evaluation.CANARY_INTERVALS} canary intervals"),
+    ("drift.md", f"within {subjects.CANARY_INTERVALS} canary intervals"),
     ("drift.md", f"Below {baseline._FEWEST_BATCHES} batches it cannot be told"),
     ("drift.md", "batches of {}, {} and {} times the length".format(*baseline._COARSENINGS[1:])),
     ("sql.md", f"only about {evaluation.ROWS_A_WINDOW} rows per window length"),

@@ -20,6 +20,7 @@ from monitor.drift.baseline import capture
 from monitor.drift.histogram import histogram_of
 from monitor.drift.sequential import MEAN_MARGIN, Detector, detector, evidence, start, update
 from monitor.values.drift import BaselineStream, Window
+from monitor.values.identity import BaselineFingerprint
 from monitor.values.scores import Bucket
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -116,7 +117,7 @@ def baseline_of(
         start=pieces[0].start,
         end=pieces[-1].end,
         created_at=pieces[-1].end,
-        fingerprint={},
+        fingerprint=BaselineFingerprint(facts={}),
         min_n=100,
     )
     return whole.streams[0, "all"]

@@ -16,6 +16,7 @@ from monitor.drift.baseline import (
 )
 from monitor.errors import BadInput
 from monitor.values.drift import BaselineStatus
+from monitor.values.identity import BaselineFingerprint
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -31,7 +32,7 @@ def draft(windows, *, min_n=100):
         start=START,
         end=START + HOUR,
         created_at=START + HOUR,
-        fingerprint={"sampling_rate": "0.5"},
+        fingerprint=BaselineFingerprint(facts={"sampling_rate": "0.5"}),
         min_n=min_n,
     )
 
@@ -60,8 +61,8 @@ def test_a_baseline_is_the_sum_of_its_interval(window_of):
     assert whole.total == pytest.approx(sum(w.total for w in pieces))
     assert whole.tail_count == sum(w.tail_count for w in pieces)
     assert (whole.start, whole.end) == (START, START + HOUR)
-    assert baseline.fingerprint["sampling_rate"] == "0.5"
-    assert baseline.fingerprint["n"] == "1200"
+    assert baseline.fingerprint.facts["sampling_rate"] == "0.5"
+    assert baseline.fingerprint.facts["n"] == "1200"
 
 
 def test_a_thin_interval_is_refused_with_the_fix(window_of):

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from monitor.errors import ConfigurationError, ModelError
 from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import fingerprint_of, load_model
+from monitor.replay.model import identity_of, load_model
 from monitor.settings import ReplaySettings
 
 WEIGHTS = "adapter_model.safetensors"
@@ -174,22 +174,22 @@ def test_an_adapter_of_later_blocks_leaves_earlier_ones(llama_folder: Path, tmp_
     assert adapted.model_hash != plain.model_hash
 
 
-def test_the_fingerprint_follows_the_adapter(llama_folder: Path, adapter: Path) -> None:
-    base = dict(fingerprint_of(settings(llama_folder)))
-    adapted = dict(fingerprint_of(settings(llama_folder, adapter=adapter)))
-    assert adapted == dict(load_model(settings(llama_folder, adapter=adapter), 0).fingerprint)
+def test_the_identity_follows_the_adapter(llama_folder: Path, adapter: Path) -> None:
+    base = identity_of(settings(llama_folder)).entry()
+    adapted = identity_of(settings(llama_folder, adapter=adapter)).entry()
+    assert adapted == load_model(settings(llama_folder, adapter=adapter), 0).identity.entry()
     assert {key for key in base if base[key] != adapted[key]} == {"model_id", "weights_hash"}
     assert adapted["model_id"] == f"{llama_folder.name}+adapter"
     tensors = load_file(adapter / WEIGHTS)
     tensors[next(iter(tensors))][0, -1] += 1e-3
     save_file(tensors, adapter / WEIGHTS)
-    touched = fingerprint_of(settings(llama_folder, adapter=adapter))["weights_hash"]
+    touched = identity_of(settings(llama_folder, adapter=adapter)).weights_hash
     config = json.loads((adapter / "adapter_config.json").read_text())
     moved = config | {"base_model_name_or_path": "elsewhere"}
     (adapter / "adapter_config.json").write_text(json.dumps(moved))
-    assert fingerprint_of(settings(llama_folder, adapter=adapter))["weights_hash"] == touched
+    assert identity_of(settings(llama_folder, adapter=adapter)).weights_hash == touched
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 9}))
-    rescaled = fingerprint_of(settings(llama_folder, adapter=adapter))["weights_hash"]
+    rescaled = identity_of(settings(llama_folder, adapter=adapter)).weights_hash
     assert len({base["weights_hash"], adapted["weights_hash"], touched, rescaled}) == 4
 
 

@@ -243,4 +243,4 @@ def test_truncated_copy_reads_as_the_full_one(
     settings = ReplaySettings(model=folder(name), device="cpu", dtype="float32")
     engine = compare(folder(name), [feature(1, site=0), feature(2, site=1)], prompts, settings)
     assert len(engine.loaded.blocks) == 2
-    assert engine.loaded.fingerprint["layers"] == LAYERS
+    assert engine.loaded.identity.layers == LAYERS

@@ -15,7 +15,7 @@ import torch
 
 from monitor.errors import BadInput, ConfigurationError, ModelError
 from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import LoadedModel, fingerprint_of, load_model
+from monitor.replay.model import LoadedModel, identity_of, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.replay.taps import tapped
 from monitor.settings import ReplaySettings
@@ -217,8 +217,8 @@ def test_the_servers_own_template_is_used_and_told(
     assert loaded.tokenizer.decode(tokens.ids) == "<|im_start|>a heronriver"
     usual = ReplayEngine(loaded, features, settings)
     assert engine.lineage("p").rules != usual.lineage("p").rules
-    assert other.fingerprint["template_hash"] != loaded.fingerprint["template_hash"]
-    assert fingerprint_of(served)["template_hash"] == other.fingerprint["template_hash"]
+    assert other.identity.template_hash != loaded.identity.template_hash
+    assert identity_of(served).template_hash == other.identity.template_hash
     with pytest.raises(ModelError, match=r"replay\.chat_template"):
         load_model(settings.model_copy(update={"chat_template": tmp_path / "none.jinja"}), 2)
 

@@ -36,11 +36,11 @@ def test_only_the_layers_up_to_the_site_are_loaded(llama_folder: Path) -> None:
     assert len(loaded.blocks) == 2
     assert not any("lm_head" in name for name, _ in loaded.model.named_parameters())
     assert loaded.answerer is None
-    assert loaded.fingerprint["layers"] == 4
+    assert loaded.identity.layers == 4
     full = load_model(settings(llama_folder), 1, full=True)
     assert len(full.blocks) == 4
     assert full.answerer is not None
-    assert dict(full.fingerprint) == dict(loaded.fingerprint)
+    assert full.identity == loaded.identity
 
 
 def test_later_layers_are_not_even_needed_on_disk(copied: Path) -> None:
@@ -52,19 +52,19 @@ def test_later_layers_are_not_even_needed_on_disk(copied: Path) -> None:
         load_model(settings(copied), 3)
 
 
-def test_fingerprint_follows_weights_tokenizer_and_template(copied: Path) -> None:
-    before = dict(load_model(settings(copied), 0).fingerprint)
-    assert before["architecture"] == "llama"
-    assert before["hidden_size"] == 32
-    assert before["vocab_size"] == 400
-    assert before["model_id"] == "copy"
+def test_identity_follows_weights_tokenizer_and_template(copied: Path) -> None:
+    before = load_model(settings(copied), 0).identity
+    assert before.architecture == "llama"
+    assert before.hidden_size == 32
+    assert before.vocab_size == 400
+    assert before.model_id == "copy"
     [file] = copied.glob("*.safetensors")
     weights = load_file(file)
     weights["model.layers.3.mlp.up_proj.weight"][0, 0] += 1
     save_file(weights, file, metadata={"format": "pt"})
     (copied / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
-    after = dict(load_model(settings(copied), 0).fingerprint)
-    differing = {key for key in before if before[key] != after[key]}
+    after = load_model(settings(copied), 0).identity
+    differing = {difference.field for difference in before.differences(after)}
     assert differing == {"weights_hash", "template_hash"}
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from monitor.errors import BadInput
 from monitor.score.join import joined, reports
-from monitor.score.pack import Canary, Pack, PackModel, load_pack, manifest, save_pack
+from monitor.score.pack import Canary, Pack, load_pack, manifest, save_pack
+from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Message
 from tests.score.test_pack import contested, encoder, feature, pack
 
@@ -132,7 +133,7 @@ def test_what_cannot_be_joined_is_named(packs: list[Pack], message: str) -> None
 )
 def test_packs_must_be_of_one_model(changes: dict[str, Any], names: str | None) -> None:
     one = of("one", feature("a"))
-    model: PackModel = replace(one.model, **changes)
+    model: ModelIdentity = replace(one.model, **changes)
     two = of("two", feature("b"), model=model)
     if names is None:
         assert joined([one, two], "both", "1").model == one.model

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import dataclasses
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ import pytest
 from safetensors.numpy import save_file
 
 from monitor.errors import PackError
+from monitor.score.fit import fit_problems
 from monitor.score.pack import (
     Canary,
     Pack,
-    PackModel,
-    fit_problems,
     load_pack,
     manifest,
     save_pack,
 )
 from monitor.values.features import Calibration, Encoder, Feature
+from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import CANARY, Message
 
 WIDTH = 8
@@ -46,7 +46,7 @@ def pack(**changes: Any) -> Pack:
     values: dict[str, Any] = {
         "name": "tiny",
         "version": "1",
-        "model": PackModel(
+        "model": ModelIdentity(
             model_id="tiny",
             architecture="LlamaForCausalLM",
             hidden_size=WIDTH,
@@ -106,7 +106,7 @@ def test_the_id_depends_on_every_part() -> None:
         pack(report={"auc": 0.91}),
         pack(canaries=()),
         pack(features=(feature(weight=other_weight), feature("assistant", expected="falls"))),
-        pack(model=dataclasses.replace(pack().model, weights_hash=None)),
+        pack(model=replace(pack().model, weights_hash=None)),
     ]
     assert len({variant.pack_id for variant in variants}) == len(variants)
 
@@ -206,12 +206,10 @@ def test_missing_parts_are_named(folder: Path, tmp_path: Path) -> None:
 
 
 def test_fit_problems_say_what_differs() -> None:
-    fingerprint = dataclasses.asdict(pack().model)
-    assert fit_problems(pack(), fingerprint) == []
-    assert (
-        fit_problems(pack(), {**fingerprint, "model_id": "elsewhere", "template_hash": "c"}) == []
-    )
-    wrong = {**fingerprint, "hidden_size": 16, "weights_hash": "b" * 64}
+    model = pack().model
+    assert fit_problems(pack(), model) == []
+    assert fit_problems(pack(), replace(model, model_id="elsewhere", template_hash="c")) == []
+    wrong = replace(model, hidden_size=16, weights_hash="b" * 64)
     problems = fit_problems(pack(), wrong)
     assert len(problems) == 2
     assert "8 wide" in problems[0]

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monitor.score.pack import Canary, Pack, PackModel
+from monitor.score.pack import Canary, Pack
 from monitor.score.scorer import Scorer
 from monitor.values.features import Calibration, Feature
+from monitor.values.identity import ModelIdentity
 
 
 def scorer(canaries: tuple[Canary, ...] = ()) -> Scorer:
@@ -27,7 +28,7 @@ def scorer(canaries: tuple[Canary, ...] = ()) -> Scorer:
         Pack(
             name="tiny",
             version="1",
-            model=PackModel(
+            model=ModelIdentity(
                 model_id="tiny", architecture="A", hidden_size=4, layers=1, vocab_size=9
             ),
             features=(

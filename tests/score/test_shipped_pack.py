@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from monitor.research.packs.validation import auc
-from monitor.score.pack import SHIPPED, Pack, load_pack, shipped_pack
+from monitor.score.fit import shipped_pack
+from monitor.score.pack import SHIPPED, Pack, load_pack
 from monitor.score.scorer import Scorer
 from monitor.values.prompts import Message, Prompt, RecordKey
 from monitor.values.scores import Replayed
@@ -27,9 +28,8 @@ def pack() -> Pack:
 
 def test_it_is_small_and_found_by_its_model(pack: Pack) -> None:
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 5_000_000
-    fingerprint = dataclasses.asdict(pack.model)
-    assert shipped_pack(fingerprint) == FOLDER
-    assert shipped_pack({**fingerprint, "weights_hash": "0" * 64}) is None
+    assert shipped_pack(pack.model) == FOLDER
+    assert shipped_pack(dataclasses.replace(pack.model, weights_hash="0" * 64)) is None
 
 
 def test_it_holds_the_personas_that_it_promises(pack: Pack) -> None:

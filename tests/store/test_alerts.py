@@ -118,6 +118,34 @@ def test_alert_comes_back_as_it_was(database: Engine) -> None:
     assert replace(kept, details=given.details) == given
 
 
+def test_an_unwatched_alert_is_told_apart_from_a_resolved_one(database: Engine) -> None:
+    ended = replace(alert(sequence=2), state=AlertState.UNWATCHED, unwatched_at=NOON, details={})
+    with transaction(database) as c:
+        save_alert(c, ended, event(ended, "drift.unwatched"), ["pager"])
+        assert list_alerts(c) == [ended]
+        assert open_alerts(c) == []
+        assert recent_alerts(c, NOON) == [ended]
+        (delivery,) = list_deliveries(c)
+        assert delivery.event.alert == ended
+        seen = c.execute(text("SELECT state, resolved_at, unwatched_at FROM monitor.alerts")).one()
+        assert tuple(seen) == ("unwatched", None, NOON)
+        # The release before this one goes on reading the table, and takes it for resolved.
+        row = c.execute(text("SELECT state, resolved_at FROM monitor_data.alerts")).one()
+        assert tuple(row) == ("resolved", NOON)
+
+
+def test_an_event_that_waited_through_the_upgrade_is_still_told(database: Engine) -> None:
+    waits = replace(alert(sequence=1), details={})
+    with transaction(database) as c:
+        save_alert(c, waits, event(waits), ["pager"])
+        keys = c.scalar(
+            text("SELECT array_agg(key) FROM monitor_data.events, jsonb_object_keys(alert) AS key")
+        )
+        assert "unwatched_at" not in keys, "as the release before wrote it"
+        (delivery,) = list_deliveries(c)
+    assert delivery.event.alert == waits
+
+
 def test_event_and_alert_are_stored_together_or_not_at_all(database: Engine) -> None:
     with pytest.raises(RuntimeError), transaction(database) as c:
         save_alert(c, alert(sequence=1), event(alert(sequence=1)), ["hook"])

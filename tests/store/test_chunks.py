@@ -14,7 +14,7 @@ from monitor.errors import DatabaseUnavailable, StaleChunk, StopLoudly
 from monitor.store.chunks import start_offsets, store_chunk
 from monitor.store.database import transaction
 from monitor.store.ingest import ingest_health
-from monitor.store.packs import active_pack, lineages_between, pack_features
+from monitor.store.packs import lineages_between, pack_features, pack_presence
 from monitor.store.scores import copy_scores, strongest_prompts
 from monitor.store.windows import read_windows
 from monitor.values.prompts import DeadLetter, DeadReason, RecordKey
@@ -300,7 +300,7 @@ def test_packs_are_registered_once(database: Engine) -> None:
     known_pack(database)
     with transaction(database) as c:
         features = pack_features(c, PACK)
-        assert active_pack(c) == PACK
+        assert [pack.pack_id for pack in pack_presence(c, NOON)] == [PACK]
     assert [feature.name for feature in features] == [feature.name for feature in FEATURES]
     assert features[2].expected == "falls"
     assert features[0].tags == ("persona",)

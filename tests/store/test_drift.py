@@ -21,7 +21,7 @@ from monitor.store.baselines import (
 from monitor.store.database import transaction
 from monitor.store.drift import load_detectors, save_detectors, save_drifts
 from monitor.store.ingest import ingest_health
-from monitor.store.packs import active_pack
+from monitor.store.packs import pack_presence
 from monitor.store.workers import heartbeat, latest_canaries, record_canary_run
 from monitor.values.drift import (
     Baseline,
@@ -33,6 +33,7 @@ from monitor.values.drift import (
     Drift,
     Window,
 )
+from monitor.values.identity import BaselineFingerprint, Copy
 from monitor.values.scores import SCORE_BINS, CanaryRun
 from tests.store.builders import LINEAGE, NOON, PACK, known_pack, register
 
@@ -73,7 +74,11 @@ def baseline(name: str, *, pack_id: str = PACK) -> Baseline:
         window_start=NOON - HOUR,
         window_end=NOON,
         n=1_000,
-        fingerprint={"pack": pack_id, "dtype": "float32"},
+        fingerprint=BaselineFingerprint(
+            copies=(Copy("0123456789ab", "float32"),),
+            served_models=("served@1",),
+            facts={"pack": pack_id},
+        ),
         streams=streams,
     )
 
@@ -243,9 +248,10 @@ def test_latest_canaries_of_every_worker(database: Engine) -> None:
     assert runs[1] == run("b", 1)
 
 
-def test_active_pack_is_the_one_of_the_worker_seen_last(database: Engine) -> None:
+def test_presence_tells_live_packs_from_those_whose_workers_are_gone(database: Engine) -> None:
     with transaction(database) as c:
         register(c, "pack-2")
+        register(c, "pack-3")
         for worker, pack_id, hours in (("a", PACK, 1), ("b", "pack-2", 2), ("c", PACK, 0)):
             heartbeat(
                 c,
@@ -255,9 +261,21 @@ def test_active_pack_is_the_one_of_the_worker_seen_last(database: Engine) -> Non
                 state="running",
                 at=NOON + hours * HOUR,
             )
-        assert active_pack(c) == "pack-2"
+        heartbeat(
+            c,
+            worker_id="d",
+            group_id="g",
+            pack_id="pack-2",
+            state="stopped",
+            at=NOON + 2 * HOUR,
+        )
+        packs = {pack.pack_id: pack for pack in pack_presence(c, NOON + 2 * HOUR)}
+        assert {name: (pack.live_workers, pack.last_seen_at) for name, pack in packs.items()} == {
+            PACK: (0, NOON + HOUR),
+            "pack-2": (1, NOON + 2 * HOUR),
+            "pack-3": (0, None),
+        }
         health = ingest_health(c, NOON, NOON + 2 * HOUR)
-        assert health["packs"] == ["pack-2"]
         assert [worker["worker_id"] for worker in health["workers"]] == ["b"]
         assert health["lag"] is None
         assert health["last_scored_at"] is None

@@ -219,7 +219,7 @@ def index_names(c: Connection, query: str) -> set[str]:
         ("How did one feature move over the last day?", "drifts_p"),
         ("Which features have drifted furthest at the latest evaluation?", "evaluated_at_idx"),
         ("What was a feature's mean and tail rate, hour by hour, over the last week?", "hourly"),
-        ("Is anything wrong now?", "alerts_open_idx"),
+        ("Is anything wrong now?", "alerts_shown_open_idx"),
     ],
 )
 def test_the_index_made_for_a_question_is_used(
@@ -253,7 +253,7 @@ def test_the_reader_may_read_the_views_and_nothing_else(reader: Connection) -> N
         "SELECT content FROM monitor_data.dead_letters",
         "SELECT * FROM monitor_partitions.scores_default",
         "DELETE FROM monitor.alerts",
-        "UPDATE monitor.alerts SET state = 'resolved'",
+        "UPDATE monitor.alerts SET severity = 'info'",
         "CREATE TABLE monitor.mine (n int)",
     ):
         with pytest.raises(exc.ProgrammingError, match="permission denied"), reader.begin_nested():

@@ -16,16 +16,18 @@ from monitor.alert.policy import transition
 from monitor.settings import PostgresSettings
 from monitor.store.chunks import advance_offsets
 from monitor.store.database import connect, transaction
+from monitor.store.packs import register_pack
 from monitor.store.progress import keep_log_ends
-from monitor.store.workers import record_canary_run
+from monitor.store.workers import heartbeat, record_canary_run
 from monitor.values.alerts import AlertState, Condition
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import OffsetSpan
 from monitor.values.scores import CanaryRun
 from monitor.web.chart import HEIGHT, WIDTH, drift_chart
-from tests.web.scene import LINEAGE, NOW, PACK, announce, firing
+from tests.web.scene import LINEAGE, NOW, PACK, announce, feature, firing
 
 ClientOf = Callable[..., TestClient]
+OTHER = "cd" * 32
 
 
 def charts(page: str) -> list[ElementTree.Element]:
@@ -184,6 +186,58 @@ def test_how_far_what_is_read_lies_behind(watched: Engine, client_of: ClientOf) 
     assert ingest["slowest"] == "prompts/3"
     page = client_of(watched).get("/").text
     assert re.search(r"delay</span><b>40 min</b>\s*<small>prompts/3", page)
+
+
+def test_two_live_packs_are_told_and_either_can_be_looked_at(
+    watched: Engine, client_of: ClientOf
+) -> None:
+    client = client_of(watched)
+    assert client.get("/readyz").json()["remarks"] == []
+    assert "packs have live workers" not in client.get("/").text
+    with transaction(watched) as c:
+        register_pack(c, OTHER, "newer", {}, [feature("reckless")])
+        heartbeat(c, "w-2", "monitor", OTHER, "running", NOW)
+    ready = client.get("/readyz")
+    assert ready.status_code == 200, "a rollout makes no process unready"
+    (said,) = ready.json()["remarks"]
+    assert said.startswith(f"2 packs have live workers: personas ({PACK[:12]}, 1 worker), newer (")
+    page = client.get("/").text
+    assert said in page
+    assert "what toxic means" in page, "the page stays with the pack that was there first"
+    assert "what reckless means" not in page
+    other = client.get("/", params={"pack": OTHER}).text
+    assert f'<option value="{OTHER}" selected>' in other
+    assert "what reckless means" in other
+    assert "what toxic means" not in other
+    answer = client.get("/api/overview").json()
+    assert {pack["pack_id"]: pack["live_workers"] for pack in answer["packs"]} == {
+        PACK: 1,
+        OTHER: 1,
+    }
+    assert answer["several_packs"] == said
+    features = client.get("/api/features", params={"pack": OTHER[:6]}).json()["features"]
+    assert [found["name"] for found in features] == ["reckless"]
+    assert set(client.get("/api/drift", params={"pack": OTHER}).json()["drift"]) == {"reckless"}
+    refused = client.get("/api/drift", params={"pack": "nowhere"})
+    assert (refused.status_code, refused.json()["error"][:4]) == (400, "pack")
+
+
+def test_an_alert_that_nothing_watches_is_shown_and_not_among_the_resolved(
+    watched: Engine, client_of: ClientOf
+) -> None:
+    ended = replace(
+        firing("no longer watched: no worker of pack p"),
+        state=AlertState.UNWATCHED,
+        unwatched_at=NOW - timedelta(hours=2),
+    )
+    announce(watched, ended)
+    answer = client_of(watched).get("/api/overview").json()
+    assert [alert["state"] for alert in answer["unwatched"]] == ["unwatched"]
+    assert answer["unwatched"][0]["resolved_at"] is None
+    assert (answer["alerts"], answer["resolved"]) == ([], [])
+    page = client_of(watched).get("/").text
+    assert "<td>unwatched</td>" in page
+    assert "no longer watched: no worker of pack p" in page
 
 
 def test_features_api_gives_the_packs_order(watched: Engine, client_of: ClientOf) -> None:

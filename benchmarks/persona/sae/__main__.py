@@ -43,12 +43,13 @@ from benchmarks.persona.sae.selection import (
     untrained,
 )
 from benchmarks.persona.sae.train import Recipe, train
-from monitor.replay.model import LoadedModel, fingerprint_of, load_model
+from monitor.replay.model import LoadedModel, identity_of, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.research.latents.fidelity import measure, token_residuals
 from monitor.research.packs.validation import auc, rounded
 from monitor.research.texts import Texts, load_texts
-from monitor.score.pack import Pack, load_pack, shipped_pack
+from monitor.score.fit import shipped_pack
+from monitor.score.pack import Pack, load_pack
 from monitor.score.sae.autoencoder import SparseAutoencoder
 from monitor.score.sae.detect import load_autoencoder
 from monitor.settings import ReplaySettings
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pack = _pack(options, settings)
     site = options.site if options.site is not None else _main_site(pack)
     texts = load_texts()
-    layers = int(str(fingerprint_of(settings)["layers"]))
+    layers = identity_of(settings).layers
     loaded = load_model(settings, layers - 1, full=True)
     reader = ResidualReader(loaded, settings)
     seconds: dict[str, float] = {}
@@ -129,7 +130,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _pack(options: argparse.Namespace, settings: ReplaySettings) -> Pack:
-    folder = options.pack or shipped_pack(fingerprint_of(settings))
+    folder = options.pack or shipped_pack(identity_of(settings))
     if folder is None:
         raise SystemExit("no pack ships for this model: give --pack")
     return load_pack(folder)

@@ -23,7 +23,7 @@ import numpy as np
 
 from monitor.errors import BadInput
 from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import fingerprint_of, load_model
+from monitor.replay.model import identity_of, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.research.contrast.directions import (
     ASSISTANT,
@@ -91,7 +91,7 @@ def build_contrast_pack(
             f"'train' to choose a block by, found {len(texts.train)}",
             hint="give more questions; fifty or more make a pack that can ship",
         )
-    layers = int(str(fingerprint_of(settings)["layers"]))
+    layers = identity_of(settings).layers
     sites = candidate_sites(layers)
     loaded = load_model(settings, sites[-1])
     progress(f"reading {len(texts.train) + len(texts.held_out)} questions at {len(sites)} sites")

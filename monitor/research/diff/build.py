@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from monitor.errors import BadInput, PackError
 from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import fingerprint_of
+from monitor.replay.model import identity_of
 from monitor.research.answers.behaviour import BuiltInJudge, Coherence, Judge
 from monitor.research.diff.causal import Side
 from monitor.research.diff.naming import described, quotable, top_excerpts
@@ -21,11 +21,13 @@ from monitor.research.diff.trials import load_trials
 from monitor.research.packs.assemble import Progress, Reader, assembled, instrument
 from monitor.research.packs.calibrate import LEAST_READINGS, fit_calibration
 from monitor.research.texts import DATA, Texts, load_texts
-from monitor.score.pack import MANIFEST_FILE, Pack, fit_problems, load_pack, save_pack
+from monitor.score.fit import require_fit
+from monitor.score.pack import MANIFEST_FILE, Pack, load_pack, save_pack
 from monitor.score.sae.autoencoder import SparseAutoencoder, Stated
 from monitor.score.sae.detect import load_autoencoder
 from monitor.settings import ReplaySettings
 from monitor.values.features import Feature
+from monitor.values.identity import ModelIdentity
 
 JSON_FILE: Final = "diff.json"
 PAGE_FILE: Final = "diff.html"
@@ -81,16 +83,14 @@ def build_diff_pack(
             f"{sources.data}: {len(texts.fit)} benign texts have split 'fit', "
             f"at least {LEAST_READINGS} are needed to calibrate"
         )
-    fingerprint = fingerprint_of(models["base"])
+    base = identity_of(models["base"])
     diff = compare(
         models,
         trials,
         texts.fit,
         settings,
-        judge=(lambda: judge)
-        if judge
-        else _reading_judge(sources, models["base"], fingerprint, texts),
-        given=_fitting(sources.directions, fingerprint) if sources.directions else (),
+        judge=(lambda: judge) if judge else _reading_judge(sources, models["base"], base, texts),
+        given=_fitting(sources.directions, base) if sources.directions else (),
         sae=_sae(sources),
         progress=progress,
     )
@@ -132,10 +132,9 @@ def _replay(model: Path, device: str) -> ReplaySettings:
     )
 
 
-def _fitting(folder: Path, fingerprint: Mapping[str, object]) -> tuple[Feature, ...]:
+def _fitting(folder: Path, base: ModelIdentity) -> tuple[Feature, ...]:
     pack = load_pack(folder)
-    if problems := fit_problems(pack, fingerprint):
-        raise PackError(f"{folder} does not fit the base model: " + "; ".join(problems))
+    require_fit(pack, base, "the base model", hint=f"give another pack than {folder}")
     return pack.features
 
 
@@ -146,12 +145,12 @@ def _sae(sources: Sources) -> SparseAutoencoder | None:
 
 
 def _reading_judge(
-    sources: Sources, base: ReplaySettings, fingerprint: Mapping[str, object], texts: Texts
+    sources: Sources, base: ReplaySettings, model: ModelIdentity, texts: Texts
 ) -> Callable[[], Judge] | None:
     """A judge that reads answers through the base model by one feature; null: none is wanted."""
     if sources.judge_pack is None:
         return None
-    by_name = {f.name: f for f in _fitting(sources.judge_pack, fingerprint)}
+    by_name = {f.name: f for f in _fitting(sources.judge_pack, model)}
     if sources.judge_feature not in by_name:
         raise BadInput(
             f"judge feature {sources.judge_feature!r} is not in {sources.judge_pack}",
@@ -208,8 +207,8 @@ def _assembled(
         provenance={
             "method": "model diffing: mean readings before and after fine-tuning, "
             + ("causes kept" if settings.keep == "causal" else "significant changes kept"),
-            "base": str(diff.fingerprints["base"]["weights_hash"]),
-            "tuned": str(diff.fingerprints["tuned"]["weights_hash"]),
+            "base": str(diff.models["base"].weights_hash),
+            "tuned": str(diff.models["tuned"].weights_hash),
             "prompts_sha256": diff.trials.sha256,
             "texts_sha256": texts.sha256,
             "seed": settings.seed,

@@ -73,7 +73,7 @@ def with_kept(
 def as_page(diff: Diff, found: dict[str, Any], *, show_texts: bool) -> str:
     """One HTML page of `figures`; with ``show_texts``, excerpts of the prompts that move a feature most."""
     title = "What fine-tuning changed"
-    names = [str(diff.fingerprints[side]["model_id"]) for side in SIDES]
+    names = [diff.models[side].model_id for side in SIDES]
     return page(
         title,
         [

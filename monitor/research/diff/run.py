@@ -22,7 +22,7 @@ import torch
 
 from monitor.errors import BadInput, ModelError
 from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import LoadedModel, fingerprint_of, load_model
+from monitor.replay.model import LoadedModel, identity_of, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.research.answers.behaviour import Coherence, Judge
 from monitor.research.contrast.directions import candidate_sites
@@ -43,18 +43,19 @@ from monitor.score.sae.autoencoder import SparseAutoencoder
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Doubles, Floats
 from monitor.values.features import Feature, Region
+from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Prompt
 
 COHERENCE_TEXTS: Final = 64
 """Benign texts that say what coherent language costs the base model; they are weighed for every rating."""
 
-_SAME_FIELDS: Final = {
+_DIFFERENCES: Final = {
     "architecture": "BASE is a {}, TUNED a {}",
     "hidden_size": "BASE is {} wide, TUNED {}",
     "layers": "BASE has {} decoder blocks, TUNED {}",
     "vocab_size": "BASE has a vocabulary of {} tokens, TUNED of {}",
-    "tokenizer_hash": "their tokenizers differ ({:.12}… and {:.12}…)",
-    "template_hash": "their chat templates differ ({:.12}… and {:.12}…)",
+    "tokenizer_hash": "their tokenizers differ ({} and {})",
+    "template_hash": "their chat templates differ ({} and {})",
 }
 
 
@@ -112,7 +113,7 @@ class Diff:
     findings: tuple[Finding, ...]
     measure: str | None
     plain: Mapping[Side, float]
-    fingerprints: Mapping[Side, Mapping[str, object]]
+    models: Mapping[Side, ModelIdentity]
 
     @property
     def moved(self) -> tuple[float, ...]:
@@ -141,8 +142,8 @@ def compare(
     language costs. One model is in memory at a time. Blocks for minutes to hours. Raises `ModelError` for
     models that cannot be compared, `BadInput` for prompts that cannot be used.
     """
-    fingerprints = {side: fingerprint_of(models[side]) for side in SIDES}
-    require_comparable(fingerprints["base"], fingerprints["tuned"])
+    identities = {side: identity_of(models[side]) for side in SIDES}
+    require_comparable(identities["base"], identities["tuned"])
 
     def coherence(answers: Sequence[Prompt]) -> Doubles:
         progress(f"rating the coherence of {len(answers)} answers")
@@ -151,7 +152,7 @@ def compare(
 
     measure = _measure(trials, coherence, judge, settings)
     region = settings.region or _region(trials)
-    layers = int(str(fingerprints["base"]["layers"]))
+    layers = identities["base"].layers
     sites = _sites(settings.sites, layers, given, sae)
     readings: dict[Side, Readings] = {}
     for side in SIDES:
@@ -175,16 +176,15 @@ def compare(
         findings=findings,
         measure=measure.description if measure is not None else None,
         plain=plain,
-        fingerprints=fingerprints,
+        models=identities,
     )
 
 
-def require_comparable(base: Mapping[str, object], tuned: Mapping[str, object]) -> None:
+def require_comparable(base: ModelIdentity, tuned: ModelIdentity) -> None:
     """Raises `ModelError` unless TUNED reads the same tokens at the same places as BASE."""
     problems = [
-        sentence.format(str(base[name]), str(tuned[name]))
-        for name, sentence in _SAME_FIELDS.items()
-        if base[name] != tuned[name]
+        _DIFFERENCES[difference.field].format(*difference.short)
+        for difference in base.differences(tuned, weights=False)
     ]
     if problems:
         raise ModelError(
@@ -200,7 +200,7 @@ def opened(settings: ReplaySettings, deepest_site: int | None = None) -> Iterato
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    layers = int(str(fingerprint_of(settings)["layers"]))
+    layers = identity_of(settings).layers
     yield load_model(
         settings,
         layers - 1 if deepest_site is None else deepest_site,

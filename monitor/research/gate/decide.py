@@ -26,24 +26,23 @@ from scipy.sparse.csgraph import connected_components
 
 from monitor.errors import BadInput, ModelError, PackError
 from monitor.replay.adapter import CONFIG_FILE
-from monitor.replay.model import fingerprint_of
+from monitor.replay.model import identity_of
 from monitor.research.gate.equivalence import Errors, Verdict, together
 from monitor.research.gate.reading import measured
 from monitor.research.gate.rules import Rule, watched
 from monitor.research.gate.shifts import FeatureShift, judged
 from monitor.research.packs.assemble import Progress, instrument
 from monitor.research.packs.verify import verify_pack
+from monitor.score.fit import require_fit
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Counts
+from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Prompt
 
 ALPHA: Final = 0.05
 LEAST_CLUSTERS: Final = 50
 """Below it, a mean of skewed differences keeps no stated error."""
-_SHARED: Final = (
-    *("architecture", "hidden_size", "layers", "vocab_size", "tokenizer_hash", "template_hash"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +126,7 @@ def run_gate(
     margins = watched(pack.features, settings.rules)
     progress("replaying the canaries on the reference")
     deviation, tolerance = _checked_instrument(pack, reference)
-    ours, theirs = fingerprint_of(reference), fingerprint_of(candidate)
+    ours, theirs = identity_of(reference), identity_of(candidate)
     _check_comparable(ours, theirs)
     pairs, notes = measured(pack, reference, candidate, prompts, settings.generate, progress)
     clusters = _clusters(prompts)
@@ -145,7 +144,7 @@ def run_gate(
             hint="give prompts with responses, or let both models answer: --generate 64",
         )
     verdict = together([one.verdict for one in shifts])
-    if ours["weights_hash"] == theirs["weights_hash"]:
+    if ours.weights_hash == theirs.weights_hash:
         notes = (*notes, "The candidate has the reference's own weights.")
     return GateReport(
         verdict=verdict,
@@ -160,8 +159,8 @@ def run_gate(
         clusters=len(np.unique(clusters)),
         settings=settings,
         pack={"name": pack.name, "version": pack.version, "id": pack.pack_id},
-        reference=dict(ours),
-        candidate=dict(theirs),
+        reference=ours.entry(),
+        candidate=theirs.entry(),
         canary_deviation=deviation,
         canary_tolerance=tolerance,
         instrument=instrument(reference),
@@ -170,13 +169,13 @@ def run_gate(
 
 
 def _checked_instrument(pack: Pack, reference: ReplaySettings) -> tuple[float | None, float]:
+    require_fit(
+        pack,
+        identity_of(reference),
+        f"the reference in {reference.model}",
+        hint="the pack must be that of the reference; the candidate may have other weights",
+    )
     checked = verify_pack(pack, reference)
-    if checked.problems:
-        raise PackError(
-            f"the pack {pack.name} does not fit the reference in {reference.model}:\n  "
-            + "\n  ".join(checked.problems),
-            hint="the pack must be that of the reference; the candidate may have other weights",
-        )
     if checked.reproduced is False:
         raise PackError(
             f"the reference does not reproduce the pack's canaries: off by up to "
@@ -187,14 +186,11 @@ def _checked_instrument(pack: Pack, reference: ReplaySettings) -> tuple[float | 
     return checked.canary_deviation, checked.tolerance
 
 
-def _check_comparable(ours: Mapping[str, object], theirs: Mapping[str, object]) -> None:
-    differing = [name for name in _SHARED if ours[name] != theirs[name]]
-    if differing:
+def _check_comparable(ours: ModelIdentity, theirs: ModelIdentity) -> None:
+    if differing := ours.differences(theirs, weights=False):
         raise ModelError(
             "the candidate cannot be read as the reference is: they differ in "
-            + ", ".join(
-                f"{name} ({theirs[name]!s:.12} not {ours[name]!s:.12})" for name in differing
-            ),
+            + ", ".join("{0} ({2} not {1})".format(one.field, *one.short) for one in differing),
             hint="a gate compares checkpoints of one model: same shape, tokenizer and chat template",
         )
 

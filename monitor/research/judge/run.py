@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from monitor.errors import BadInput, PackError
-from monitor.replay.model import LoadedModel, fingerprint_of, load_model
+from monitor.errors import BadInput
+from monitor.replay.model import LoadedModel, identity_of, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.research.judge.control import QUICK, Control, Dose, DosePlan, controls
 from monitor.research.judge.noise import DTYPE, batch_noise, dtype_noise, scores
@@ -30,7 +30,8 @@ from monitor.research.judge.verdict import Criteria, Evidence, Steering, Verdict
 from monitor.research.packs.assemble import Progress, instrument
 from monitor.research.packs.validation import benign_figures
 from monitor.research.texts import DATA, Texts, answer_prompts, load_texts
-from monitor.score.pack import Pack, fit_problems
+from monitor.score.fit import require_fit
+from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Doubles, Floats
 from monitor.values.drift import Bound
@@ -126,11 +127,12 @@ def _unjudged(pack: Pack) -> Pack:
 
 def _texts(pack: Pack, settings: ReplaySettings, data: Path | None) -> Texts:
     """The texts to judge by, once it is clear that pack, model and texts allow a judgement."""
-    if problems := fit_problems(pack, fingerprint_of(settings)):
-        raise PackError(
-            f"the pack {pack.name} does not fit {settings.model.name}: " + "; ".join(problems),
-            hint="judge a pack with the very model that it was made for.",
-        )
+    require_fit(
+        pack,
+        identity_of(settings),
+        settings.model.name,
+        hint="judge a pack with the very model that it was made for.",
+    )
     texts = load_texts(data or DATA)
     for size, least, what, file, split in (
         (len(texts.held_out), LEAST_QUESTIONS, "questions", "contrast.jsonl", "held_out"),

@@ -17,7 +17,7 @@ import torch
 
 from monitor.errors import BadInput
 from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import LoadedModel, fingerprint_of, load_model
+from monitor.replay.model import LoadedModel, identity_of, load_model
 from monitor.replay.pooling import FeatureBank
 from monitor.replay.residuals import ResidualReader
 from monitor.research.latents.fidelity import (
@@ -171,11 +171,11 @@ def _residuals(
 
 
 def _check_fits(sae: SparseAutoencoder, settings: ReplaySettings) -> None:
-    fingerprint = fingerprint_of(settings)
-    if sae.width != fingerprint["hidden_size"]:
+    model = identity_of(settings)
+    if sae.width != model.hidden_size:
         raise BadInput(
             f"{sae.path}: the SAE reads residuals {sae.width} wide, "
-            f"{settings.model} has {fingerprint['hidden_size']}: it was made for another model"
+            f"{settings.model} has {model.hidden_size}: it was made for another model"
         )
 
 

@@ -20,7 +20,7 @@ from monitor.replay.engine import ENGINE, ReplayEngine
 from monitor.replay.model import LoadedModel
 from monitor.research.packs.calibrate import fit_calibration, tail_threshold
 from monitor.research.texts import Texts
-from monitor.score.pack import Canary, Pack, PackModel
+from monitor.score.pack import Canary, Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Counts, Floats
@@ -68,7 +68,7 @@ def assembled(
     pack = Pack(
         name=re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-."),
         version=version,
-        model=PackModel(**dict[str, Any](loaded.fingerprint)),
+        model=loaded.identity,
         features=tuple(
             replace(
                 feature,

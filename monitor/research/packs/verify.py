@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 import numpy as np
 
 from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import fingerprint_of, load_model
-from monitor.score.pack import Pack, fit_problems
+from monitor.replay.model import identity_of, load_model
+from monitor.score.fit import fit_problems
+from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import PackSettings, ReplaySettings
 from monitor.values.scores import Replayed
@@ -49,14 +50,13 @@ def verify_pack(
     """
     if tolerance is None:
         tolerance = PackSettings().canary_tolerance
-    fingerprint = fingerprint_of(settings)
-    fits_in_shape = all(
-        fingerprint[name] == getattr(pack.model, name) for name in ("hidden_size", "layers")
-    )
+    model = identity_of(settings)
+    shape = (model.hidden_size, model.layers)
+    fits_in_shape = shape == (pack.model.hidden_size, pack.model.layers)
     deviation = _canary_deviation(pack, settings) if fits_in_shape and pack.canaries else None
     return VerifyReport(
         pack_id=pack.pack_id,
-        problems=tuple(fit_problems(pack, fingerprint)),
+        problems=tuple(fit_problems(pack, model)),
         canaries=len(pack.canaries),
         canary_deviation=deviation,
         tolerance=tolerance,

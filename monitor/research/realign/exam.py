@@ -132,7 +132,7 @@ class Exam:
         whole = load_model(reference, pack.model.layers - 1, full=True)
         self._instrument: LoadedModel | None = whole if answer_tokens else None
         self.reference = self.sat(whole, own=answer_tokens > 0)
-        self.fingerprint = whole.fingerprint
+        self.identity = whole.identity
         self._instrument = None
         del whole
         if answer_tokens:

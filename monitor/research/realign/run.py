@@ -17,8 +17,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from monitor.errors import BadInput, ModelError, PackError
-from monitor.replay.model import fingerprint_of, load_model
+from monitor.errors import BadInput, ModelError
+from monitor.replay.model import identity_of, load_model
 from monitor.research.gate.rules import Rule, watched
 from monitor.research.packs.assemble import Progress, instrument
 from monitor.research.realign.exam import (
@@ -31,18 +31,15 @@ from monitor.research.realign.exam import (
 )
 from monitor.research.realign.report import write_report
 from monitor.research.tuning.tune import Tuner, TuneSettings
-from monitor.score.pack import Pack, fit_problems
+from monitor.score.fit import require_fit
+from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
+from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Prompt
 
 CHECKPOINT: Final = "run.safetensors"
 MODEL: Final = "model"
 HELD_OUT_SHARE: Final = 0.2
-SAME: Final = (
-    *("architecture", "hidden_size", "layers", "vocab_size", "tokenizer_hash", "template_hash"),
-)
-"""What the drifted model must share with the reference to be read and compared token by token."""
-
 Outcome = Literal["returned", "not_returned", "no_drift"]
 
 
@@ -106,7 +103,7 @@ def realign(
     training diverges.
     """
     margins = watched(pack.features, settings.rules)
-    remarks = _fits(pack, fingerprint_of(reference), fingerprint_of(drifted))
+    remarks = _fits(pack, identity_of(reference), identity_of(drifted))
     train, held = _divided(examples, held_out, settings.tune.seed)
     file = _checkpoint(out, resume)
     exam = Exam(
@@ -198,7 +195,7 @@ class _Run:
         settings = self.settings
         return {
             "pack": self.exam.pack.pack_id,
-            "reference": self.exam.fingerprint["weights_hash"],
+            "reference": self.exam.identity.weights_hash,
             "held-out exchanges": hashlib.sha256(
                 repr([(p.messages, p.response) for p in self.exam.held_out]).encode()
             ).hexdigest(),
@@ -234,8 +231,8 @@ def _report(
         "canaries": len(pack.canaries),
         "pack": {"name": pack.name, "version": pack.version, "id": pack.pack_id},
         "models": {
-            "reference": dict(exam.fingerprint),
-            "drifted": dict(run.tuner.loaded.fingerprint),
+            "reference": exam.identity.entry(),
+            "drifted": run.tuner.loaded.identity.entry(),
         },
         "curve": rows_of(curve),
         "summaries": {
@@ -275,20 +272,21 @@ def _checkpoint(out: Path, resume: bool) -> Path:
     return file
 
 
-def _fits(pack: Pack, reference: Mapping[str, object], drifted: Mapping[str, object]) -> list[str]:
-    problems = fit_problems(pack, dict(reference) | {"weights_hash": None})
-    if problems:
-        raise PackError(
-            "the pack does not fit the reference: " + "; ".join(problems),
-            hint="give the pack that watches the served model",
-        )
-    differing = [name for name in SAME if reference[name] != drifted[name]]
-    if differing:
+def _fits(pack: Pack, reference: ModelIdentity, drifted: ModelIdentity) -> list[str]:
+    require_fit(
+        pack,
+        reference.with_any_weights(),
+        "the reference",
+        hint="give the pack that watches the served model",
+    )
+    # What both must share to be read and compared token by token.
+    if differing := reference.differences(drifted, weights=False):
+        named = ", ".join(difference.field for difference in differing)
         raise ModelError(
-            f"the drifted model is not the reference tuned further: its {', '.join(differing)} differ",
+            f"the drifted model is not the reference tuned further: its {named} differ",
             hint="both must be checkpoints of one model",
         )
-    if pack.model.weights_hash not in (None, reference["weights_hash"]):
+    if pack.model.weights_hash not in (None, reference.weights_hash):
         return ["The pack was calibrated on other weights than the reference's."]
     return []
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from monitor.errors import BadInput
 from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import LoadedModel, fingerprint_of, load_model, placement
+from monitor.replay.model import LoadedModel, identity_of, load_model, placement
 from monitor.replay.residuals import ResidualReader
 from monitor.research.answers.behaviour import BuiltInJudge, Coherence
 from monitor.research.contrast.build import METHODS, read_two_ways
@@ -43,7 +43,8 @@ from monitor.research.rollouts.obedience import Rolled
 from monitor.research.rollouts.report import rollout_report
 from monitor.research.rollouts.traits import SPLITS, Trait
 from monitor.research.texts import DATA, load_texts
-from monitor.score.pack import Pack, fit_problems, save_pack
+from monitor.score.fit import require_fit
+from monitor.score.pack import Pack, save_pack
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Floats
 
@@ -51,10 +52,15 @@ from monitor.values.arrays import Floats
 def built_in_judges(loaded: LoadedModel, settings: ReplaySettings, pack: Pack) -> Judges:
     """For each trait the feature of ``pack`` with its name, read off ``loaded``.
 
-    Raises `BadInput` when the pack is for another model, or (from the judges) has no such feature.
+    Raises `PackError` when the pack is for another model, and (from the judges) `BadInput` when it has
+    no such feature.
     """
-    if problems := fit_problems(pack, loaded.fingerprint):
-        raise BadInput(f"the judge's pack does not fit: {problems[0]}")
+    require_fit(
+        pack,
+        loaded.identity,
+        "the model whose answers it is to judge",
+        hint="give a pack made for this model: --judge-pack",
+    )
     coherence = Coherence(loaded)
 
     def judge(trait: Trait) -> BuiltInJudge:
@@ -98,7 +104,7 @@ def build_rollout_pack(
     replay = ReplaySettings(
         model=model, device=device, dtype="float32" if device == "cpu" else "auto"
     )
-    layers = int(str(fingerprint_of(replay)["layers"]))
+    layers = identity_of(replay).layers
     sites = candidate_sites(layers)
     loaded = load_model(replay, layers - 1, full=True)
     make = built_in_judges(loaded, replay, judges) if isinstance(judges, Pack) else judges

@@ -218,7 +218,7 @@ def _header(
     hashes = ("weights_hash", "tokenizer_hash", "template_hash")
     return {
         "kind": "rollouts",
-        **{name: loaded.fingerprint[name] for name in hashes},
+        **{name: getattr(loaded.identity, name) for name in hashes},
         "device": loaded.device.type,
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "traits": traits_hash(traits),

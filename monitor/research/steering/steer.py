@@ -18,12 +18,12 @@ from typing import Final
 import numpy as np
 import torch
 
-from monitor.errors import BadInput, ModelError, PackError
+from monitor.errors import BadInput, ModelError
 from monitor.replay.model import LoadedModel
 from monitor.replay.residuals import ResidualReader
 from monitor.replay.taps import Edit, steered
 from monitor.research.texts import load_texts
-from monitor.score.pack import Pack, fit_problems
+from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Floats
 from monitor.values.features import Feature
@@ -160,18 +160,6 @@ def named_feature(pack: Pack, name: str) -> Feature:
             f"the pack {pack.name} has no feature {name!r}", hint=f"it has {', '.join(near)}"
         )
     return names[name]
-
-
-def require_fit(pack: Pack, fingerprint: Mapping[str, object]) -> None:
-    """Raises `PackError` when ``pack`` was not made for the model.
-
-    Leave ``weights_hash`` out of ``fingerprint`` to let a fine-tune of the pack's model pass.
-    """
-    if problems := fit_problems(pack, fingerprint):
-        raise PackError(
-            f"the pack {pack.name} does not fit the model: " + "; ".join(problems),
-            hint="use the pack made for this model; for a fine-tune of it, --other-weights",
-        )
 
 
 def random_turns(turn: Turn, count: int, seed: int) -> tuple[Turn, ...]:

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 
 from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import fingerprint_of, load_model
+from monitor.replay.model import identity_of, load_model
 from monitor.research.diff import build, measure
 from monitor.research.diff.causal import Doses
 from monitor.research.diff.run import DiffSettings
-from monitor.score.pack import Pack, PackModel, load_pack, save_pack
+from monitor.score.pack import Pack, load_pack, save_pack
 from monitor.settings import ReplaySettings
 from monitor.values.features import Calibration, Feature
 from monitor.values.prompts import Prompt
@@ -145,5 +145,5 @@ def planted_pack(base: Path, folder: Path, *more: Feature) -> None:
         *(given(f"given.{i}", one.normal(size=WIDTH)) for i, one in enumerate(generators)),
         *more,
     )
-    model = PackModel(**dict[str, Any](fingerprint_of(ReplaySettings(model=base))))
+    model = identity_of(ReplaySettings(model=base))
     save_pack(Pack(name="given", version="1", model=model, features=features), folder)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
-from monitor.score.pack import Canary, Pack, PackModel
+from monitor.score.pack import Canary, Pack
 from monitor.settings import ReplaySettings
 from monitor.values.features import Calibration, Feature
 from monitor.values.prompts import Message, Prompt, RecordKey
@@ -103,7 +103,7 @@ def scene(tiny_folder: Path) -> Scene:
     pack = Pack(
         name="tiny",
         version="1",
-        model=PackModel(**dict[str, Any](loaded.fingerprint)),
+        model=loaded.identity,
         features=calibrated,
         canaries=(
             Canary(

@@ -264,12 +264,13 @@ def test_the_shipped_pack_gates_the_real_model(chat_model_path: Path, tmp_path: 
     import torch
     from transformers import AutoModelForCausalLM
 
-    from monitor.replay.model import fingerprint_of
+    from monitor.replay.model import identity_of
     from monitor.research.texts import load_texts
-    from monitor.score.pack import load_pack, shipped_pack
+    from monitor.score.fit import shipped_pack
+    from monitor.score.pack import load_pack
 
     reference = settings(chat_model_path)
-    path = shipped_pack(fingerprint_of(reference))
+    path = shipped_pack(identity_of(reference))
     assert path is not None
     pack: Pack = load_pack(path)
     texts = load_texts()

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from monitor.replay.model import fingerprint_of
+from monitor.replay.model import identity_of
 from monitor.research.judge.page import judge_page
 from monitor.research.judge.run import judge_pack
-from monitor.score.pack import load_pack, shipped_pack
+from monitor.score.fit import shipped_pack
+from monitor.score.pack import load_pack
 from monitor.settings import ReplaySettings
 from tests.research.conftest import part_of_texts
 
@@ -19,7 +20,7 @@ from tests.research.conftest import part_of_texts
 @pytest.mark.slow
 @pytest.mark.timeout(1_800)
 def test_the_shipped_pack_reads_what_it_says(chat_model_path: Path, tmp_path: Path) -> None:
-    folder = shipped_pack(fingerprint_of(ReplaySettings(model=chat_model_path)))
+    folder = shipped_pack(identity_of(ReplaySettings(model=chat_model_path)))
     assert folder is not None
     pack = load_pack(folder)
     # A feature that rises and the one that falls: all eleven take minutes, and `pack judge` runs them.

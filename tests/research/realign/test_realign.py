@@ -20,7 +20,7 @@ from monitor.research.realign.exam import Exam, Measurement, Standing
 from monitor.research.realign.run import CHECKPOINT, Realigned, RealignSettings, decided, realign
 from monitor.research.texts import answer_prompts, exchange, load_texts
 from monitor.research.tuning.tune import Tuner, TuneSettings
-from monitor.score.pack import SHIPPED, Canary, Pack, PackModel, load_pack
+from monitor.score.pack import SHIPPED, Canary, Pack, load_pack
 from monitor.settings import ReplaySettings
 from monitor.values.drift import Bound
 from monitor.values.features import Calibration, Feature
@@ -99,7 +99,7 @@ def case(lively_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
     pack = Pack(
         name="tiny",
         version="1",
-        model=PackModel(**dict[str, Any](load(reference).fingerprint)),
+        model=load(reference).identity,
         features=(feature, replace(feature, name="prompt", region="prompt")),
         canaries=tuple(
             Canary(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monitor.errors import BadInput, ModelError
+from monitor.errors import BadInput, ModelError, PackError
 from monitor.replay.model import LoadedModel, load_model
 from monitor.research.answers.behaviour import BuiltInJudge
 from monitor.research.packs.verify import verify_pack
@@ -24,7 +24,8 @@ from monitor.research.rollouts.draw import (
 )
 from monitor.research.rollouts.obedience import Rolled, counted, obedient
 from monitor.research.rollouts.traits import Instructions, Trait, load_traits
-from monitor.score.pack import load_pack, manifest, shipped_pack
+from monitor.score.fit import shipped_pack
+from monitor.score.pack import load_pack, manifest
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Doubles
 from monitor.values.prompts import Prompt
@@ -131,7 +132,7 @@ def test_other_settings_are_refused(
 def test_another_model_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
     path = tmp_path / "rollouts.jsonl"
     rolled_out(loaded, [trait()], SETTINGS, path)
-    other = replace(loaded, fingerprint={**loaded.fingerprint, "weights_hash": "other"})
+    other = replace(loaded, identity=replace(loaded.identity, weights_hash="other"))
     with pytest.raises(BadInput, match="weights_hash"):
         rolled_out(other, [trait()], SETTINGS, path)
 
@@ -370,7 +371,7 @@ def test_a_judging_pack_must_fit_and_know_the_trait(
     with pytest.raises(BadInput, match="trait shy: the judge's pack has no feature"):
         build(pack, "shy")
     assert not (tmp_path / "shy").exists()
-    with pytest.raises(BadInput, match="does not fit"):
+    with pytest.raises(PackError, match="does not fit"):
         build(replace(pack, model=replace(pack.model, weights_hash="0" * 64)))
     # A random model answers nothing like benign text: put the threshold amid its own answers.
     rollouts = rolled_out(loaded, [trait()], SETTINGS, tmp_path / "loud" / "rollouts.jsonl")
@@ -399,7 +400,7 @@ def test_the_small_model_rolls_out_and_its_shipped_pack_judges(
     assert len(rollouts) == 12
     assert all(one.answer for one in rollouts)
     assert np.mean([len(one.answer.split()) for one in rollouts]) > 5
-    shipped = shipped_pack(loaded.fingerprint)
+    shipped = shipped_pack(loaded.identity)
     assert shipped is not None
     judge = built_in_judges(loaded, replay, load_pack(shipped))(sarcastic)
     ratings = rated(rollouts, [sarcastic], {"sarcastic": judge}, tmp_path / "ratings.jsonl")

@@ -10,7 +10,7 @@ import torch
 
 from monitor.errors import BadInput, ModelError, PackError
 from monitor.replay.answer import answered
-from monitor.replay.model import LoadedModel, fingerprint_of, load_model
+from monitor.replay.model import LoadedModel, identity_of, load_model
 from monitor.research.answers.generate import answers, stock_attention, token_rows
 from monitor.research.steering.dose import (
     Asking,
@@ -25,12 +25,12 @@ from monitor.research.steering.steer import (
     feature_turn,
     named_feature,
     random_turns,
-    require_fit,
     steering,
     typical_lengths,
 )
 from monitor.research.texts import exchange
-from monitor.score.pack import SHIPPED, Pack, PackModel, load_pack
+from monitor.score.fit import require_fit
+from monitor.score.pack import SHIPPED, Pack, load_pack
 from monitor.settings import ReplaySettings
 from monitor.values.features import Calibration, Feature
 from monitor.values.prompts import Message, Prompt
@@ -163,19 +163,19 @@ def test_a_pack_must_fit_and_have_the_feature(
     pack = Pack(
         name="tiny",
         version="1",
-        model=PackModel(**dict(loaded.fingerprint)),
+        model=loaded.identity,
         features=(feature, replace(feature, name="sarcastic")),
     )
     assert named_feature(pack, "sarcastic").name == "sarcastic"
     with pytest.raises(BadInput, match="no feature 'malicous'") as refused:
         named_feature(pack, "malicous")
     assert refused.value.hint == "it has malicious"
-    fingerprint = dict(fingerprint_of(ReplaySettings(model=tiny_folder)))
-    require_fit(pack, fingerprint)
+    model = identity_of(ReplaySettings(model=tiny_folder))
+    require_fit(pack, model)
     with pytest.raises(PackError, match="weights differ"):
-        require_fit(pack, fingerprint | {"weights_hash": "0" * 64})
+        require_fit(pack, replace(model, weights_hash="0" * 64))
     with pytest.raises(PackError, match="decoder blocks"):
-        require_fit(pack, fingerprint | {"layers": 5})
+        require_fit(pack, replace(model, layers=5))
 
 
 def test_a_dose_series_stands_beside_random_directions(

@@ -205,7 +205,7 @@ def test_a_saved_model_answers_and_reads_as_the_one_in_memory(
     saved = load(tmp_path / "out")
     assert saved.packed
     for name in ("tokenizer_hash", "template_hash", "layers", "vocab_size"):
-        assert saved.fingerprint[name] == loaded.fingerprint[name]
+        assert getattr(saved.identity, name) == getattr(loaded.identity, name)
     assert saved.model_hash != loaded.model_hash
     ids, mask = left_padded([row.ids for row in examples(loaded, CHATS, 512)], loaded)
     with stock_attention(loaded) as one, stock_attention(saved) as two, torch.inference_mode():

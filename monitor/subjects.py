@@ -1,0 +1,100 @@
+"""Which packs one evaluation watches, and what is known of each pack's instrument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection
+
+from monitor.alert.policy import PackHealth, WatchedPack
+from monitor.settings import Settings
+from monitor.store.baselines import load_baseline
+from monitor.store.packs import ALIVE, PackFeature, pack_features
+from monitor.store.workers import latest_canaries, live_workers
+from monitor.values.drift import Baseline, Cause, Drift
+from monitor.values.presence import PackPresence
+from monitor.values.scores import CanaryRun
+
+CANARY_INTERVALS: Final = 3
+"""A canary run vouches for its copy for so many of `pack.canary_interval`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A watched pack. Without an approved baseline only its instrument is judged."""
+
+    pack_id: str
+    features: Sequence[PackFeature]
+    baseline: Baseline | None
+    canaries: Sequence[CanaryRun]
+    """The latest recent run of every live worker with this pack."""
+
+    def info(self) -> WatchedPack:
+        return WatchedPack(
+            pack_id=self.pack_id,
+            baseline_id=self.baseline.baseline_id if self.baseline else None,
+            features=self.features,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """What one step saw of one pack."""
+
+    subject: Subject
+    cause: Cause
+    drifts: tuple[Drift, ...]
+
+
+def watched_packs(
+    c: Connection, settings: Settings, presence: Sequence[PackPresence], now: datetime
+) -> list[Subject]:
+    """Every pack that a worker was seen with lately, its baseline, and who vouches for the instrument.
+
+    A pack whose workers are gone is watched on for ``drift.unwatched_after``: a restart, or another
+    pack beside it, ends none of its alerts.
+    """
+    since = now - settings.drift.unwatched_after
+    runs = latest_canaries(c, now - CANARY_INTERVALS * settings.pack.canary_interval)
+    alive = {worker["worker_id"] for worker in live_workers(c, now - ALIVE)}
+    found = []
+    for pack in presence:
+        if pack.last_seen_at is None or pack.last_seen_at < since:
+            continue
+        own = [run for run in runs if run.lineage.pack_id == pack.pack_id]
+        found.append(
+            Subject(
+                pack_id=pack.pack_id,
+                features=pack_features(c, pack.pack_id),
+                baseline=load_baseline(c, pack_id=pack.pack_id),
+                # A worker that is gone vouches for nothing, unless nobody else is there to ask.
+                canaries=[run for run in own if run.worker_id in alive or not pack.live_workers],
+            )
+        )
+    return found
+
+
+def pack_health(subject: Subject) -> PackHealth:
+    """What there is to know of the pack's instrument."""
+    return PackHealth(
+        pack_id=subject.pack_id,
+        baseline_id=subject.baseline.baseline_id if subject.baseline else None,
+        mismatches=mismatches(subject),
+        canaries=subject.canaries,
+    )
+
+
+def mismatches(subject: Subject) -> tuple[str, ...]:
+    """Sentences: what keeps scores and baseline from belonging together."""
+    if subject.baseline is None:
+        return ()
+    made_from = subject.baseline.fingerprint
+    return tuple(
+        f"worker {run.worker_id} replays model {model}, the baseline was made with"
+        f" {', '.join(made_from.models)}: capture a new baseline"
+        for run in subject.canaries
+        if (model := made_from.strange(run.lineage.model_hash)) is not None
+    )

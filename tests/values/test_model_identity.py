@@ -1,0 +1,126 @@
+"""Which model it is, and what differs: one rule for packs, copies, candidates and baselines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitor.errors import PackError
+from monitor.score.fit import fit_problems, pack_or_shipped, require_fit, shipped_pack
+from monitor.score.pack import SHIPPED, load_pack
+from monitor.values.identity import BaselineFingerprint, Copy, ModelIdentity
+
+MODEL = ModelIdentity(
+    model_id="served",
+    architecture="llama",
+    hidden_size=32,
+    layers=4,
+    vocab_size=400,
+    weights_hash="a" * 64,
+    tokenizer_hash="b" * 64,
+    template_hash="c" * 64,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "fields"),
+    [
+        ({}, {}, []),
+        ({"model_id": "elsewhere"}, {}, []),
+        ({"layers": 5, "hidden_size": 64}, {}, ["hidden_size", "layers"]),
+        ({"weights_hash": "0" * 64}, {}, ["weights_hash"]),
+        ({"weights_hash": "0" * 64}, {"weights": False}, []),
+        ({"weights_hash": None, "template_hash": None}, {}, []),
+        ({"template_hash": None}, {"unknown_differs": True}, ["template_hash"]),
+    ],
+)
+def test_what_differs(changes: dict[str, Any], options: dict[str, bool], fields: list[str]) -> None:
+    other = replace(MODEL, **changes)
+    assert [found.field for found in MODEL.differences(other, **options)] == fields
+    assert [found.field for found in other.differences(MODEL, **options)] == fields
+
+
+def test_a_difference_is_told_with_its_hashes_cut() -> None:
+    (found,) = MODEL.differences(replace(MODEL, tokenizer_hash="d" * 64))
+    assert found.short == ("bbbbbbbbbbbb…", "dddddddddddd…")
+    (found,) = MODEL.differences(replace(MODEL, vocab_size=401))
+    assert found.short == ("400", "401")
+
+
+def test_every_field_that_can_differ_has_a_sentence_and_a_refusal_tells_all() -> None:
+    pack = load_pack(SHIPPED / "smollm2-135m-instruct")
+    other = replace(
+        MODEL, architecture="gpt2", hidden_size=1, layers=1, vocab_size=1, model_id="other"
+    )
+    assert len(fit_problems(pack, other)) == len(pack.model.differences(other)) == 7
+    with pytest.raises(PackError, match="does not fit the served model: the pack reads a ") as no:
+        require_fit(pack, other, "the served model")
+    assert "chat template differs" in str(no.value)
+    assert "monitor pack build contrast" in no.value.hint
+    require_fit(pack, pack.model)
+
+
+def test_a_fine_tune_of_the_packs_model_is_let_pass_on_demand_only() -> None:
+    pack = load_pack(SHIPPED / "smollm2-135m-instruct")
+    tuned = replace(pack.model, weights_hash="0" * 64)
+    assert shipped_pack(tuned) is None
+    with pytest.raises(PackError, match="no pack is shipped for the model in /models/x"):
+        pack_or_shipped(None, tuned, where=Path("/models/x"), hint="")
+    with pytest.raises(PackError, match="weights differ"):
+        require_fit(pack, tuned)
+    found = pack_or_shipped(None, tuned.with_any_weights(), where=SHIPPED, hint="")
+    assert found.pack_id == pack.pack_id
+    require_fit(pack, tuned.with_any_weights())
+
+
+def test_a_baseline_knows_the_models_that_it_was_made_with() -> None:
+    made = BaselineFingerprint(
+        copies=(Copy.of("b" * 64, "float32"), Copy.of("a" * 64, "bfloat16")), facts={}
+    )
+    assert made.models == ("a" * 12, "b" * 12)
+    assert made.strange("a" * 64) is None
+    assert made.strange("c" * 64) == "c" * 12
+    assert BaselineFingerprint(facts={}).strange("c" * 64) is None, "it does not know"
+
+
+def test_a_row_of_an_earlier_release_is_read_and_kept_as_it_is() -> None:
+    row = {
+        "bucket_seconds": "60",
+        "sampling_rate": "1",
+        "lineages": "0123456789ab/float32 fedcba987654/bfloat16",
+        "served_models": "@ served@1",
+        "pack_id": "p",
+        "n": "1200",
+    }
+    read = BaselineFingerprint.read(row)
+    assert read.copies == (Copy("0123456789ab", "float32"), Copy("fedcba987654", "bfloat16"))
+    assert read.served_models == ("@", "served@1")
+    assert dict(read.facts) == {
+        key: row[key] for key in ("bucket_seconds", "sampling_rate", "pack_id", "n")
+    }
+    assert read.stored() == row
+    assert BaselineFingerprint.read({}).stored() == {"lineages": "", "served_models": ""}
+
+
+words = st.text(st.characters(categories=["L", "N"], include_characters="._-@"), min_size=1)
+
+
+@given(
+    copies=st.lists(st.tuples(st.text("0123456789abcdef", min_size=12), words)),
+    served=st.lists(words),
+    facts=st.dictionaries(
+        words.filter(lambda key: key not in ("lineages", "served_models")), words
+    ),
+)
+def test_a_fingerprint_survives_its_row(
+    copies: list[tuple[str, str]], served: list[str], facts: dict[str, str]
+) -> None:
+    made = BaselineFingerprint(
+        copies=tuple(Copy.of(*copy) for copy in copies), served_models=tuple(served), facts=facts
+    )
+    assert BaselineFingerprint.read(made.stored()) == made
