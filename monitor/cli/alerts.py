@@ -17,6 +17,10 @@ alerts = typer.Typer(help="List, acknowledge and silence alerts.")
 deliveries = typer.Typer(help="What endpoints were told, and replaying it.")
 
 
+# What fits 80 columns; the summary names feature and segment, --json gives everything.
+_COLUMNS = ("alert_id", "state", "severity", "summary", "since", "acknowledged_by")
+
+
 @alerts.command("list")
 def alerts_list(
     every: Annotated[bool, typer.Option("--all", help="Resolved ones too.")] = False,
@@ -29,7 +33,8 @@ def alerts_list(
 
     states = None if every else ("pending", "firing")
     with database(load(config_file)) as c:
-        show([operate.alert_row(alert) for alert in list_alerts(c, states=states)], as_json)
+        rows = [operate.alert_row(alert) for alert in list_alerts(c, states=states)]
+    show(rows, as_json, columns=_COLUMNS)
 
 
 @alerts.command("ack")

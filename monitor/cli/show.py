@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,8 @@ out = Console()
 err = Console(stderr=True)
 
 
-def show(rows: Iterable[Mapping[str, Any]], as_json: bool) -> None:
+def show(rows: Iterable[Mapping[str, Any]], as_json: bool, *, columns: Sequence[str] = ()) -> None:
+    """The rows as JSON, whole, or as a table of ``columns`` (all of them by default)."""
     rows = list(rows)
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2, default=str) + "\n")
@@ -28,7 +29,7 @@ def show(rows: Iterable[Mapping[str, Any]], as_json: bool) -> None:
         out.print("nothing to show")
         return
     # Folded, not cut: an id must be whole to be copied.
-    headers = dict.fromkeys(key for row in rows for key in row)
+    headers = columns or tuple(dict.fromkeys(key for row in rows for key in row))
     table = Table(*(Column(header, overflow="fold") for header in headers))
     for row in rows:
         table.add_row(*(_cell(row.get(str(column.header))) for column in table.columns))

@@ -299,7 +299,7 @@ def test_extras_that_hints_and_pages_name_exist() -> None:
         for extras in re.findall(r"pip install [^\n`]*?\[([\w,]+)\]", text)
         for extra in extras.split(",")
     }
-    assert {"research", "compression"} <= named <= set(project["optional-dependencies"])
+    assert {"research", "gguf"} <= named <= set(project["optional-dependencies"])
     assert not any("install 'persona-monitor[" in text for _, text in texts), "it is on no index"
 
 
