@@ -31,8 +31,9 @@ from monitor.research.gate.equivalence import Errors, Verdict, together
 from monitor.research.gate.reading import measured
 from monitor.research.gate.rules import Rule, watched
 from monitor.research.gate.shifts import FeatureShift, judged
-from monitor.research.packs.assemble import Progress, instrument
+from monitor.research.packs.assemble import instrument
 from monitor.research.packs.verify import verify_pack
+from monitor.research.progress import Progress, quiet
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Counts
@@ -112,7 +113,7 @@ def run_gate(
     candidate: ReplaySettings,
     prompts: Sequence[Prompt],
     settings: GateSettings,
-    progress: Progress = lambda line: None,
+    progress: Progress = quiet,
 ) -> GateReport:
     """Compare ``candidate`` with ``reference`` on ``prompts``, read by ``pack``.
 
@@ -149,11 +150,7 @@ def run_gate(
         notes = (*notes, "The candidate has the reference's own weights.")
     return GateReport(
         verdict=verdict,
-        decided_by=tuple(
-            f"{one.kind} shift of {one.feature}"
-            for one in shifts
-            if verdict != "pass" and one.verdict == verdict
-        ),
+        decided_by=_holding(verdict, shifts),
         shifts=shifts,
         comparisons=comparisons,
         prompts=len(prompts),
@@ -167,6 +164,12 @@ def run_gate(
         instrument=instrument(reference),
         notes=notes,
     )
+
+
+def _holding(verdict: Verdict, shifts: Sequence[FeatureShift]) -> tuple[str, ...]:
+    if verdict == "pass":
+        return ()
+    return tuple(f"{one.kind} shift of {one.feature}" for one in shifts if one.verdict == verdict)
 
 
 def _checked_instrument(pack: Pack, reference: ReplaySettings) -> tuple[float | None, float]:

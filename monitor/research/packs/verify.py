@@ -39,16 +39,11 @@ class VerifyReport:
         return not self.problems and self.reproduced is not False
 
 
-def verify_pack(
-    pack: Pack, settings: ReplaySettings, tolerance: float | None = None
-) -> VerifyReport:
+def verify_pack(pack: Pack, settings: ReplaySettings) -> VerifyReport:
     """Compare ``pack`` with the model of ``settings``: sizes, hashes, and canaries replayed.
 
-    ``tolerance`` is in calibration deviations (None: the default of ``pack.canary_tolerance``). Blocks
-    while the model loads and runs. Raises `ModelError` when the model cannot be loaded.
+    Tolerated is the default of ``pack.canary_tolerance``. Blocks while the model loads and runs. Raises `ModelError` when the model cannot be loaded.
     """
-    if tolerance is None:
-        tolerance = PackSettings().canary_tolerance
     fingerprint = fingerprint_of(settings)
     fits_in_shape = all(
         fingerprint[name] == getattr(pack.model, name) for name in ("hidden_size", "layers")
@@ -59,7 +54,7 @@ def verify_pack(
         problems=tuple(fit_problems(pack, fingerprint)),
         canaries=len(pack.canaries),
         canary_deviation=deviation,
-        tolerance=tolerance,
+        tolerance=PackSettings().canary_tolerance,
     )
 
 
