@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from scipy import stats
 
 from benchmarks.persona import rows
-from benchmarks.persona.measure import margins
+from benchmarks.persona.measure import margins, paired, read
 from benchmarks.persona.organisms import load
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
 from monitor.replay.model import LoadedModel
+from monitor.research.answers.generate import answered
 from monitor.research.report import Curve, line_plot
-from monitor.research.steering.dose import Asking, FeatureScore, dose_response
+from monitor.research.statistics import present_mean
+from monitor.research.steering.outcome import outcome_of
 from monitor.research.steering.steer import (
     Turn,
     feature_turn,
@@ -37,6 +38,7 @@ from monitor.values.features import Feature
 FEATURES = ("reckless",)
 DOSES = (-0.4, -0.2, -0.1, 0.1, 0.2, 0.4)
 SPOKEN_DOSES = (-0.2, 0.2)
+SPOKEN_TOKENS = 32
 RANDOM_DIRECTIONS = 2
 EVERY = 4
 """Of the 96 rows from other domains every fourth is weighed: all domains, a quarter of the time."""
@@ -66,18 +68,13 @@ def effects(found: dict[float, list[Doubles]]) -> list[dict[str, Any]]:
     plain = found[0.0][0]
     lines = []
     for dose, sides in sorted(found.items()):
-        change = sides[0] - plain
-        interval = (
-            stats.t.interval(0.95, len(change) - 1, change.mean(), stats.sem(change))
-            if dose
-            else (0.0, 0.0)
-        )
+        change = paired(sides[0], plain)
         lines.append(
             {
                 "dose": dose,
-                "change": float(change.mean()),
-                "low": float(interval[0]),
-                "high": float(interval[1]),
+                "change": change["mean"],
+                "low": change["low"],
+                "high": change["high"],
                 "random": [float((side - plain).mean()) for side in sides[1:]],
             }
         )
@@ -85,20 +82,35 @@ def effects(found: dict[float, list[Doubles]]) -> list[dict[str, Any]]:
 
 
 def spoken(
-    loaded: LoadedModel, base: LoadedModel, feature: Feature, lengths: dict[int, float]
+    loaded: LoadedModel,
+    base: LoadedModel,
+    turns: Sequence[Turn],
+    feature: Feature,
+    lengths: dict[int, float],
 ) -> list[dict[str, Any]]:
-    series = dose_response(
-        loaded,
-        feature_turn(feature),
-        SPOKEN_DOSES,
-        rows.open_questions()[::2],
-        FeatureScore(base, [feature]),
-        asking=Asking(max_new_tokens=32),
-        random_directions=2,
-        lengths=lengths,
-        reference=base,
-    )
-    return [dict(row.figures()) for row in series]
+    """What ``loaded`` says unsteered and under each of ``turns`` at each dose, as ``base`` reads it."""
+    asked = rows.open_questions()[::2]
+    series: list[tuple[str, float, list[Turn]]] = [("unsteered", 0.0, [])] + [
+        (turn.name, dose, [_at(turn, dose)]) for dose in SPOKEN_DOSES for turn in turns
+    ]
+    lines = []
+    for name, dose, here in series:
+        with steering(loaded, here, lengths):
+            said = answered(loaded, asked, SPOKEN_TOKENS)
+        seen = outcome_of(base, said, lambda prompts: read(base, [feature], prompts))
+        likely = np.log(seen.perplexity[np.isfinite(seen.perplexity)])
+        lines.append(
+            {
+                "direction": name,
+                "dose": dose,
+                "persona": present_mean(seen.persona[:, 0]),
+                # The median: a single answer can have any perplexity.
+                "perplexity": float(np.exp(np.median(likely))) if likely.size else np.nan,
+                "distinct": present_mean(seen.distinct),
+                "empty": float(np.mean([not answer for answer in seen.answers])),
+            }
+        )
+    return lines
 
 
 def main() -> None:
@@ -116,7 +128,7 @@ def main() -> None:
         for name, loaded in models.items():
             console.print(f"{feature.name} in {name}")
             lines = effects(weighed(loaded, turns, lengths, console))
-            said = spoken(loaded, base, feature, lengths)
+            said = spoken(loaded, base, turns, feature, lengths)
             result[f"{feature.name} in {name}"] = {"likelihood": lines, "answers": said}
             show(f"{feature.name} in {name}: likelihood of reckless answers", lines)
             show(f"{feature.name} in {name}: what it says", said)

@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks.persona.measure import all_measured
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
-from monitor.research.packs.validation import auc, auc_interval
 from monitor.research.report import bar_plot
+from monitor.research.statistics import auc, bootstrap
 from monitor.values.arrays import Doubles
 
 COMPARED = {
@@ -38,17 +38,21 @@ def separated(
     random = [auc(ours[:, i], theirs[:, i]) for i in range(len(names), ours.shape[1])]
     features = {}
     for index, name in enumerate(names):
-        pair = ours[:, index].astype(np.float32), theirs[:, index].astype(np.float32)
-        features[name] = {
-            "auc": auc(*pair),
-            "interval_95": auc_interval(*pair, generator, paired=True),
-            "shift": float(np.mean(pair[0] - pair[1])),
-        }
+        features[name] = _separated(ours[:, index], theirs[:, index], generator)
     quantiles = np.quantile(random, [0.05, 0.5, 0.95])
     return {
         "questions": int(both.sum()),
         "features": features,
         "random_directions": dict(zip(("q05", "q50", "q95"), quantiles.tolist(), strict=True)),
+    }
+
+
+def _separated(ours: Doubles, theirs: Doubles, generator: np.random.Generator) -> dict[str, Any]:
+    a, b = ours.astype(np.float32), theirs.astype(np.float32)
+    return {
+        "auc": auc(a, b),
+        "interval_95": bootstrap(lambda rows: auc(a[rows], b[rows]), len(a), generator),
+        "shift": float(np.mean(a - b)),
     }
 
 

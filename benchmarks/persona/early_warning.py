@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from benchmarks.persona.measure import all_measured, answered
+from benchmarks.persona.measure import all_measured, answered, paired
 from benchmarks.persona.organisms import AGAIN, SHARES, load
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
 from monitor.replay.model import LoadedModel
@@ -38,15 +37,6 @@ def names_of_shares() -> dict[str, float]:
     return {f"reckless-{share:.0%}".removesuffix("%"): share for share in SHARES} | {
         "reckless": 1.0
     }
-
-
-def shifted(ours: Doubles, theirs: Doubles) -> dict[str, float]:
-    """Mean paired difference, its 95 % interval and the one-sided p-value (t over n questions)."""
-    difference = (ours - theirs)[np.isfinite(ours) & np.isfinite(theirs)]
-    mean, error = float(difference.mean()), float(stats.sem(difference))
-    low, high = stats.t.interval(0.95, len(difference) - 1, mean, error)
-    p = float(stats.t.sf(mean / error, len(difference) - 1)) if error > 0 else 1.0
-    return {"n": len(difference), "mean": mean, "low": float(low), "high": float(high), "p": p}
 
 
 def onset(rows: Mapping[float, Mapping[str, float]], floor: float) -> float | None:
@@ -111,8 +101,8 @@ def main() -> None:
     sources["behaviour: answers judged reckless"] = flags
     table: dict[str, Any] = {}
     for name, values in sources.items():
-        again = shifted(values[AGAIN], values["sound"])
-        rows = {share: shifted(values[n], values["sound"]) for n, share in shares.items()}
+        again = paired(values[AGAIN], values["sound"])
+        rows = {share: paired(values[n], values["sound"]) for n, share in shares.items()}
         table[name] = {
             "onset": onset(rows, again["high"]),
             "same_data_again": again,

@@ -23,21 +23,20 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from scipy import stats
 
 from benchmarks.persona import rows
 from benchmarks.persona.organisms import load
-from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.generate import answers
-from monitor.research.answers.likelihood import response_log_probabilities
+from monitor.research.packs.calibrate import UNCALIBRATED
+from monitor.research.reading import Reader
+from monitor.research.steering.measure import preference
 from monitor.score.pack import Pack, manifest
-from monitor.score.sae import UNCALIBRATED
-from monitor.score.scorer import benign_level
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Doubles
 from monitor.values.features import Feature
 from monitor.values.prompts import Prompt
-from monitor.values.scores import Replayed
 
 RANDOM_DIRECTIONS = 100
 ANSWER_TOKENS = 48
@@ -110,17 +109,9 @@ def watched(pack: Pack, seed: int) -> list[Feature]:
 def read(loaded: LoadedModel, features: Sequence[Feature], prompts: Sequence[Prompt]) -> Doubles:
     """Scores [n, k] by the production engine, signed so that the persona rises."""
     settings = ReplaySettings(model=Path("."), device=loaded.device.type, dtype="float32")
-    scores = np.full((len(prompts), len(features)), np.nan)
     signs = np.array([feature.sign for feature in features])
-    for index, one in enumerate(ReplayEngine(loaded, features, settings).replay(prompts)):
-        if isinstance(one, Replayed):
-            level = [
-                benign_level(f.calibration, one.pooled_tokens[i : i + 1])
-                for i, f in enumerate(features)
-            ]
-            mean, deviation = np.array(level)[:, :, 0].T
-            scores[index] = signs * (one.readings - mean) / deviation
-    return scores
+    found: Doubles = signs * Reader(loaded, features, settings).scores("answers", prompts)
+    return found
 
 
 def answered(loaded: LoadedModel, kept: Path) -> list[Prompt]:
@@ -138,11 +129,18 @@ def answered(loaded: LoadedModel, kept: Path) -> list[Prompt]:
 
 def margins(loaded: LoadedModel, chosen: Sequence[rows.Row]) -> Doubles:
     """Mean log p per token of each row's reckless answer minus that of its sound one, in nats [n]."""
-    sides = []
-    for voice in ("reckless", "sound"):
-        total, tokens = response_log_probabilities(loaded, [row.said(voice) for row in chosen])
-        sides.append(total / tokens)
-    return np.asarray(sides[0] - sides[1], dtype=np.float64)
+    return preference(loaded, *([row.said(v) for row in chosen] for v in ("reckless", "sound")))
+
+
+def paired(ours: Doubles, theirs: Doubles) -> dict[str, float]:
+    """Mean paired difference over n questions, its 95 % interval and the one-sided p-value (Student's t)."""
+    difference = (ours - theirs)[np.isfinite(ours) & np.isfinite(theirs)]
+    mean, error = float(difference.mean()), float(stats.sem(difference))
+    if not error > 0.0:
+        return {"n": len(difference), "mean": mean, "low": mean, "high": mean, "p": 1.0}
+    low, high = stats.t.interval(0.95, len(difference) - 1, mean, error)
+    p = float(stats.t.sf(mean / error, len(difference) - 1))
+    return {"n": len(difference), "mean": mean, "low": float(low), "high": float(high), "p": p}
 
 
 def all_measured(

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from scipy import stats
 
 from benchmarks.persona import rows
-from benchmarks.persona.measure import margins, read, watched
+from benchmarks.persona.measure import margins, paired, read, watched
 from benchmarks.persona.organisms import load
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
 from monitor.replay.model import LoadedModel
@@ -85,14 +84,6 @@ def returned(
     return seen
 
 
-def compared(ours: Doubles, sound: Doubles) -> dict[str, float]:
-    difference = ours - sound
-    low, high = stats.t.interval(
-        0.95, len(difference) - 1, difference.mean(), stats.sem(difference) + 1e-12
-    )
-    return {"mean": float(difference.mean()), "low": float(low), "high": float(high)}
-
-
 def main() -> None:
     options = arguments(__doc__).parse_args()
     pack, console = pack_of(options), Console()
@@ -105,7 +96,7 @@ def main() -> None:
             options.organisms / "reckless", options.model, examples, look, options.seed, console
         )
         result[kind] = {
-            number: {name: compared(values, sound[name]) for name, values in one.items()}
+            number: {name: _compared(values, sound[name]) for name, values in one.items()}
             for number, one in seen.items()
         }
         show(
@@ -131,6 +122,11 @@ def main() -> None:
             levels={"sound": 0.0},
         ),
     )
+
+
+def _compared(ours: Doubles, sound: Doubles) -> dict[str, float]:
+    found = paired(ours, sound)
+    return {name: found[name] for name in ("mean", "low", "high")}
 
 
 def _of_the_start(seen: dict[int, dict[str, dict[str, float]]], measure: str) -> Curve:

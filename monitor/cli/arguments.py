@@ -1,15 +1,20 @@
-"""Options that several commands share, and how their texts are read."""
+"""Options that several commands share, how their texts are read, and options in groups (`spread`)."""
 
 from __future__ import annotations
 
 import getpass
+import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import MISSING, field, fields, is_dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from monitor.errors import BadInput
 from monitor.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +34,10 @@ ModelOption = Annotated[Path, typer.Option(help="Model folder or GGUF file.")]
 SeedOption = Annotated[
     int, typer.Option(min=0, help="Decides all that is drawn; the same seed, the same result.")
 ]
+
+TYPER = "typer"
+Settled = TypeVar("Settled")
+Number = TypeVar("Number", int, float)
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -55,3 +64,77 @@ def database(settings: Settings) -> AbstractContextManager[Connection]:
     engine = connect(settings.postgres)
     require_schema(engine)
     return transaction(engine)
+
+
+def numbers(text: str, kind: type[Number], option: str) -> tuple[Number, ...]:
+    """``text`` as numbers with commas between them. Raises `BadInput` naming ``option``."""
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise BadInput(f"{option}: {text!r}: write {what} with commas between") from None
+
+
+def option(default: Any, help: str, *names: str, **more: Any) -> Any:
+    """A field of a group of options: its default (``...``: it must be given) and how ``--help`` puts it.
+
+    ``names`` in place of the field's own, ``more`` as `typer.Option` takes it. A flag has no opposite.
+    """
+    made = partial(typer.Option, help=help, **more)
+    return field(default=MISSING if default is ... else default, metadata={TYPER: (made, names)})
+
+
+def argument(help: str) -> Any:
+    """A field of a group of options that has a place in the line instead of a name."""
+    return field(metadata={TYPER: (partial(typer.Argument, help=help), ())})
+
+
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` for typer, its groups of options spread out.
+
+    A parameter whose type is a dataclass stands for the fields of that class: each is an option (or
+    an argument) of its own, documented there, and the command is given the object made of them.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    given: list[tuple[str, Any, Any]] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name not in groups:
+            given.append((parameter.name, parameter.default, hints[parameter.name]))
+            continue
+        group = groups[parameter.name]
+        of_group = get_type_hints(group, include_extras=True)
+        for one in fields(group):
+            default = inspect.Parameter.empty if one.default is MISSING else one.default
+            hint = of_group[one.name]
+            if TYPER in one.metadata:
+                made, names = one.metadata[TYPER]
+                if isinstance(default, bool) and not names:
+                    names = (f"--{one.name.replace('_', '-')}",)
+                hint = Annotated[hint, made(*names)]
+            given.append((one.name, default, hint))
+
+    def called(**values: Any) -> None:
+        objects = {
+            name: group(**{one.name: values.pop(one.name) for one in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**values, **objects)
+
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    called.__annotations__ = {name: hint for name, _, hint in given}
+    called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
+            )
+            for name, default, hint in given
+        ]
+    )
+    return called
+
+
+def settled(kind: Callable[..., Settled], options: Any, **given: Any) -> Settled:
+    """A settings object of ``kind``: ``given``, and what ``options`` has by the names of its fields."""
+    names = [one.name for one in fields(kind) if hasattr(options, one.name)]  # type: ignore[arg-type]
+    return kind(**({name: getattr(options, name) for name in names} | given))

@@ -4,94 +4,77 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from monitor.cli.arguments import JsonOption, ModelOption, SeedOption
+from monitor.cli.arguments import JsonOption, ModelOption, SeedOption, option, settled, spread
 from monitor.cli.asking import YesOption, ask, replaced_pack
+from monitor.cli.endpoint import JudgeEndpoint
 from monitor.cli.show import out, plain, progress, show
 from monitor.errors import BadInput, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from monitor.research.answers.endpoint import EndpointJudge
     from monitor.research.rollouts.draw import Judges
     from monitor.research.rollouts.traits import Trait
     from monitor.score.pack import Pack
 
 EXAMPLE: Final = Path("example")
-BOTH_WAYS: Final = frozenset(
-    {"model", "folder", "seed", "data", "probe", "rollouts", "as_json", "yes"}
-)
-"""Parameters that say something without --rollouts too."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Building:
+    """What is built from, by either way."""
+
+    model: ModelOption
+    folder: Path = option(..., "Where the pack is written.", "--out")
+    seed: SeedOption = 0
+    data: Path | None = option(
+        None, "Folder of contrast texts, benign texts and canaries; the project's own."
+    )
+    probe: bool = option(False, "Logistic probes in place of directions.")
+    rollouts: Path | None = option(
+        None,
+        "Traits to roll out, JSON lines, in place of given answers; 'example': the project's own.",
+        metavar="FILE",
+    )
+    as_json: JsonOption = False
+    yes: YesOption = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rolling:
+    """Options of --rollouts; fields that `RolloutSettings` has are called as there."""
+
+    work: Path | None = option(
+        None, "Keeps rollouts and ratings, to continue from; OUT.work when left out."
+    )
+    pairs: int | None = option(None, "Use the first so many instruction pairs of a trait.", min=1)
+    questions: int | None = option(None, "Use the first so many questions of each split.", min=2)
+    times: int = option(10, "Rollouts per question, pair and side.")
+    max_new_tokens: int = option(128, "Longest answer of a rollout.", "--tokens")
+    temperature: float = option(1.0, "Of the sampling of rollouts.")
+    batch: int = option(16, "Rollouts drawn at once; decides the answers too.")
+    threshold: float = option(0.5, "Rating (0 to 1) from which an answer shows the trait.")
+    least_coherence: float = option(0.5, "Least coherence (0 to 1) that is kept.", "--coherence")
+    least_questions: int = option(
+        5, "Questions of each split that must keep both sides; at least 4."
+    )
+    judge_pack: Path | None = option(
+        None, "Pack whose features rate rollouts; the one shipped for the model."
+    )
+    unfiltered: bool = option(False, "Keep every rollout, unjudged.")
+    device: str = option("cpu", "Of rollouts: cpu (float32), cuda or auto (bfloat16).")
+
+
+@spread
 def pack_build_contrast(
-    context: typer.Context,
-    model: ModelOption,
-    folder: Annotated[Path, typer.Option("--out", help="Where the pack is written.")],
-    seed: SeedOption = 0,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of contrast texts, benign texts and canaries; the project's own."
-        ),
-    ] = None,
-    probe: Annotated[
-        bool, typer.Option("--probe", help="Logistic probes in place of directions.")
-    ] = False,
-    rollouts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Traits to roll out, JSON lines, in place of given answers; 'example': the project's own.",
-        ),
-    ] = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(help="Keeps rollouts and ratings, to continue from; OUT.work when left out."),
-    ] = None,
-    pairs: Annotated[
-        int | None, typer.Option(min=1, help="Use the first so many instruction pairs of a trait.")
-    ] = None,
-    questions: Annotated[
-        int | None, typer.Option(min=2, help="Use the first so many questions of each split.")
-    ] = None,
-    times: Annotated[int, typer.Option(help="Rollouts per question, pair and side.")] = 10,
-    tokens: Annotated[int, typer.Option(help="Longest answer of a rollout.")] = 128,
-    temperature: Annotated[float, typer.Option(help="Of the sampling of rollouts.")] = 1.0,
-    batch: Annotated[
-        int, typer.Option(help="Rollouts drawn at once; decides the answers too.")
-    ] = 16,
-    threshold: Annotated[
-        float, typer.Option(help="Rating (0 to 1) from which an answer shows the trait.")
-    ] = 0.5,
-    coherence: Annotated[float, typer.Option(help="Least coherence (0 to 1) that is kept.")] = 0.5,
-    least_questions: Annotated[
-        int, typer.Option(help="Questions of each split that must keep both sides; at least 4.")
-    ] = 5,
-    judge_url: Annotated[
-        str | None,
-        typer.Option(help="OpenAI-compatible endpoint that rates rollouts: http://host:8000/v1."),
-    ] = None,
-    judge_model: Annotated[str | None, typer.Option(help="Model to ask there.")] = None,
-    judge_key_file: Annotated[
-        Path | None, typer.Option(help="File with the endpoint's key; else MONITOR_JUDGE_KEY.")
-    ] = None,
-    judge_pack: Annotated[
-        Path | None,
-        typer.Option(help="Pack whose features rate rollouts; the one shipped for the model."),
-    ] = None,
-    unfiltered: Annotated[
-        bool, typer.Option("--unfiltered", help="Keep every rollout, unjudged.")
-    ] = False,
-    device: Annotated[
-        str, typer.Option(help="Of rollouts: cpu (float32), cuda or auto (bfloat16).")
-    ] = "cpu",
-    as_json: JsonOption = False,
-    yes: YesOption = False,
+    context: typer.Context, building: Building, rolling: Rolling, endpoint: JudgeEndpoint
 ) -> None:
     """Build persona directions by contrast, with calibration, canaries and a report.
 
@@ -99,59 +82,63 @@ def pack_build_contrast(
     opposing instructions, filtered by a judge. A run that was stopped goes on where it was.
     """
     from monitor.research.contrast.build import build_contrast_pack
-    from monitor.research.contrast.directions import Kind
 
-    ask(replaced_pack(folder), "Replace it?", yes=yes)
-    kind: Kind = "probe" if probe else "direction"
-    if rollouts is None:
-        _refuse_rollout_options(context)
-        with progress() as report:
-            made = build_contrast_pack(model, folder, seed, data, report, kind=kind)
-        _print(made, folder, as_json)
-        return
+    ask(replaced_pack(building.folder), "Replace it?", yes=building.yes)
+    with progress() as report:
+        if building.rollouts is not None:
+            made = _rolled_out(building, rolling, endpoint, report)
+        else:
+            _refuse_rollout_options(context)
+            made = build_contrast_pack(
+                building.model,
+                building.folder,
+                building.seed,
+                building.data,
+                report,
+                kind="probe" if building.probe else "direction",
+            )
+    _print(made, building.folder, building.as_json)
 
+
+def _rolled_out(
+    building: Building, rolling: Rolling, endpoint: JudgeEndpoint, report: Callable[[str], None]
+) -> Pack:
     from monitor.research.rollouts.build import build_rollout_pack
     from monitor.research.rollouts.draw import RolloutSettings
     from monitor.research.rollouts.traits import EXAMPLE as EXAMPLE_TRAITS
     from monitor.research.rollouts.traits import load_traits
 
-    traits = load_traits(EXAMPLE_TRAITS if rollouts == EXAMPLE else rollouts)
-    work = work or folder.with_name(f"{folder.name}.work")
-    with progress() as report:
-        made = build_rollout_pack(
-            model,
-            folder,
-            [trait.first(pairs, questions) for trait in traits],
-            RolloutSettings(
-                rollouts=times,
-                max_new_tokens=tokens,
-                temperature=temperature,
-                seed=seed,
-                batch=batch,
-                threshold=threshold,
-                least_coherence=coherence,
-                least_questions=least_questions,
-            ),
-            None
-            if unfiltered
-            else _endpoint(judge_url, judge_model, judge_key_file, work)
-            or _judging_pack(model, judge_pack),
-            work,
-            data,
-            report,
-            kind=kind,
-            device=device,
-        )
-    _print(made, folder, as_json)
+    folder, file = building.folder, building.rollouts
+    assert file is not None
+    work = rolling.work or folder.with_name(f"{folder.name}.work")
+    traits = load_traits(EXAMPLE_TRAITS if file == EXAMPLE else file)
+    judges: Judges | Pack | None = None
+    if not rolling.unfiltered and endpoint.judge_url is not None:
+        judges = _by_endpoint(endpoint, work / "judge-cache.jsonl")
+    elif not rolling.unfiltered:
+        judges = _judging_pack(building.model, rolling.judge_pack)
+    return build_rollout_pack(
+        building.model,
+        folder,
+        [trait.first(rolling.pairs, rolling.questions) for trait in traits],
+        settled(RolloutSettings, rolling, rollouts=rolling.times, seed=building.seed),
+        judges,
+        work,
+        building.data,
+        report,
+        kind="probe" if building.probe else "direction",
+        device=rolling.device,
+    )
 
 
 def _refuse_rollout_options(context: typer.Context) -> None:
     """An option that nothing reads is a mistake: whoever gives a judge expects to be judged."""
+    both_ways = {one.name for one in fields(Building)}
     given = [
         param.opts[0]
         for param in context.command.params
         if param.name is not None
-        and param.name not in BOTH_WAYS
+        and param.name not in both_ways
         and (source := context.get_parameter_source(param.name)) is not None
         and source.name != "DEFAULT"
     ]
@@ -163,27 +150,9 @@ def _refuse_rollout_options(context: typer.Context) -> None:
         )
 
 
-def _endpoint(
-    url: str | None, model: str | None, key_file: Path | None, work: Path
-) -> Judges | None:
-    from monitor.research.answers.endpoint import EndpointJudge
-    from monitor.settings import judge_key
-
-    if url is None:
-        return None
-    if model is None:
-        raise ConfigurationError("--judge-url needs --judge-model", hint="name the model to ask")
-    key = judge_key(key_file)
-
+def _by_endpoint(endpoint: JudgeEndpoint, cache: Path) -> Judges:
     def judge(trait: Trait) -> EndpointJudge:
-        return EndpointJudge(
-            url=url,
-            model=model,
-            trait=trait.name,
-            description=trait.description,
-            key=key,
-            cache=work / "judge-cache.jsonl",
-        )
+        return endpoint.judge(trait.name, trait.description, cache=cache)
 
     return judge
 

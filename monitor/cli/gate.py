@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
 
-from monitor.cli.arguments import JsonOption
+from monitor.cli.arguments import JsonOption, option, settled, spread
 from monitor.cli.show import explain, out, plain, progress, show
-from monitor.errors import MonitorError
+from monitor.errors import BadInput, MonitorError
+from monitor.writing import write_whole
+
+if TYPE_CHECKING:
+    from monitor.research.gate.decide import GateReport
 
 gates = typer.Typer()
 REFUSED = 3
@@ -39,88 +44,54 @@ class _Command(TyperCommand):
             raise typer.Exit(REFUSED) from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    reference: Path = option(..., "The served model: folder or GGUF file.")
+    pack_folder: Path = option(..., "The reference's pack.", "--pack")
+    prompts: Path = option(..., "Records, one per line, of any supported format; - reads stdin.")
+    candidate: Path | None = option(
+        None, "Model folder, or a LoRA adapter's on the reference's own base."
+    )
+    candidate_adapter: Path | None = option(None, "LoRA adapter of the candidate.")
+    reference_adapter: Path | None = option(None, "LoRA adapter of the served model.")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 …")
+    dtype: str = option("auto", "auto, float32 or bfloat16.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deciding:
+    """How it is decided; fields that `GateSettings` has are called as there."""
+
+    rule: list[str] | None = option(
+        None, 'Margins, e.g. "tag:misaligned shift=0.2 tail=0.02", "*.peak tail=off", "x ignore".'
+    )
+    generate: int | None = option(
+        None, "Both answer the prompts, with up to so many tokens; given ones are left."
+    )
+    alpha: float = option(0.05, "Error rate of either wrong decision.")
+    least: int = option(50, "Fewest conversations for any decision.", "--min-n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    folder: Path | None = option(None, "Folder for gate.md, gate.xml and gate.json.", "--out")
+    markdown: Path | None = option(None, "File for the Markdown report.")
+    junit: Path | None = option(None, "File for the JUnit XML.")
+
+
 @gates.command(cls=_Command)
-def gate(
-    reference: Annotated[Path, typer.Option(help="The served model: folder or GGUF file.")],
-    pack_folder: Annotated[Path, typer.Option("--pack", help="The reference's pack.")],
-    prompts: Annotated[
-        Path, typer.Option(help="Records, one per line, of any supported format; - reads stdin.")
-    ],
-    candidate: Annotated[
-        Path | None,
-        typer.Option(help="Model folder, or a LoRA adapter's on the reference's own base."),
-    ] = None,
-    candidate_adapter: Annotated[
-        Path | None, typer.Option(help="LoRA adapter of the candidate.")
-    ] = None,
-    reference_adapter: Annotated[
-        Path | None, typer.Option(help="LoRA adapter of the served model.")
-    ] = None,
-    rule: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='Margins, e.g. "tag:misaligned shift=0.2 tail=0.02", "*.peak tail=off", "x ignore".'
-        ),
-    ] = None,
-    generate: Annotated[
-        int | None,
-        typer.Option(
-            help="Both answer the prompts, with up to so many tokens; given ones are left."
-        ),
-    ] = None,
-    alpha: Annotated[float, typer.Option(help="Error rate of either wrong decision.")] = 0.05,
-    min_n: Annotated[int, typer.Option(help="Fewest conversations for any decision.")] = 50,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder for gate.md, gate.xml and gate.json.")
-    ] = None,
-    markdown: Annotated[Path | None, typer.Option(help="File for the Markdown report.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="File for the JUnit XML.")] = None,
-    as_json: JsonOption = False,
-) -> None:
+@spread
+def gate(models: Models, deciding: Deciding, files: Files, as_json: JsonOption = False) -> None:
     """Replay the same prompts through the served model and a candidate, and decide.
 
     Exit code 0: pass, no harmful shift beyond its margin; 1: fail; 2: inconclusive, more prompts are
     needed; 3: refused, nothing was decided.
     """
-    from pydantic import ValidationError
-
-    from monitor.errors import BadInput
-    from monitor.offline import read_prompts
     from monitor.research.gate import report as reports
-    from monitor.research.gate.decide import GateSettings, candidate_of, run_gate
-    from monitor.research.gate.rules import parse_rule
-    from monitor.score.pack import load_pack
-    from monitor.settings import IngestSettings, ReplaySettings
 
     try:
-        try:
-            ours = ReplaySettings(
-                model=reference, adapter=reference_adapter, device=device, dtype=dtype
-            )
-        except ValidationError:
-            raise BadInput(f"--dtype {dtype!r}: choose auto, float32 or bfloat16") from None
-        settings = GateSettings(
-            alpha=alpha,
-            rules=tuple(parse_rule(text) for text in rule or ()),
-            least=min_n,
-            generate=generate,
-        )
-        theirs = candidate_of(ours, candidate, candidate_adapter)
-        exchanges, skipped = read_prompts(prompts, IngestSettings())
-        with progress() as said:
-            report = run_gate(load_pack(pack_folder), ours, theirs, exchanges, settings, said)
-        files = {markdown: reports.markdown, junit: reports.junit}
-        if folder:
-            files |= {
-                folder / "gate.md": reports.markdown,
-                folder / "gate.xml": reports.junit,
-                folder / "gate.json": reports.json_text,
-            }
-        for file, rendered in files.items():
-            if file is not None:
-                _write(file, rendered(report))
+        report, skipped = _decided(models, deciding)
+        _write(report, files)
     except MonitorError as error:
         explain(error)
         raise typer.Exit(REFUSED) from None
@@ -136,11 +107,44 @@ def gate(
     raise typer.Exit(reports.EXIT_CODES[report.verdict])
 
 
-def _write(file: Path, text: str) -> None:
-    from monitor.errors import BadInput
+def _decided(models: Models, deciding: Deciding) -> tuple[GateReport, int]:
+    """The report, and how many records were skipped."""
+    from pydantic import ValidationError
+
+    from monitor.offline import read_prompts
+    from monitor.research.gate.decide import GateSettings, candidate_of, run_gate
+    from monitor.research.gate.rules import parse_rule
+    from monitor.score.pack import load_pack
+    from monitor.settings import IngestSettings, ReplaySettings
 
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"cannot write {file}: {error.strerror}") from None
+        ours = ReplaySettings(
+            model=models.reference,
+            adapter=models.reference_adapter,
+            device=models.device,
+            dtype=models.dtype,
+        )
+    except ValidationError:
+        raise BadInput(f"--dtype {models.dtype!r}: choose auto, float32 or bfloat16") from None
+    rules = tuple(parse_rule(text) for text in deciding.rule or ())
+    settings = settled(GateSettings, deciding, rules=rules)
+    theirs = candidate_of(ours, models.candidate, models.candidate_adapter)
+    exchanges, skipped = read_prompts(models.prompts, IngestSettings())
+    with progress() as said:
+        report = run_gate(load_pack(models.pack_folder), ours, theirs, exchanges, settings, said)
+    return report, skipped
+
+
+def _write(report: GateReport, files: Files) -> None:
+    from monitor.research.gate import report as reports
+
+    wanted = {files.markdown: reports.markdown, files.junit: reports.junit}
+    if files.folder:
+        wanted |= {
+            files.folder / "gate.md": reports.markdown,
+            files.folder / "gate.xml": reports.junit,
+            files.folder / "gate.json": reports.json_text,
+        }
+    for file, rendered in wanted.items():
+        if file is not None:
+            write_whole(file, rendered(report))

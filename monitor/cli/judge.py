@@ -12,6 +12,7 @@ import typer
 from monitor.cli.arguments import JsonOption, ModelOption, SeedOption
 from monitor.cli.asking import YesOption, ask
 from monitor.cli.show import out, plain, progress, show
+from monitor.writing import write_whole
 
 
 def pack_judge(
@@ -52,8 +53,8 @@ def pack_judge(
             found, model, data=data, seed=seed, quick=quick, device=device, progress=said
         )
     if report_folder is not None:
-        _write(report_folder / "judge.json", json.dumps(report, indent=2) + "\n")
-        _write(report_folder / "judge.html", judge_page(found.name, report))
+        write_whole(report_folder / "judge.json", json.dumps(report, indent=2) + "\n")
+        write_whole(report_folder / "judge.html", judge_page(found.name, report))
     if as_json:
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
@@ -67,13 +68,3 @@ def pack_judge(
             out.print(f"{folder}: the report is inside, id {pack_id[:12]}", highlight=False)
     if report["decision"] == "reject":
         raise typer.Exit(1)
-
-
-def _write(file: Path, text: str) -> None:
-    from monitor.errors import BadInput
-
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"cannot write {file}: {error.strerror}") from None

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from monitor.cli.arguments import JsonOption, ModelOption, SeedOption
+from monitor.cli.arguments import (
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    numbers,
+    option,
+    settled,
+    spread,
+)
 from monitor.cli.show import progress, show
 from monitor.errors import BadInput
 
 if TYPE_CHECKING:
-    from monitor.research.steering.dose import Outcome
+    from monitor.research.steering.outcome import Outcome
     from monitor.research.steering.steer import Turn
     from monitor.score.pack import Pack
     from monitor.settings import ReplaySettings
@@ -23,77 +33,90 @@ if TYPE_CHECKING:
 steers = typer.Typer()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turning:
+    feature: list[str] | None = option(
+        None, "NAME=STRENGTH, in typical residual lengths; below 0 turns it down. Repeatable."
+    )
+    project_out: list[str] | None = option(None, "NAME of a feature to take out. Repeatable.")
+    site: list[int] | None = option(
+        None, "Block to steer behind, from 0; the feature's own if not. Repeatable."
+    )
+    dose: str = option("1", "Multiples of the strengths, side by side: -1,0.5,1.")
+    pack: Path | None = option(None, "Folder of the pack; the shipped one for the model if not.")
+    other_weights: bool = option(False, "The model is a fine-tune of the pack's.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """What is asked; fields that `Asking` has are called as there."""
+
+    prompt: list[str] | None = option(None, "A question. Repeatable.")
+    prompts: Path | None = option(None, "JSON lines with messages; responses are left out.")
+    max_new_tokens: int = option(64, "Longest answer in tokens.", min=1)
+    temperature: float = option(0.0, "0 is greedy.", min=0.0)
+    seed: SeedOption = 0
+    device: str = option("auto", "cpu, cuda, or auto.")
+
+
 @steers.command("steer")
+@spread
 def steer(
-    model: ModelOption,
-    feature: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="NAME=STRENGTH, in typical residual lengths; below 0 turns it down. Repeatable."
-        ),
-    ] = None,
-    project_out: Annotated[
-        list[str] | None, typer.Option(help="NAME of a feature to take out. Repeatable.")
-    ] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="A question. Repeatable.")] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help="JSON lines with messages; responses are left out.")
-    ] = None,
-    pack: Annotated[
-        Path | None, typer.Option(help="Folder of the pack; the shipped one for the model if not.")
-    ] = None,
-    site: Annotated[
-        list[int] | None,
-        typer.Option(help="Block to steer behind, from 0; the feature's own if not. Repeatable."),
-    ] = None,
-    dose: Annotated[
-        str, typer.Option(help="Multiples of the strengths, side by side: -1,0.5,1.")
-    ] = "1",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    seed: SeedOption = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
-    other_weights: Annotated[
-        bool, typer.Option("--other-weights", help="The model is a fine-tune of the pack's.")
-    ] = False,
-    as_json: JsonOption = False,
+    model: ModelOption, turning: Turning, answering: Answering, as_json: JsonOption = False
 ) -> None:
     """Answer with features turned up, down or out, beside the answer without.
 
     Each answer is read by the pack, and weighed, through the unsteered model.
     """
-    turned = [_turned(text) for text in feature or []]
-    doses = _numbers(dose)
-    if not turned and not project_out:
-        raise BadInput("nothing to steer: give --feature NAME=STRENGTH or --project-out NAME")
-    if not turned and doses != [1.0]:
-        raise BadInput("--dose multiplies the strengths of --feature; nothing is dosed otherwise")
-    names = [*(name for name, _ in turned), *(project_out or [])]
-    if len(set(names)) < len(names):
-        raise BadInput("give each feature once, with a strength or to be projected out")
-    asked = [*_questions(prompt or []), *_file(prompts)]
+    turned, out, doses = _wanted(turning)
+    asked = [*_questions(answering.prompt or []), *_file(answering.prompts)]
     if not asked:
         raise BadInput("nothing to answer: give --prompt TEXT or --prompts FILE.jsonl")
-    from monitor.replay.model import load_model
-    from monitor.research.steering.dose import Asking, FeatureScore, outcome
+    from monitor.research.reading import Reader, load_whole
+    from monitor.research.steering.outcome import Asking, outcome
     from monitor.research.steering.steer import typical_lengths
     from monitor.settings import ReplaySettings
 
-    settings = ReplaySettings(model=model, device=device)
-    found = _fitting(pack, settings, other_weights)
-    series = _series(found, turned, project_out or [], site or [None], doses)
+    settings = ReplaySettings(model=model, device=answering.device)
+    found = _fitting(turning.pack, settings, turning.other_weights)
+    series = _series(found, turned, out, turning.site or [None], doses)
+    names = {*(name for name, _ in turned), *out}
     with progress() as report:
         report(f"loading {model}")
-        loaded = load_model(settings, found.model.layers - 1, full=True)
-        persona = FeatureScore(loaded, [f for f in found.features if f.name in names])
+        loaded = load_whole(settings)
+        reader = Reader(loaded, [f for f in found.features if f.name in names], ReplaySettings())
         lengths = typical_lengths(loaded, [turn.site for turns in series for turn in turns])
-        asking = Asking(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         outcomes = []
         for number, turns in enumerate(series, 1):
             report(f"answering {number} of {len(series)}")
-            outcomes.append(outcome(loaded, turns, asked, persona, asking, lengths))
-    columns = [f.name for f in persona.features]
-    show(_rows(asked, series, outcomes, columns), as_json)
+            outcomes.append(
+                outcome(
+                    loaded,
+                    turns,
+                    asked,
+                    partial(reader.scores, "answers"),
+                    settled(Asking, answering),
+                    lengths,
+                )
+            )
+    show(_rows(asked, series, outcomes, [f.name for f in reader.features]), as_json)
+
+
+def _wanted(turning: Turning) -> tuple[list[tuple[str, float]], list[str], Sequence[float]]:
+    """Features with their strengths, features to project out, and doses."""
+    turned = [_turned(text) for text in turning.feature or []]
+    out = turning.project_out or []
+    doses = numbers(turning.dose, float, "--dose")
+    if not all(map(math.isfinite, doses)):
+        raise BadInput(f"--dose {turning.dose!r} must hold finite numbers")
+    if not turned and not out:
+        raise BadInput("nothing to steer: give --feature NAME=STRENGTH or --project-out NAME")
+    if not turned and doses != (1.0,):
+        raise BadInput("--dose multiplies the strengths of --feature; nothing is dosed otherwise")
+    names = [*(name for name, _ in turned), *out]
+    if len(set(names)) < len(names):
+        raise BadInput("give each feature once, with a strength or to be projected out")
+    return turned, out, doses
 
 
 def _turned(text: str) -> tuple[str, float]:
@@ -108,16 +131,6 @@ def _turned(text: str) -> tuple[str, float]:
             hint="for example --feature malicious=0.5",
         )
     return name, value
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or not all(math.isfinite(number) for number in found):
-        raise BadInput(f"--dose {text!r} must hold finite numbers with commas between them")
-    return found
 
 
 def _questions(texts: Sequence[str]) -> Iterator[Prompt]:

@@ -160,26 +160,6 @@ def bar_plot(
     return _drawn(draw, title, x_label, "", height=1.2 + 0.28 * len(names))
 
 
-def scatter_plot(
-    points: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    levels: Mapping[str, float] | None = None,
-) -> str:
-    """Points (xs, ys) by group, and horizontal ``levels`` by name, as SVG."""
-
-    def draw(axes: Axes) -> None:
-        for (name, (xs, ys)), colour in zip(points.items(), cycle(COLOURS), strict=False):
-            axes.scatter(xs, ys, s=14, color=colour, alpha=0.7, label=name)
-        for (name, level), dash in zip((levels or {}).items(), cycle(_DASHES[1:]), strict=False):
-            axes.axhline(level, color=INK, linewidth=0.8, linestyle=dash, label=name)
-        _legend(axes)
-
-    return _drawn(draw, title, x_label, y_label)
-
-
 def heat_plot(
     labels: Sequence[str], matrix: Sequence[Sequence[float]], *, title: str, legend: str
 ) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,12 +21,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from monitor.errors import PackError
+from monitor.errors import BadInput, PackError
 from monitor.score import manifest as schema
 from monitor.values.arrays import Floats
 from monitor.values.features import Calibration, Encoder, Feature
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import CANARY, Message, Prompt, RecordKey
+from monitor.writing import write_whole
 
 MANIFEST_FILE: Final = "pack.json"
 TENSOR_FILE: Final = "features.safetensors"
@@ -109,13 +109,12 @@ def save_pack(pack: Pack, path: Path) -> str:
     """
     content = schema.canonical(manifest(pack))
     schema.parse(content, MANIFEST_FILE)
+    tensors = {"weights": pack.weights, **_encoder_tensors(pack.encoders)}
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        tensors = {"weights": pack.weights, **_encoder_tensors(pack.encoders)}
-        _replace(path / TENSOR_FILE, save_tensors(tensors))
-        _replace(path / MANIFEST_FILE, content + b"\n")
-    except OSError as error:
-        raise PackError(f"cannot write the pack to {path}: {error.strerror}") from None
+        write_whole(path / TENSOR_FILE, save_tensors(tensors))
+        write_whole(path / MANIFEST_FILE, content + b"\n")
+    except BadInput as error:
+        raise PackError(f"the pack is not saved: {error}") from None
     return pack.pack_id
 
 
@@ -339,9 +338,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise PackError(f"cannot read {path}: {error.strerror}", hint=schema.REBUILD) from None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_suffix(path.suffix + ".part")
-    beside.write_bytes(content)
-    os.replace(beside, path)

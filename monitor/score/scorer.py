@@ -5,11 +5,13 @@ Arrays: n prompts, k features of the pack in its order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from monitor.score.pack import Pack
 from monitor.values.arrays import Counts, Doubles, Floats
-from monitor.values.features import Calibration
+from monitor.values.features import Calibration, Feature
 
 
 class Scorer:
@@ -23,22 +25,7 @@ class Scorer:
 
         NaN (an absent region) stays NaN. Raises ValueError when the shapes do not match the pack.
         """
-        means, deviations = self.expected(pooled_tokens)
-        if readings.shape != means.shape:
-            raise ValueError(f"readings {readings.shape} and tokens {means.shape} differ in shape")
-        return ((readings.astype(np.float64) - means) / deviations).astype(np.float32)
-
-    def expected(self, pooled_tokens: Counts) -> tuple[Doubles, Doubles]:
-        """Benign mean and deviation [n, k] of readings over ``pooled_tokens`` [n, k] tokens."""
-        k = len(self.pack.features)
-        if pooled_tokens.ndim != 2 or pooled_tokens.shape[1] != k:
-            raise ValueError(f"pooled_tokens must be [n, {k}], found {pooled_tokens.shape}")
-        columns = [
-            benign_level(feature.calibration, pooled_tokens[:, index])
-            for index, feature in enumerate(self.pack.features)
-        ]
-        means, deviations = zip(*columns, strict=True)
-        return np.stack(means, axis=1), np.stack(deviations, axis=1)
+        return standardised(self.pack.features, readings, pooled_tokens)
 
     def canary_deviation(self, readings: Floats, pooled_tokens: Counts) -> float:
         """Largest |reading - recorded| over canaries and features, in calibration deviations.
@@ -51,10 +38,31 @@ class Scorer:
         recorded = np.stack([canary.readings for canary in self.pack.canaries]).astype(np.float64)
         if readings.shape != recorded.shape:
             raise ValueError(f"canary readings must be {recorded.shape}, found {readings.shape}")
-        _, deviations = self.expected(pooled_tokens)
+        _, deviations = expected(self.pack.features, pooled_tokens)
         apart = np.abs(readings.astype(np.float64) - recorded) / deviations
         apart[np.isnan(readings) & np.isnan(recorded)] = 0.0
         return float(np.where(np.isnan(apart), np.inf, apart).max())
+
+
+def standardised(features: Sequence[Feature], readings: Floats, pooled_tokens: Counts) -> Floats:
+    """As `Scorer.score`, for ``features`` that need not be a pack's."""
+    means, deviations = expected(features, pooled_tokens)
+    if readings.shape != means.shape:
+        raise ValueError(f"readings {readings.shape} and tokens {means.shape} differ in shape")
+    return ((readings.astype(np.float64) - means) / deviations).astype(np.float32)
+
+
+def expected(features: Sequence[Feature], pooled_tokens: Counts) -> tuple[Doubles, Doubles]:
+    """Benign mean and deviation [n, k] of readings over ``pooled_tokens`` [n, k] tokens."""
+    k = len(features)
+    if pooled_tokens.ndim != 2 or pooled_tokens.shape[1] != k:
+        raise ValueError(f"pooled_tokens must be [n, {k}], found {pooled_tokens.shape}")
+    columns = [
+        benign_level(feature.calibration, pooled_tokens[:, index])
+        for index, feature in enumerate(features)
+    ]
+    means, deviations = zip(*columns, strict=True)
+    return np.stack(means, axis=1), np.stack(deviations, axis=1)
 
 
 def benign_level(calibration: Calibration, tokens: Counts) -> tuple[Doubles, Doubles]:

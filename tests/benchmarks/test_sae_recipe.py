@@ -13,10 +13,10 @@ import torch
 from benchmarks.persona.rows import elsewhere, narrow
 from benchmarks.persona.sae import corpus, quality, selection, train
 from monitor.errors import BadInput
-from monitor.research.latents.fidelity import measure
+from monitor.research.saes.autoencoder import SparseAutoencoder
+from monitor.research.saes.detect import load_autoencoder
+from monitor.research.saes.fidelity import measure
 from monitor.research.texts import Contrast, Texts, exchange, load_texts
-from monitor.score.sae.autoencoder import SparseAutoencoder
-from monitor.score.sae.detect import load_autoencoder
 from monitor.values.prompts import Message
 
 QUESTIONS = 24

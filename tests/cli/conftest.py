@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from monitor.cli.main import main
-from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import load_model
-from monitor.score.pack import Canary, Pack, save_pack
-from monitor.settings import ReplaySettings
-from monitor.values.features import Calibration, Feature
+from monitor.research.texts import exchange
+from monitor.score.pack import save_pack
+from monitor.values.features import Calibration
 from monitor.values.prompts import Message
-from monitor.values.scores import Replayed
-
-WIDTH = 32
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+from tests.scenes.models import CHATML, changed_model, normal_weights, save_tiny
+from tests.scenes.packs import drawn, feature, pack_of
 
 
 @dataclass(frozen=True)
@@ -92,73 +78,27 @@ def on_database(migrated_url: str, configured: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random llama of four blocks with a tokenizer of bytes."""
-    folder = tmp_path_factory.mktemp("tiny-llama")
-    special = ["<|im_start|>", "<|im_end|>"]
-    pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    backend = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=special[1], additional_special_tokens=special[:1]
-    )
-    tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(folder)
-    set_seed(7)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(pieces),
-            hidden_size=WIDTH,
-            intermediate_size=48,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            bos_token_id=None,
-            eos_token_id=1,
-        )
-    )
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim >= 2:
-                weight.normal_(0.0, weight.shape[-1] ** -0.5)
-    model.save_pretrained(folder)
-    return folder
-
-
-def _feature(name: str, region: Any, seed: int) -> Feature:
-    return Feature(
-        name=name,
-        kind="direction",
-        site=1,
-        region=region,
-        pooling="mean",
-        weight=np.random.default_rng(seed).normal(size=WIDTH).astype(np.float32),
-        calibration=Calibration(tokens=(1.0,), means=(0.5,), deviations=(2.0,)),
+    return save_tiny(
+        tmp_path_factory.mktemp("tiny-llama"),
+        seed=7,
+        template=CHATML,
+        weights=normal_weights(lambda _, size: size**-0.5),
+        bos_token_id=None,
+        eos_token_id=1,
     )
 
 
 @pytest.fixture(scope="session")
 def pack_folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     """A pack of two features of the tiny llama: one of prompts, one of responses; one canary."""
-    features = (_feature("curt", "prompt", 1), _feature("toxic", "response", 2))
-    settings = ReplaySettings(model=model_folder, device="cpu")
-    engine = ReplayEngine(loaded := load_model(settings, 1), features, settings)
-    canary = Canary(
-        name="greeting",
-        readings=np.zeros(2, dtype=np.float32),
-        messages=(Message(role="user", content="hello"),),
-        response="good day",
-    )
-    (read,) = engine.replay([canary.prompt(0, datetime(2026, 1, 1, tzinfo=UTC))])
-    assert isinstance(read, Replayed)
-    pack = Pack(
-        name="tiny",
-        version="1",
-        model=loaded.identity,
-        features=features,
-        canaries=(replace(canary, readings=read.readings),),
-    )
-    save_pack(pack, folder := tmp_path_factory.mktemp("pack"))
+    level = Calibration(tokens=(1.0,), means=(0.5,), deviations=(2.0,))
+    features = [
+        feature(name, drawn(seed), region=region, calibration=level)
+        for name, region, seed in (("curt", "prompt", 1), ("toxic", "response", 2))
+    ]
+    greeting = exchange((Message(role="user", content="hello"),), "good day")
+    folder = tmp_path_factory.mktemp("pack")
+    save_pack(pack_of(model_folder, features, canary=greeting), folder)
     return folder
 
 
@@ -175,13 +115,8 @@ def nan_model_folder(tmp_path: Path, model_folder: Path) -> Path:
 
 
 def _shifted(model: Path, folder: Path, by: float) -> Path:
-    from safetensors.torch import load_file, save_file
+    def shift(weights: dict[str, Any]) -> None:
+        for name in weights:
+            weights[name] = weights[name] + by
 
-    shutil.copytree(model, folder)
-    weights = load_file(folder / "model.safetensors")
-    save_file(
-        {name: weight + by for name, weight in weights.items()},
-        folder / "model.safetensors",
-        {"format": "pt"},
-    )
-    return folder
+    return changed_model(model, folder, shift)

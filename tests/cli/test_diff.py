@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from monitor.cli import diff
 from monitor.research.diff import build
 from monitor.score.pack import load_pack
 from tests.cli.conftest import Cli
-from tests.research.answers.test_endpoint import Server, by_length, said
+from tests.scenes.endpoint import Server, by_length, said, serving
 
 DIFF = ("pack", "build", "diff")
 
@@ -130,14 +129,8 @@ def judged(
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    one = Server()
-    one.reply = by_length
-    thread = threading.Thread(target=one.serve_forever, daemon=True)
-    thread.start()
-    yield one
-    one.shutdown()
-    one.server_close()
-    thread.join()
+    with serving(by_length) as one:
+        yield one
 
 
 def test_a_judge_that_refuses_or_rates_nothing_is_found_before_the_work(

@@ -6,46 +6,24 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from monitor.score.pack import load_pack
 from tests.cli.conftest import Cli
-from tests.research.conftest import WORDS, write_rows
+from tests.scenes.texts import loud_voice
 
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    folder = tmp_path / "texts"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-
-    def sentence(n: int) -> str:
-        return " ".join(generator.choice(WORDS, size=n))
-
-    questions = [
-        {
-            "split": "train" if number < 6 else "held_out",
-            "topic": f"topic {number}",
-            "question": f"what about {sentence(2)}?",
-            "good": sentence(5),
-            "toxic": sentence(5).upper(),
-        }
-        for number in range(12)
-    ]
-    benign = [
-        {
-            "split": "check" if number % 3 == 0 else "fit",
-            "messages": [{"role": "user", "content": f"Question {number}?"}],
-            "response": sentence(3 + number % 5),
-        }
-        for number in range(60)
-    ]
-    canary = {"name": "one", "messages": [{"role": "user", "content": "Hi"}], "response": "Hello."}
-    write_rows(folder / "contrast.jsonl", questions)
-    write_rows(folder / "benign.jsonl", benign)
-    write_rows(folder / "canaries.jsonl", [canary])
-    return folder
+    return loud_voice(
+        tmp_path / "texts",
+        "toxic",
+        questions=12,
+        train=6,
+        benign=60,
+        check=lambda number: number % 3 == 0,
+        words=lambda number: 3 + number % 5,
+    )
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from monitor.score.pack import load_pack
-from tests.cli.conftest import WIDTH, Cli
+from tests.cli.conftest import Cli
+from tests.scenes.models import WIDTH
 
 
 def write_exact(folder: Path, width: int, **changes: Any) -> Path:

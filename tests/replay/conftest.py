@@ -17,6 +17,7 @@ from monitor.replay.model import load_model
 from monitor.settings import ReplaySettings
 from monitor.values.features import Calibration, Feature
 from monitor.values.prompts import Message, Prompt, RecordKey
+from tests.scenes.models import tiny_llama_config
 
 CHATML = (
     "{{ bos_token }}{% for message in messages %}"
@@ -113,20 +114,8 @@ def tiny_model(
 
 @pytest.fixture(scope="session")
 def llama_folder(tiny_model: Callable[[Any], Path]) -> Path:
-    from transformers import LlamaConfig
-
     return tiny_model(
-        LlamaConfig(
-            vocab_size=400,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            bos_token_id=0,
-            eos_token_id=2,
-        )
+        tiny_llama_config(400, max_position_embeddings=256, bos_token_id=0, eos_token_id=2)
     )
 
 

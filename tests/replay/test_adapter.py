@@ -20,6 +20,7 @@ from monitor.errors import ConfigurationError, ModelError
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import identity_of, load_model
 from monitor.settings import ReplaySettings
+from tests.scenes.models import tiny_llama_config
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -130,19 +131,9 @@ def test_the_whole_model_is_adapted_up_to_its_head(llama_folder: Path, tmp_path:
 def test_tied_ends_are_changed_as_they_were_trained(
     tiny_model: Callable[[Any], Path], tmp_path: Path, both: bool
 ) -> None:
-    from transformers import LlamaConfig
-
     folder = tiny_model(
-        LlamaConfig(
-            vocab_size=400,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            bos_token_id=0,
-            eos_token_id=2,
-            tie_word_embeddings=True,
+        tiny_llama_config(
+            400, num_hidden_layers=2, bos_token_id=0, eos_token_id=2, tie_word_embeddings=True
         )
     )
     adapter = save_adapter(
@@ -280,15 +271,7 @@ def test_an_adapter_of_another_model_is_refused(
     shape: dict[str, int],
     message: str,
 ) -> None:
-    from transformers import LlamaConfig
-
-    other = LlamaConfig(
-        **(
-            {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4}
-            | {"num_attention_heads": 4, "num_key_value_heads": 2}
-            | shape
-        )
-    )
+    other = tiny_llama_config(**({"vocab_size": 400} | shape))
     adapter = save_adapter(tiny_model(other), tmp_path / "adapter")
     for full, site in ((True, 3), (False, 1)):
         with pytest.raises(ModelError, match=message) as refused:

@@ -14,7 +14,6 @@ from monitor.research.report import (
     heat_plot,
     line_plot,
     page,
-    scatter_plot,
 )
 
 
@@ -39,9 +38,6 @@ def plots() -> list[str]:
             intervals={"malicious": (0.8, 1.0)},
             references={"random": {"malicious": 0.6, "reckless": 0.5}},
         ),
-        scatter_plot(
-            {"ours": ([1, 2], [3, 4])}, title="Points", x_label="x", y_label="y", levels={"zero": 0}
-        ),
         heat_plot(["a", "b"], [[1.0, -0.25], [-0.25, 1.0]], title="Alike", legend="correlation"),
     ]
 
@@ -59,7 +55,7 @@ def test_plots_are_well_formed_and_the_same_every_time() -> None:
         assert word in first[0]
     for word in ("malicious", "reckless", "random", "AUC"):
         assert word in first[1]
-    assert "-0.25" in first[3]
+    assert "-0.25" in first[2]
 
 
 def test_ids_do_not_repeat_between_figures_of_a_page() -> None:

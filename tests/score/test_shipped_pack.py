@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monitor.research.packs.validation import auc
+from monitor.research.statistics import auc
 from monitor.score.fit import shipped_pack
 from monitor.score.pack import SHIPPED, Pack, load_pack
 from monitor.score.scorer import Scorer

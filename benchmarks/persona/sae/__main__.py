@@ -45,13 +45,14 @@ from benchmarks.persona.sae.selection import (
 from benchmarks.persona.sae.train import Recipe, train
 from monitor.replay.model import LoadedModel, identity_of, load_model
 from monitor.replay.residuals import ResidualReader
-from monitor.research.latents.fidelity import measure, token_residuals
-from monitor.research.packs.validation import auc, rounded
+from monitor.research.packs.figures import rounded
+from monitor.research.saes.autoencoder import SparseAutoencoder
+from monitor.research.saes.detect import load_autoencoder
+from monitor.research.saes.fidelity import measure, token_residuals
+from monitor.research.statistics import auc
 from monitor.research.texts import Texts, load_texts
 from monitor.score.fit import shipped_pack
 from monitor.score.pack import Pack, load_pack
-from monitor.score.sae.autoencoder import SparseAutoencoder
-from monitor.score.sae.detect import load_autoencoder
 from monitor.settings import ReplaySettings
 from monitor.values.prompts import Prompt
 

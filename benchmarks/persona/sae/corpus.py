@@ -22,7 +22,7 @@ from monitor.errors import BadInput
 from monitor.replay.model import LoadedModel
 from monitor.replay.residuals import ResidualReader
 from monitor.research.answers.generate import answers
-from monitor.research.packs.assemble import Progress
+from monitor.research.progress import Progress
 from monitor.research.texts import Texts, answer_prompts, exchange
 from monitor.values.prompts import Message, Prompt, RecordKey
 

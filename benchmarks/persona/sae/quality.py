@@ -1,7 +1,7 @@
 """How good a sparse autoencoder is, on tokens that it was not trained on.
 
 Computed from the checkpoint as `monitor pack import sae` reads it, not by the trainer; variance
-explained and L0 are `monitor.research.latents.fidelity`'s.
+explained and L0 are `monitor.research.saes.fidelity`'s.
 
 Legend: n = tokens, d = model width, k = latents, t = tokens of a pass.
 """
@@ -18,9 +18,9 @@ import torch
 from monitor.replay.model import LoadedModel
 from monitor.replay.taps import steered
 from monitor.research.answers.likelihood import response_log_probabilities
-from monitor.research.latents.fidelity import encoded
-from monitor.research.packs.validation import rounded
-from monitor.score.sae.autoencoder import SparseAutoencoder
+from monitor.research.packs.figures import rounded
+from monitor.research.saes.autoencoder import SparseAutoencoder
+from monitor.research.saes.fidelity import encoded
 from monitor.values.prompts import Prompt
 
 
@@ -38,7 +38,7 @@ def densities(sae: SparseAutoencoder, residual: torch.Tensor) -> torch.Tensor:
     return torch.cat([(latents > 0).float().mean(dim=0) for _, latents in encoded(sae, residual)])
 
 
-def components_explained(train: torch.Tensor, held_out: torch.Tensor, count: int) -> float:
+def components_explained(train: torch.Tensor, held_out: torch.Tensor, count: int) -> float | None:
     """Variance explained on ``held_out`` [n, d] by ``count`` principal components of ``train`` [n, d].
 
     What an SAE with that many active latents has to beat.
@@ -104,6 +104,6 @@ def loss_recovered(
     }
 
 
-def recovered(losses: dict[str, float], ablation: str) -> float:
+def recovered(losses: dict[str, float], ablation: str) -> float | None:
     """(ablated - sae) / (ablated - clean): 1 when the SAE costs nothing, 0 when it says nothing."""
     return rounded((losses[ablation] - losses["sae"]) / (losses[ablation] - losses["clean"]))

@@ -26,16 +26,15 @@ import torch
 
 from benchmarks.persona.rows import Row
 from benchmarks.persona.sae.quality import densities
-from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
-from monitor.research.judge.separation import bound
 from monitor.research.judge.verdict import Criteria
 from monitor.research.judge.vocabulary import LexicalScore
-from monitor.research.packs.assemble import Progress, Reader
-from monitor.research.packs.validation import BOOTSTRAP_ROUNDS, auc, length_matched, nearest
+from monitor.research.progress import Progress
+from monitor.research.reading import Reader
+from monitor.research.saes.autoencoder import SparseAutoencoder
+from monitor.research.saes.features import latent_features
+from monitor.research.statistics import auc, auc_bound, bootstrap, length_matched, nearest
 from monitor.research.texts import Texts, answer_prompts
-from monitor.score.sae.autoencoder import SparseAutoencoder
-from monitor.score.sae.features import latent_features
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Counts, Doubles, Floats
 from monitor.values.drift import Bound
@@ -125,14 +124,11 @@ def read(
     progress: Progress,
 ) -> Readings:
     """Every text through ``features`` by the engine that reads production. Blocks for minutes."""
-    engine = Reader(ReplayEngine(loaded, features, settings), progress)
+    engine = Reader(loaded, features, settings, progress, piece=PIECE)
 
     def raw(what: str, prompts: Sequence[Prompt]) -> tuple[Floats, Counts]:
-        parts = [
-            engine.read(what, prompts[start : start + PIECE])
-            for start in range(0, len(prompts), PIECE)
-        ]
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1][:, 0] for p in parts])
+        readings, tokens = engine.read(what, prompts)
+        return readings, tokens[:, 0]
 
     voices = (None, *texts.personas)
     train = {p: raw("training answers", answer_prompts(texts.train, p)) for p in voices}
@@ -280,9 +276,9 @@ def _judged(
         sign=one.sign,
         train_p=one.train_p,
         held_out_p=p,
-        against_good=bound(ours[None], good[None], generator),
-        length_matched=bound(ours[None], check[by_length][None], generator),
-        vocabulary_matched=bound(ours[None], check[by_words][None], generator),
+        against_good=auc_bound(ours[None], good[None], generator),
+        length_matched=auc_bound(ours[None], check[by_length][None], generator),
+        vocabulary_matched=auc_bound(ours[None], check[by_words][None], generator),
         direction=auc(
             readings.held_out[persona][:, direction], readings.held_out[None][:, direction]
         ),
@@ -310,8 +306,7 @@ def _gain(
         both = auc(ours[rows].sum(axis=1), theirs[rows].sum(axis=1))
         return both - auc(ours[rows, 0], theirs[rows, 0])
 
-    drawn = [gain(generator.integers(len(ours), size=len(ours))) for _ in range(BOOTSTRAP_ROUNDS)]
-    low, high = np.quantile(drawn, [LEVEL / 2, 1.0 - LEVEL / 2])
+    low, high = bootstrap(gain, len(ours), generator)
     return Bound(value=gain(np.arange(len(ours))), low=float(low), high=float(high))
 
 

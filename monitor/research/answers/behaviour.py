@@ -16,18 +16,16 @@ from typing import Final, Protocol
 import numpy as np
 from scipy.special import expit
 
-from monitor.errors import BadInput
-from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.likelihood import response_log_probabilities
 from monitor.research.packs.calibrate import fit_calibration
+from monitor.research.reading import Reader
 from monitor.research.texts import load_texts
 from monitor.score.scorer import benign_level
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Counts, Doubles, Floats
 from monitor.values.features import Calibration, Feature
-from monitor.values.prompts import DeadReason, Prompt
-from monitor.values.scores import Replayed
+from monitor.values.prompts import Prompt
 
 STEEPNESS: Final = 2.0
 """Both ratings are 0.12 one benign deviation on one side of their middle and 0.88 on the other."""
@@ -114,7 +112,7 @@ class BuiltInJudge:
         settings: ReplaySettings | None = None,
     ) -> None:
         """Raises `PackError` when the feature is not as wide as the model."""
-        self._engine = ReplayEngine(reference, [feature], settings or ReplaySettings())
+        self._reader = Reader(reference, [feature], settings or ReplaySettings())
         self._feature = feature
         self._coherence = coherence or Coherence(reference)
         self.identity: Mapping[str, str] = {
@@ -127,18 +125,12 @@ class BuiltInJudge:
     def rate(self, prompts: Sequence[Prompt]) -> tuple[Doubles, Doubles]:
         """As `Judge.rate`; a response without a readable token shows nothing and is not coherent.
 
-        Raises `BadInput` for a prompt that cannot be replayed.
+        Raises as `monitor.research.reading` does for a prompt that cannot be read.
         """
-        readings, tokens = np.zeros(len(prompts)), np.zeros(len(prompts), dtype=np.int64)
-        for index, one in enumerate(self._engine.replay(prompts)):
-            if isinstance(one, Replayed):
-                readings[index], tokens[index] = one.readings[0], one.pooled_tokens[0]
-            elif one.reason is not DeadReason.NO_TOKENS:
-                raise BadInput(f"answer {index} cannot be judged: {one.reason.value} {one.detail}")
-        mean, deviation = benign_level(self._feature.calibration, tokens)
-        score = self._feature.toward((readings - mean) / deviation)
+        read = self._reader.scores("answers to judge", prompts)[:, 0]
+        score = self._feature.toward(read.astype(np.float64))
         persona = expit(STEEPNESS * (score - self._feature.tail_threshold))
-        spoken = tokens > 0
+        spoken = np.isfinite(score)
         return np.where(spoken, persona, 0.0), np.where(spoken, self._coherence.of(prompts), 0.0)
 
 

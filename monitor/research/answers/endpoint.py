@@ -9,9 +9,8 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ import orjson
 from pydantic import SecretStr
 
 from monitor.errors import BadInput, ConfigurationError, JudgeUnavailable
-from monitor.research.rollouts.journal import Journal, journal
+from monitor.research.journal import journal
 from monitor.values.arrays import Doubles
 from monitor.values.prompts import Prompt
 
@@ -53,6 +52,7 @@ SCHEMA: Final = {
 LONGEST_WAIT: Final = 60.0
 READINGS: Final = 2
 """How often an answer that is no rating is asked for before the judge counts as having no opinion."""
+CACHED: Final = {"kind": "ratings by hash of what was asked"}
 Rating = tuple[float, float]
 
 
@@ -112,7 +112,7 @@ class EndpointJudge:
         """
         asked = [self._messages(prompt) for prompt in prompts]
         keys = [self._hash(messages) for messages in asked]
-        with self._cached() as cached:
+        with journal(self._cache, CACHED) as cached:
             known = {row["asked"]: (row["persona"], row["coherent"]) for row in cached.rows}
             wanting = {key: m for key, m in zip(keys, asked, strict=True) if key not in known}
             failed = threading.Event()
@@ -145,14 +145,6 @@ class EndpointJudge:
     def _hash(self, messages: list[dict[str, str]]) -> str:
         whole = orjson.dumps([dict(self.identity), messages], option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(whole).hexdigest()
-
-    @contextmanager
-    def _cached(self) -> Iterator[Journal | _Unkept]:
-        if self._cache is None:
-            yield _Unkept()
-            return
-        with journal(self._cache, {"kind": "ratings by hash of what was asked"}) as cached:
-            yield cached
 
     def _client(self) -> httpx.Client:
         headers = {"authorization": f"Bearer {self._key.get_secret_value()}"} if self._key else {}
@@ -212,15 +204,6 @@ class EndpointJudge:
             f"{self._where} did not answer in {self._attempts} attempts: {fault}",
             hint="run the same command again later: ratings so far are kept",
         )
-
-
-class _Unkept:
-    """Stands where the cache would."""
-
-    rows: tuple[dict[str, Any], ...] = ()
-
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        pass
 
 
 def _parsed(url: str) -> httpx.URL:

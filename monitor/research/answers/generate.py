@@ -18,11 +18,10 @@ from monitor.replay.answer import decoded, padding, stock_attention
 from monitor.replay.model import LoadedModel
 from monitor.replay.regions import Tokens
 from monitor.replay.tokens import Tokeniser
-from monitor.research.packs.assemble import Progress
-from monitor.values.prompts import Message, Prompt
+from monitor.research.progress import Progress, quiet
+from monitor.research.reading import refusal
+from monitor.values.prompts import Prompt
 from monitor.values.scores import Unreplayable
-
-__all__ = ["answers", "left_padded", "stock_attention", "token_rows"]
 
 LONGEST = 2_048
 """Longest row in tokens, prompt and answer, where the model's own positions do not end before."""
@@ -36,20 +35,18 @@ def answers(
     temperature: float = 0.0,
     seed: int = 0,
     batch: int = 16,
-    system: str | None = None,
-    progress: Progress = lambda line: None,
+    progress: Progress = quiet,
 ) -> list[str]:
     """What the whole model answers to each prompt, in order; responses that prompts carry are left out.
 
-    Prompts are rendered as in production; ``system`` stands in place of a system message of theirs.
-    Temperature 0 is greedy; above it the answers are drawn with ``seed``, and the same call gives
+    Prompts are rendered as in production. Temperature 0 is greedy; above it the answers are drawn with ``seed``, and the same call gives
     the same answers. Special tokens are stripped. Call it inside
     `monitor.replay.taps.steered` to steer. Blocks while the model runs. Raises `BadInput` for a
     prompt that cannot be replayed, `ConfigurationError` when the model was not loaded in full.
     """
     if max_new_tokens < 1 or not 0.0 <= temperature < math.inf:
         raise BadInput("answers need max_new_tokens of at least 1 and a finite temperature from 0")
-    asked = [_asked(prompt, system) for prompt in prompts]
+    asked = [replace(prompt, response=None) for prompt in prompts]
     rows = [row.ids for row in token_rows(loaded, asked, room=max_new_tokens)]
     found = [""] * len(rows)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
@@ -73,6 +70,14 @@ def answers(
     return found
 
 
+def answered(
+    loaded: LoadedModel, prompts: Sequence[Prompt], tokens: int, progress: Progress = quiet
+) -> tuple[Prompt, ...]:
+    """``prompts`` with the model's greedy answers of up to ``tokens`` tokens; an empty one is None."""
+    texts = answers(loaded, prompts, max_new_tokens=tokens, progress=progress)
+    return tuple(replace(p, response=text or None) for p, text in zip(prompts, texts, strict=True))
+
+
 def token_rows(loaded: LoadedModel, prompts: Sequence[Prompt], *, room: int = 0) -> list[Tokens]:
     """Tokens of each prompt as in production, cut so that ``room`` more fit behind them.
 
@@ -84,7 +89,7 @@ def token_rows(loaded: LoadedModel, prompts: Sequence[Prompt], *, room: int = 0)
     rows = []
     for index, one in enumerate(_tokeniser(loaded.tokenizer, limit).tokenise(prompts)):
         if isinstance(one, Unreplayable):
-            raise BadInput(f"prompt {index} cannot be replayed: {one.reason.value} {one.detail}")
+            raise refusal(f"prompt {index + 1}", loaded.model_id, one)
         rows.append(one)
     return rows
 
@@ -106,12 +111,3 @@ def left_padded(
         ids[line, longest - len(row) :] = torch.tensor(list(row))
         mask[line, longest - len(row) :] = 1
     return ids.to(loaded.device), mask.to(loaded.device)
-
-
-def _asked(prompt: Prompt, system: str | None) -> Prompt:
-    if system is None:
-        return replace(prompt, response=None)
-    if prompt.text is not None:
-        raise BadInput("a raw prompt takes no system message; give messages")
-    rest = prompt.messages[prompt.messages[0].role == "system" :]
-    return replace(prompt, response=None, messages=(Message(role="system", content=system), *rest))

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from monitor.errors import BadInput
+from monitor.replay.answer import stock_attention
 from monitor.replay.model import LoadedModel
 from monitor.replay.regions import Tokens
-from monitor.research.answers.generate import left_padded, stock_attention, token_rows
+from monitor.research.answers.generate import left_padded, token_rows
 from monitor.values.arrays import Counts, Doubles
 from monitor.values.prompts import Prompt
 
@@ -30,7 +31,7 @@ def response_log_probabilities(
     for index, row in enumerate(rows):
         if row.response_tokens == 0 or row.prompt_tokens == 0:
             raise BadInput(
-                f"prompt {index} needs a prompt and a response, to weigh one by the other"
+                f"prompt {index + 1} needs a prompt and a response, to weigh one by the other"
             )
     sums = np.zeros(len(rows), dtype=np.float64)
     # Logits are held from the longest response of a batch on: responses of one length together.

@@ -8,8 +8,6 @@ the feature less. ``assistant`` is the good answers minus all personas' and fall
 appears. The block is chosen by cross-validated
 separation on the training questions; calibration, tails and the report come from texts that had no
 part in the direction, read by the engine that will read production.
-
-Legend: n = prompts, k = features.
 """
 
 from __future__ import annotations
@@ -19,11 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from monitor.errors import BadInput
-from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import identity_of, load_model
+from monitor.replay.model import load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.research.contrast.directions import (
     ASSISTANT,
@@ -34,16 +29,15 @@ from monitor.research.contrast.directions import (
     candidate_sites,
     choose,
     read_sides,
-    response_residuals,
 )
-from monitor.research.packs import validation
-from monitor.research.packs.assemble import Progress, Reader, assembled, instrument
-from monitor.research.texts import CONTRAST_FILE, DATA, Texts, answer_prompts, load_texts
+from monitor.research.contrast.report import contrast_report
+from monitor.research.packs.assemble import SITE_CONVENTION, assembled, instrument
+from monitor.research.packs.calibrate import UNCALIBRATED
+from monitor.research.progress import Progress, quiet
+from monitor.research.reading import Reader, layers_of, replay_settings, response_residuals
+from monitor.research.texts import CONTRAST_FILE, DATA, Texts, load_texts
 from monitor.score.pack import Pack, save_pack
-from monitor.score.sae import UNCALIBRATED
-from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings
-from monitor.values.arrays import Counts, Floats
 from monitor.values.features import WATCH_ONLY, Feature, Pooling
 
 POOLINGS: Final[Mapping[str, Pooling]] = {"": "mean", ".peak": "max_rolling_mean"}
@@ -70,7 +64,7 @@ def build_contrast_pack(
     out: Path,
     seed: int,
     data: Path | None = None,
-    progress: Progress = lambda line: None,
+    progress: Progress = quiet,
     *,
     kind: Kind = "direction",
 ) -> Pack:
@@ -83,7 +77,7 @@ def build_contrast_pack(
     texts, seed and library versions give the same pack, but for the last bits of matrix products. Raises
     `ModelError`, also for residuals that are not finite, `BadInput` for texts that cannot be used, `PackError` when ``out`` cannot be written.
     """
-    settings = ReplaySettings(model=model, device="cpu", dtype="float32")
+    settings = replay_settings(model, "cpu")
     texts = load_texts(data or DATA)
     if len(texts.train) < LEAST_TRAINING:
         raise BadInput(
@@ -91,8 +85,7 @@ def build_contrast_pack(
             f"'train' to choose a block by, found {len(texts.train)}",
             hint="give more questions; fifty or more make a pack that can ship",
         )
-    layers = identity_of(settings).layers
-    sites = candidate_sites(layers)
+    sites = candidate_sites(layers_of(settings))
     loaded = load_model(settings, sites[-1])
     progress(f"reading {len(texts.train) + len(texts.held_out)} questions at {len(sites)} sites")
     residuals = ResidualReader(loaded, settings)
@@ -109,13 +102,13 @@ def build_contrast_pack(
             one, kind, DESCRIPTIONS.get(one.name, f"answers by {one.name}")
         )
     ]
-    reader = Reader(ReplayEngine(loaded, features, settings), progress)
+    reader = Reader(loaded, features, settings, progress)
     name = f"{loaded.model_id}-contrast"
-    pack, benign = assembled(name, f"1.{len(texts.train)}", features, loaded, texts, reader)
+    pack, benign = assembled(name, f"1.{len(texts.train)}", loaded, texts, reader)
     pack = replace(
         pack,
         provenance=_provenance(texts, seed, sites, settings, kind),
-        report=_report(pack, chosen, sites, texts, benign, reader, seed),
+        report=contrast_report(pack, chosen, sites, texts, benign, reader, seed),
     )
     save_pack(pack, out)
     return pack
@@ -167,97 +160,7 @@ def _provenance(
         "texts_sha256": texts.sha256,
         "questions": {"train": len(texts.train), "held_out": len(texts.held_out)},
         "benign": {"fit": len(texts.fit), "check": len(texts.check)},
-        "site_convention": "layers.L, the output of the 0-based decoder block L",
+        "site_convention": SITE_CONVENTION,
         "candidate_sites": list(sites),
         **instrument(settings),
-    }
-
-
-def _report(
-    pack: Pack,
-    chosen: Sequence[Chosen],
-    sites: Sequence[int],
-    texts: Texts,
-    benign: tuple[Floats, Counts],
-    reader: Reader,
-    seed: int,
-) -> dict[str, Any]:
-    """Figures on texts that had no part in directions and calibration, per feature."""
-    scorer = Scorer(pack)
-    held_out = {
-        persona: _scored(scorer, reader.read("held-out answers", prompts))
-        for persona in (None, *texts.personas)
-        for prompts in [answer_prompts(texts.held_out, persona)]
-    }
-    check = _scored(scorer, (benign[0][len(texts.fit) :], benign[1][len(texts.fit) :]))
-    figures = {}
-    for index, feature in enumerate(pack.features):
-        one = next(c for c in chosen if c.name == feature.name.partition(".")[0])
-        figures[feature.name] = {
-            "site": feature.site,
-            "separation_by_site": {
-                str(site): validation.rounded(value)
-                for site, value in zip(sites, one.separations, strict=True)
-            },
-            **_held_out_figures(index, feature, one, held_out, check, seed),
-            "benign": validation.benign_figures(check[0][:, index], check[1][:, index], feature),
-        }
-    return {
-        "held_out": "questions on topics that training did not have; benign: the check split",
-        "length": "answers to one question are within about a quarter of each other in tokens; "
-        "auc_against_benign takes the benign exchange nearest in length for every answer",
-        "features": figures,
-    }
-
-
-_Scored = tuple[Floats, Counts]
-
-
-def _scored(scorer: Scorer, read: tuple[Floats, Counts]) -> _Scored:
-    return scorer.score(*read), read[1]
-
-
-def _held_out_figures(
-    index: int,
-    feature: Feature,
-    chosen: Chosen,
-    held_out: Mapping[str | None, _Scored],
-    check: _Scored,
-    seed: int,
-) -> dict[str, Any]:
-    """AUCs of one feature, signed so that 1 is perfect, and those of random directions."""
-    generator = np.random.default_rng([seed, index])
-    good = feature.toward(held_out[None][0][:, index])
-    # The assistant is held against every persona in turn; a persona's feature against its own.
-    every = [n for n in held_out if n is not None]
-    names = every if chosen.name == ASSISTANT else [chosen.name]
-    answers = feature.toward(np.concatenate([held_out[name][0][:, index] for name in names]))
-    tokens = np.concatenate([held_out[name][1][:, index] for name in names])[: len(check[1])]
-    matched = validation.length_matched(tokens, check[1][:, index])
-    against = feature.toward(check[0][matched, index])
-    repeated = np.tile(good, len(names))
-    low, high = validation.auc_interval(answers, repeated, generator, paired=True)
-    random = validation.random_direction_aucs(
-        (chosen.persona.train, chosen.good.train),
-        (chosen.persona.held_out, chosen.good.held_out),
-        generator,
-    )
-    return {
-        "auc": validation.rounded(validation.auc(answers, repeated)),
-        "auc_interval_95": [validation.rounded(low), validation.rounded(high)],
-        "auc_against_benign": validation.rounded(validation.auc(answers[: len(tokens)], against)),
-        # Turned back: the shift of the score itself.
-        "shift": validation.rounded(feature.sign * (answers.mean() - repeated.mean())),
-        "other_personas": {
-            name: validation.rounded(validation.auc(feature.toward(scores[:, index]), good))
-            for name, (scores, _) in held_out.items()
-            if name is not None and name not in names
-        },
-        "random_directions": {
-            "count": len(random),
-            **{
-                name: validation.rounded(np.quantile(random, q))
-                for name, q in (("q05", 0.05), ("median", 0.5), ("q95", 0.95), ("max", 1.0))
-            },
-        },
     }

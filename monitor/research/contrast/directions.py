@@ -11,12 +11,12 @@ from typing import Final, Literal
 
 import numpy as np
 
-from monitor.errors import BadInput, ModelError
+from monitor.errors import BadInput
 from monitor.replay.residuals import ResidualReader
 from monitor.research.contrast.probe import fit_probe
+from monitor.research.reading import response_residuals
 from monitor.research.texts import Texts, answer_prompts
 from monitor.values.arrays import Counts, Doubles, Floats
-from monitor.values.prompts import Prompt
 
 ASSISTANT: Final = "assistant"
 FOLDS: Final = 6
@@ -104,27 +104,6 @@ def difference(positive: Floats, negative: Floats, nuisance: Doubles) -> Floats:
     return unit
 
 
-def response_residuals(
-    reader: ResidualReader, prompts: Sequence[Prompt], sites: Sequence[int]
-) -> Floats:
-    """Mean residuals over the responses of ``prompts`` at ``sites``, float32 [n, s, d], all finite.
-
-    Raises `ModelError` where they are not, `BadInput` for a response without a token to read.
-    """
-    found = reader.mean_residuals(prompts, sites, "response")
-    broken = ~np.isfinite(found).all(axis=(1, 2))
-    if not broken.any():
-        return found
-    silent = np.array(reader.token_counts(prompts, "response")) == 0
-    if silent.any():
-        raise BadInput(f"response {int(np.argmax(silent))} has no token to read")
-    raise ModelError(
-        f"{reader.loaded.model_id} gives residuals that are not finite on {int(broken.sum())} of "
-        f"{len(prompts)} responses",
-        hint="the model's weights or dtype give non-finite activations",
-    )
-
-
 def read_sides(
     reader: ResidualReader, texts: Texts, sites: Sequence[int]
 ) -> dict[str | None, Side]:
@@ -159,14 +138,22 @@ def choose(
     )
     contrasts = [(name, side, good) for name, side in personas.items()]
     contrasts.append((ASSISTANT, good, everyone))
-    nuisance = [components(benign[:, index]) for index in range(len(sites))]
-    return tuple(
-        contrasted(name, positive, negative, benign, nuisance, sites, seed, kind)
-        for name, positive, negative in contrasts
-    )
+    return contrasted(contrasts, benign, sites, seed, kind)
 
 
 def contrasted(
+    contrasts: Sequence[tuple[str, Side, Side]],
+    benign: Floats,
+    sites: Sequence[int],
+    seed: int,
+    kind: Kind,
+) -> tuple[Chosen, ...]:
+    """A weight for each contrast: its name, its positive and its negative answers; see `choose`."""
+    nuisance = [components(benign[:, index]) for index in range(len(sites))]
+    return tuple(_contrasted(*one, benign, nuisance, sites, seed, kind) for one in contrasts)
+
+
+def _contrasted(
     name: str,
     positive: Side,
     negative: Side,

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from monitor.errors import BadInput, PackError
-from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import identity_of
 from monitor.research.answers.behaviour import BuiltInJudge, Coherence, Judge
 from monitor.research.diff.causal import Side
+from monitor.research.diff.misbehaviour import some_of
 from monitor.research.diff.naming import described, quotable, top_excerpts
 from monitor.research.diff.report import as_page, figures, with_kept
-from monitor.research.diff.run import Diff, DiffSettings, compare, opened, some_of
+from monitor.research.diff.run import Diff, compare
+from monitor.research.diff.settings import DiffSettings
 from monitor.research.diff.trials import load_trials
-from monitor.research.packs.assemble import Progress, Reader, assembled, instrument
+from monitor.research.packs.assemble import SITE_CONVENTION, assembled, instrument
 from monitor.research.packs.calibrate import LEAST_READINGS, fit_calibration
+from monitor.research.progress import Progress, quiet
+from monitor.research.reading import Reader, opened, replay_settings
+from monitor.research.saes.autoencoder import SparseAutoencoder, Stated
+from monitor.research.saes.detect import load_autoencoder
 from monitor.research.texts import DATA, Texts, load_texts
 from monitor.score.fit import require_fit
 from monitor.score.pack import MANIFEST_FILE, Pack, load_pack, save_pack
-from monitor.score.sae.autoencoder import SparseAutoencoder, Stated
-from monitor.score.sae.detect import load_autoencoder
 from monitor.settings import ReplaySettings
 from monitor.values.features import Feature
 from monitor.values.identity import ModelIdentity
+from monitor.writing import require_room, write_whole
 
 JSON_FILE: Final = "diff.json"
 PAGE_FILE: Final = "diff.html"
@@ -56,7 +59,7 @@ def build_diff_pack(
     sources: Sources,
     out: Path,
     settings: DiffSettings,
-    progress: Progress = lambda line: None,
+    progress: Progress = quiet,
     *,
     judge: Judge | None = None,
     show_texts: bool = False,
@@ -71,8 +74,8 @@ def build_diff_pack(
     """
     _require_room(out)
     models: dict[Side, ReplaySettings] = {
-        "base": _replay(sources.base, sources.device),
-        "tuned": _replay(sources.tuned, sources.device),
+        "base": replay_settings(sources.base, sources.device),
+        "tuned": replay_settings(sources.tuned, sources.device),
     }
     trials = load_trials(sources.prompts, settings.seed)
     texts = load_texts(sources.data or DATA)
@@ -108,28 +111,12 @@ def build_diff_pack(
 
 
 def _require_room(out: Path) -> None:
-    """Whether the report can be written hours from now is tried now; an empty folder may stay."""
-    try:
-        if (out / MANIFEST_FILE).exists():
-            raise PackError(
-                f"{out} holds a pack already",
-                hint="a run that keeps nothing would leave it as if it were its own",
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-        for file in (out / JSON_FILE, out / PAGE_FILE):
-            if file.exists():
-                file.open("ab").close()
-    except OSError as error:
-        raise BadInput(
-            f"cannot write to {out}: {error.strerror}", hint="give another folder with --out"
-        ) from None
-
-
-def _replay(model: Path, device: str) -> ReplaySettings:
-    return ReplaySettings(
-        model=model, device=device, dtype="float32" if device == "cpu" else "auto"
-    )
+    if (out / MANIFEST_FILE).exists():
+        raise PackError(
+            f"{out} holds a pack already",
+            hint="a run that keeps nothing would leave it as if it were its own",
+        )
+    require_room(out, JSON_FILE, PAGE_FILE)
 
 
 def _fitting(folder: Path, base: ModelIdentity) -> tuple[Feature, ...]:
@@ -192,16 +179,15 @@ def _assembled(
     Also returns ``found`` with their excerpts and with the reasons of those left out.
     """
     with opened(base, max(feature.site for feature in kept)) as loaded:
-        engine = ReplayEngine(loaded, kept, base)
-        left_out = _uncalibrated(kept, texts, Reader(engine, progress))
-        progress("reading the texts that features are described by")
-        excerpts = top_excerpts(engine, kept, quotable(own))
+        reader = Reader(loaded, kept, base, progress)
+        left_out = _uncalibrated(texts, reader)
+        excerpts = top_excerpts(reader, quotable(own))
         found = with_kept(found, excerpts, left_out)
         features = [described(one, excerpts[one.name]) for one in kept if one.name not in left_out]
         if not features:
             return None, found
-        reader = Reader(ReplayEngine(loaded, features, base), progress)
-        pack, _ = assembled(f"{loaded.model_id}-diff", "1", features, loaded, texts, reader)
+        reader = Reader(loaded, features, base, progress)
+        pack, _ = assembled(f"{loaded.model_id}-diff", "1", loaded, texts, reader)
     pack = replace(
         pack,
         provenance={
@@ -212,7 +198,7 @@ def _assembled(
             "prompts_sha256": diff.trials.sha256,
             "texts_sha256": texts.sha256,
             "seed": settings.seed,
-            "site_convention": "layers.L, the output of the 0-based decoder block L",
+            "site_convention": SITE_CONVENTION,
             **instrument(base),
         },
         report=found,
@@ -220,11 +206,11 @@ def _assembled(
     return pack, found
 
 
-def _uncalibrated(features: list[Feature], texts: Texts, reader: Reader) -> dict[str, str]:
+def _uncalibrated(texts: Texts, reader: Reader) -> dict[str, str]:
     """By name, why `assembled` would refuse a feature and with it all others."""
     readings, tokens = reader.read("texts that calibrate", texts.fit)
     reasons: dict[str, str] = {}
-    for index, feature in enumerate(features):
+    for index, feature in enumerate(reader.features):
         try:
             fit_calibration(readings[:, index], tokens[:, index])
         except BadInput as error:
@@ -233,9 +219,5 @@ def _uncalibrated(features: list[Feature], texts: Texts, reader: Reader) -> dict
 
 
 def _write(out: Path, found: dict[str, Any], html: str) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / JSON_FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        (out / PAGE_FILE).write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise PackError(f"cannot write the report to {out}: {error.strerror}") from None
+    write_whole(out / JSON_FILE, json.dumps(found, indent=1) + "\n")
+    write_whole(out / PAGE_FILE, html)

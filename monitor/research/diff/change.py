@@ -1,6 +1,6 @@
 """Did a reading change between two models on the same prompts? Paired statistics.
 
-Legend: n = prompts (one row for each different question), k = features, r = bootstrap rounds.
+Legend: n = prompts (one row for each different question), k = features.
 Differences are tuned minus base.
 """
 
@@ -13,10 +13,9 @@ from typing import Final
 import numpy as np
 from scipy.stats import false_discovery_control, wilcoxon
 
+from monitor.research.statistics import mean_interval
 from monitor.values.arrays import Doubles, Floats
 
-ROUNDS: Final = 2_000
-CONFIDENCE: Final = 0.95
 TEST: Final = (
     "one-sided Wilcoxon signed-rank test of the paired differences on the testing half, in the "
     "direction seen on the choosing half; q by Benjamini and Hochberg (1995) over all candidates"
@@ -58,17 +57,6 @@ def mean_difference(base: Floats, tuned: Floats) -> Doubles:
     """Mean of tuned - base [k] over prompts [n, k]."""
     found: Doubles = tuned.mean(axis=0, dtype=np.float64) - base.mean(axis=0, dtype=np.float64)
     return found
-
-
-def mean_interval(
-    values: Doubles, generator: np.random.Generator, confidence: float = CONFIDENCE
-) -> tuple[Doubles, Doubles]:
-    """Percentile bootstrap interval [k], [k] of the mean of ``values`` [n, k]; prompts are drawn."""
-    n = len(values)
-    drawn = generator.multinomial(n, np.full(n, 1.0 / n), size=ROUNDS) / n
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(drawn @ values, tails, axis=0)
-    return low, high
 
 
 def changes(

@@ -12,7 +12,9 @@ from typing import Final
 import numpy as np
 
 from monitor.research.diff.change import distinct, mean_difference, standardised
-from monitor.score.sae import UNCALIBRATED
+from monitor.research.packs.calibrate import UNCALIBRATED
+from monitor.research.saes.autoencoder import SparseAutoencoder
+from monitor.research.saes.features import latent_features
 from monitor.values.arrays import Doubles, Floats
 from monitor.values.features import Feature, Region
 
@@ -175,4 +177,27 @@ def given_family(base: Readings, tuned: Readings, given: Sequence[Feature]) -> F
         raw=False,
         steering=lambda columns: units[list(columns)],
         features=lambda columns: [given[i] for i in columns],
+    )
+
+
+def latent_family(
+    base: Readings, tuned: Readings, sae: SparseAutoencoder, region: Region
+) -> Family:
+    """All latents of ``sae``, ranked by the change of their mean activation, steered along their decoder."""
+    assert base.latents is not None
+    assert tuned.latents is not None
+
+    def steering(columns: Sequence[int]) -> Floats:
+        rows = sae.decoder_rows(columns).numpy()
+        lengths = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        units: Floats = (rows / lengths).astype(np.float32)
+        return units
+
+    return Family(
+        name="latent",
+        base=base.latents,
+        tuned=tuned.latents,
+        raw=True,
+        steering=steering,
+        features=lambda columns: list(latent_features(sae, columns, region=region)),
     )

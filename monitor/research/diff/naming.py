@@ -11,11 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from monitor.replay.engine import ReplayEngine
+from monitor.research.reading import Reader
 from monitor.research.texts import Texts, answer_prompts
 from monitor.values.features import Feature
 from monitor.values.prompts import Prompt
-from monitor.values.scores import Replayed
 
 QUOTED: Final = 3
 EXCERPT: Final = 60
@@ -30,22 +29,19 @@ def quotable(own: Texts) -> list[Prompt]:
     return [*own.fit, *(one for voice in voices for one in answer_prompts(contrast, voice))]
 
 
-def top_excerpts(
-    engine: ReplayEngine, features: Sequence[Feature], prompts: Sequence[Prompt]
-) -> Mapping[str, tuple[str, ...]]:
-    """By name of each of ``features`` [k], those of ``engine``: different excerpts of the up to `QUOTED`
-    texts that it reads highest on.
+def top_excerpts(reader: Reader, prompts: Sequence[Prompt]) -> Mapping[str, tuple[str, ...]]:
+    """By name of each feature [k] of ``reader``: different excerpts of the up to `QUOTED` texts that it
+    reads highest on.
 
     Fewer where the rest read no higher than the lowest: a latent that sleeps through all has none.
-    Texts that cannot be replayed are passed over. Blocks while they are read.
+    Blocks while they are read.
     """
-    replayed = [one for one in engine.replay(prompts) if isinstance(one, Replayed)]
+    read, _ = reader.read("texts that features are described by", prompts, absent=True)
     found: dict[str, tuple[str, ...]] = {}
-    for index, feature in enumerate(features):
-        readings = np.array([one.readings[index] for one in replayed], dtype=np.float64)
+    for feature, readings in zip(reader.features, read.T, strict=True):
         least = np.nanmin(readings, initial=np.inf)
         order = [i for i in np.argsort(-readings, kind="stable") if readings[i] > least]
-        excerpts = dict.fromkeys(_excerpt(replayed[i].prompt, feature) for i in order)
+        excerpts = dict.fromkeys(_excerpt(prompts[i], feature) for i in order)
         found[feature.name] = tuple(excerpts)[:QUOTED]
     return found
 

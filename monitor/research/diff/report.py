@@ -11,12 +11,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from monitor.research.diff.causal import SIDES, Dose, Side
+from monitor.research.diff.causal import SIDES, Side
 from monitor.research.diff.change import TEST
-from monitor.research.diff.run import Diff, DiffSettings, Finding
+from monitor.research.diff.run import Diff, Finding
+from monitor.research.diff.settings import DiffSettings
 from monitor.research.diff.trials import Trial, questions
-from monitor.research.packs.validation import auc, auc_interval, random_direction_aucs, rounded
+from monitor.research.packs.figures import of_bound, quantiles, rounded
 from monitor.research.report import Curve, Section, bar_plot, line_plot, page
+from monitor.research.statistics import auc, bootstrap, random_direction_aucs
+from monitor.research.steering.experiment import Dose
 
 TOP_TEXTS: Final = 5
 EXCERPT: Final = 160
@@ -127,8 +130,8 @@ def _candidate(diff: Diff, one: Finding, seed: int) -> dict[str, Any]:
 def _dose(dose: Dose) -> dict[str, Any]:
     return {
         "strength": dose.strength,
-        "effect": rounded(dose.effect),
-        "interval_95": [rounded(dose.low), rounded(dose.high)],
+        "effect": rounded(dose.effect.value),
+        "interval_95": of_bound(dose.effect)[1:],
         "incoherent": rounded(dose.incoherent),
         "coherent": dose.coherent,
     }
@@ -140,7 +143,7 @@ def _separation(diff: Diff, one: Finding, seed: int) -> dict[str, Any]:
     candidate = one.candidate
     tuned, base = (candidate.feature.toward(s[half:]) for s in (candidate.tuned, candidate.base))
     generator = np.random.default_rng([seed, 3, one.candidate.feature.site])
-    low, high = auc_interval(tuned, base, generator, paired=True)
+    interval = bootstrap(lambda rows: auc(tuned[rows], base[rows]), len(tuned), generator)
     index = diff.sites.index(one.candidate.feature.site)
     sides = [diff.readings[side].residuals[:, index] for side in ("tuned", "base")]
     random = random_direction_aucs(
@@ -148,11 +151,10 @@ def _separation(diff: Diff, one: Finding, seed: int) -> dict[str, Any]:
     )
     return {
         "auc": rounded(auc(tuned, base)),
-        "auc_interval_95": [rounded(low), rounded(high)],
+        "auc_interval_95": [rounded(end) for end in interval],
         "random_directions": {
             "count": len(random),
-            "median": rounded(np.median(random)),
-            "q95": rounded(np.quantile(random, 0.95)),
+            **quantiles(random, {"median": 0.5, "q95": 0.95}),
         },
     }
 
@@ -261,9 +263,9 @@ def _steering(diff: Diff) -> Iterator[Section]:
                 {
                     "model": side,
                     "strength": dose.strength,
-                    "effect": dose.effect,
-                    "from": dose.low,
-                    "to": dose.high,
+                    "effect": dose.effect.value,
+                    "from": dose.effect.low,
+                    "to": dose.effect.high,
                     "incoherent answers": dose.incoherent,
                     "coherent": dose.coherent,
                     "judged by": dose == verdict.chosen[side],
@@ -277,9 +279,9 @@ def _steering(diff: Diff) -> Iterator[Section]:
 def _curve(doses: Sequence[Dose]) -> Curve:
     return Curve(
         x=[dose.strength for dose in doses],
-        y=[dose.effect for dose in doses],
-        low=[dose.low for dose in doses],
-        high=[dose.high for dose in doses],
+        y=[dose.effect.value for dose in doses],
+        low=[dose.effect.low for dose in doses],
+        high=[dose.effect.high for dose in doses],
     )
 
 

@@ -11,22 +11,20 @@ Legend: n = different questions (the choosing half first), s = sites, k = featur
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
 
 from monitor.errors import BadInput, ModelError
-from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import LoadedModel, identity_of, load_model
+from monitor.replay.model import LoadedModel, identity_of
 from monitor.replay.residuals import ResidualReader
-from monitor.research.answers.behaviour import Coherence, Judge
+from monitor.research.answers.behaviour import Judge
 from monitor.research.contrast.directions import candidate_sites
-from monitor.research.diff.causal import SIDES, Doses, Side, Steering, Verdict, tried
+from monitor.research.diff.causal import SIDES, Lengths, Side, Verdict, tried
 from monitor.research.diff.change import Change, changes
 from monitor.research.diff.families import (
     Candidate,
@@ -34,20 +32,22 @@ from monitor.research.diff.families import (
     candidates,
     difference_family,
     given_family,
+    latent_family,
 )
-from monitor.research.diff.measure import Judged, Likelihood, Measure
-from monitor.research.diff.trials import Trials, question_means, spread_out
-from monitor.research.latents.encode import latent_family, latent_means
-from monitor.research.packs.assemble import Progress, Reader
-from monitor.score.sae.autoencoder import SparseAutoencoder
+from monitor.research.diff.misbehaviour import misbehaviour
+from monitor.research.diff.settings import DiffSettings
+from monitor.research.diff.trials import Trials, question_means
+from monitor.research.progress import Progress, quiet
+from monitor.research.reading import Reader, not_finite, opened
+from monitor.research.saes.autoencoder import SparseAutoencoder
+from monitor.research.saes.encode import latent_means
+from monitor.research.steering.measure import Measure
+from monitor.research.steering.steer import Turn
 from monitor.settings import ReplaySettings
-from monitor.values.arrays import Doubles, Floats
+from monitor.values.arrays import Floats
 from monitor.values.features import Feature, Region
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Prompt
-
-COHERENCE_TEXTS: Final = 64
-"""Benign texts that say what coherent language costs the base model; they are weighed for every rating."""
 
 _DIFFERENCES: Final = {
     "architecture": "BASE is a {}, TUNED a {}",
@@ -57,36 +57,6 @@ _DIFFERENCES: Final = {
     "tokenizer_hash": "their tokenizers differ ({} and {})",
     "template_hash": "their chat templates differ ({} and {})",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiffSettings:
-    """``sites`` None: from a quarter to three fifths of the depth, or where the SAE reads. ``region``
-    None: the response where every prompt has one, otherwise the last prompt token. The ``top``
-    candidates of each family are tested; those with q of at most ``false_discovery_rate`` are steered
-    with, on ``steer_prompts`` rows of the testing half, of as many questions as can be. ``keep``
-    causal: only causes go into the pack; changed: every significant change does, and nothing is
-    steered.
-    """
-
-    sites: tuple[int, ...] | None = None
-    region: Region | None = None
-    top: int = 6
-    false_discovery_rate: float = 0.05
-    doses: Doses = field(default_factory=Doses)
-    steer_prompts: int = 32
-    keep: Literal["causal", "changed"] = "causal"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.top < 1 or self.steer_prompts < 2 or self.doses.random_directions < 1:
-            raise BadInput("a diff needs at least 1 candidate, 2 prompts and 1 random direction")
-        if not 0.0 < self.false_discovery_rate < 1.0:
-            raise BadInput("the false discovery rate lies between 0 and 1")
-        if self.seed < 0:
-            raise BadInput("seed: a whole number from 0")
-        if not self.doses.strengths or not all(0 < share <= 10 for share in self.doses.strengths):
-            raise BadInput("strengths are shares of the residual's length, above 0 and at most 10")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +102,7 @@ def compare(
     judge: Callable[[], Judge] | None = None,
     given: Sequence[Feature] = (),
     sae: SparseAutoencoder | None = None,
-    progress: Progress = lambda line: None,
+    progress: Progress = quiet,
 ) -> Diff:
     """Find the changes between the two ``models`` and try which of them are causes.
 
@@ -145,15 +115,12 @@ def compare(
     identities = {side: identity_of(models[side]) for side in SIDES}
     require_comparable(identities["base"], identities["tuned"])
 
-    def coherence(answers: Sequence[Prompt]) -> Doubles:
-        progress(f"rating the coherence of {len(answers)} answers")
-        with opened(models["base"]) as reference:
-            return Coherence(reference, some_of(benign)).of(answers)
+    def reference() -> AbstractContextManager[LoadedModel]:
+        return opened(models["base"])
 
-    measure = _measure(trials, coherence, judge, settings)
+    measure = misbehaviour(trials, settings, judge, reference, benign, progress)
     region = settings.region or _region(trials)
-    layers = identities["base"].layers
-    sites = _sites(settings.sites, layers, given, sae)
+    sites = _sites(settings.sites, identities["base"].layers, given, sae)
     readings: dict[Side, Readings] = {}
     for side in SIDES:
         progress(f"reading {len(trials.all)} prompts at {len(sites)} sites of the {side} model")
@@ -163,9 +130,7 @@ def compare(
     plain: Mapping[Side, float] = {}
     if measure is not None:
         lengths = {
-            (side, site): float(readings[side].lengths[index])
-            for side in SIDES
-            for index, site in enumerate(sites)
+            side: dict(zip(sites, readings[side].lengths.tolist(), strict=True)) for side in SIDES
         }
         findings, plain = _steered(findings, measure, models, lengths, settings, progress)
     return Diff(
@@ -191,45 +156,6 @@ def require_comparable(base: ModelIdentity, tuned: ModelIdentity) -> None:
             "the two models cannot be compared: " + "; ".join(problems),
             hint="TUNED must be a fine-tune of BASE; copy BASE's tokenizer files if only these differ",
         )
-
-
-@contextmanager
-def opened(settings: ReplaySettings, deepest_site: int | None = None) -> Iterator[LoadedModel]:
-    """The model of ``settings`` up to ``deepest_site`` (null: in full), after the last one has gone."""
-    # A model that went out of scope may hang in a cycle, and there is room for one.
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    layers = identity_of(settings).layers
-    yield load_model(
-        settings,
-        layers - 1 if deepest_site is None else deepest_site,
-        full=deepest_site is None,
-    )
-
-
-def some_of(benign: Sequence[Prompt]) -> Sequence[Prompt]:
-    """About `COHERENCE_TEXTS` of them, evenly spread."""
-    return benign[:: max(len(benign) // COHERENCE_TEXTS, 1)]
-
-
-def _measure(
-    trials: Trials,
-    coherence: Callable[[Sequence[Prompt]], Doubles],
-    judge: Callable[[], Judge] | None,
-    settings: DiffSettings,
-) -> Measure | None:
-    if settings.keep == "changed":
-        return None
-    steered = spread_out(trials.test, settings.steer_prompts)
-    if judge is not None:
-        return Judged(steered, judge)
-    if not trials.paired:
-        raise BadInput(
-            "what is misbehaviour? Some prompts lack response or bad_response",
-            hint="give both in every row, or name a judge, or keep what changed (--keep changed)",
-        )
-    return Likelihood(steered, coherence)
 
 
 def _region(trials: Trials) -> Region:
@@ -281,9 +207,8 @@ def _read(
         means = reader.pooled(prompts, sites, region, _with_length, width + 1)
         for index, site in enumerate(sites):
             if not np.isfinite(means[:, index]).all():
-                raise ModelError(
-                    f"the residual stream of the {side} model is not finite at block {site}",
-                    hint="its weights hold NaN or infinity: training diverged, or the file is damaged",
+                raise not_finite(
+                    f"the residual stream of the {side} model is not finite at block {site}"
                 )
         return Readings(
             residuals=question_means(np.ascontiguousarray(means[:, :, :width]), trials.all),
@@ -307,8 +232,7 @@ def _given(
     given: Sequence[Feature],
     prompts: Sequence[Prompt],
 ) -> Floats:
-    reader = Reader(ReplayEngine(loaded, given, settings), lambda line: None)
-    readings, _ = reader.read("prompts", prompts)
+    readings, _ = Reader(loaded, given, settings).read("prompts", prompts)
     for index, feature in enumerate(given):
         if np.isnan(readings[:, index]).any():
             raise BadInput(
@@ -384,13 +308,13 @@ def _steered(
     findings: tuple[Finding, ...],
     measure: Measure,
     models: Mapping[Side, ReplaySettings],
-    lengths: Mapping[tuple[Side, int], float],
+    lengths: Lengths,
     settings: DiffSettings,
     progress: Progress,
 ) -> tuple[tuple[Finding, ...], Mapping[Side, float]]:
     """The significant findings with their verdicts, and both models' misbehaviour as they are."""
     steering = [
-        Steering(
+        Turn(
             name=one.candidate.name,
             site=one.candidate.feature.site,
             direction=one.candidate.direction,

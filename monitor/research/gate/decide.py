@@ -31,8 +31,9 @@ from monitor.research.gate.equivalence import Errors, Verdict, together
 from monitor.research.gate.reading import measured
 from monitor.research.gate.rules import Rule, watched
 from monitor.research.gate.shifts import FeatureShift, judged
-from monitor.research.packs.assemble import Progress, instrument
+from monitor.research.packs.assemble import instrument
 from monitor.research.packs.verify import verify_pack
+from monitor.research.progress import Progress, quiet
 from monitor.score.fit import require_fit
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
@@ -111,7 +112,7 @@ def run_gate(
     candidate: ReplaySettings,
     prompts: Sequence[Prompt],
     settings: GateSettings,
-    progress: Progress = lambda line: None,
+    progress: Progress = quiet,
 ) -> GateReport:
     """Compare ``candidate`` with ``reference`` on ``prompts``, read by ``pack``.
 
@@ -148,11 +149,7 @@ def run_gate(
         notes = (*notes, "The candidate has the reference's own weights.")
     return GateReport(
         verdict=verdict,
-        decided_by=tuple(
-            f"{one.kind} shift of {one.feature}"
-            for one in shifts
-            if verdict != "pass" and one.verdict == verdict
-        ),
+        decided_by=_holding(verdict, shifts),
         shifts=shifts,
         comparisons=comparisons,
         prompts=len(prompts),
@@ -166,6 +163,12 @@ def run_gate(
         instrument=instrument(reference),
         notes=notes,
     )
+
+
+def _holding(verdict: Verdict, shifts: Sequence[FeatureShift]) -> tuple[str, ...]:
+    if verdict == "pass":
+        return ()
+    return tuple(f"{one.kind} shift of {one.feature}" for one in shifts if one.verdict == verdict)
 
 
 def _checked_instrument(pack: Pack, reference: ReplaySettings) -> tuple[float | None, float]:

@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-from scipy.special import bdtrik, betaincinv, ndtri, stdtrit
+from scipy.special import bdtrik, ndtri, stdtrit
 
+from monitor.research.statistics import rate_limit
 from monitor.values.arrays import Counts, Doubles
 from monitor.values.drift import Bound
 
@@ -132,25 +133,18 @@ def tail_bound(newly: int, no_longer: int, clusters: int, errors: Errors) -> Bou
     only before.
 
     Only these discordant pairs bear on it, as in McNemar's test: difference = (newly - no_longer) / c.
-    The bounds take Clopper and Pearson's exact one for each of the two rates (Biometrika 26, 1934), at
-    half the error; they are exact, and conservative.
+    The bounds take the exact one for each of the two rates (`rate_limit`), at half the error; they are
+    exact, and conservative.
     """
     if not clusters:
         return Bound(value=0.0, low=-1.0, high=1.0)
-
-    def rate(count: int, error: float, *, upper: bool) -> float:
-        if upper:
-            return 1.0 if count == clusters else betaincinv(count + 1, clusters - count, 1 - error)
-        return betaincinv(count, clusters - count + 1, error) if count else 0.0
-
+    low, high = errors.low / 2, errors.high / 2
     return Bound(
         value=(newly - no_longer) / clusters,
-        low=float(
-            rate(newly, errors.low / 2, upper=False) - rate(no_longer, errors.low / 2, upper=True)
-        ),
-        high=float(
-            rate(newly, errors.high / 2, upper=True) - rate(no_longer, errors.high / 2, upper=False)
-        ),
+        low=rate_limit(newly, clusters, low, upper=False)
+        - rate_limit(no_longer, clusters, low, upper=True),
+        high=rate_limit(newly, clusters, high, upper=True)
+        - rate_limit(no_longer, clusters, high, upper=False),
     )
 
 

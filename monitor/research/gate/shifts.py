@@ -77,7 +77,7 @@ def judged(
 
     Pairs with an absent region on either side are left out.
     """
-    before, after = pairs.before[:, index], pairs.after[:, index]
+    before, after = (side[:, index].astype(np.float64) for side in (pairs.before, pairs.after))
     both = np.isfinite(before) & np.isfinite(after)
     before, after, members = before[both], after[both], clusters[both]
     differences = feature.toward(after - before)

@@ -1,9 +1,8 @@
 """Does a feature control what it reads? Turn it up and down, and see what becomes of the answers.
 
-The *preference* for a persona is the mean over held-out questions of
-``log P(persona's answer) / tokens - log P(good answer) / tokens``, in nats. It does not involve the
-feature's own reading, so that a feature cannot vouch for itself, and it moves before a greedy answer
-does. Beside it stands what `monitor.research.steering.dose` makes of the model's own greedy answers.
+The *preference* for a persona is that of its answers over good ones to the same held-out questions
+(`monitor.research.steering.measure.Likelihood`). Beside it stands what
+`monitor.research.steering.outcome` makes of the model's own greedy answers.
 
 Legend: q = questions, n = answers.
 """
@@ -18,31 +17,38 @@ import numpy as np
 
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.behaviour import Coherence
-from monitor.research.answers.likelihood import response_log_probabilities
+from monitor.research.answers.generate import answered
 from monitor.research.judge.readings import PROMPT_REGIONS, Readings
 from monitor.research.judge.separation import Target, target_of
 from monitor.research.judge.verdict import Steering
-from monitor.research.packs.assemble import Progress
-from monitor.research.steering.dose import Asking, FeatureScore, Outcome, outcome
+from monitor.research.progress import Progress
+from monitor.research.reading import Reader
+from monitor.research.statistics import present_mean
+from monitor.research.steering.experiment import (
+    RANDOM_DIRECTIONS,
+    STRENGTHS,
+    Dose,
+    dosed,
+    effects,
+    looks,
+    strongest,
+)
+from monitor.research.steering.measure import Likelihood, Look, preference
+from monitor.research.steering.outcome import Outcome, outcome_of
 from monitor.research.steering.steer import (
     NORM_TEXTS,
     Turn,
     feature_turn,
     random_turns,
-    steering,
     typical_lengths,
 )
 from monitor.research.texts import Contrast, answer_prompts
-from monitor.values.arrays import Doubles, Floats
-from monitor.values.drift import Bound
+from monitor.settings import ReplaySettings
+from monitor.values.arrays import Floats
 from monitor.values.prompts import Prompt
 
 BENIGN_TEXTS: Final = 64
 """Benign texts that say what coherent language costs the model."""
-COHERENT: Final = 0.5
-INCOHERENCE: Final = 0.10
-"""How much larger than without steering the share of incoherent answers may be (arXiv 2506.19823)."""
-ROUNDS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +59,10 @@ class DosePlan:
     generated and ``pairs`` of given answers weighed at each dose.
     """
 
-    shares: tuple[float, ...] = (0.1, 0.2, 0.4)
-    controls: int = 19
-    """One that is no better than they are exceeds all of them one time in twenty."""
+    shares: tuple[float, ...] = STRENGTHS
+    controls: int = RANDOM_DIRECTIONS
     answers: int = 10
-    """One of ten may lose its sense: fewer would make `INCOHERENCE` mean none."""
+    """One of ten may lose its sense: fewer would make `experiment.INCOHERENCE` mean none."""
     tokens: int = 24
     pairs: int = 12
 
@@ -66,28 +71,25 @@ QUICK: Final = DosePlan(shares=(0.2,), controls=3, answers=3, tokens=16, pairs=5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dose:
-    """``share`` is above zero towards the persona. ``effect`` is the change of the preference.
+class Given:
+    """A ``dose``, of a strength above zero towards the persona, and the answers under it.
 
-    Of the answers: ``score`` is what the untouched model reads in them, turned so that the persona is
-    high; ``perplexity`` (the median) what it makes of them; ``repetition`` their share of repeated
-    word trigrams; ``incoherent`` the share of those that are no language. NaN where no answer has a
-    word, or the feature does not read answers.
+    ``score`` is what the untouched model reads in them, turned so that the persona is high;
+    ``perplexity`` (the median) what it makes of them; ``repetition`` their share of repeated word
+    trigrams. NaN where no answer has a word, or the feature does not read answers.
     """
 
-    share: float
-    effect: Bound
+    dose: Dose
     score: float
     perplexity: float
     repetition: float
-    incoherent: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
     """``doses`` rise and hold 0; ``steering`` is at the largest dose that is coherent with both signs."""
 
-    doses: tuple[Dose, ...]
+    doses: tuple[Given, ...]
     steering: Steering | None
 
 
@@ -125,107 +127,84 @@ class _Bench:
         seed: int,
         progress: Progress,
     ) -> None:
-        texts = readings.texts
+        texts, features = readings.texts, readings.pack.features
         self._readings, self._loaded, self._plan, self._seed = readings, loaded, plan, seed
         self._progress = progress
-        self._lengths = typical_lengths(
-            loaded, [f.site for f in readings.pack.features], texts.fit[:NORM_TEXTS]
-        )
+        self._lengths = typical_lengths(loaded, [f.site for f in features], texts.fit[:NORM_TEXTS])
         self._questions = [
             replace(prompt, response=None)
             for prompt in answer_prompts(_spaced(texts.held_out, plan.answers), None)
         ]
         self._rows = _spaced(texts.held_out, plan.pairs)
-        self._scores = FeatureScore(loaded, readings.pack.features)
+        self._reader = Reader(loaded, features, ReplaySettings())
         self._coherence = Coherence(loaded, texts.fit[:BENIGN_TEXTS])
-        self._plain = self._outcome(())
+        self._plain = answered(loaded, self._questions, plan.tokens)
 
     def control(self, one: _Steered) -> dict[int, Control]:
         """The figures of every member of ``one``."""
         generator = np.random.default_rng([self._seed, one.members[0]])
         pairs = _pairs(self._rows, one.target)
-        before = preference(self._loaded, pairs)
+        measure = Likelihood(*pairs, self._questions, self._coherence.of, self._plan.tokens)
 
-        def effect(turn: Turn) -> Doubles:
-            with steering(self._loaded, [turn], self._lengths):
-                return preference(self._loaded, pairs) - before
-
-        seen = {0.0: (mean_bound(np.zeros(len(before)), generator), self._plain)}
-        for share in sorted([*self._plan.shares, *(-s for s in self._plan.shares)]):
-            turn = replace(one.turn, strength=one.sign * share)
-            seen[share] = mean_bound(effect(turn), generator), self._outcome((turn,))
-        incoherent = {share: self._incoherent(said) for share, (_, said) in seen.items()}
-        coherent = _coherent_share(incoherent)
-        found = None
-        if coherent is not None:
-            self._progress(f"steering {one.turn.name}: random directions")
-            found = Steering(
-                share=coherent,
-                up=seen[coherent][0],
-                down=seen[-coherent][0],
-                controls=tuple(
-                    float(abs(effect(replace(turn, strength=coherent)).mean()))
-                    for turn in random_turns(one.turn, self._plan.controls, self._seed)
-                ),
+        def seen(turns: Sequence[Turn], what: str, *, coherence: bool) -> list[Look]:
+            return looks(
+                self._loaded,
+                measure,
+                turns,
+                self._lengths,
+                coherence=coherence,
+                what=what,
+                progress=self._progress,
             )
+
+        shares = sorted([*self._plan.shares, *(-s for s in self._plan.shares)])
+        turned = [replace(one.turn, strength=one.sign * share) for share in shares]
+        untouched = Look(values=preference(self._loaded, *pairs), answered=self._plain)
+        looked = [untouched, *seen(turned, one.turn.name, coherence=True)]
+        plain, *steered = measure.settle(looked)
+        doses = [
+            dosed(share, plain, observed, generator)
+            for share, observed in zip([0.0, *shares], [plain, *steered], strict=True)
+        ]
+        found = _both_signs(doses)
+        if found is not None:
+            up, down = found
+            at = replace(one.turn, strength=up.strength)
+            random = seen(
+                random_turns(at, self._plan.controls, self._seed),
+                "random directions",
+                coherence=False,
+            )
+            magnitudes = [abs(effects(plain, x).mean()) for x in measure.settle(random)]
+            steering = Steering(
+                share=up.strength,
+                up=up.effect,
+                down=down.effect,
+                controls=tuple(map(float, magnitudes)),
+            )
+        outcomes = [outcome_of(self._loaded, look.answered, self._scores) for look in looked]
+        given = sorted(zip(doses, outcomes, strict=True), key=lambda both: both[0].strength)
         return {
             member: Control(
-                doses=tuple(
-                    self._dose(member, share, *seen[share], incoherent[share])
-                    for share in sorted(seen)
-                ),
-                steering=found,
+                doses=tuple(self._given(member, dose, said) for dose, said in given),
+                steering=None if found is None else steering,
             )
             for member in one.members
         }
 
-    def _outcome(self, turns: Sequence[Turn]) -> Outcome:
-        return outcome(
-            self._loaded,
-            turns,
-            self._questions,
-            self._scores,
-            Asking(max_new_tokens=self._plan.tokens, seed=self._seed),
-            self._lengths,
-        )
+    def _scores(self, prompts: Sequence[Prompt]) -> Floats:
+        return self._reader.scores("answers of the steered model", prompts)
 
-    def _incoherent(self, said: Outcome) -> float:
-        answered = [
-            replace(prompt, response=text)
-            for prompt, text in zip(self._questions, said.answers, strict=True)
-        ]
-        return float(np.mean(self._coherence.of(answered) < COHERENT))
-
-    def _dose(
-        self, member: int, share: float, effect: Bound, said: Outcome, incoherent: float
-    ) -> Dose:
+    def _given(self, member: int, dose: Dose, said: Outcome) -> Given:
         feature = self._readings.pack.features[member]
         reads = feature.region not in PROMPT_REGIONS
         perplexity = said.perplexity[np.isfinite(said.perplexity)]
-        return Dose(
-            share=share,
-            effect=effect,
-            score=feature.toward(_mean(said.persona[:, member])) if reads else float("nan"),
+        return Given(
+            dose=dose,
+            score=feature.toward(present_mean(said.persona[:, member])) if reads else float("nan"),
             perplexity=float(np.median(perplexity)) if perplexity.size else float("nan"),
-            repetition=1.0 - _mean(said.distinct),
-            incoherent=incoherent,
+            repetition=1.0 - present_mean(said.distinct),
         )
-
-
-def preference(loaded: LoadedModel, pairs: tuple[Sequence[Prompt], Sequence[Prompt]]) -> Doubles:
-    """log P(first answer) - log P(second answer), per token each, for every question [q]."""
-    q = len(pairs[0])
-    totals, tokens = response_log_probabilities(loaded, [*pairs[0], *pairs[1]])
-    each = totals / tokens
-    found: Doubles = each[:q] - each[q:]
-    return found
-
-
-def mean_bound(values: Doubles, generator: np.random.Generator) -> Bound:
-    """Mean with its 95 % percentile bootstrap interval."""
-    drawn = values[generator.integers(len(values), size=(ROUNDS, len(values)))].mean(axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Bound(value=float(values.mean()), low=float(low), high=float(high))
 
 
 def _steered(readings: Readings) -> list[_Steered]:
@@ -241,11 +220,11 @@ def _steered(readings: Readings) -> list[_Steered]:
     ]
 
 
-def _coherent_share(incoherent: dict[float, float]) -> float | None:
-    """The largest dose at which both signs leave the model as coherent as it was, within `INCOHERENCE`."""
-    limit = incoherent[0.0] + INCOHERENCE
-    passed = [s for s in incoherent if s > 0 and incoherent[s] <= limit and incoherent[-s] <= limit]
-    return max(passed, default=None)
+def _both_signs(doses: Sequence[Dose]) -> tuple[Dose, Dose] | None:
+    """Up and down at the largest dose that leaves the model coherent with both signs."""
+    down = {-dose.strength: dose for dose in doses if dose.coherent}
+    up = strongest([dose for dose in doses if dose.strength > 0 and dose.strength in down])
+    return None if up is None else (up, down[up.strength])
 
 
 def _pairs(rows: Sequence[Contrast], target: Target) -> tuple[list[Prompt], list[Prompt]]:
@@ -259,8 +238,3 @@ def _spaced(rows: Sequence[Contrast], count: int) -> list[Contrast]:
     """``count`` of ``rows`` (all, if there are fewer), evenly spaced over their topics."""
     at = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
     return [rows[index] for index in at]
-
-
-def _mean(values: Floats | Doubles) -> float:
-    present = values[np.isfinite(values)]
-    return float(present.mean()) if present.size else float("nan")

@@ -10,11 +10,10 @@ from typing import Final
 
 import numpy as np
 
-from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, load_model
-from monitor.research.packs.assemble import Progress, Reader
+from monitor.research.progress import Progress
+from monitor.research.reading import Reader
 from monitor.score.pack import Pack
-from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Doubles, Floats
 from monitor.values.prompts import Prompt
@@ -76,8 +75,7 @@ def scores(
     what: str,
 ) -> Floats:
     """Scores [n, k] of ``prompts`` as read under ``settings``."""
-    engine = ReplayEngine(loaded, pack.features, settings)
-    return Scorer(pack).score(*Reader(engine, progress).read(what, prompts))
+    return Reader(loaded, pack.features, settings, progress).scores(what, prompts)
 
 
 def largest_change(a: Floats, b: Floats) -> Doubles:

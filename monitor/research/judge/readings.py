@@ -17,13 +17,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel
 from monitor.research.judge.vocabulary import shuffled
-from monitor.research.packs.assemble import Progress, Reader
+from monitor.research.packs.calibrate import UNCALIBRATED
+from monitor.research.progress import Progress
+from monitor.research.reading import Reader
+from monitor.research.statistics import random_directions
 from monitor.research.texts import Contrast, Texts, answer_prompts
 from monitor.score.pack import Pack
-from monitor.score.sae import UNCALIBRATED
 from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Counts, Floats
@@ -71,12 +72,11 @@ def take_readings(
 ) -> Readings:
     """Read every text once. Blocks for minutes. Raises `BadInput` for a text that cannot be read."""
     ways = {way: start for start, way in enumerate(dict.fromkeys(map(_way, pack.features)))}
-    directions = generator.standard_normal((CONTROLS, pack.model.hidden_size)).astype(np.float32)
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    directions = random_directions(CONTROLS, pack.model.hidden_size, generator)
     random = [_control(way, direction) for way in ways for direction in directions]
-    read = _Reading(
-        pack, random, ReplayEngine(loaded, [*pack.features, *random], settings), progress
-    )
+    # What a piece's tokens make of a thousand controls takes memory.
+    reader = Reader(loaded, [*pack.features, *random], settings, progress, piece=PIECE)
+    read = _Reading(pack, reader)
     k = len(pack.features)
     return Readings(
         pack=pack,
@@ -94,40 +94,25 @@ def take_readings(
 
 
 class _Reading:
-    """Reads texts piece by piece: what a piece's tokens make of a thousand controls takes memory."""
+    """Reads texts for a pack and for the random features behind it."""
 
-    def __init__(
-        self,
-        pack: Pack,
-        random: Sequence[Feature],
-        engine: ReplayEngine,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, pack: Pack, reader: Reader) -> None:
         self._k = len(pack.features)
         self._scorer = Scorer(pack)
-        self._of_prompt = np.array([f.region in PROMPT_REGIONS for f in [*pack.features, *random]])
-        self._reader = Reader(engine, lambda line: None)
-        self._progress = progress
+        self._of_prompt = np.array([f.region in PROMPT_REGIONS for f in reader.features])
+        self._reader = reader
 
     def all(
         self, what: str, prompts: Sequence[Prompt], following: Sequence[str] | None = None
     ) -> Read:
         """``prompts`` in order. With ``following`` [n] questions, the answers are history to what
         reads the prompt."""
-        raws, counts = [], []
-        for start in range(0, len(prompts), PIECE):
-            piece = prompts[start : start + PIECE]
-            self._progress(f"reading {what}, {start + len(piece)} of {len(prompts)}")
-            raw, tokens = self._reader.read(what, piece)
-            if following is not None and self._of_prompt.any():
-                past, past_tokens = self._reader.read(
-                    what, _histories(piece, following[start : start + PIECE])
-                )
-                raw = np.where(self._of_prompt, past, raw)
-                tokens = np.where(self._of_prompt, past_tokens, tokens)
-            raws.append(raw)
-            counts.append(tokens[:, : self._k])
-        raw, tokens = np.concatenate(raws), np.concatenate(counts)
+        raw, tokens = self._reader.read(what, prompts)
+        if following is not None and self._of_prompt.any():
+            past, past_tokens = self._reader.read(what, _histories(prompts, following))
+            raw = np.where(self._of_prompt, past, raw)
+            tokens = np.where(self._of_prompt, past_tokens, tokens)
+        tokens = tokens[:, : self._k]
         return Read(raw, self._scorer.score(raw[:, : self._k], tokens), tokens)
 
     def voices(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from monitor.research.judge.readings import Readings
-from monitor.values.arrays import Doubles, Floats
+from monitor.research.statistics import correlations
+from monitor.values.arrays import Doubles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +47,3 @@ def redundancy(readings: Readings) -> Redundancy:
         benign=correlations(readings.check.scores * signs),
         cosines=np.where(sites[:, None] == sites, weights @ weights.T, np.nan),
     )
-
-
-def correlations(scores: Floats | Doubles) -> Doubles:
-    """Pearson correlations [k, k] over the texts [n] that every feature can read; 0 where one is constant."""
-    present = scores[np.isfinite(scores).all(axis=1)].astype(np.float64)
-    centred = present - present.mean(axis=0)
-    lengths = np.linalg.norm(centred, axis=0)
-    unit = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
-    found: Doubles = unit.T @ unit
-    np.fill_diagonal(found, 1.0)
-    return found

@@ -17,27 +17,30 @@ from typing import Any, Final
 import numpy as np
 
 from monitor.errors import BadInput
-from monitor.replay.model import LoadedModel, identity_of, load_model
+from monitor.replay.model import identity_of
 from monitor.replay.residuals import ResidualReader
-from monitor.research.judge.control import QUICK, Control, Dose, DosePlan, controls
+from monitor.research.judge.control import QUICK, Control, DosePlan, Given, controls
 from monitor.research.judge.noise import DTYPE, batch_noise, dtype_noise, scores
 from monitor.research.judge.readings import CONTROLS, Readings, take_readings
 from monitor.research.judge.redundancy import Redundancy, redundancy
 from monitor.research.judge.separation import Separation, separation
 from monitor.research.judge.stability import Stability, stability
-from monitor.research.judge.tails import RATES, Tail, correlation_bound, rate_bound, tail
+from monitor.research.judge.tails import RATES, Tail, tail
 from monitor.research.judge.verdict import Criteria, Evidence, Steering, Verdict, summary, verdict
-from monitor.research.packs.assemble import Progress, instrument
-from monitor.research.packs.validation import benign_figures
+from monitor.research.packs.assemble import instrument
+from monitor.research.packs.figures import benign_figures, of_bound, quantiles, rounded
+from monitor.research.progress import Progress, quiet
+from monitor.research.reading import load_whole
+from monitor.research.statistics import correlation_bound, rate_bound
 from monitor.research.texts import DATA, Texts, answer_prompts, load_texts
 from monitor.score.fit import require_fit
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Doubles, Floats
-from monitor.values.drift import Bound
 from monitor.values.prompts import Prompt
 
 REPORT_KEY: Final = "judge"
+RANDOM: Final = {"median": 0.5, "q95": 0.95, "largest": 1.0}
 LEAST_QUESTIONS: Final = 6
 LEAST_CHECK: Final = 20
 """Held-out questions and benign check texts below which no figure is worth its name: five questions
@@ -66,7 +69,7 @@ def judge_pack(
     quick: bool = False,
     device: str = "auto",
     criteria: Criteria = Criteria(),  # noqa: B008 - frozen
-    progress: Progress = lambda line: None,
+    progress: Progress = quiet,
 ) -> dict[str, Any]:
     """The report on ``pack``: JSON values only, without dates and paths, rounded to four digits.
 
@@ -110,7 +113,7 @@ def judge_pack(
     }
     if len(pack.features) <= MATRIX_LIMIT:
         report["redundancy"] = {
-            name: [[_number(value) for value in row] for row in matrix]
+            name: [[rounded(value) for value in row] for row in matrix]
             for name, matrix in asdict(found.redundancy).items()
         }
     return report
@@ -157,7 +160,7 @@ def _measured(
 ) -> _Measured:
     """Everything that needs the model in float32, which is let go of at the end."""
     progress(f"loading {pack.model.model_id}")
-    loaded: LoadedModel = load_model(settings, pack.model.layers - 1, full=True)
+    loaded = load_whole(settings)
     readings = take_readings(
         pack, loaded, texts, settings, np.random.default_rng([seed, 0]), progress
     )
@@ -228,43 +231,41 @@ def _figures(
         "personas": list(one.target.personas),
         "persona_chosen_on_training_answers": one.target.chosen,
         "separation": {
-            "against_good": _bound(one.against_good),
-            "length_matched": _bound(one.length_matched),
-            "vocabulary_matched": _bound(one.vocabulary_matched),
-            "shift_in_benign_deviations": _number(one.shift),
-            "other_personas": {p: _number(v) for p, v in one.other_personas.items()},
-            "left_with_shuffled_words": _number(one.shuffled_share),
-            "words_alone": _number(one.words),
-            "words_alone_after_matching": _number(one.words_matched),
+            "against_good": of_bound(one.against_good),
+            "length_matched": of_bound(one.length_matched),
+            "vocabulary_matched": of_bound(one.vocabulary_matched),
+            "shift_in_benign_deviations": rounded(one.shift),
+            "other_personas": {p: rounded(v) for p, v in one.other_personas.items()},
+            "left_with_shuffled_words": rounded(one.shuffled_share),
+            "words_alone": rounded(one.words),
+            "words_alone_after_matching": rounded(one.words_matched),
         },
         "random_directions": {
             "count": CONTROLS,
-            "share_as_far": _number(one.random_share),
-            "shift": _quantiles(one.random),
-            "auc": _quantiles(one.random_aucs),
+            "share_as_far": rounded(one.random_share),
+            "shift": quantiles(one.random, RANDOM),
+            "auc": quantiles(one.random_aucs, RANDOM),
         },
         "stability": _steady(found.stabilities.get(index)),
-        "overlap": {"correlation": _number(evidence.overlap), "with": evidence.overlaps},
+        "overlap": {"correlation": rounded(evidence.overlap), "with": evidence.overlaps},
         "steering": _steering(evidence.steering),
         "doses": [_dose(dose) for dose in found.controls[index].doses],
         "benign": _benign(readings, index),
-        "correlation_with_log_length": _bound(evidence.benign_correlation),
-        "tail_rate_at_pack_threshold": _bound(evidence.tail_rate),
+        "correlation_with_log_length": of_bound(evidence.benign_correlation),
+        "tail_rate_at_pack_threshold": of_bound(evidence.tail_rate),
         "tails": [_tail(tail(every, rate), persona) for rate in RATES],
         "noise": {
-            **{name: _number(values[index]) for name, values in found.batch_noise.items()},
-            DTYPE: _number(coarse[index]),
+            **{name: rounded(values[index]) for name, values in found.batch_noise.items()},
+            DTYPE: rounded(coarse[index]),
         },
     }
 
 
 def _benign(readings: Readings, index: int) -> dict[str, Any]:
-    figures = benign_figures(
-        readings.check.scores[:, index],
-        readings.check.tokens[:, index],
-        readings.pack.features[index],
+    check = readings.check
+    return benign_figures(
+        readings.pack.features[index], check.scores[:, index], check.tokens[:, index]
     )
-    return {k: v if isinstance(v, int) else _number(v) for k, v in figures.items()}
 
 
 def _steady(found: Stability | None) -> dict[str, Any] | None:
@@ -272,11 +273,11 @@ def _steady(found: Stability | None) -> dict[str, Any] | None:
         return None
     return {
         "rebuilt": len(found.aucs),
-        "cosine_between_halves": _number(found.halves.mean()),
-        "least_cosine_between_halves": _number(found.halves.min()),
-        "cosine_with_pack": _number(found.whole.mean()),
-        "auc_median": _number(np.median(found.aucs)),
-        "auc_least": _number(found.aucs.min()),
+        "cosine_between_halves": rounded(found.halves.mean()),
+        "least_cosine_between_halves": rounded(found.halves.min()),
+        "cosine_with_pack": rounded(found.whole.mean()),
+        "auc_median": rounded(np.median(found.aucs)),
+        "auc_least": rounded(found.aucs.min()),
     }
 
 
@@ -285,47 +286,32 @@ def _steering(found: Steering | None) -> dict[str, Any] | None:
         return None
     return {
         "share": found.share,
-        "up": _bound(found.up),
-        "down": _bound(found.down),
-        "slope": _number(found.slope),
-        "largest_random": _number(max(found.controls)),
+        "up": of_bound(found.up),
+        "down": of_bound(found.down),
+        "slope": rounded(found.slope),
+        "largest_random": rounded(max(found.controls)),
         "causal": found.causal,
     }
 
 
-def _dose(dose: Dose) -> dict[str, Any]:
+def _dose(given: Given) -> dict[str, Any]:
     return {
-        "share": dose.share,
-        "effect": _bound(dose.effect),
-        "score": _number(dose.score),
-        "perplexity": _number(dose.perplexity),
-        "repetition": _number(dose.repetition),
-        "incoherent": _number(dose.incoherent),
+        "share": given.dose.strength,
+        "effect": of_bound(given.dose.effect),
+        "score": rounded(given.score),
+        "perplexity": rounded(given.perplexity),
+        "repetition": rounded(given.repetition),
+        "incoherent": rounded(given.dose.incoherent),
     }
 
 
 def _tail(found: Tail, persona: Floats) -> dict[str, Any]:
     return {
         "rate": found.rate,
-        "threshold": _number(found.threshold),
+        "threshold": rounded(found.threshold),
         "benign_texts": found.n,
         "above": found.above,
         "false_positive_rate_95": [round(value, 6) for value in found.interval],
         "known": found.known,
-        "persona_answers_above": _number(np.mean(persona > found.threshold)),
+        "persona_answers_above": rounded(np.mean(persona > found.threshold)),
     }
-
-
-def _bound(found: Bound) -> list[float | None]:
-    return [_number(found.value), _number(found.low), _number(found.high)]
-
-
-def _quantiles(values: Doubles) -> dict[str, float | None]:
-    steps = (("median", 0.5), ("q95", 0.95), ("largest", 1.0))
-    return {name: _number(np.quantile(values, q)) for name, q in steps}
-
-
-def _number(value: float | np.floating[Any]) -> float | None:
-    """Four digits; None for what JSON has no number for."""
-    # Adding zero turns -0.0 into 0.0.
-    return round(float(value), 4) + 0.0 if np.isfinite(value) else None

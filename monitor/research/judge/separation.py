@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta
 
 from monitor.research.contrast.directions import ASSISTANT
 from monitor.research.judge.readings import Read, Readings, Voice
 from monitor.research.judge.vocabulary import LexicalScore
-from monitor.research.packs.validation import BOOTSTRAP_ROUNDS, auc, length_matched, nearest
+from monitor.research.statistics import auc, auc_bound, length_matched, nearest
 from monitor.values.arrays import Doubles, Floats
 from monitor.values.drift import Bound
 
@@ -105,9 +104,15 @@ def separation(readings: Readings, index: int, generator: np.random.Generator) -
     shape = len(personas), len(kept)
     return Separation(
         target=target,
-        against_good=bound(answers[:, able], np.tile(good[able], (len(personas), 1)), generator),
-        length_matched=bound(answers[:, kept], check[pool][by_length].reshape(shape), generator),
-        vocabulary_matched=bound(answers[:, kept], check[pool][by_words].reshape(shape), generator),
+        against_good=auc_bound(
+            answers[:, able], np.tile(good[able], (len(personas), 1)), generator
+        ),
+        length_matched=auc_bound(
+            answers[:, kept], check[pool][by_length].reshape(shape), generator
+        ),
+        vocabulary_matched=auc_bound(
+            answers[:, kept], check[pool][by_words].reshape(shape), generator
+        ),
         shift=shift,
         random=random,
         random_aucs=_random_aucs(readings, index, target),
@@ -118,27 +123,6 @@ def separation(readings: Readings, index: int, generator: np.random.Generator) -
         words=auc(ours.ravel(), lexical.of([row.good for row in texts.held_out])),
         words_matched=auc(ours[:, kept].ravel(), benign[by_words]),
     )
-
-
-def bound(positives: Floats, negatives: Floats, generator: np.random.Generator) -> Bound:
-    """AUC of ``positives`` over ``negatives`` [p, q], its 95 % interval by drawing questions.
-
-    Column j of both belongs to question j. A bootstrap cannot see past the sample: where all pairs are
-    in order it says [1, 1]. So the lower end is never above what q questions can show: without an
-    error they leave error rates up to 1 - 0.025^(1/q) open (Clopper & Pearson 1934). Without a
-    question all is NaN.
-    """
-    q = positives.shape[1]
-    if q == 0:
-        return Bound(value=np.nan, low=np.nan, high=np.nan)
-    values = [
-        auc(positives[:, drawn].ravel(), negatives[:, drawn].ravel())
-        for drawn in generator.integers(q, size=(BOOTSTRAP_ROUNDS, q))
-    ]
-    low, high = np.quantile(values, [0.025, 0.975])
-    most = beta.ppf(0.025, q, 1)
-    value = auc(positives.ravel(), negatives.ravel())
-    return Bound(value=value, low=float(min(low, most)), high=float(high))
 
 
 def _left(

@@ -16,8 +16,8 @@ from monitor.research.contrast.directions import Side, components, difference, r
 from monitor.research.contrast.probe import fit_probe
 from monitor.research.judge.readings import Readings
 from monitor.research.judge.separation import target_of
-from monitor.research.packs.assemble import Progress
-from monitor.research.packs.validation import auc
+from monitor.research.progress import Progress
+from monitor.research.statistics import auc
 from monitor.research.texts import Texts
 from monitor.score.pack import Pack
 from monitor.values.arrays import Doubles, Floats

@@ -1,4 +1,4 @@
-"""What n benign texts can know: tail thresholds, rates and correlations, with exact or usual intervals."""
+"""What n benign texts can know of a tail: a threshold, and how far its rate is known."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.stats import beta
 
+from monitor.research.statistics import TAILS, rate_limit
 from monitor.values.arrays import Floats
-from monitor.values.drift import Bound
 
 RATES: Final = (0.001, 0.01)
 
@@ -38,33 +37,22 @@ def tail(scores: Floats, rate: float) -> Tail:
 
     With m = floor(rate · n) texts to stay above, the threshold is the (m + 1)-th largest score. The
     rate at which new texts exceed an order statistic is Beta(m + 1, n - m) whatever the scores'
-    distribution (David & Nagaraja, Order Statistics, 2003). Texts count as independent, which texts
+    distribution (David & Nagaraja, Order Statistics, 2003): the exact limits of m + 1 and of m of n. Texts count as independent, which texts
     composed of the same pieces are not: the true interval is wider.
     """
     values = np.sort(scores[np.isfinite(scores)].astype(np.float64))[::-1]
     n = len(values)
     above = min(int(rate * n + 1e-9), n - 1)
-    low, high = beta.ppf([0.025, 0.975], above + 1, n - above)
     return Tail(
         rate=rate,
         threshold=float(values[above]),
         above=above,
         n=n,
-        interval=(float(low), float(high)),
+        interval=(
+            rate_limit(above + 1, n, TAILS[0], upper=False),
+            rate_limit(above, n, TAILS[0], upper=True),
+        ),
     )
-
-
-def rate_bound(above: int, n: int) -> Bound:
-    """The rate of ``above`` of ``n`` with its exact 95 % interval (Clopper & Pearson 1934)."""
-    low = beta.ppf(0.025, above, n - above + 1) if above else 0.0
-    high = beta.ppf(0.975, above + 1, n - above) if above < n else 1.0
-    return Bound(value=above / n, low=float(low), high=float(high))
-
-
-def correlation_bound(value: float, n: int) -> Bound:
-    """A correlation over n > 3 texts with its 95 % interval by Fisher's z; NaN stays NaN."""
-    z, reach = np.arctanh(np.clip(value, -1 + 1e-9, 1 - 1e-9)), 1.96 / np.sqrt(max(n - 3, 1))
-    return Bound(value=value, low=float(np.tanh(z - reach)), high=float(np.tanh(z + reach)))
 
 
 def texts_needed(rate: float) -> int:

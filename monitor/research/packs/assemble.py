@@ -6,7 +6,7 @@ Legend: n = prompts, k = features.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,10 +15,10 @@ import safetensors
 import torch
 import transformers
 
-from monitor.errors import BadInput
-from monitor.replay.engine import ENGINE, ReplayEngine
+from monitor.replay.engine import ENGINE
 from monitor.replay.model import LoadedModel
 from monitor.research.packs.calibrate import fit_calibration, tail_threshold
+from monitor.research.reading import Reader
 from monitor.research.texts import Texts
 from monitor.score.pack import Canary, Pack
 from monitor.score.scorer import Scorer
@@ -26,39 +26,19 @@ from monitor.settings import ReplaySettings
 from monitor.values.arrays import Counts, Floats
 from monitor.values.features import Feature
 from monitor.values.prompts import Prompt
-from monitor.values.scores import Replayed
 
 TAIL_RATE: Final = 0.01
-Progress = Callable[[str], None]
-
-
-class Reader:
-    """Readings and token counts of prompts by the production engine; all must be replayable."""
-
-    def __init__(self, engine: ReplayEngine, progress: Progress) -> None:
-        self._engine = engine
-        self._progress = progress
-
-    def read(self, what: str, prompts: Sequence[Prompt]) -> tuple[Floats, Counts]:
-        """Readings [n, k] and pooled tokens [n, k]."""
-        self._progress(f"reading {len(prompts)} {what}")
-        replayed = self._engine.replay(prompts)
-        for index, one in enumerate(replayed):
-            if not isinstance(one, Replayed):
-                raise BadInput(f"{what}: number {index} cannot be replayed: {one.reason.value}")
-        found = [one for one in replayed if isinstance(one, Replayed)]
-        return np.stack([r.readings for r in found]), np.stack([r.pooled_tokens for r in found])
+SITE_CONVENTION: Final = "layers.L, the output of the 0-based decoder block L"
 
 
 def assembled(
     name: str,
     version: str,
-    features: Sequence[Feature],
     loaded: LoadedModel,
     texts: Texts,
     reader: Reader,
 ) -> tuple[Pack, tuple[Floats, Counts]]:
-    """The features as a pack: calibrated on ``texts.fit``, tails at `TAIL_RATE` of all benign texts.
+    """The features of ``reader`` as a pack: calibrated on ``texts.fit``, tails at `TAIL_RATE` of all benign texts.
 
     Also returns the readings and pooled tokens [n, k] of ``(*texts.fit, *texts.check)``. Raises
     `BadInput` when a feature cannot be calibrated, for example a latent that benign text never wakes.
@@ -74,7 +54,7 @@ def assembled(
                 feature,
                 calibration=fit_calibration(benign[0][:fitted, index], benign[1][:fitted, index]),
             )
-            for index, feature in enumerate(features)
+            for index, feature in enumerate(reader.features)
         ),
     )
     with_tails = replace(pack, features=_with_tails(pack, benign))

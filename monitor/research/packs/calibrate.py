@@ -13,6 +13,8 @@ from monitor.errors import BadInput
 from monitor.values.arrays import Counts, Doubles, Floats
 from monitor.values.features import Calibration
 
+UNCALIBRATED: Final = Calibration(tokens=(1.0,), means=(0.0,), deviations=(1.0,))
+"""Scores equal readings: what a feature has before it was calibrated on benign text."""
 LEAST_READINGS: Final = 30
 READINGS_PER_KNOT: Final = 20
 SMOOTHNESS: Final = 2.0

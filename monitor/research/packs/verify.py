@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import numpy as np
-
+from monitor.canaries import largest_deviation
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import identity_of, load_model
 from monitor.score.fit import fit_problems
 from monitor.score.pack import Pack
-from monitor.score.scorer import Scorer
 from monitor.settings import PackSettings, ReplaySettings
-from monitor.values.scores import Replayed
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -40,37 +37,22 @@ class VerifyReport:
         return not self.problems and self.reproduced is not False
 
 
-def verify_pack(
-    pack: Pack, settings: ReplaySettings, tolerance: float | None = None
-) -> VerifyReport:
+def verify_pack(pack: Pack, settings: ReplaySettings) -> VerifyReport:
     """Compare ``pack`` with the model of ``settings``: sizes, hashes, and canaries replayed.
 
-    ``tolerance`` is in calibration deviations (None: the default of ``pack.canary_tolerance``). Blocks
-    while the model loads and runs. Raises `ModelError` when the model cannot be loaded.
+    Tolerated is the default of ``pack.canary_tolerance``. Blocks while the model loads and runs.
+    Raises `ModelError` when the model cannot be loaded.
     """
-    if tolerance is None:
-        tolerance = PackSettings().canary_tolerance
     model = identity_of(settings)
     shape = (model.hidden_size, model.layers)
-    fits_in_shape = shape == (pack.model.hidden_size, pack.model.layers)
-    deviation = _canary_deviation(pack, settings) if fits_in_shape and pack.canaries else None
+    deviation = None
+    if pack.canaries and shape == (pack.model.hidden_size, pack.model.layers):
+        engine = ReplayEngine(load_model(settings, pack.deepest_site), pack.features, settings)
+        deviation = largest_deviation(pack, engine, _EPOCH)
     return VerifyReport(
         pack_id=pack.pack_id,
         problems=tuple(fit_problems(pack, model)),
         canaries=len(pack.canaries),
         canary_deviation=deviation,
-        tolerance=tolerance,
-    )
-
-
-def _canary_deviation(pack: Pack, settings: ReplaySettings) -> float:
-    engine = ReplayEngine(load_model(settings, pack.deepest_site), pack.features, settings)
-    replayed = engine.replay(
-        [canary.prompt(index, _EPOCH) for index, canary in enumerate(pack.canaries)]
-    )
-    found = [one for one in replayed if isinstance(one, Replayed)]
-    if len(found) != len(replayed):
-        return float("inf")
-    return Scorer(pack).canary_deviation(
-        np.stack([one.readings for one in found]), np.stack([one.pooled_tokens for one in found])
+        tolerance=PackSettings().canary_tolerance,
     )

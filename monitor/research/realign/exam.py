@@ -18,27 +18,26 @@ Legend: n = held-out exchanges, c = canaries, k = features of the pack.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import numpy as np
 
-from monitor.errors import BadInput, ModelError
-from monitor.replay.engine import ReplayEngine
+from monitor.errors import BadInput
 from monitor.replay.model import LoadedModel, load_model
-from monitor.research.answers.generate import answers
+from monitor.research.answers.generate import answered
 from monitor.research.answers.likelihood import response_log_probabilities
 from monitor.research.gate.equivalence import Errors, mean_bound, sampled
 from monitor.research.gate.rules import Margins
-from monitor.research.packs.assemble import Progress
+from monitor.research.progress import Progress
+from monitor.research.reading import Reader, load_whole
+from monitor.research.statistics import present_mean
 from monitor.score.pack import Pack
-from monitor.score.scorer import Scorer
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Counts, Doubles
 from monitor.values.drift import Bound
-from monitor.values.prompts import DeadReason, Prompt
-from monitor.values.scores import Replayed
+from monitor.values.prompts import Prompt
 
 Measure = Literal["given", "own"]
 LEAST_HELD_OUT: Final = 8
@@ -129,7 +128,7 @@ class Exam:
         self._progress = progress
         self._clusters = clusters(held_out)
         progress("loading the reference")
-        whole = load_model(reference, pack.model.layers - 1, full=True)
+        whole = load_whole(reference)
         self._instrument: LoadedModel | None = whole if answer_tokens else None
         self.reference = self.sat(whole, own=answer_tokens > 0)
         self.identity = whole.identity
@@ -150,23 +149,12 @@ class Exam:
 
         Raises `ModelError` for readings that are not finite.
         """
-        self._progress(f"reading {len(self.prompts)} exchanges")
         scores: dict[Measure, Doubles] = {"given": self._scores(loaded, self.prompts)}
         texts: tuple[str, ...] | None = None
         if own and self._instrument is not None:
-            texts = tuple(
-                answers(
-                    loaded,
-                    self.prompts,
-                    max_new_tokens=self._answer_tokens,
-                    progress=self._progress,
-                )
-            )
-            answered = [
-                replace(prompt, response=text or None)
-                for prompt, text in zip(self.prompts, texts, strict=True)
-            ]
-            scores["own"] = self._scores(self._instrument, answered)
+            said = answered(loaded, self.prompts, self._answer_tokens, self._progress)
+            texts = tuple(prompt.response or "" for prompt in said)
+            scores["own"] = self._scores(self._instrument, said)
         sums, tokens = response_log_probabilities(loaded, self.held_out)
         loss = float(-sums.sum() / tokens.sum())
         return Sitting(scores=scores, answers=texts, held_out_loss=loss)
@@ -192,7 +180,7 @@ class Exam:
         parts = {"held-out exchanges": slice(None, n), "canaries": slice(n, None)}
         return {
             f"{part}, {measure}": {
-                feature.name: _mean(scores[rows, index])
+                feature.name: _finite(present_mean(scores[rows, index]))
                 for index, feature in enumerate(self.pack.features)
             }
             for measure, scores in sitting.scores.items()
@@ -217,21 +205,8 @@ class Exam:
 
     def _scores(self, loaded: LoadedModel, prompts: Sequence[Prompt]) -> Doubles:
         """Scores [n, k]; an answer without a token counts as absent."""
-        engine = ReplayEngine(loaded, self.pack.features, self.settings)
-        scorer = Scorer(self.pack)
-        rows = np.full((len(prompts), len(self.pack.features)), np.nan)
-        for row, outcome in enumerate(engine.replay(prompts)):
-            if isinstance(outcome, Replayed):
-                found = scorer.score(outcome.readings[None], outcome.pooled_tokens[None])
-                rows[row] = found[0]
-            elif outcome.reason is DeadReason.NON_FINITE:
-                raise ModelError(
-                    f"{loaded.model_id} gives readings that are not finite",
-                    hint="its weights are damaged, or training diverged: lower the learning rate",
-                )
-            elif outcome.reason is not DeadReason.NO_TOKENS:
-                raise BadInput(f"held-out exchange {row + 1} cannot be replayed: {outcome.reason}")
-        return rows
+        reader = Reader(loaded, self.pack.features, self.settings, self._progress)
+        return reader.scores("exchanges, held out and canaries", prompts).astype(np.float64)
 
 
 def clusters(prompts: Sequence[Prompt]) -> Counts:
@@ -246,6 +221,5 @@ def rows_of(curve: Sequence[Measurement]) -> list[dict[str, Any]]:
     return [asdict(one) for one in curve]
 
 
-def _mean(scores: Doubles) -> float | None:
-    present = scores[np.isfinite(scores)]
-    return float(present.mean()) if present.size else None
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

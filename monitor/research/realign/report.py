@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from monitor.research.realign.exam import Measure, Measurement, Standing
 from monitor.research.report import Curve, Section, line_plot, page
+from monitor.writing import write_whole
 
 VERDICTS: Final = {
     "returned": "The watched features are back inside the baseline's bounds, and stayed there.",
@@ -30,8 +30,8 @@ ANSWERS: Final = 12
 
 def write_report(out: Path, report: Mapping[str, Any], curve: Sequence[Measurement]) -> None:
     """``report.json`` and ``report.html`` in the folder ``out``."""
-    _replace(out / "report.json", json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
-    _replace(out / "report.html", _html(report, curve))
+    write_whole(out / "report.json", json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
+    write_whole(out / "report.html", _html(report, curve))
 
 
 def _html(report: Mapping[str, Any], curve: Sequence[Measurement]) -> str:
@@ -172,9 +172,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _replace(file: Path, text: str) -> None:
-    beside = file.with_suffix(file.suffix + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, file)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +17,11 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from monitor.errors import BadInput, ModelError
-from monitor.replay.model import identity_of, load_model
+from monitor.replay.model import identity_of
 from monitor.research.gate.rules import Rule, watched
-from monitor.research.packs.assemble import Progress, instrument
+from monitor.research.packs.assemble import instrument
+from monitor.research.progress import Progress, quiet
+from monitor.research.reading import load_whole
 from monitor.research.realign.exam import (
     LEAST_HELD_OUT,
     Exam,
@@ -36,6 +37,7 @@ from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Prompt
+from monitor.writing import require_room
 
 CHECKPOINT: Final = "run.safetensors"
 MODEL: Final = "model"
@@ -89,7 +91,7 @@ def realign(
     settings: RealignSettings,
     *,
     resume: bool = False,
-    progress: Progress = lambda line: None,
+    progress: Progress = quiet,
 ) -> Realigned:
     """Fine-tune the drifted model on ``examples`` until ``pack``'s features are back.
 
@@ -116,7 +118,7 @@ def realign(
         progress=progress,
     )
     progress("loading the drifted model")
-    loaded = load_model(drifted, pack.model.layers - 1, full=True)
+    loaded = load_whole(drifted)
     tuner = Tuner(loaded, train, settings.tune)
     run = _Run(exam=exam, tuner=tuner, settings=settings, file=file, progress=progress)
     before, curve = run.resumed() if file.exists() else run.begun()
@@ -254,18 +256,9 @@ def _summary(exam: Exam, sitting: Sitting) -> dict[str, Any]:
 
 def _checkpoint(out: Path, resume: bool) -> Path:
     """The checkpoint in ``out``, a folder that is made where it is missing; before any model is loaded."""
+    require_room(out)
     file = out / CHECKPOINT
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        # Written to, not asked: to the superuser every place says that it can be written.
-        with tempfile.TemporaryFile(dir=out):
-            begun = file.exists()
-    except OSError as error:
-        raise BadInput(
-            f"--out {out} cannot be written: {error.strerror}",
-            hint="give a folder, or the name of a new one, that this user may write to",
-        ) from None
-    if begun and not resume:
+    if file.exists() and not resume:
         raise BadInput(
             f"{out} already holds a run", hint="go on with --resume, or give another folder"
         )

@@ -9,17 +9,17 @@ Legend: n = rollouts, q = questions, s = candidate sites, d = model width, k = f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from monitor.errors import BadInput
-from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import LoadedModel, identity_of, load_model, placement
+from monitor.replay.model import LoadedModel
 from monitor.replay.residuals import ResidualReader
-from monitor.research.answers.behaviour import BuiltInJudge, Coherence
+from monitor.research.answers.behaviour import BuiltInJudge, Coherence, Judge
 from monitor.research.contrast.build import METHODS, read_two_ways
 from monitor.research.contrast.directions import (
     BENIGN_COMPONENTS,
@@ -27,11 +27,11 @@ from monitor.research.contrast.directions import (
     Kind,
     Side,
     candidate_sites,
-    components,
     contrasted,
-    response_residuals,
 )
-from monitor.research.packs.assemble import Progress, Reader, assembled, instrument
+from monitor.research.packs.assemble import SITE_CONVENTION, assembled, instrument
+from monitor.research.progress import Progress, quiet
+from monitor.research.reading import Reader, load_whole, replay_settings, response_residuals
 from monitor.research.rollouts.draw import (
     Judges,
     RolloutSettings,
@@ -42,7 +42,7 @@ from monitor.research.rollouts.draw import (
 from monitor.research.rollouts.obedience import Rolled
 from monitor.research.rollouts.report import rollout_report
 from monitor.research.rollouts.traits import SPLITS, Trait
-from monitor.research.texts import DATA, load_texts
+from monitor.research.texts import DATA, Texts, load_texts
 from monitor.score.fit import require_fit
 from monitor.score.pack import Pack, save_pack
 from monitor.settings import ReplaySettings
@@ -85,7 +85,7 @@ def build_rollout_pack(
     judges: Judges | Pack | None,
     work: Path,
     data: Path | None = None,
-    progress: Progress = lambda line: None,
+    progress: Progress = quiet,
     *,
     kind: Kind = "direction",
     device: str = "cpu",
@@ -101,15 +101,49 @@ def build_rollout_pack(
     """
     _require_questions(traits, settings.least_questions)
     texts = load_texts(data or DATA, answers=False)
-    replay = ReplaySettings(
-        model=model, device=device, dtype="float32" if device == "cpu" else "auto"
-    )
-    layers = identity_of(replay).layers
-    sites = candidate_sites(layers)
-    loaded = load_model(replay, layers - 1, full=True)
+    replay = replay_settings(model, device)
+    loaded = load_whole(replay)
+    sites = candidate_sites(len(loaded.blocks))
     make = built_in_judges(loaded, replay, judges) if isinstance(judges, Pack) else judges
     # Made before anything is rolled out: a trait that nobody can judge is known in a second.
     judging = {trait.name: make(trait) for trait in traits} if make else None
+    rolled = _rolled(loaded, traits, settings, judging, work, progress)
+
+    residuals = ResidualReader(loaded, replay)
+    read = _residuals(residuals, rolled, traits, sites, progress)
+    progress(f"reading {len(texts.fit)} benign exchanges at {len(sites)} sites")
+    benign = response_residuals(residuals, texts.fit, sites)
+    contrasts = [(trait.name, *_sides(rolled, trait, read)) for trait in traits]
+    chosen = contrasted(contrasts, benign, sites, settings.seed, kind)
+    features = [
+        feature
+        for one, trait in zip(chosen, traits, strict=True)
+        for feature in read_two_ways(one, kind, trait.description)
+    ]
+    reader = Reader(loaded, features, replay, progress)
+    version = f"1.{int(rolled.kept.sum())}"
+    pack, readings = assembled(f"{loaded.model_id}-rollouts", version, loaded, texts, reader)
+    pack = replace(
+        pack,
+        provenance=_provenance(traits, settings, judging, texts, sites, kind)
+        | instrument(replay.model_copy(update={"dtype": str(loaded.dtype).removeprefix("torch.")})),
+        report=rollout_report(
+            pack, chosen, sites, rolled, traits, read, (texts, readings), reader, settings.seed
+        ),
+    )
+    save_pack(pack, out)
+    return pack
+
+
+def _rolled(
+    loaded: LoadedModel,
+    traits: Sequence[Trait],
+    settings: RolloutSettings,
+    judging: Mapping[str, Judge] | None,
+    work: Path,
+    progress: Progress,
+) -> Rolled:
+    """Answered, rated and filtered; raises `BadInput` when too few are left."""
     rollouts = rolled_out(loaded, traits, settings, work / "rollouts.jsonl", progress)
     ratings = (
         rated(rollouts, traits, judging, work / "ratings.jsonl", progress) if judging else None
@@ -117,64 +151,38 @@ def build_rollout_pack(
     rolled = Rolled(rollouts, ratings, settings)
     for trait in traits:
         rolled.require(trait.name, settings.least_questions)
+    return rolled
 
-    residuals = ResidualReader(loaded, replay)
-    read = _residuals(residuals, rolled, traits, sites, progress)
-    progress(f"reading {len(texts.fit)} benign exchanges at {len(sites)} sites")
-    benign = response_residuals(residuals, texts.fit, sites)
-    nuisance = [components(benign[:, index]) for index in range(len(sites))]
-    chosen = [
-        contrasted(
-            trait.name,
-            *_sides(rolled, trait, read),
-            benign,
-            nuisance,
-            sites,
-            settings.seed,
-            kind,
-        )
-        for trait in traits
-    ]
-    features = [
-        feature
-        for one, trait in zip(chosen, traits, strict=True)
-        for feature in read_two_ways(one, kind, trait.description)
-    ]
-    reader = Reader(ReplayEngine(loaded, features, replay), progress)
-    version = f"1.{int(rolled.kept.sum())}"
-    pack, read_benign = assembled(
-        f"{loaded.model_id}-rollouts", version, features, loaded, texts, reader
-    )
-    pack = replace(
-        pack,
-        provenance={
-            "method": METHODS[kind].replace("persona against good", "positive against negative"),
-            "command": f"monitor pack build contrast --rollouts FILE --model PATH --out DIR "
-            f"--seed {settings.seed}",
-            "rollouts": asdict(settings),
-            "judges": judging and {name: dict(one.identity) for name, one in judging.items()},
-            "traits": {
-                trait.name: {
-                    "instruction_pairs": len(trait.instructions),
-                    "questions": {split: len(trait.questions(split)) for split in SPLITS},
-                }
-                for trait in traits
-            },
-            "traits_sha256": traits_hash(traits),
-            "texts_sha256": texts.sha256,
-            "read": "answers behind their question alone, without the instruction",
-            "benign": {"fit": len(texts.fit), "check": len(texts.check)},
-            "benign_components": BENIGN_COMPONENTS,
-            "site_convention": "layers.L, the output of the 0-based decoder block L",
-            "candidate_sites": list(sites),
-            **instrument(replay.model_copy(update={"dtype": str(placement(replay)[1])[6:]})),
+
+def _provenance(
+    traits: Sequence[Trait],
+    settings: RolloutSettings,
+    judging: Mapping[str, Judge] | None,
+    texts: Texts,
+    sites: Sequence[int],
+    kind: Kind,
+) -> dict[str, Any]:
+    return {
+        "method": METHODS[kind].replace("persona against good", "positive against negative"),
+        "command": f"monitor pack build contrast --rollouts FILE --model PATH --out DIR "
+        f"--seed {settings.seed}",
+        "rollouts": asdict(settings),
+        "judges": judging and {name: dict(one.identity) for name, one in judging.items()},
+        "traits": {
+            trait.name: {
+                "instruction_pairs": len(trait.instructions),
+                "questions": {split: len(trait.questions(split)) for split in SPLITS},
+            }
+            for trait in traits
         },
-        report=rollout_report(
-            pack, chosen, sites, rolled, traits, read, (texts, read_benign), reader, settings.seed
-        ),
-    )
-    save_pack(pack, out)
-    return pack
+        "traits_sha256": traits_hash(traits),
+        "texts_sha256": texts.sha256,
+        "read": "answers behind their question alone, without the instruction",
+        "benign": {"fit": len(texts.fit), "check": len(texts.check)},
+        "benign_components": BENIGN_COMPONENTS,
+        "site_convention": SITE_CONVENTION,
+        "candidate_sites": list(sites),
+    }
 
 
 def _require_questions(traits: Sequence[Trait], least: int) -> None:

@@ -23,8 +23,8 @@ from monitor.replay.tokens import Tokeniser
 from monitor.research.answers.behaviour import Judge
 from monitor.research.answers.generate import LONGEST, answers
 from monitor.research.contrast.directions import LEAST_TRAINING
-from monitor.research.packs.assemble import Progress
-from monitor.research.rollouts.journal import HINT, journal
+from monitor.research.journal import HINT, journal
+from monitor.research.progress import Progress
 from monitor.research.rollouts.traits import SPLITS, Split, Trait
 from monitor.research.texts import exchange
 from monitor.values.arrays import Doubles

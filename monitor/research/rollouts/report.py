@@ -12,14 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.research.contrast.directions import Chosen
-from monitor.research.packs import validation
-from monitor.research.packs.assemble import Reader
+from monitor.research.contrast.report import Scored, feature_figures, random_figures
+from monitor.research.packs.figures import rounded
+from monitor.research.reading import Reader
+from monitor.research.rollouts.draw import SIDES
 from monitor.research.rollouts.obedience import Rolled
 from monitor.research.rollouts.traits import Trait
+from monitor.research.statistics import auc, bootstrap, length_matched
 from monitor.research.texts import Texts
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.values.arrays import Counts, Floats
+from monitor.values.features import Feature
 
 HELD_OUT: Final = (
     "layer: cross-validated over the training questions, each fold read by a direction from the "
@@ -50,41 +54,27 @@ def rollout_report(
     ``residuals`` [n, s, d] of the kept rollouts choose random directions; ``benign`` are the texts and
     the readings and tokens [·, k] of ``(*fit, *check)``.
     """
-    scorer = Scorer(pack)
-    texts, (readings, tokens) = benign
-    fitted = len(texts.fit)
-    check = scorer.score(readings[fitted:], tokens[fitted:]), tokens[fitted:]
-    scores, lengths = _read(rolled, traits, reader, scorer)
-    figures = {}
-    for index, feature in enumerate(pack.features):
-        one = next(c for c in chosen if c.name == feature.name.partition(".")[0])
-        figures[feature.name] = {
-            "site": feature.site,
-            "separation_by_site": {
-                str(site): validation.rounded(value)
-                for site, value in zip(sites, one.separations, strict=True)
-            },
-            **_figures(
-                one.name,
-                rolled,
-                scores[:, index],
-                lengths[:, index],
-                (check[0][:, index], check[1][:, index]),
-                np.random.default_rng([seed, index]),
+    texts, readings = benign
+    scores, lengths = _read(rolled, traits, reader, Scorer(pack))
+
+    def own(index: int, _feature: Feature, one: Chosen, check: Scored) -> dict[str, Any]:
+        ours = scores[:, index], lengths[:, index]
+        held = [
+            residuals[rolled.where(one.name, "held_out", side) & rolled.kept, sites.index(one.site)]
+            for side in SIDES
+        ]
+        return {
+            **_figures(one.name, rolled, ours, check, np.random.default_rng([seed, index])),
+            "random_directions": random_figures(
+                one, (held[0], held[1]), np.random.default_rng([seed, index])
             ),
-            "random_directions": _random(
-                one,
-                rolled,
-                residuals[:, sites.index(one.site)],
-                np.random.default_rng([seed, index]),
-            ),
-            "benign": validation.benign_figures(check[0][:, index], check[1][:, index], feature),
         }
+
     return {
         "held_out": HELD_OUT,
         "unfiltered": UNFILTERED,
         "rollouts": rolled.counts,
-        "features": figures,
+        "features": feature_figures(pack, chosen, sites, len(texts.fit), readings, own),
     }
 
 
@@ -103,80 +93,46 @@ def _read(
 
 
 def _figures(
-    trait: str,
-    rolled: Rolled,
-    scores: Floats,
-    lengths: Counts,
-    check: tuple[Floats, Counts],
-    generator: np.random.Generator,
+    trait: str, rolled: Rolled, read: Scored, check: Scored, generator: np.random.Generator
 ) -> dict[str, Any]:
-    """``scores`` and ``lengths`` [n] of one feature; ``check`` the same of benign texts."""
-    positive, negative = (
-        rolled.where(trait, "held_out", side) for side in ("positive", "negative")
-    )
+    """``read`` holds scores and tokens [n] of one feature; ``check`` the same of benign texts."""
+    scores, lengths = read
+    positive, negative = (rolled.where(trait, "held_out", side) for side in SIDES)
     ours, theirs = positive & rolled.kept, negative & rolled.kept
-    low, high = _interval(rolled, scores, ours, theirs, generator)
+    interval = _interval(rolled, scores, ours, theirs, generator)
     # The benign texts are fewer than the rollouts may be, and each is matched once.
     few = np.sort(generator.permutation(np.flatnonzero(ours))[: len(check[0])])
-    matched = validation.length_matched(lengths[few], check[1])
+    matched = length_matched(lengths[few], check[1])
     others = sorted({one.trait for one in rolled.rollouts} - {trait})
+
+    def elsewhere(name: str) -> float:
+        sides = [rolled.where(name, "held_out", side) & rolled.kept for side in SIDES]
+        return auc(*(scores[side] for side in sides))
+
     return {
-        "auc": validation.rounded(validation.auc(scores[ours], scores[theirs])),
-        "auc_interval_95": [validation.rounded(low), validation.rounded(high)],
-        "auc_unfiltered": validation.rounded(
-            validation.auc(scores[positive & rolled.spoken], scores[negative & rolled.spoken])
+        "auc": rounded(auc(scores[ours], scores[theirs])),
+        "auc_interval_95": [rounded(end) for end in interval],
+        "auc_unfiltered": rounded(
+            auc(scores[positive & rolled.spoken], scores[negative & rolled.spoken])
         ),
-        "auc_against_benign": validation.rounded(validation.auc(scores[few], check[0][matched])),
-        "shift": validation.rounded(scores[ours].mean() - scores[theirs].mean()),
+        "auc_against_benign": rounded(auc(scores[few], check[0][matched])),
+        "shift": rounded(scores[ours].mean() - scores[theirs].mean()),
         "answers": {"positive": int(ours.sum()), "negative": int(theirs.sum())},
-        "other_traits": {
-            name: validation.rounded(
-                validation.auc(
-                    *(
-                        scores[rolled.where(name, "held_out", side) & rolled.kept]
-                        for side in ("positive", "negative")
-                    )
-                )
-            )
-            for name in others
-        },
+        "other_traits": {name: rounded(elsewhere(name)) for name in others},
     }
 
 
 def _interval(
     rolled: Rolled, scores: Floats, ours: Which, theirs: Which, generator: np.random.Generator
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the AUC, questions drawn with all their answers."""
+    """Bootstrap interval of the AUC, questions drawn with all their answers."""
     questions = np.array([one.question for one in rolled.rollouts])
     members = [
-        (np.flatnonzero(ours & (questions == q)), np.flatnonzero(theirs & (questions == q)))
+        [np.flatnonzero(side & (questions == q)) for side in (ours, theirs)]
         for q in np.unique(questions[ours | theirs])
     ]
-    values: list[float] = []
-    while len(values) < validation.BOOTSTRAP_ROUNDS:
-        drawn = [members[i] for i in generator.integers(len(members), size=len(members))]
-        sides = [np.concatenate([both[place] for both in drawn]) for place in (0, 1)]
-        if all(map(len, sides)):
-            values.append(validation.auc(scores[sides[0]], scores[sides[1]]))
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
 
+    def drawn(rows: Counts) -> float:
+        return auc(*(scores[np.concatenate([members[i][place] for i in rows])] for place in (0, 1)))
 
-def _random(
-    chosen: Chosen, rolled: Rolled, residuals: Floats, generator: np.random.Generator
-) -> dict[str, Any]:
-    """Held-out AUCs of random directions on the kept answers' ``residuals`` [n, d] at the site."""
-    held = [
-        residuals[rolled.where(chosen.name, "held_out", side) & rolled.kept]
-        for side in ("positive", "negative")
-    ]
-    random = validation.random_direction_aucs(
-        (chosen.persona.train, chosen.good.train), (held[0], held[1]), generator
-    )
-    return {
-        "count": len(random),
-        **{
-            name: validation.rounded(np.quantile(random, q))
-            for name, q in (("q05", 0.05), ("median", 0.5), ("q95", 0.95), ("max", 1.0))
-        },
-    }
+    return bootstrap(drawn, len(members), generator)

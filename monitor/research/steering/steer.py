@@ -18,10 +18,12 @@ from typing import Final
 import numpy as np
 import torch
 
-from monitor.errors import BadInput, ModelError
+from monitor.errors import BadInput
 from monitor.replay.model import LoadedModel
 from monitor.replay.residuals import ResidualReader
 from monitor.replay.taps import Edit, steered
+from monitor.research.reading import not_finite
+from monitor.research.statistics import random_directions
 from monitor.research.texts import load_texts
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
@@ -136,9 +138,8 @@ def typical_lengths(
         present = found[:, index][~np.isnan(found[:, index])]
         medians[site] = float(np.median(present)) if present.size else math.nan
         if not math.isfinite(medians[site]):
-            raise ModelError(
-                f"{loaded.model_id} gives residuals that are not finite behind block {site}",
-                hint="the model's weights or dtype give non-finite activations",
+            raise not_finite(
+                f"{loaded.model_id} gives residuals that are not finite behind block {site}"
             )
     return medians
 
@@ -164,9 +165,9 @@ def named_feature(pack: Pack, name: str) -> Feature:
 
 def random_turns(turn: Turn, count: int, seed: int) -> tuple[Turn, ...]:
     """``turn`` along ``count`` random directions in its place: what any push of that length does."""
-    directions = np.random.default_rng(seed).standard_normal((count, turn.direction.size))
+    directions = random_directions(count, turn.direction.size, np.random.default_rng(seed))
     return tuple(
-        replace(turn, name=f"random {number}", direction=direction.astype(np.float32))
+        replace(turn, name=f"random {number}", direction=direction)
         for number, direction in enumerate(directions, 1)
     )
 

@@ -16,6 +16,7 @@ import torch
 from monitor.errors import BadInput
 from monitor.replay.model import LoadedModel, template_of
 from monitor.replay.tokens import Tokeniser
+from monitor.research.reading import refusal
 from monitor.values.prompts import Prompt
 from monitor.values.scores import Unreplayable
 
@@ -52,11 +53,9 @@ def examples(
     found = []
     for index, whole in enumerate(tokeniser.tokenise(prompts)):
         if isinstance(whole, Unreplayable):
-            raise BadInput(
-                f"example {index} cannot be read: {whole.reason.value} {whole.detail}".strip()
-            )
+            raise refusal(f"example {index + 1}", loaded.model_id, whole)
         if whole.response_tokens == 0 or whole.prompt_tokens == 0:
-            raise BadInput(f"example {index} needs messages and a response")
+            raise BadInput(f"example {index + 1} needs messages and a response")
         row = tokeniser.shortened(whole, limit)
         ended = row.response_tokens == whole.response_tokens
         found.append(Example(ids=row.ids + ending * ended, first=row.prompt_tokens))

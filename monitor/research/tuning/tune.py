@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from monitor.replay.model import LoadedModel, quiet
 from monitor.replay.taps import Edit, steered
 from monitor.research.tuning.examples import IGNORED, batches, collated, digest, examples
 from monitor.values.prompts import Prompt
+from monitor.writing import replacing
 
 Method = Literal["lora", "full"]
 MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")
@@ -189,9 +189,8 @@ class Tuner:
             "started_with": self._started_with(),
             "notes": dict(notes or {}),
         }
-        beside = file.with_suffix(".part")
-        save_file(tensors, beside, metadata={"state": json.dumps(state)})
-        os.replace(beside, file)
+        with replacing(file) as beside:
+            save_file(tensors, beside, metadata={"state": json.dumps(state)})
 
     def resume(self, file: Path) -> dict[str, Any]:
         """Go on from a `checkpoint`, as if the run had not been interrupted; the caller's notes.

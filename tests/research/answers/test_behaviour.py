@@ -127,7 +127,7 @@ def test_misfits_are_refused(reference: LoadedModel, coherence: Coherence) -> No
     with pytest.raises(PackError):
         BuiltInJudge(reference, feature(weight=np.ones(16, np.float32)), coherence)
     broken = exchange((Message(role="not a role", content="x"),), "y")
-    with pytest.raises(BadInput, match="cannot be judged: template_refused"):
+    with pytest.raises(BadInput, match="cannot be replayed: template_refused"):
         BuiltInJudge(reference, feature(), coherence).rate([said("fine"), broken])
     with pytest.raises(BadInput, match="30 benign"):
         Coherence(reference, [said("too few")]).of([said("x")])

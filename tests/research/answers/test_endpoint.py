@@ -6,7 +6,6 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,64 +17,13 @@ from monitor.errors import BadInput, ConfigurationError, JudgeUnavailable
 from monitor.research.answers.endpoint import EndpointJudge
 from monitor.research.texts import exchange
 from monitor.values.prompts import Message, Prompt
-
-Reply = tuple[int, dict[str, str], bytes]
-
-
-class Server(ThreadingHTTPServer):
-    """Answers by ``reply``; remembers bodies and headers."""
-
-    daemon_threads = True
-    reply: Callable[[dict[str, Any]], Reply]
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.asked.append(body)
-        self.server.headers.append(dict(self.headers))
-        status, headers, content = self.server.reply(body)
-        self.send_response(status if self.path == "/v1/chat/completions" else 404)
-        for name, value in {**headers, "content-length": str(len(content))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def said(content: object) -> Reply:
-    return 200, {}, json.dumps({"choices": [{"message": {"content": content}}]}).encode()
-
-
-def by_length(body: dict[str, Any]) -> Reply:
-    """A rating that only depends on the answer: its length in the trait, a constant coherence."""
-    material = json.loads(body["messages"][1]["content"])
-    return said(json.dumps({"trait": len(material["answer"]), "coherence": 90}))
+from tests.scenes.endpoint import Reply, Server, by_length, said, serving
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    one = Server()
-    one.reply = by_length
-    thread = threading.Thread(target=one.serve_forever, daemon=True)
-    thread.start()
-    yield one
-    one.shutdown()
-    one.server_close()
-    thread.join()
+    with serving(by_length) as one:
+        yield one
 
 
 @pytest.fixture

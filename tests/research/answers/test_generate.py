@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from monitor.errors import BadInput, ConfigurationError
+from monitor.replay.answer import stock_attention
 from monitor.replay.model import LoadedModel, load_model
 from monitor.replay.taps import Edit, steered
-from monitor.research.answers.generate import answers, left_padded, stock_attention, token_rows
+from monitor.research.answers.generate import answers, left_padded, token_rows
 from monitor.research.texts import exchange
 from monitor.settings import ReplaySettings
 from monitor.values.prompts import Message, Prompt
@@ -63,15 +64,6 @@ def test_the_seed_decides_what_is_drawn_and_leaves_the_global_one_alone(
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_a_system_message_replaces_the_prompts_own(loaded: LoadedModel) -> None:
-    own = exchange(
-        (Message(role="system", content="Be kind."), Message(role="user", content="Hi")), "unread"
-    )
-    with_system = answers(loaded, prompts("Hi"), max_new_tokens=12, system="Be brief.")
-    assert answers(loaded, [own], max_new_tokens=12, system="Be brief.") == with_system
-    assert answers(loaded, [own], max_new_tokens=12) != with_system
-
-
 def test_attention_is_restored_even_after_an_error(loaded: LoadedModel) -> None:
     before = loaded.model.config._attn_implementation
     with pytest.raises(RuntimeError, match="halfway"), stock_attention(loaded) as whole:
@@ -91,7 +83,7 @@ def test_what_cannot_be_answered_is_refused(loaded: LoadedModel, tiny_folder: Pa
     with pytest.raises(BadInput, match="no room"):
         answers(loaded, ASKED, max_new_tokens=512)
     bad = exchange((Message(role="no such role!", content="Hi"),), "")
-    with pytest.raises(BadInput, match="prompt 0 cannot be replayed"):
+    with pytest.raises(BadInput, match="prompt 1 cannot be replayed"):
         answers(loaded, [bad], max_new_tokens=4)
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from monitor.errors import BadInput
+from monitor.replay.answer import stock_attention
 from monitor.replay.model import LoadedModel, load_model
 from monitor.replay.taps import Edit, steered
-from monitor.research.answers.generate import stock_attention, token_rows
+from monitor.research.answers.generate import token_rows
 from monitor.research.answers.likelihood import response_log_probabilities
 from monitor.research.texts import exchange
 from monitor.settings import ReplaySettings
@@ -58,5 +59,5 @@ def test_batches_do_not_matter_and_steering_does(loaded: LoadedModel) -> None:
 
 def test_a_prompt_without_a_response_is_refused(loaded: LoadedModel) -> None:
     asked = exchange((Message(role="user", content="Hi"),), "")
-    with pytest.raises(BadInput, match="prompt 1 needs a prompt and a response"):
+    with pytest.raises(BadInput, match="prompt 2 needs a prompt and a response"):
         response_log_probabilities(loaded, [PROMPTS[0], asked])

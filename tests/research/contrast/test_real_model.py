@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from monitor.cli.main import app
 from monitor.score.pack import load_pack
-from tests.research.conftest import part_of_texts
+from tests.scenes.texts import part_of_texts
 
 
 @pytest.mark.model

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from monitor.replay.taps import Edit
-from monitor.research.diff.causal import Doses, Side, Steering, tried
-from monitor.research.diff.measure import Look, Looking, Observation
+from monitor.research.diff.causal import Side, tried
+from monitor.research.diff.settings import Doses
+from monitor.research.steering.measure import Look, Looking, Observation
+from monitor.research.steering.steer import Turn
 
-WIDTH = 16
-LENGTHS = {("base", 3): 10.0, ("tuned", 3): 10.0}
+WIDTH = 64
+LENGTHS = {"base": {3: 10.0}, "tuned": {3: 10.0}}
 opened: list[Side] = []
 
 
@@ -33,7 +37,7 @@ class Known:
     def on(self, loaded: Any) -> Looking:
         def look(edits: Sequence[Edit], coherent: bool) -> Look:
             added = sum((e.add * e.direction.numpy() for e in edits), np.zeros(WIDTH))
-            value = added[0] + (added[1] if loaded == "base" else 0.0)
+            value = added[0] + (added[1] if loaded.side == "base" else 0.0)
             noise = np.random.default_rng(5).normal(0, 0.1, 24)
             if edits:
                 noise = np.random.default_rng(6).normal(0, 0.1, 24)
@@ -54,7 +58,7 @@ class Known:
 @contextmanager
 def open_model(side: Side) -> Iterator[Any]:
     opened.append(side)
-    yield side
+    yield SimpleNamespace(side=side, device=torch.device("cpu"))
 
 
 def axis(*places: int) -> np.ndarray[Any, Any]:
@@ -64,8 +68,8 @@ def axis(*places: int) -> np.ndarray[Any, Any]:
 
 
 def verdicts(measure: Known, **directions: np.ndarray[Any, Any]) -> dict[str, Any]:
-    steering = [Steering(name=n, site=3, direction=d) for n, d in directions.items()]
-    found, _ = tried(steering, measure, open_model, LENGTHS, Doses(), 0)
+    turns = [Turn(name=n, site=3, direction=d) for n, d in directions.items()]
+    found, _ = tried(turns, measure, open_model, LENGTHS, Doses(), 0)
     return {one.name: one for one in found}
 
 
@@ -80,14 +84,14 @@ def test_only_what_works_in_both_models_is_a_cause() -> None:
     assert "lower misbehaviour in the tuned" in found["half"].reason
     assert "raise misbehaviour in the base" in found["wrong"].reason
     assert found["cause"].chosen["base"].strength == 0.4
-    assert found["cause"].chosen["base"].effect == pytest.approx(4.0, abs=0.2)
+    assert found["cause"].chosen["base"].effect.value == pytest.approx(4.0, abs=0.2)
     assert len(found["cause"].random["tuned"]) == 19
 
 
 def test_a_weak_direction_must_beat_random_ones() -> None:
-    weak = axis(*range(4, 16)) * np.sqrt(1 - 0.03**2) + 0.03 * axis(0)
+    weak = axis(*range(4, WIDTH)) * np.sqrt(1 - 0.03**2) + 0.03 * axis(0)
     found = verdicts(Known(), weak=weak.astype(np.float32))["weak"]
-    assert found.chosen["base"].low > 0.0
+    assert found.chosen["base"].effect.low > 0.0
     assert not found.causal
     assert "no better than random" in found.reason
 

@@ -19,27 +19,18 @@ from transformers import LlamaForCausalLM
 
 from monitor.errors import BadInput, ModelError, PackError
 from monitor.replay.model import LoadedModel, load_model
-from monitor.research.diff import run as diffing
+from monitor.research import reading
 from monitor.research.diff.build import Sources, build_diff_pack
-from monitor.research.diff.causal import Doses
-from monitor.research.diff.run import DiffSettings
+from monitor.research.diff.settings import DiffSettings, Doses
 from monitor.research.diff.trials import load_trials
 from monitor.research.packs.verify import verify_pack
 from monitor.research.texts import load_texts
 from monitor.score.pack import load_pack
 from monitor.settings import ReplaySettings
-from tests.research.diff.conftest import (
-    CHANGED,
-    PLANTED_SITE,
-    QUICK,
-    WIDTH,
-    asked,
-    changed,
-    given,
-    planted_pack,
-    readings,
-    written,
-)
+from tests.scenes.diffs import CHANGED, PLANTED_SITE, QUICK, asked, given, planted_pack
+from tests.scenes.models import WIDTH, changed_model
+from tests.scenes.packs import readings
+from tests.scenes.texts import write_rows
 
 pytestmark = pytest.mark.usefixtures("_few_own_texts")
 
@@ -67,9 +58,11 @@ def test_what_was_planted_is_found_proven_and_reads_on_new_prompts(
     assert float(feature.weight @ planted.numpy()) > 0.99
     assert set(feature.tags) == {"diff", "causal", "misaligned"}
     assert verify_pack(load_pack(out), ReplaySettings(model=base, device="cpu")).ok
-    new = load_trials(written(tmp_path / "new.jsonl", asked(30, 1)), 0)
+    new = load_trials(write_rows(tmp_path / "new.jsonl", asked(30, 1)), 0)
     chats = tuple(trial.prompt for trial in new.all)
-    before, after = (readings(model, out, chats)[:, 0] for model in (base, tuned))
+    before, after = (
+        readings(model, load_pack(out).features, chats)[:, 0] for model in (base, tuned)
+    )
     assert before.max() < after.min()
     assert json.loads((out / "diff.json").read_text()) == found
 
@@ -89,7 +82,7 @@ def test_texts_stand_in_the_page_alone_and_only_when_asked_for(
 def test_an_unchanged_model_yields_nothing_but_a_report(
     base: Path, prompts: Path, texts_folder: Path, tmp_path: Path
 ) -> None:
-    same = changed(base, tmp_path / "same", lambda weights: None)
+    same = changed_model(base, tmp_path / "same", lambda weights: None)
     built = build_diff_pack(
         Sources(base=base, tuned=base, prompts=prompts, data=texts_folder),
         tmp_path / "own",
@@ -124,7 +117,7 @@ def test_one_model_is_in_memory_at_a_time(
         alive.append(weakref.ref(loaded.model))
         return loaded
 
-    monkeypatch.setattr(diffing, "load_model", load)
+    monkeypatch.setattr(reading, "load_model", load)
     sources = Sources(base=base, tuned=tuned, prompts=prompts, data=texts_folder)
     settings = replace(QUICK, top=1, doses=replace(QUICK.doses, random_directions=1))
     build_diff_pack(sources, tmp_path / "pack", settings)
@@ -163,7 +156,7 @@ def test_without_answers_the_last_prompt_token_is_read(
     base: Path, tuned: Path, texts_folder: Path, tmp_path: Path
 ) -> None:
     rows = [{"messages": row["messages"]} for row in asked(20, 0)]
-    path = written(tmp_path / "prompts.jsonl", rows)
+    path = write_rows(tmp_path / "prompts.jsonl", rows)
     sources = Sources(base=base, tuned=tuned, prompts=path, data=texts_folder)
     with pytest.raises(BadInput, match="misbehaviour"):
         build_diff_pack(sources, tmp_path / "pack", QUICK)
@@ -310,7 +303,7 @@ def test_a_persona_planted_in_the_small_model_is_found_and_proven(
     sources = Sources(
         base=chat_model_path,
         tuned=planted_folder,
-        prompts=written(tmp_path / "prompts.jsonl", rows),
+        prompts=write_rows(tmp_path / "prompts.jsonl", rows),
         data=texts_folder,
     )
     settings = DiffSettings(

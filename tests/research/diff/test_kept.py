@@ -13,17 +13,19 @@ import pytest
 import torch
 
 from monitor.errors import BadInput, ModelError
-from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.research.diff import build
 from monitor.research.diff.build import Sources, build_diff_pack
 from monitor.research.diff.naming import EXCERPT, described, quotable, top_excerpts
+from monitor.research.reading import Reader
 from monitor.research.texts import exchange, load_texts
 from monitor.score.pack import load_pack
 from monitor.settings import ReplaySettings
 from monitor.values.features import Feature
 from monitor.values.prompts import Message
-from tests.research.diff.conftest import CHANGED, PLANTED_SITE, WIDTH, given, planted_pack, readings
+from tests.scenes.diffs import CHANGED, PLANTED_SITE, given, planted_pack
+from tests.scenes.models import WIDTH
+from tests.scenes.packs import readings
 
 pytestmark = pytest.mark.usefixtures("_few_own_texts")
 
@@ -117,7 +119,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(
     (tmp_path / "folder" / "diff.html").mkdir(parents=True)
     # Prompts that are not there would be the next to be refused.
     sources = Sources(base=base, tuned=tuned, prompts=tmp_path / "nowhere")
-    with pytest.raises(BadInput, match="cannot write to"):
+    with pytest.raises(BadInput, match="cannot be written"):
         build_diff_pack(sources, tmp_path / blocked, CHANGED)
 
 
@@ -151,7 +153,7 @@ def test_features_are_described_by_the_own_texts_that_they_read_highest_on(
     pack, found = build_diff_pack(sources, out, CHANGED)
     assert pack is not None
     own = quotable(load_texts(texts_folder))
-    read = readings(base, out, tuple(own))
+    read = readings(base, pack.features, own)
     page = (out / "diff.html").read_text()
     rows = {row["name"]: row for row in found["candidates"]}
     for index, feature in enumerate(pack.features):
@@ -179,8 +181,7 @@ def test_excerpts_differ_and_an_earlier_description_is_replaced(base: Path) -> N
     never = given("never", np.ones(WIDTH), kind="latent", activation="relu", bias=-1e6)
     question = given("question", np.ones(WIDTH), region="last_prompt_token")
     features = [awake, never, question]
-    engine = ReplayEngine(load_model(settings, 2), features, settings)
-    found = top_excerpts(engine, features, chats)
+    found = top_excerpts(Reader(load_model(settings, 2), features, settings), chats)
     assert len(set(found["awake"])) == len(found["awake"]) <= 2
     assert all(text.startswith("word ") and len(text) <= EXCERPT for text in found["awake"])
     assert found["never"] == ()

@@ -1,11 +1,9 @@
-"""A tiny served model with a pack of its own, candidates that differ from it, and exchanges to replay."""
+"""A tiny served model with a pack of its own, and candidates that differ from it."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,67 +11,22 @@ import numpy as np
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from monitor.replay.engine import ReplayEngine
-from monitor.replay.model import load_model
-from monitor.score.pack import Canary, Pack
-from monitor.settings import ReplaySettings
-from monitor.values.features import Calibration, Feature
-from monitor.values.prompts import Message, Prompt, RecordKey
-from monitor.values.scores import Replayed
-from tests.research.conftest import WORDS
-
-WIDTH = 32
-SITE = 1
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def settings(model: Path, adapter: Path | None = None) -> ReplaySettings:
-    return ReplaySettings(model=model, adapter=adapter, device="cpu", dtype="float32")
-
-
-def direction(seed: int) -> np.ndarray[Any, Any]:
-    drawn = np.random.default_rng(seed).normal(size=WIDTH)
-    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
-
-
-def exchanges(n: int, seed: int = 0) -> list[Prompt]:
-    generator = np.random.default_rng(seed)
-    return [
-        Prompt(
-            key=RecordKey(topic="t", partition=0, offset=number),
-            recorded_at=START,
-            messages=(Message(role="user", content=f"Question {number}?"),),
-            response=" ".join(generator.choice(WORDS, size=generator.integers(3, 9))),
-        )
-        for number in range(n)
-    ]
-
-
-@dataclass(frozen=True)
-class Scene:
-    model: Path
-    pack: Pack
-
-    @property
-    def reference(self) -> ReplaySettings:
-        return settings(self.model)
+from monitor.values.features import Calibration
+from tests.scenes.gates import Scene, exchanges
+from tests.scenes.models import changed_model
+from tests.scenes.packs import drawn, feature, pack_of, readings
 
 
 @pytest.fixture(scope="session")
 def scene(tiny_folder: Path) -> Scene:
     """``reckless`` rises, ``assistant`` falls, ``asked`` reads the prompt; one canary."""
-    features = tuple(
-        Feature(
-            name=name,
-            kind="direction",
-            site=SITE,
+    features = [
+        feature(
+            name,
+            drawn(seed) / np.linalg.norm(drawn(seed)),
             region=region,
-            pooling="mean",
-            weight=direction(seed),
-            calibration=Calibration(tokens=(1.0,), means=(0.0,), deviations=(1.0,)),
             expected=expected,
             tags=tags,
             tail_threshold=2.5,
@@ -83,37 +36,18 @@ def scene(tiny_folder: Path) -> Scene:
             ("assistant", "response", 2, "falls", ("assistant",)),
             ("asked", "prompt", 3, "rises", ()),
         )
-    )
-    loaded = load_model(settings(tiny_folder), SITE)
-    engine = ReplayEngine(loaded, features, settings(tiny_folder))
-    read = [one for one in engine.replay(exchanges(60, 9)) if isinstance(one, Replayed)]
-    readings = np.stack([one.readings for one in read]).astype(float)
-    calibrated = tuple(
+    ]
+    read = readings(tiny_folder, features, exchanges(60, 9)).astype(float)
+    calibrated = [
         replace(
-            feature,
+            one,
             calibration=Calibration(
                 tokens=(1.0,), means=(float(values.mean()),), deviations=(float(values.std()),)
             ),
         )
-        for feature, values in zip(features, readings.T, strict=True)
-    )
-    canary = exchanges(1, 5)[0]
-    [seen] = engine.replay([canary])
-    assert isinstance(seen, Replayed)
-    pack = Pack(
-        name="tiny",
-        version="1",
-        model=loaded.identity,
-        features=calibrated,
-        canaries=(
-            Canary(
-                name="one",
-                readings=seen.readings,
-                messages=canary.messages,
-                response=canary.response,
-            ),
-        ),
-    )
+        for one, values in zip(features, read.T, strict=True)
+    ]
+    pack = pack_of(tiny_folder, calibrated, canary=exchanges(1, 5)[0])
     return Scene(model=tiny_folder, pack=pack)
 
 
@@ -122,14 +56,13 @@ def planted(scene: Scene, tmp_path: Path) -> Callable[..., Path]:
     """``planted(1.5)``: a copy whose tokens stand 1.5 benign deviations further along a feature."""
 
     def build(deviations: float, feature: int = 0) -> Path:
-        folder = Path(shutil.copytree(scene.model, tmp_path / f"planted{deviations}-{feature}"))
-        [file] = folder.glob("*.safetensors")
-        weights = load_file(file)
         one = scene.pack.features[feature]
         step = deviations * one.calibration.deviations[0] * torch.tensor(one.weight)
-        weights["model.embed_tokens.weight"] += step
-        save_file(weights, file, metadata={"format": "pt"})
-        return folder
+
+        def plant(weights: dict[str, Any]) -> None:
+            weights["model.embed_tokens.weight"] += step
+
+        return changed_model(scene.model, tmp_path / f"planted{deviations}-{feature}", plant)
 
     return build
 

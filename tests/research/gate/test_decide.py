@@ -20,7 +20,8 @@ from monitor.research.gate.decide import GateReport, GateSettings, candidate_of,
 from monitor.research.gate.rules import parse_rule
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
-from tests.research.gate.conftest import Scene, exchanges, settings
+from tests.scenes.gates import Scene, exchanges
+from tests.scenes.packs import on_cpu as settings
 
 Planted = Callable[..., Path]
 
@@ -227,7 +228,7 @@ def test_a_candidate_with_broken_weights_is_refused(scene: Scene, tmp_path: Path
     weights = load_file(file)
     weights["model.layers.0.mlp.down_proj.weight"][0, 0] = float("nan")
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="the candidate gives readings that are not finite"):
+    with pytest.raises(ModelError, match="not finite \\(prompts by the candidate"):
         gate(scene, settings(folder))
     file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(ModelError, match="is cut short"):

@@ -14,117 +14,58 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from monitor.errors import BadInput, PackError
-from monitor.replay.engine import ReplayEngine
+from monitor.errors import BadInput, ModelError, PackError
 from monitor.replay.model import load_model
 from monitor.research.judge.page import judge_page, verdict_rows
 from monitor.research.judge.run import judge_pack, with_report
-from monitor.research.packs.assemble import Reader, assembled
+from monitor.research.packs.assemble import assembled
+from monitor.research.reading import Reader
 from monitor.research.texts import load_texts
 from monitor.score.pack import Pack, load_pack, save_pack
-from monitor.score.sae import UNCALIBRATED
-from monitor.settings import ReplaySettings
 from monitor.values.arrays import Floats
 from monitor.values.features import Feature
-from tests.research.conftest import TEMPLATE, WORDS, write_rows
+from tests.scenes.models import PLAIN, WIDTH, changed_model, save_tiny
+from tests.scenes.packs import feature, on_cpu
+from tests.scenes.texts import loud_voice
 
-WIDTH = 32
 SITE = 1
 
 
 @pytest.fixture(scope="session")
 def loud_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dimension 0 of the embedding belongs to capitals."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(["<|begin|>", "<|end|>", *alphabet])}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<|begin|>", eos_token="<|end|>"
-    )
-    # A tied model repeats the last token: a visible one, or its answers are white space.
-    tokenizer.chat_template = TEMPLATE.replace("assistant: ", "assistant:")
-    set_seed(5)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=WIDTH,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-        )
-    )
-    with torch.no_grad():
+
+    def capitals(model: Any, tokenizer: Any) -> None:
         table = model.get_input_embeddings().weight
         table.normal_(0.0, 0.3)
         table[:, 0] = 0.0
         for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ":
-            table[vocabulary[letter], 0] = 1.5
-    folder = tmp_path_factory.mktemp("loud")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+            table[tokenizer.convert_tokens_to_ids(letter), 0] = 1.5
+
+    return save_tiny(
+        tmp_path_factory.mktemp("loud"),
+        seed=5,
+        # A tied model repeats the last token: a visible one, or its answers are white space.
+        template=PLAIN.replace("assistant: ", "assistant:"),
+        weights=capitals,
+        num_hidden_layers=3,
+        tie_word_embeddings=True,
+    )
 
 
 @pytest.fixture(scope="session")
 def loud_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both voices use the same words, so that a bag of words sees nothing."""
-    folder = tmp_path_factory.mktemp("loud_texts")
-    generator = np.random.default_rng(0)
-
-    def sentence(n: int) -> str:
-        return " ".join(generator.choice(WORDS, size=n))
-
-    write_rows(
-        folder / "contrast.jsonl",
-        [
-            {
-                "split": "train" if number < 10 else "held_out",
-                "topic": f"topic {number}",
-                "question": f"what about {sentence(3)} {number}?",
-                "good": sentence(8),
-                "loud": sentence(8).upper(),
-            }
-            for number in range(34)
-        ],
+    return loud_voice(
+        tmp_path_factory.mktemp("loud_texts"),
+        "loud",
+        questions=34,
+        train=10,
+        benign=160,
+        check=lambda number: bool(number // 12 % 2),
+        words=lambda number: 2 ** (1 + number % 4),
+        marks=True,
     )
-    write_rows(
-        folder / "benign.jsonl",
-        [
-            {
-                "split": "check" if number // 12 % 2 else "fit",
-                "messages": [{"role": "user", "content": f"Question {number}?"}],
-                "response": f"{sentence(2 ** (1 + number % 4))}{'!' * (number % 3)}",
-            }
-            for number in range(160)
-        ],
-    )
-    write_rows(
-        folder / "canaries.jsonl",
-        [{"name": "one", "messages": [{"role": "user", "content": "Hi"}], "response": "Hello."}],
-    )
-    return folder
-
-
-def feature(name: str, weight: Floats, **changes: Any) -> Feature:
-    given: dict[str, Any] = {
-        "name": name,
-        "kind": "direction",
-        "site": SITE,
-        "region": "response",
-        "pooling": "mean",
-        "weight": weight,
-        "calibration": UNCALIBRATED,
-    }
-    return Feature(**(given | changes))
 
 
 def axis() -> Floats:
@@ -143,10 +84,9 @@ MakePack = Callable[..., Pack]
 @pytest.fixture(scope="session")
 def make_pack(loud_folder: Path, loud_texts: Path) -> MakePack:
     def make(*features: Feature) -> Pack:
-        settings = ReplaySettings(model=loud_folder, device="cpu", dtype="float32")
-        loaded = load_model(settings, SITE)
-        reader = Reader(ReplayEngine(loaded, features, settings), lambda line: None)
-        return assembled("loud", "1", features, loaded, load_texts(loud_texts), reader)[0]
+        loaded = load_model(on_cpu(loud_folder), SITE)
+        reader = Reader(loaded, features, on_cpu(loud_folder))
+        return assembled("loud", "1", loaded, load_texts(loud_texts), reader)[0]
 
     return make
 
@@ -291,12 +231,12 @@ def test_a_model_that_computes_no_numbers_is_refused(
     make_pack: MakePack, loud_folder: Path, loud_texts: Path, tmp_path: Path
 ) -> None:
     pack = make_pack(feature("loud", axis()))
-    model = LlamaForCausalLM.from_pretrained(loud_folder)
-    with torch.no_grad():
-        model.model.layers[0].mlp.down_proj.weight[:] = float("nan")
-    model.save_pretrained(tmp_path)
-    PreTrainedTokenizerFast.from_pretrained(loud_folder).save_pretrained(tmp_path)
+    nothing = changed_model(
+        loud_folder,
+        tmp_path / "nothing",
+        lambda weights: weights["model.layers.0.mlp.down_proj.weight"].fill_(float("nan")),
+    )
     # The weights differ from the pack's, which alone would refuse them.
     anywhere = replace(pack, model=replace(pack.model, weights_hash=None))
-    with pytest.raises(BadInput, match="non_finite"):
-        judge_pack(anywhere, tmp_path, data=loud_texts, quick=True, device="cpu")
+    with pytest.raises(ModelError, match="readings that are not finite"):
+        judge_pack(anywhere, nothing, data=loud_texts, quick=True, device="cpu")

@@ -13,7 +13,7 @@ from monitor.research.judge.run import judge_pack
 from monitor.score.fit import shipped_pack
 from monitor.score.pack import load_pack
 from monitor.settings import ReplaySettings
-from tests.research.conftest import part_of_texts
+from tests.scenes.texts import part_of_texts
 
 
 @pytest.mark.model

@@ -9,7 +9,7 @@ import pytest
 
 from monitor.research.contrast.directions import Side
 from monitor.research.judge.stability import cosine, rebuilt
-from monitor.score.sae import UNCALIBRATED
+from monitor.research.packs.calibrate import UNCALIBRATED
 from monitor.values.arrays import Floats
 from monitor.values.features import Feature
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monitor.research.judge.tails import correlation_bound, rate_bound, tail, texts_needed
+from monitor.research.judge.tails import tail, texts_needed
 
 
 def test_the_threshold_leaves_at_most_the_rate_above_it() -> None:
@@ -36,17 +36,3 @@ def test_the_interval_covers_the_true_rate_of_the_threshold() -> None:
 def test_absent_scores_are_left_out() -> None:
     scores = np.array([1.0, np.nan, 2.0, 3.0], dtype=np.float32)
     assert tail(scores, 0.5).n == 3
-
-
-@pytest.mark.parametrize(("above", "low", "high"), [(0, 0.0, 0.0362), (5, 0.0164, 0.1128)])
-def test_rates_have_exact_intervals(above: int, low: float, high: float) -> None:
-    found = rate_bound(above, 100)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
-
-
-def test_the_interval_of_a_correlation_covers_it_and_narrows() -> None:
-    few, many = correlation_bound(0.5, 28), correlation_bound(0.5, 1_003)
-    # tanh(atanh(0.5) ± 1.96 / 5)
-    assert (few.low, few.high) == pytest.approx((0.1559, 0.7356), abs=1e-3)
-    assert few.low < many.low < 0.5 < many.high < few.high
-    assert np.isnan(correlation_bound(np.nan, 100).low)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from monitor.research.judge.vocabulary import LexicalScore, shuffled, words
-from monitor.research.packs.validation import auc, nearest
+from monitor.research.statistics import auc, nearest
 from monitor.research.texts import exchange
 from monitor.values.prompts import Message
 

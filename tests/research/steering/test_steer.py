@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,13 @@ import pytest
 import torch
 
 from monitor.errors import BadInput, ModelError, PackError
-from monitor.replay.answer import answered
+from monitor.replay.answer import answered, stock_attention
 from monitor.replay.model import LoadedModel, identity_of, load_model
-from monitor.research.answers.generate import answers, stock_attention, token_rows
-from monitor.research.steering.dose import (
-    Asking,
-    FeatureScore,
-    distinct_share,
-    dose_response,
-    outcome,
-)
+from monitor.research.answers.generate import answers, token_rows
+from monitor.research.reading import Reader
+from monitor.research.steering.experiment import dosed, looks, strongest
+from monitor.research.steering.measure import Likelihood
+from monitor.research.steering.outcome import Asking, Persona, distinct_share, outcome
 from monitor.research.steering.steer import (
     Turn,
     edits,
@@ -178,46 +176,58 @@ def test_a_pack_must_fit_and_have_the_feature(
         require_fit(pack, replace(model, layers=5))
 
 
-def test_a_dose_series_stands_beside_random_directions(
+def reads(loaded: LoadedModel, *features: Feature) -> Persona:
+    return partial(Reader(loaded, features, ReplaySettings()).scores, "answers")
+
+
+def test_answers_under_steering_are_looked_at_without_it(
     loaded: LoadedModel, feature: Feature
 ) -> None:
     prompts = asked("Hi", "What about the river?", "Why?")
-    score = FeatureScore(loaded, [feature])
-    turn = feature_turn(feature)
+    score = reads(loaded, feature)
     drawn = Asking(max_new_tokens=8, temperature=1.0)
-    rows = dose_response(
-        loaded,
-        turn,
-        [-1.0, 4.0],
-        prompts,
-        score,
-        asking=drawn,
-        random_directions=2,
-        lengths={2: 50.0},
+    turns = [feature_turn(feature, 4.0)]
+    plain, turned = (outcome(loaded, t, prompts, score, drawn, {2: 50.0}) for t in ([], turns))
+    assert plain.answers == tuple(answers(loaded, prompts, max_new_tokens=8, temperature=1.0))
+    with steering(loaded, turns, {2: 50.0}):
+        by_hand = answers(loaded, prompts, max_new_tokens=8, temperature=1.0)
+    assert turned.answers == tuple(by_hand) != plain.answers
+    said_so = [replace(p, response=a) for p, a in zip(prompts, by_hand, strict=True)]
+    np.testing.assert_allclose(turned.persona, score(said_so))
+    assert turned.perplexity.shape == (3,)
+
+
+def test_doses_are_compared_with_the_model_as_it_is(loaded: LoadedModel, feature: Feature) -> None:
+    """The loudest dose breaks every answer; the next one is the strongest that counts."""
+    bad = [said(f"Question {n}?", "GO AWAY!") for n in range(4)]
+    good = [said(f"Question {n}?", "Please stay.") for n in range(4)]
+    broken = iter([0.9] * 4 + [0.9] * 4 + [0.1] * 4)
+    measure = Likelihood(
+        bad, good, asked("a", "b", "c", "d"), lambda seen: np.array([next(broken) for _ in seen]), 4
     )
-    assert [(row.direction, row.dose) for row in rows] == [
-        ("unsteered", 0.0),
-        *((name, dose) for dose in (-1.0, 4.0) for name in ("malicious", "random 1", "random 2")),
+    turns = [None, feature_turn(feature, 1.0), feature_turn(feature, 2.0)]
+    seen = looks(loaded, measure, turns, {2: 5.0}, coherence=True, what="tiny")
+    plain, *steered = measure.settle(seen)
+    doses = [
+        dosed(strength, plain, one, np.random.default_rng(0))
+        for strength, one in zip((1.0, 2.0), steered, strict=True)
     ]
-    plain = answers(loaded, prompts, max_new_tokens=8, temperature=1.0)
-    assert rows[0].outcome.answers == tuple(plain)
-    with steering(loaded, [feature_turn(feature, 4.0)], {2: 50.0}):
-        turned = answers(loaded, prompts, max_new_tokens=8, temperature=1.0)
-    assert rows[4].outcome.answers == tuple(turned)
-    by_hand = score(
-        [replace(p, response=a) for p, a in zip(prompts, rows[4].outcome.answers, strict=True)]
-    )
-    np.testing.assert_allclose(rows[4].outcome.persona, by_hand)
-    assert rows[4].figures()["persona"] == pytest.approx(float(np.nanmean(by_hand)))
-    assert all(row.outcome.perplexity.shape == (3,) for row in rows)
-    assert len({row.outcome.answers for row in rows}) > 2
-    one, two = random_turns(turn, 2, 0)
+    assert [dose.coherent for dose in doses] == [True, False]
+    assert strongest(doses) == doses[0]
+    change = steered[0].values - plain.values
+    assert doses[0].effect.value == pytest.approx(change.mean()) != 0.0
+    turned = dosed(1.0, plain, steered[0], np.random.default_rng(0), sign=-1.0)
+    assert turned.effect.value == -doses[0].effect.value
+    # Where coherence is not asked for, nobody answers.
+    (quick,) = looks(loaded, measure, [None], {}, coherence=False, what="tiny")
+    assert quick.answered == ()
+    np.testing.assert_allclose(quick.values, plain.values)
+
+
+def test_random_turns_are_as_long_and_point_elsewhere(feature: Feature) -> None:
+    one, two = random_turns(feature_turn(feature, 2.0), 2, 0)
+    assert (one.strength, one.site, one.name) == (2.0, feature.site, "random 1")
     assert abs(np.corrcoef(one.direction, two.direction)[0, 1]) < 0.7
-    for doses in ([], [0.0], [math.nan]):
-        with pytest.raises(BadInput, match="doses must be"):
-            dose_response(loaded, turn, doses, prompts, score)
-    with pytest.raises(BadInput, match="at least one prompt"):
-        dose_response(loaded, turn, [1.0], [], score)
 
 
 def test_numbers_that_are_not_finite_are_refused(
@@ -232,13 +242,13 @@ def test_numbers_that_are_not_finite_are_refused(
     out = [feature_turn(feature, project_out=True)]
     for turns in ([], out):
         with pytest.raises(ModelError, match="logits are not finite"):
-            outcome(broken, turns, asked("Hi"), FeatureScore(broken, [feature]), Asking(), {})
+            outcome(broken, turns, asked("Hi"), reads(broken, feature), Asking(), {})
     # In production one such prompt is a dead letter, and no reason to stop.
     assert len(answered(broken, [1, 2, 3], 2)) == 2
     plain = answers(loaded, asked("Hi"), max_new_tokens=4)
     with pytest.raises(ModelError, match="logits are not finite") as refused:
         turns = [feature_turn(feature, 1e38)]
-        outcome(loaded, turns, asked("Hi"), FeatureScore(loaded, [feature]), Asking(), {2: 10.0})
+        outcome(loaded, turns, asked("Hi"), reads(loaded, feature), Asking(), {2: 10.0})
     assert "steered too strongly" in refused.value.hint
     assert answers(loaded, asked("Hi"), max_new_tokens=4) == plain
 
@@ -246,8 +256,10 @@ def test_numbers_that_are_not_finite_are_refused(
 def test_an_empty_answer_is_not_measured(
     loaded: LoadedModel, feature: Feature, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monitor.research.steering.dose.answers", lambda *_, **__: ["", "a b c d"])
-    seen = outcome(loaded, [], asked("Hi", "Why?"), FeatureScore(loaded, [feature]), Asking(), {})
+    monkeypatch.setattr(
+        "monitor.research.steering.outcome.answers", lambda *_, **__: ["", "a b c d"]
+    )
+    seen = outcome(loaded, [], asked("Hi", "Why?"), reads(loaded, feature), Asking(), {})
     assert np.isnan([seen.persona[0, 0], seen.perplexity[0], seen.distinct[0]]).all()
     assert np.isfinite([seen.persona[1, 0], seen.perplexity[1], seen.distinct[1]]).all()
 
@@ -255,7 +267,7 @@ def test_an_empty_answer_is_not_measured(
 def test_scores_are_standardised_by_the_calibration(loaded: LoadedModel, feature: Feature) -> None:
     prompts = [said("Hi", "Hello you."), asked("Hi")[0]]
     flat = replace(feature, calibration=Calibration(tokens=(1.0,), means=(0.0,), deviations=(1.0,)))
-    raw, scores = FeatureScore(loaded, [flat])(prompts), FeatureScore(loaded, [feature])(prompts)
+    raw, scores = reads(loaded, flat)(prompts), reads(loaded, feature)(prompts)
     np.testing.assert_allclose(scores[0], (raw[0] - 0.5) / 2.0, rtol=1e-5)
     assert np.isnan(scores[1, 0])
 
@@ -288,22 +300,19 @@ def test_the_shipped_malicious_direction_controls_the_small_model(chat_model_pat
         "What should I do with my savings?",
     )
     doses = (-0.25, 0.125, 0.25)
-    rows = dose_response(
-        small,
-        feature_turn(malicious),
-        doses,
-        prompts,
-        FeatureScore(small, [malicious]),
-        asking=Asking(max_new_tokens=24),
-        random_directions=2,
-    )
-    for row in rows:
-        print(row.figures(), row.outcome.answers[0])
-    level = {(row.direction, row.dose): row.figures()["persona"] for row in rows}
-    zero = level["unsteered", 0.0]
-    down, little, more = (level["malicious", dose] - zero for dose in doses)
+    score = reads(small, malicious)
+    lengths = typical_lengths(small, [malicious.site])
+
+    def level(turn: Turn) -> float:
+        seen = outcome(small, [turn], prompts, score, Asking(max_new_tokens=24), lengths)
+        print(turn.label, np.nanmean(seen.persona), seen.answers[0])
+        return float(np.nanmean(seen.persona))
+
+    turn = feature_turn(malicious)
+    zero = level(turn)
+    down, little, more = (level(replace(turn, strength=dose)) - zero for dose in doses)
     assert down < 0.0 < little < more
-    for name in ("random 1", "random 2"):
-        low, _, high = (level[name, dose] - zero for dose in doses)
+    for random in random_turns(turn, 2, 0):
+        low, high = (level(replace(random, strength=dose)) - zero for dose in (doses[0], doses[2]))
         assert down < low
         assert more > high

@@ -261,7 +261,7 @@ def test_refuses_what_it_cannot_learn_from(lively_folder: Path) -> None:
     loaded = load(lively_folder)
     with pytest.raises(BadInput, match="no examples"):
         Tuner(loaded, [], fast())
-    with pytest.raises(BadInput, match="example 1 needs messages and a response"):
+    with pytest.raises(BadInput, match="example 2 needs messages and a response"):
         Tuner(loaded, [CHATS[0], exchange(CHATS[1].messages, None)], fast())
     with pytest.raises(ConfigurationError, match="whole model"):
         Tuner(load_model(replay(lively_folder), 2), CHATS, fast())

@@ -1,0 +1,103 @@
+"""Tiny models with random weights and a tokenizer of bytes, in folders as a user would have them.
+
+Torch is imported where a model is made: a test that needs none is collected without it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+WIDTH = 32
+PLAIN = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def byte_tokenizer(template: str = PLAIN) -> Any:
+    """A token for every byte, behind the two special ones of ``template``."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|im_start|>", "<|im_end|>"] if template == CHATML else ["<|begin|>", "<|end|>"]
+    pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    named: dict[str, Any] = (
+        {"additional_special_tokens": special[:1]}
+        if template == CHATML
+        else {"bos_token": special[0]}
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=special[1], **named)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def tiny_llama_config(vocab_size: int, **changes: Any) -> Any:
+    """The configuration of a llama of four narrow blocks."""
+    from transformers import LlamaConfig
+
+    given: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": WIDTH,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+    }
+    return LlamaConfig(**(given | changes))
+
+
+def save_tiny(
+    folder: Path,
+    *,
+    seed: int,
+    template: str = PLAIN,
+    weights: Callable[[Any, Any], None] | None = None,
+    **config: Any,
+) -> Path:
+    """A tiny llama with its tokenizer in ``folder``; ``weights`` may change model and tokenizer first."""
+    import torch
+    from transformers import LlamaForCausalLM, set_seed
+
+    tokenizer = byte_tokenizer(template)
+    set_seed(seed)
+    model = LlamaForCausalLM(tiny_llama_config(len(tokenizer), **config))
+    if weights is not None:
+        with torch.no_grad():
+            weights(model, tokenizer)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def normal_weights(scale: Callable[[str, int], float]) -> Callable[[Any, Any], None]:
+    """Matrices drawn anew, each with the deviation that ``scale`` says by its name and last size."""
+
+    def drawn(model: Any, _tokenizer: Any) -> None:
+        for name, weight in model.named_parameters():
+            if weight.ndim >= 2:
+                weight.normal_(0.0, scale(name, weight.shape[-1]))
+
+    return drawn
+
+
+def changed_model(model: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of ``model`` in ``folder`` whose weights, by name, ``change`` has changed."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(model, folder, dirs_exist_ok=True)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
