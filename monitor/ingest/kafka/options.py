@@ -180,7 +180,7 @@ def _sasl(settings: KafkaSettings) -> dict[str, Any]:
             options["sasl_kerberos_service_name"] = settings.sasl_kerberos_service_name
             options["sasl_kerberos_domain_name"] = settings.sasl_kerberos_domain_name
         case "AWS_MSK_IAM":
-            _require_package("botocore", "pip install 'persona-monitor[msk]'")
+            _require_package("botocore", "pip install '.[msk]' in a checkout of the monitor")
             if settings.security_protocol != "SASL_SSL":
                 raise ConfigurationError(
                     "kafka.security_protocol must be SASL_SSL with sasl_mechanism AWS_MSK_IAM"
