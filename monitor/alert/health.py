@@ -112,10 +112,9 @@ def _delay(health: Health, limit: float | None, now: datetime) -> _Verdict:
         return None
     slowest = max(delays, key=delays.__getitem__)
     read = f"up to {slowest.watermark:%Y-%m-%d %H:%M} UTC" if slowest.watermark else "not at all"
-    summary = (
-        f"{slowest.source} is read {read}, {delays[slowest]:.0f} s behind (limit {limit:g} s): "
-        "drift since then is not seen yet"
-    )
+    summary = f"{slowest.source} is read {read}, {delays[slowest]:.0f} s behind (limit {limit:g} s)"
+    if delays[slowest] > limit:
+        summary += ": drift since then is not seen yet"
     worst = sorted(delays, key=delays.__getitem__, reverse=True)[:5]
     return (
         delays[slowest] > limit,
@@ -150,9 +149,7 @@ def _share(health: Health, limit: float | None, prefix: str, what: str) -> _Verd
         return None
     hit = {name: n for name, n in health.outcomes.items() if name.startswith(prefix)}
     share = sum(hit.values()) / read
-    summary = (
-        f"{share:.1%} of {read} records since {health.since:%H:%M} UTC {what} (limit {limit:.1%})"
-    )
+    summary = f"{share:.1%} of {read} records since {health.since:%Y-%m-%d %H:%M} UTC {what} (limit {limit:.1%})"
     return share > limit, summary, {"share": figure(share), "records": read, "reasons": hit}
 
 

@@ -17,7 +17,7 @@ WHEN_FIRED: Final = "when_fired"
 """Where an alert's details keep what it read when it fired, or last became graver."""
 _KEPT: Final = (
     *("window", "current", "shift", "tail_ratio", "psi", "ks", "evidence", "cause", "verdict"),
-    *("lag", "quiet_seconds", "share", "records", "mismatches", "workers"),
+    *("lag", "delay_seconds", "quiet_seconds", "share", "records", "mismatches", "workers"),
 )
 
 
@@ -33,7 +33,7 @@ def shown(drift: Drift, statistics: AbstractSet[str]) -> str:
         said = f"{'rose' if drift.shift.value >= 0 else 'fell'} over {window}: {mean}, {tail}"
     elif "tail_ratio" in statistics:
         said = f"has more tail prompts over {window}: {tail}, {mean}"
-    elif statistics & {"psi", "ks"}:
+    elif {"psi", "ks"}.intersection(statistics):
         said = (
             f"is distributed otherwise over {window}: PSI at least {drift.psi_low:.2f},"
             f" KS at least {drift.ks_low:.2f}, {mean}, {tail}"
