@@ -146,7 +146,7 @@ def alert_row(alert: Alert) -> Row:
         "severity": alert.severity,
         "rule": alert.rule,
         **{name: alert.labels[name] for name in ("feature", "segment") if name in alert.labels},
-        "pack": alert.labels.get("pack", "")[:12],
+        **({"pack": alert.labels["pack"][:12]} if "pack" in alert.labels else {}),
         "since": alert.fired_at or alert.pending_since,
         "acknowledged_by": alert.acknowledged_by,
         "summary": alert.summary,
