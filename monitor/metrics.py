@@ -1,6 +1,6 @@
 """Every metric, declared once in one table, with what an operator does about it.
 
-``docs/metrics.md`` is `metrics_page()`.
+``docs/metrics.md`` is `metrics_page()`. `Metrics.__init__` is long because it is that table.
 """
 
 from __future__ import annotations

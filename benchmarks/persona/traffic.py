@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -268,6 +268,63 @@ def silent(benign: Doubles, baseline: Doubles) -> dict[str, Detector]:
     return found | {"ADWIN, at no delta silent": lambda _minutes: None}
 
 
+def detected(
+    detectors: Mapping[str, Detector],
+    benign: Doubles,
+    reckless: Doubles,
+    fresh: Doubles,
+    options: argparse.Namespace,
+    generator: np.random.Generator,
+) -> dict[str, Any]:
+    """By detector: false alarms on ``fresh`` benign traffic, and prompts until an alert by share."""
+    result: dict[str, Any] = {}
+    for name, detect in detectors.items():
+        result[name] = {"false_alarms": false_alarms(detect, fresh), "benign_days": options.days}
+    for share in SHARES:
+        runs = [
+            traffic(benign, reckless, share, LONGEST_MINUTES, generator)
+            for _ in range(options.runs)
+        ]
+        for name, detect in detectors.items():
+            taken = [detect(run) for run in track(runs, f"{share:.0%}, {name}")]
+            prompts = [math.inf if t is None else (t + 1) * PER_MINUTE for t in taken]
+            middle = statistics.median(prompts)
+            result[name][f"{share:g}"] = {
+                "alerted": sum(t is not None for t in taken),
+                "runs": options.runs,
+                "median_prompts": middle if math.isfinite(middle) else None,
+            }
+    return result
+
+
+def tell(result: Mapping[str, Any], days: int) -> None:
+    """The table and the picture."""
+    show(
+        "Median prompts until an alert, by share of reckless answers",
+        [
+            {"detector": name, "false alarms": f"{row['false_alarms']} in {days} days"}
+            | {f"{s:.0%}": _shown(row[f"{s:g}"]) for s in SHARES}
+            for name, row in result.items()
+        ],
+    )
+    picture(
+        "traffic",
+        line_plot(
+            {
+                name: Curve(
+                    x=list(SHARES),
+                    y=[row[f"{s:g}"]["median_prompts"] or math.nan for s in SHARES],
+                )
+                for name, row in result.items()
+            },
+            title="Prompts until an alert, each silent on benign traffic",
+            x_label="share of answers from the reckless organism",
+            y_label="median prompts",
+            log_x=True,
+        ),
+    )
+
+
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--days", type=int, default=4, help="benign days to be silent on")
@@ -291,23 +348,7 @@ def main() -> None:
         traffic(benign, reckless, 0.0, options.days * 24 * HOUR, generator) for _ in range(2)
     )
     detectors: dict[str, Detector] = {**monitors, **silent(tuning, baseline)}
-    result: dict[str, Any] = {}
-    for name, detect in detectors.items():
-        result[name] = {"false_alarms": false_alarms(detect, fresh), "benign_days": options.days}
-    for share in SHARES:
-        runs = [
-            traffic(benign, reckless, share, LONGEST_MINUTES, generator)
-            for _ in range(options.runs)
-        ]
-        for name, detect in detectors.items():
-            taken = [detect(run) for run in track(runs, f"{share:.0%}, {name}")]
-            prompts = [math.inf if t is None else (t + 1) * PER_MINUTE for t in taken]
-            middle = statistics.median(prompts)
-            result[name][f"{share:g}"] = {
-                "alerted": sum(t is not None for t in taken),
-                "runs": options.runs,
-                "median_prompts": middle if math.isfinite(middle) else None,
-            }
+    result = detected(detectors, benign, reckless, fresh, options, generator)
     sizes = {"benign": len(benign), "reckless": len(reckless), "per_minute": PER_MINUTE}
     shift = (reckless.mean(axis=0) - benign.mean(axis=0)) / benign.std(axis=0)
     keep(
@@ -322,30 +363,7 @@ def main() -> None:
             "detectors": result,
         },
     )
-    show(
-        "Median prompts until an alert, by share of reckless answers",
-        [
-            {"detector": name, "false alarms": f"{row['false_alarms']} in {options.days} days"}
-            | {f"{s:.0%}": _shown(row[f"{s:g}"]) for s in SHARES}
-            for name, row in result.items()
-        ],
-    )
-    picture(
-        "traffic",
-        line_plot(
-            {
-                name: Curve(
-                    x=list(SHARES),
-                    y=[row[f"{s:g}"]["median_prompts"] or math.nan for s in SHARES],
-                )
-                for name, row in result.items()
-            },
-            title="Prompts until an alert, each silent on benign traffic",
-            x_label="share of answers from the reckless organism",
-            y_label="median prompts",
-            log_x=True,
-        ),
-    )
+    tell(result, options.days)
 
 
 def _shown(row: dict[str, Any]) -> str:

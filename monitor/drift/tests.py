@@ -205,6 +205,12 @@ def reference(stream: BaselineStream) -> Reference:
     )
 
 
+def _ks(window: Window, against: Reference) -> float:
+    """Largest distance between the two distributions, on the edges of the score bins."""
+    shares = np.cumsum(window.histogram) / max(window.n, 1)
+    return float(np.abs(shares - against.distribution).max()) if window.n else 0.0
+
+
 def compare(
     window: Window,
     against: Reference,
@@ -228,8 +234,7 @@ def compare(
         confidence=confidence,
         design_effect=effect,
     )
-    shares = np.cumsum(window.histogram) / max(window.n, 1)
-    distance = float(np.abs(shares - against.distribution).max()) if window.n else 0.0
+    distance = _ks(window, against)
     return Drift(
         baseline_id=baseline_id,
         pack_id=pack_id,
@@ -244,11 +249,7 @@ def compare(
         mean=mean(window),
         baseline_mean=mean(baseline),
         shift=mean_shift(
-            window,
-            baseline,
-            confidence=confidence,
-            design_effect=effect,
-            shape=against.shape,
+            window, baseline, confidence=confidence, design_effect=effect, shape=against.shape
         ),
         psi=stability.value,
         psi_low=stability.low,
