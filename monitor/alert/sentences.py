@@ -54,8 +54,8 @@ def clear(drift: Drift) -> str:
 def over(alert: Alert, condition: Condition) -> str:
     """The summary of a resolved alert: what it reads now, and what it read when it fired.
 
-    ``condition`` is the inactive one that ended ``alert``. One that knows no reading (nothing watches
-    the alert any more) says so, and what was read last.
+    ``condition`` is the inactive one that ended ``alert``; where it knows no reading, what was read last
+    is said to be that. What nothing watches any more does not resolve: see `watched.unwatched_because`.
     """
     then = alert.details.get(WHEN_FIRED)
     if then is None:
