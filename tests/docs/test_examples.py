@@ -270,7 +270,7 @@ def test_settings_that_errors_hints_and_metrics_name_exist() -> None:
 
 def test_options_that_hints_name_exist() -> None:
     """``--option`` in a sentence that is told to a person is one of some command."""
-    everywhere: set[str] = set()
+    everywhere = {"--help"}
 
     def collect(found: Any) -> None:
         everywhere.update(options(found))
