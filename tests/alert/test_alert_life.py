@@ -30,7 +30,7 @@ from monitor.alert.policy import (
 from monitor.settings import DriftRule, Endpoint, SilenceRule, Thresholds
 from monitor.values.alerts import Alert, AlertState, Condition, Event, EventType, Severity, Silence
 from monitor.values.features import Directed
-from tests.alert.test_drift_rules import drift, feature, rule
+from tests.alert.drifts import drift, feature, rule
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

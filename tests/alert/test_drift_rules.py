@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,69 +18,8 @@ from monitor.store import partitions as store
 from monitor.store.database import transaction
 from monitor.store.drift import save_drifts
 from monitor.values.alerts import Condition
-from monitor.values.drift import Bound, Cause, Drift
-from monitor.values.features import Calibration, Feature
-
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-LENGTHS = {"15m": timedelta(minutes=15), "1h": timedelta(hours=1), "24h": timedelta(hours=24)}
-
-
-def feature(name: str = "toxic", **changes: Any) -> Feature:
-    given: dict[str, Any] = {
-        "name": name,
-        "kind": "direction",
-        "site": 15,
-        "region": "response",
-        "pooling": "mean",
-        "weight": np.ones(4, np.float32),
-        "calibration": Calibration(tokens=(1,), means=(0,), deviations=(1,)),
-        "tags": ("persona",),
-        "description": "Insults and threats.",
-    }
-    return Feature(**given | changes)
-
-
-def drift(
-    *,
-    shift: tuple[float, float] = (0.0, 0.1),
-    tail: tuple[float, float] = (0.5, 2.0),
-    window: str = "15m",
-    **changes: Any,
-) -> Drift:
-    given: dict[str, Any] = {
-        "baseline_id": "base-1",
-        "pack_id": "pack-1",
-        "feature": "toxic",
-        "segment": "all",
-        "window": window,
-        "window_start": NOW - LENGTHS[window],
-        "window_end": NOW,
-        "n": 1_000,
-        "baseline_n": 5_000,
-        "pooled_baseline": False,
-        "mean": 0.5,
-        "baseline_mean": 0.0,
-        "shift": Bound(value=sum(shift) / 2, low=shift[0], high=shift[1]),
-        "psi": 0.0,
-        "ks": 0.0,
-        "tail_rate": 0.02,
-        "baseline_tail_rate": 0.01,
-        "tail_ratio": Bound(value=sum(tail) / 2, low=tail[0], high=tail[1]),
-        "evidence": 0.0,
-        "cause": Cause.INPUT_SHIFT,
-        "evaluated_at": NOW,
-    }
-    return Drift(**given | changes)
-
-
-def rule(name: str = "persona", **changes: Any) -> DriftRule:
-    given: dict[str, Any] = {
-        "severities": {
-            "warning": Thresholds(shift=0.3, tail_ratio=3.0),
-            "critical": Thresholds(shift=0.8, tail_ratio=10.0),
-        },
-    }
-    return DriftRule(name=name, **given | changes)
+from monitor.values.drift import Cause
+from tests.alert.drifts import NOW, drift, feature, rule
 
 
 def only(found: list[Condition]) -> Condition:

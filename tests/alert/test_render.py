@@ -17,7 +17,7 @@ from monitor.alert.policy import conditions, event_of, transition
 from monitor.alert.render import BODY_LIMIT, mrkdwn, render
 from monitor.settings import Endpoint
 from monitor.values.alerts import Alert, AlertState, Event, EventType, Severity
-from tests.alert.test_drift_rules import drift, feature, rule
+from tests.alert.drifts import drift, feature, rule
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 FORMATS = ["standard", "alertmanager", "alertmanager_api", "pagerduty", "slack", "cloudevents"]

@@ -26,7 +26,7 @@ from monitor.store.database import current_revision, transaction
 from monitor.store.outbox import list_deliveries, record_attempt
 from monitor.values.alerts import Attempt, DeliveryState, Outcome
 from tests.cli.conftest import Cli
-from tests.cli.test_commands import engine_of, fired
+from tests.cli.database import engine_of, fired
 from tests.traffic import Traffic, settings_of
 
 ASKS = {

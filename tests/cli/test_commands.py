@@ -13,19 +13,14 @@ import pytest
 import yaml
 from sqlalchemy import Engine
 
-from monitor.settings import PostgresSettings
-from monitor.store.alerts import active_silences, save_alert
+from monitor.store.alerts import active_silences
 from monitor.store.baselines import load_baseline
-from monitor.store.database import connect, current_revision, transaction
-from monitor.values.alerts import Alert, AlertState, Event
+from monitor.store.database import current_revision, transaction
 from tests.cli.conftest import Cli
+from tests.cli.database import engine_of, fired
 from tests.traffic import Traffic, counted_by_the_release_before
 
 WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-
-
-def engine_of(config: Path) -> Engine:
-    return connect(PostgresSettings(**yaml.safe_load(config.read_text())["postgres"]))
 
 
 # --- help and configuration ------------------------------------------------------------------------
@@ -259,36 +254,6 @@ def test_a_user_without_a_name_must_give_one(
 
 
 # --- alerts and deliveries -------------------------------------------------------------------------
-
-
-def fired(database: Engine, at: datetime) -> Alert:
-    alert = Alert(
-        alert_id="alert-1",
-        dedupe_key="pack/toxic/all",
-        rule="persona-drift",
-        kind="drift",
-        severity="warning",
-        state=AlertState.FIRING,
-        summary="toxic [drifted]",
-        labels={"feature": "toxic", "segment": "all"},
-        details={},
-        pending_since=at,
-        last_active_at=at,
-        fired_at=at,
-        last_announced_at=at,
-        sequence=1,
-    )
-    event = Event(
-        event_id="evt_1",
-        alert_id=alert.alert_id,
-        type="drift.detected",
-        sequence=1,
-        created_at=at,
-        alert=alert,
-    )
-    with transaction(database) as c:
-        save_alert(c, alert, event, ["ops", "chat"])
-    return alert
 
 
 def test_an_alert_is_listed_and_acknowledged(cli: Cli, on_database: Path, database: Engine) -> None:

@@ -14,7 +14,7 @@ from monitor.alert.render import render
 from monitor.settings import Endpoint
 from monitor.values.alerts import Alert
 from monitor.values.drift import Bound, Cause
-from tests.alert.test_drift_rules import drift, feature, rule
+from tests.alert.drifts import drift, feature, rule
 
 PAGE = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text(encoding="utf-8")
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)

@@ -14,7 +14,7 @@ from monitor.score.join import joined, reports
 from monitor.score.pack import Canary, Pack, load_pack, manifest, save_pack
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Message
-from tests.score.test_pack import contested, encoder, feature, pack
+from tests.score.packs import contested, encoder, feature, pack
 
 
 def canary(name: str, *readings: float, says: str = "Hello") -> Canary:

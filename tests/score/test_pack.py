@@ -13,60 +13,14 @@ from safetensors.numpy import save_file
 from monitor.errors import PackError
 from monitor.score.fit import fit_problems
 from monitor.score.pack import (
-    Canary,
-    Pack,
     load_pack,
     manifest,
     save_pack,
 )
-from monitor.values.features import Calibration, Encoder, Feature
-from monitor.values.identity import ModelIdentity
-from monitor.values.prompts import CANARY, Message
+from monitor.values.prompts import CANARY
+from tests.score.packs import WIDTH, contested, encoder, feature, pack
 
-WIDTH = 8
 FIRST_ID = "92bbfc0db8153fec0e661343fb8e8debb2d64ab2fab0bd5cc4b5c4b2874e4005"
-
-
-def feature(name: str = "malicious", **changes: Any) -> Feature:
-    generator = np.random.default_rng(len(name))
-    values: dict[str, Any] = {
-        "name": name,
-        "kind": "direction",
-        "site": 2,
-        "region": "response",
-        "pooling": "mean",
-        "weight": generator.normal(size=WIDTH).astype(np.float32),
-        "calibration": Calibration(tokens=(4, 64), means=(0.1, 0.2), deviations=(1.0, 0.5)),
-        "tags": ("persona",),
-    }
-    return Feature(**{**values, **changes})
-
-
-def pack(**changes: Any) -> Pack:
-    values: dict[str, Any] = {
-        "name": "tiny",
-        "version": "1",
-        "model": ModelIdentity(
-            model_id="tiny",
-            architecture="LlamaForCausalLM",
-            hidden_size=WIDTH,
-            layers=4,
-            vocab_size=100,
-            weights_hash="a" * 64,
-        ),
-        "features": (feature(), feature("assistant", expected="falls", tail_threshold=2.5)),
-        "canaries": (
-            Canary(
-                name="hello",
-                messages=(Message(role="user", content="Hello — žluť"),),
-                response="Hi.",
-                readings=np.array([0.25, np.nan], dtype=np.float32),
-            ),
-        ),
-        "provenance": {"seed": 0},
-        "report": {"auc": 0.9},
-    }
-    return Pack(**{**values, **changes})
 
 
 @pytest.fixture
@@ -223,27 +177,6 @@ def test_a_canary_is_a_prompt_of_the_reserved_topic() -> None:
     assert (prompt.key.topic, prompt.key.offset) == (CANARY, 3)
     assert prompt.messages[0].content == "Hello — žluť"
     assert prompt.response == "Hi."
-
-
-def encoder(name: str = "sae.2", seed: int = 3) -> Encoder:
-    generator = np.random.default_rng(seed)
-    return Encoder(
-        name=name,
-        weight=generator.normal(size=(5, WIDTH)).astype(np.float32),
-        bias=generator.normal(size=5).astype(np.float32),
-        places=2,
-    )
-
-
-def contested(latent: int, of: Encoder) -> Feature:
-    return feature(
-        f"latent.{latent}",
-        kind="latent",
-        activation="topk",
-        encoder=of,
-        latent=latent,
-        weight=of.weight[latent],
-    )
 
 
 def test_a_pack_of_top_k_latents_carries_their_encoder_once(tmp_path: Path) -> None:

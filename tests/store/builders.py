@@ -1,8 +1,9 @@
-"""Chunks of made-up scores, for the store's tests and benchmark."""
+"""Made-up chunks of scores, baselines, drift and alerts, for the store's tests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -11,7 +12,18 @@ from sqlalchemy import Connection, Engine
 from monitor.store.chunks import store_chunk
 from monitor.store.database import transaction
 from monitor.store.packs import register_pack
+from monitor.values.alerts import Alert, AlertState, Event, EventType
+from monitor.values.drift import (
+    Baseline,
+    BaselineStatus,
+    BaselineStream,
+    Bound,
+    Cause,
+    Drift,
+    Window,
+)
 from monitor.values.features import Calibration, Feature
+from monitor.values.identity import BaselineFingerprint, Copy
 from monitor.values.prompts import DeadLetter, OffsetSpan, RecordKey
 from monitor.values.scores import (
     SCORE_BIN_EDGES,
@@ -24,6 +36,8 @@ from monitor.values.scores import (
 )
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
 PACK = "pack-1"
 LINEAGE = Lineage(
     pack_id=PACK,
@@ -196,3 +210,97 @@ def series(
             scores[1] = float("nan")
         rows.append(scored(start + number, scores, at=at + number * step, **kwargs))  # type: ignore[arg-type]
     return rows
+
+
+def baseline(name: str, *, pack_id: str = PACK) -> Baseline:
+    streams = {
+        (feature, segment): BaselineStream(
+            window=Window(
+                feature=feature,
+                segment=segment,
+                start=NOON - HOUR,
+                end=NOON,
+                n=1_000,
+                total=12.5,
+                total_squares=990.0,
+                histogram=np.arange(SCORE_BINS),
+                tail_count=4,
+            ),
+            design_effect=1.5,
+            tail_design_effect=1.25,
+        )
+        for feature in range(3)
+        for segment in ("all", "route=/chat")
+    }
+    return Baseline(
+        baseline_id=name,
+        pack_id=pack_id,
+        name=f"{name} of March",
+        status=BaselineStatus.DRAFT,
+        created_at=NOON,
+        window_start=NOON - HOUR,
+        window_end=NOON,
+        n=1_000,
+        fingerprint=BaselineFingerprint(
+            copies=(Copy("0123456789ab", "float32"),),
+            served_models=("served@1",),
+            facts={"pack": pack_id},
+        ),
+        streams=streams,
+    )
+
+
+def drift(feature: str = "toxic", **changes: object) -> Drift:
+    made = Drift(
+        baseline_id="b1",
+        pack_id=PACK,
+        feature=feature,
+        segment="all",
+        window_start=NOON - HOUR,
+        window_end=NOON,
+        n=500,
+        baseline_n=1_000,
+        pooled_baseline=False,
+        mean=0.5,
+        baseline_mean=0.01,
+        shift=Bound(value=0.5, low=0.3, high=0.7),
+        psi=float("nan"),
+        ks=0.2,
+        tail_rate=0.02,
+        baseline_tail_rate=0.004,
+        tail_ratio=Bound(value=5.0, low=2.0, high=float("inf")),
+        evidence=1.5,
+        cause=Cause.INPUT_SHIFT,
+        evaluated_at=NOON,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def alert(number: int = 1, *, key: str = "pack/toxic/all", sequence: int = 0) -> Alert:
+    return Alert(
+        alert_id=f"alert-{number}",
+        dedupe_key=key,
+        rule="persona-drift",
+        kind="drift",
+        severity="warning",
+        state=AlertState.FIRING if sequence else AlertState.PENDING,
+        summary="toxic drifted",
+        labels={"feature": "toxic", "segment": "all"},
+        details={"shift": {"value": 0.5, "high": float("inf")}, "note": "nul\0"},
+        pending_since=NOON,
+        last_active_at=NOON,
+        fired_at=NOON if sequence else None,
+        last_announced_at=NOON if sequence else None,
+        sequence=sequence,
+    )
+
+
+def event(of: Alert, event_type: EventType = "drift.detected") -> Event:
+    return Event(
+        event_id=f"evt_{of.alert_id}_{of.sequence}",
+        alert_id=of.alert_id,
+        type=event_type,
+        sequence=of.sequence,
+        created_at=NOON + of.sequence * MINUTE,
+        alert=of,
+    )

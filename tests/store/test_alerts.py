@@ -39,45 +39,12 @@ from monitor.values.alerts import (
     Attempt,
     Delivery,
     DeliveryState,
-    Event,
-    EventType,
     Outcome,
     Silence,
 )
-from tests.store.builders import NOON
+from tests.store.builders import MINUTE, NOON, alert, event
 
-MINUTE = timedelta(minutes=1)
 LEASE = 60.0
-
-
-def alert(number: int = 1, *, key: str = "pack/toxic/all", sequence: int = 0) -> Alert:
-    return Alert(
-        alert_id=f"alert-{number}",
-        dedupe_key=key,
-        rule="persona-drift",
-        kind="drift",
-        severity="warning",
-        state=AlertState.FIRING if sequence else AlertState.PENDING,
-        summary="toxic drifted",
-        labels={"feature": "toxic", "segment": "all"},
-        details={"shift": {"value": 0.5, "high": float("inf")}, "note": "nul\0"},
-        pending_since=NOON,
-        last_active_at=NOON,
-        fired_at=NOON if sequence else None,
-        last_announced_at=NOON if sequence else None,
-        sequence=sequence,
-    )
-
-
-def event(of: Alert, event_type: EventType = "drift.detected") -> Event:
-    return Event(
-        event_id=f"evt_{of.alert_id}_{of.sequence}",
-        alert_id=of.alert_id,
-        type=event_type,
-        sequence=of.sequence,
-        created_at=NOON + of.sequence * MINUTE,
-        alert=of,
-    )
 
 
 def announce(database: Engine, of: Alert, endpoints: Sequence[str] = ("hook",)) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from datetime import timedelta
 
-import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
@@ -24,89 +22,15 @@ from monitor.store.ingest import ingest_health
 from monitor.store.packs import pack_presence
 from monitor.store.workers import heartbeat, latest_canaries, record_canary_run
 from monitor.values.drift import (
-    Baseline,
-    BaselineStatus,
-    BaselineStream,
-    Bound,
-    Cause,
     DetectorState,
-    Drift,
-    Window,
 )
-from monitor.values.identity import BaselineFingerprint, Copy
 from monitor.values.scores import SCORE_BINS, CanaryRun
-from tests.store.builders import LINEAGE, NOON, PACK, known_pack, register
-
-HOUR = timedelta(hours=1)
+from tests.store.builders import HOUR, LINEAGE, NOON, PACK, baseline, drift, known_pack, register
 
 
 @pytest.fixture(autouse=True)
 def _pack(database: Engine) -> None:
     known_pack(database)
-
-
-def baseline(name: str, *, pack_id: str = PACK) -> Baseline:
-    streams = {
-        (feature, segment): BaselineStream(
-            window=Window(
-                feature=feature,
-                segment=segment,
-                start=NOON - HOUR,
-                end=NOON,
-                n=1_000,
-                total=12.5,
-                total_squares=990.0,
-                histogram=np.arange(SCORE_BINS),
-                tail_count=4,
-            ),
-            design_effect=1.5,
-            tail_design_effect=1.25,
-        )
-        for feature in range(3)
-        for segment in ("all", "route=/chat")
-    }
-    return Baseline(
-        baseline_id=name,
-        pack_id=pack_id,
-        name=f"{name} of March",
-        status=BaselineStatus.DRAFT,
-        created_at=NOON,
-        window_start=NOON - HOUR,
-        window_end=NOON,
-        n=1_000,
-        fingerprint=BaselineFingerprint(
-            copies=(Copy("0123456789ab", "float32"),),
-            served_models=("served@1",),
-            facts={"pack": pack_id},
-        ),
-        streams=streams,
-    )
-
-
-def drift(feature: str = "toxic", **changes: object) -> Drift:
-    made = Drift(
-        baseline_id="b1",
-        pack_id=PACK,
-        feature=feature,
-        segment="all",
-        window_start=NOON - HOUR,
-        window_end=NOON,
-        n=500,
-        baseline_n=1_000,
-        pooled_baseline=False,
-        mean=0.5,
-        baseline_mean=0.01,
-        shift=Bound(value=0.5, low=0.3, high=0.7),
-        psi=float("nan"),
-        ks=0.2,
-        tail_rate=0.02,
-        baseline_tail_rate=0.004,
-        tail_ratio=Bound(value=5.0, low=2.0, high=float("inf")),
-        evidence=1.5,
-        cause=Cause.INPUT_SHIFT,
-        evaluated_at=NOON,
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def test_baseline_comes_back_as_it_was(database: Engine) -> None:

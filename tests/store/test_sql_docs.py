@@ -26,10 +26,18 @@ from monitor.store.workers import record_canary_run
 from monitor.values.alerts import AlertState, Attempt, DeliveryState, Outcome
 from monitor.values.prompts import DeadLetter, DeadReason, RecordKey
 from monitor.values.scores import CanaryRun
-from tests.store.builders import LINEAGE, PACK, chunk, keep, known_pack, series
-from tests.store.test_alerts import alert, event
-from tests.store.test_drift import baseline
-from tests.store.test_drift import drift as comparison
+from tests.store.builders import (
+    LINEAGE,
+    PACK,
+    alert,
+    baseline,
+    chunk,
+    event,
+    keep,
+    known_pack,
+    series,
+)
+from tests.store.builders import drift as comparison
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sql.md").read_text(encoding="utf-8")
 SECTIONS = [part.partition("\n") for part in re.split(r"^### ", PAGE, flags=re.M)[1:]]

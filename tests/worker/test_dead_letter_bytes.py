@@ -16,7 +16,7 @@ from monitor.settings import Settings
 from monitor.store.database import transaction
 from monitor.values.prompts import DeadReason
 from monitor.values.scores import Unreplayable
-from tests.worker.test_worker import FEATURES, prompts, run_until, send, settings_for, working
+from tests.worker.working import FEATURES, prompts, run_until, send, settings_for, working
 
 LARGEST = 2_048
 BROKEN = b'{"prompt": "cut off'

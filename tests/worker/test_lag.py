@@ -2,63 +2,36 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from kafka import KafkaProducer
 from sqlalchemy import Engine, text
 
-from benchmarks.null_replay import NullReplay
 from monitor import progress
 from monitor.ingest.kafka import ends
 from monitor.metrics import METRICS
 from monitor.settings import Settings
 from monitor.store.database import transaction
 from monitor.store.ingest import ingest_health
-from monitor.worker import Worker
-from tests.worker.test_worker import FEATURES, prompts, settings_for, working
+from tests.worker.working import (
+    HeldUp,
+    at_work,
+    lag_shown,
+    prompts,
+    settings_for,
+    stored,
+    wait_for,
+    working,
+)
 
 
 @pytest.fixture(autouse=True)
 def _asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ends, "ASK_SECONDS", 0.3)
     monkeypatch.setattr(progress, "TELL_SECONDS", 0.2)
-
-
-class HeldUp(NullReplay):
-    """Replays ``chunks`` chunks, then holds the worker up until `go`."""
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(FEATURES)
-        self.left = chunks
-        self.holds = threading.Event()
-        self.go = threading.Event()
-
-    def run(self, prepared: Sequence[Any]) -> list[Any]:
-        if prepared and self.left == 0:
-            self.holds.set()
-            assert self.go.wait(60)
-        self.left -= bool(prepared) and self.left > 0
-        return super().run(prepared)
-
-
-@contextmanager
-def at_work(worker: Worker, replay: HeldUp) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=worker.run, args=(stop,))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        replay.go.set()
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 def produce(bootstrap: str, topic: str, count: int, *, partitions: int = 2) -> None:
@@ -71,18 +44,6 @@ def produce(bootstrap: str, topic: str, count: int, *, partitions: int = 2) -> N
     producer.close()
 
 
-def lag_shown(database: Engine) -> dict[int, int]:
-    with transaction(database) as c:
-        rows = c.execute(text("SELECT partition, lag FROM monitor.ingest_lag")).all()
-    return {row.partition: row.lag for row in rows}
-
-
-def stored(database: Engine) -> dict[int, int]:
-    with transaction(database) as c:
-        rows = c.execute(text("SELECT partition, next_offset FROM monitor_data.offsets")).all()
-    return {row.partition: row.next_offset for row in rows}
-
-
 def lag_measured(topic: str) -> dict[int, float]:
     return {
         int(sample.labels["partition"]): sample.value
@@ -90,13 +51,6 @@ def lag_measured(topic: str) -> dict[int, float]:
         for sample in metric.samples
         if sample.labels["topic"] == topic
     }
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def lag_rule_sees(database: Engine, settings: Settings) -> int:

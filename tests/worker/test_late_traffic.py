@@ -20,8 +20,7 @@ from monitor.store.baselines import approve_baseline
 from monitor.store.database import transaction
 from monitor.store.drift import load_detectors
 from monitor.watcher import Watcher
-from tests.worker.test_lag import HeldUp, at_work, lag_shown, stored, wait_for
-from tests.worker.test_worker import settings_for, working
+from tests.worker.working import HeldUp, at_work, lag_shown, settings_for, stored, wait_for, working
 
 MINUTE = timedelta(minutes=1)
 SETTLE = timedelta(seconds=30)

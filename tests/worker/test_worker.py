@@ -4,104 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 
 import pytest
-from kafka import KafkaProducer
 from sqlalchemy import Engine, text
 
-from benchmarks.null_replay import NullReplay, null_pack
+from benchmarks.null_replay import NullReplay
 from monitor.drift.histogram import histogram_of
 from monitor.errors import EverythingUnreadable
-from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
-from monitor.score.pack import manifest
-from monitor.settings import IngestSettings, KafkaSettings, Settings
-from monitor.store.chunks import start_offsets
 from monitor.store.database import transaction
-from monitor.store.packs import register_pack
 from monitor.values.prompts import DeadReason
 from monitor.values.scores import Unreplayable
-from monitor.worker import Worker
-
-FEATURES = 4
-
-
-def settings_for(bootstrap: str, topic: str, **ingest: object) -> Settings:
-    return Settings(
-        kafka=KafkaSettings(
-            bootstrap_servers=bootstrap, topics=(topic,), group_id=topic, dead_letter_topic=None
-        ),
-        ingest=IngestSettings(**{"chunk_records": 50, "chunk_wait": 0.2, **ingest}),
-    )
-
-
-@contextmanager
-def working(
-    database: Engine,
-    settings: Settings,
-    replay: NullReplay | None = None,
-    *,
-    worker_id: str = "test",
-) -> Iterator[Worker]:
-    pack = null_pack(FEATURES)
-    with transaction(database) as c:
-        register_pack(c, pack.pack_id, pack.name, manifest(pack), pack.features)
-
-    def stored_offsets(partitions):
-        with transaction(database) as c:
-            return start_offsets(c, settings.kafka.group_id, partitions)
-
-    with ExitStack() as parts:
-        source = parts.enter_context(KafkaSource(settings.kafka, settings.ingest, stored_offsets))
-        sink = None
-        if settings.kafka.dead_letter_topic:
-            sink = parts.enter_context(DeadLetterProducer(settings.kafka))
-        yield Worker(
-            source=source,
-            replay=replay or NullReplay(FEATURES),
-            pack=pack,
-            database=database,
-            settings=settings,
-            hash_key=b"test",
-            worker_id=worker_id,
-            dead_letters=sink,
-        )
-
-
-def send(bootstrap: str, topic: str, values: list[bytes]) -> None:
-    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
-    for value in values:
-        producer.send(topic, value)
-    producer.flush()
-    producer.close()
-
-
-def prompts(count: int, *, start: int = 0) -> list[bytes]:
-    return [
-        json.dumps({"id": f"p{i}", "prompt": f"text {i}", "response": "yes"}).encode()
-        for i in range(start, start + count)
-    ]
-
-
-def number(database: Engine, query: str) -> float:
-    with transaction(database) as c:
-        return c.execute(text(query)).scalar_one() or 0
-
-
-def run_until(worker: Worker, database: Engine, query: str, wanted: float) -> None:
-    stop = threading.Event()
-    thread = threading.Thread(target=worker.run, args=(stop,))
-    thread.start()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and number(database, query) != wanted:
-        time.sleep(0.1)
-    stop.set()
-    thread.join(30)
-    assert not thread.is_alive()
-    assert number(database, query) == wanted
-
+from tests.worker.working import FEATURES, number, prompts, run_until, send, settings_for, working
 
 SCORED = "SELECT count(*) FROM monitor_data.scores"
 
