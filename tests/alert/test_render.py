@@ -241,6 +241,13 @@ def test_alertmanager_api_ends_an_alert_by_its_end_and_an_escalation_ends_the_mi
     }
 
 
+def test_alertmanager_api_links_to_the_monitor_only_where_it_has_an_address() -> None:
+    (linked,) = body(event(), "alertmanager_api", "https://monitor.example")
+    assert linked["generatorURL"] == "https://monitor.example"
+    (bare,) = body(event(), "alertmanager_api", "")
+    assert "generatorURL" not in bare
+
+
 @pytest.mark.parametrize("severity", get_args(Severity))
 def test_pagerduty_triggers_and_resolves_one_incident(severity: Severity) -> None:
     trigger, end = (

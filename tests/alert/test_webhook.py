@@ -122,6 +122,25 @@ def test_a_missing_secret_file_is_a_retry_that_says_so(
     assert "not UTF-8" in sent(client, to).error
 
 
+def test_the_standard_format_alone_is_never_sent_unsigned(
+    client: httpx.Client, tmp_path: Path
+) -> None:
+    """A secret file that was emptied: what promises a signature waits for one, the others go out."""
+    empty = tmp_path / "secret"
+    empty.write_text("\n")
+    told = {}
+    with Receiver() as receiver:
+        for format in ("standard", "alertmanager", "alertmanager_api", "slack", "cloudevents"):
+            to = endpoint(receiver.url, format=format, secret=None, secret_file=empty)
+            before = len(receiver.received)
+            attempt = sent(client, to)
+            told[format] = (attempt.outcome, attempt.error, len(receiver.received) - before)
+    nothing = "endpoint ops: secret is empty; nothing to sign with"
+    assert told.pop("standard") == (Outcome.RETRY, nothing, 0)
+    assert set(told.values()) == {(Outcome.DELIVERED, "", 1)}
+    assert all("webhook-signature" not in request.headers for request in receiver.received)
+
+
 def test_pagerdutys_secret_is_a_routing_key_and_signs_nothing(client: httpx.Client) -> None:
     with Receiver() as receiver:
         to = endpoint(receiver.url, format="pagerduty", secret="R0UT1NG,OLD")

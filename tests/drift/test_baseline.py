@@ -124,3 +124,21 @@ def test_waves_longer_than_a_batch_show_in_the_joined_ones():
     assert effect > 5
     assert design_effect([20] * 11, list(totals[:11]), 1.0) == 1.0
     assert design_effect([20] * 96, list(totals), 0.0) == 1.0
+
+
+def test_waves_of_eight_batches_count_in_full():
+    """Twelve stretches of eight batches, by turns 0.5 above and below: joined they are all signal."""
+    totals = np.repeat([10.0, -10.0] * 6, 8)
+    # Σ 160 · 0.5² over twelve, by eleven.
+    assert design_effect([20] * 96, list(totals), 1.0) == pytest.approx(12 * 160 * 0.25 / 11)
+
+
+def test_bursts_of_tail_prompts_are_counted_as_what_they_are(window_of):
+    """Every second minute 10 of 25 prompts are in the tail, else none: far from 20 % of each minute."""
+    pieces = [
+        window_of([4.0] * (10 * (i % 2)) + [0.0] * (25 - 10 * (i % 2)), at=i) for i in range(24)
+    ]
+    stream = draft(pieces).streams[0, "all"]
+    assert stream.window.tail_count == 120
+    # Σ 25 (0.4 - 0.2)² over 24, by 23 · 0.2 · 0.8.
+    assert stream.tail_design_effect == pytest.approx(24 * 25 * 0.04 / (23 * 0.16))

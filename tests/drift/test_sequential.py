@@ -206,3 +206,17 @@ def test_bets_on_a_tail_that_is_not_known_sit_out():
     assert np.exp(seen(buckets, blind).log_values[means:]) == pytest.approx(5.0)
     tail_only = np.isfinite(blind.log_weights[means:])
     assert not tail_only.any()
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("shift", [0.1, 0.25, 0.5, 1.0, 2.0])
+def test_a_change_of_any_size_is_bet_on_almost_as_well_as_by_who_knew_it(shift, direction):
+    """Growth of evidence per prompt, against the best stake that the boldest bet leaves room for."""
+    random = np.random.default_rng(12)
+    scores = random.normal(size=400_000)
+    bets = detector(BaselineStream(window=window_of(scores)), limit=LIMIT, streams=1)
+    changed = window_of(scores + direction * (MEAN_MARGIN + shift)).histogram / scores.size
+    mean_bets = [gains for gains in bets.bin_gains if gains.any() and gains @ changed > 0]
+    boldest = np.expm1(min(mean_bets, key=np.min))
+    best = max(np.log1p(share * boldest) @ changed for share in np.linspace(0.02, 1.0, 99))
+    assert max(gains @ changed for gains in mean_bets) > 0.98 * best

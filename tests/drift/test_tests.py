@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 
 from monitor.drift.histogram import deciles, grouped, grouped_psi, histogram_of, ks, psi
 from monitor.drift.tests import (
@@ -142,6 +142,59 @@ def test_too_little_is_no_evidence(window_of):
     assert ks_bound(1.0, 0, 100, 0.99) == 0.0
 
 
+def test_two_prompts_on_each_side_are_the_fewest_that_say_something(window_of):
+    two, four = window_of([0.0, 1.0]), window_of([0.0, 1.0, 2.0, 3.0])
+    for window, baseline, effect in ((two, two, 1.0), (two, four, 1.0), (four, four, 2.0)):
+        found = mean_shift(window, baseline, confidence=0.99, design_effect=effect)
+        assert math.isfinite(found.low)
+        assert math.isfinite(found.high)
+    # Four prompts that count as fewer than two.
+    found = mean_shift(four, four, confidence=0.99, design_effect=2.1)
+    assert (found.low, found.high) == (-math.inf, math.inf)
+
+
+def test_one_prompt_has_no_variance(window_of):
+    assert variance(window_of([5.0])) == 0.0
+    assert variance(window_of([0.0, 1.0])) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("n", "m"), [(400_000, 4_000), (4_000, 400_000), (4_000, 4_000)])
+@pytest.mark.parametrize("moved", [0.12, 0.3])
+def test_a_small_baseline_and_a_small_window_widen_psi_each_by_its_own_size(n, m, moved):
+    """The formula of the docstring, its derivatives by central differences."""
+    base = np.array([0.1, 0.4, 0.3, 0.2])
+    window, baseline = (
+        np.int64(n * (base + moved * np.array([1, -1, 1, -1]) / 4)),
+        np.int64(m * base),
+    )
+    shares = [(side + 0.5) / (side.sum() + 2.0) for side in (window, baseline)]
+
+    def stability(p, q):
+        return float(np.sum((p - q) * np.log(p / q)))
+
+    step, bias, spread = 1e-4, 0.0, 0.0
+    for side, size in enumerate((n, m)):
+        first, second = np.zeros(4), np.zeros(4)
+        for group in range(4):
+            beside = []
+            for sign in (-1, 0, 1):
+                both = [share.copy() for share in shares]
+                both[side][group] += sign * step
+                beside.append(stability(*both))
+            first[group] = (beside[2] - beside[0]) / (2 * step)
+            second[group] = (beside[2] - 2 * beside[1] + beside[0]) / step**2
+        share = shares[side]
+        bias += float(second @ (share * (1 - share))) / (2 * size)
+        spread += float(share @ first**2 - (share @ first) ** 2) / size
+    null = (chi2.ppf(0.975, 3) - 3) * (1 / n + 1 / m)
+    reach = math.sqrt(null**2 + norm.ppf(0.975) ** 2 * spread)
+
+    found = psi_bound(window, baseline, confidence=0.95)
+    assert found.value == pytest.approx(stability(*shares))
+    assert found.low == pytest.approx(found.value - bias - reach, rel=1e-3)
+    assert found.low > 0.0
+
+
 def test_zero_tail_counts_stay_finite_where_something_is_known(window_of):
     without, three = window_of(np.zeros(1_000)), window_of([4.0] * 3 + [0.0] * 997)
     none_before = tail_ratio(three, without, confidence=0.95)
@@ -191,3 +244,23 @@ def test_a_comparison_carries_all_its_figures(window_of):
     assert wider.psi_low < drift.psi_low
     assert wider.ks_low < drift.ks_low
     assert wider.tail_ratio.low < drift.tail_ratio.low
+
+
+def test_tail_rates_are_shares_of_the_prompts(window_of):
+    baseline = window_of([9.0] * 10 + [0.0] * 990)
+    given = {
+        "confidence": 0.99,
+        "feature": "toxic",
+        "pack_id": "p",
+        "baseline_id": "b",
+        "pooled": False,
+        "window_name": "15m",
+        "evidence": 1.5,
+        "evidence_limit": 9.0,
+        "cause": Cause.INPUT_SHIFT,
+        "now": baseline.end,
+    }
+    against = reference(BaselineStream(window=baseline))
+    drift = compare(window_of([9.0] * 30 + [0.0] * 570), against, **given)
+    assert (drift.tail_rate, drift.baseline_tail_rate) == (0.05, 0.01)
+    assert compare(window_of([]), against, **given).tail_rate == 0.0

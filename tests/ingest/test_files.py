@@ -67,6 +67,17 @@ def test_long_lines_are_oversize_and_the_next_is_read(
         assert isinstance(second, Prompt)
 
 
+@pytest.mark.parametrize("limit", range(1024, 1032))
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""])
+def test_the_end_of_a_line_does_not_count_whatever_the_limit(
+    tmp_path: Path, limit: int, ending: bytes
+) -> None:
+    path = written(tmp_path / "f", b"x" * limit + ending)
+    assert [r.value for r in read_file(path, max_record_bytes=limit)] == [b"x" * limit]
+    path = written(tmp_path / "f", b"x" * (limit + 1) + ending)
+    assert [len(r.value or b"") for r in read_file(path, max_record_bytes=limit)] == [limit + 1]
+
+
 @pytest.mark.parametrize("name", ["long.jsonl", "long.jsonl.gz"])
 def test_long_lines_are_never_held_whole(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / name, b"x" * 50_000_000 + b'\n{"prompt": "y"}\n')

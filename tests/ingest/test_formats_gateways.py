@@ -64,6 +64,14 @@ def test_litellm(record: Build) -> None:
     }
 
 
+def test_an_empty_entry_of_metadata_is_no_segment(record: Build) -> None:
+    settings = IngestSettings(segment_keys=("end_user", "route", "tier", "long"))
+    given = payload(end_user="", request_tags=["route:", "tier:g"], metadata={"long": "x" * 257})
+    (parsed,) = parse(record(given), settings)
+    assert isinstance(parsed, Prompt)
+    assert parsed.segment == {"tier": "g"}
+
+
 @pytest.mark.parametrize(
     ("messages", "call_type", "text", "roles"),
     [
@@ -121,6 +129,7 @@ def test_litellm_other_calls_are_no_prompts(record: Build) -> None:
     ("fields", "reason", "named"),
     [
         ({"messages": []}, DeadReason.EMPTY, "messages"),
+        ({"messages": [], "call_type": "text_completion"}, DeadReason.EMPTY, "messages"),
         ({"messages": ""}, DeadReason.EMPTY, "messages"),
         ({"messages": 3}, DeadReason.INVALID_FIELD, "messages"),
         ({"call_type": None}, DeadReason.INVALID_FIELD, "call_type"),

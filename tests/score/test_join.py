@@ -112,6 +112,14 @@ def test_equal_encoders_are_shared_and_others_of_the_name_get_another(tmp_path: 
             ],
             "one and two have other canaries: a",
         ),
+        # The canary that both have is none of those named.
+        (
+            [
+                of("one", feature("a"), canaries=(canary("a", 1.0), canary("b", 1.0))),
+                of("two", feature("b"), canaries=(canary("a", 1.0), canary("c", 1.0))),
+            ],
+            "one and two have other canaries: b, c$",
+        ),
         (
             [of("one", feature("a")), of("two", feature("b"), canaries=(canary("a", 1.0),))],
             "other canaries: a",

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from monitor.errors import PackError
 from monitor.score.fit import fit_problems
 from monitor.score.pack import (
+    LARGEST_MANIFEST,
     load_pack,
     manifest,
     save_pack,
@@ -125,6 +126,7 @@ def test_non_finite_weights_are_refused_by_feature(folder: Path) -> None:
     "tensors",
     [
         {"weights": np.zeros((2, WIDTH), np.float64)},
+        {"weights": np.zeros((2, WIDTH), np.float16)},
         {"weights": np.zeros((3, WIDTH), np.float32)},
         {"other": np.zeros((2, WIDTH), np.float32)},
     ],
@@ -149,6 +151,26 @@ def test_a_broken_manifest_is_refused(folder: Path, content: bytes) -> None:
     (folder / "pack.json").write_bytes(content)
     with pytest.raises(PackError, match=r"pack\.json"):
         load_pack(folder)
+
+
+def test_a_manifest_too_large_to_be_one_is_refused_unread(folder: Path) -> None:
+    with (folder / "pack.json").open("r+b") as file:
+        file.truncate(LARGEST_MANIFEST + 1)
+    with pytest.raises(PackError, match=f"pack.json is larger than {LARGEST_MANIFEST} bytes"):
+        load_pack(folder)
+
+
+def test_tensors_may_be_larger_than_a_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = 16 * 1024
+    model = replace(pack().model, hidden_size=wide)
+    weight = np.full(wide, 0.5, dtype=np.float32)
+    save_pack(pack(model=model, features=(feature(weight=weight),), canaries=()), tmp_path)
+    limit = 4 * wide - 1
+    assert (tmp_path / "pack.json").stat().st_size < limit
+    monkeypatch.setattr("monitor.score.pack.LARGEST_MANIFEST", limit)
+    np.testing.assert_array_equal(load_pack(tmp_path).weights[0], weight)
 
 
 def test_missing_parts_are_named(folder: Path, tmp_path: Path) -> None:
@@ -205,6 +227,14 @@ def test_packs_without_what_is_new_are_written_as_ever(folder: Path) -> None:
     assert manifest(masked)["schema_version"] == 2
     save_pack(masked, folder)
     assert load_pack(folder).features[0].largest_norm == 9.0
+
+
+def test_a_largest_norm_below_one_is_read_and_none_of_zero(folder: Path) -> None:
+    save_pack(pack(features=(feature(largest_norm=0.5), feature("assistant"))), folder)
+    assert load_pack(folder).features[0].largest_norm == 0.5
+    rewrite(folder, lambda content: content["features"][0].update(largest_norm=0.0))
+    with pytest.raises(PackError, match=r"features\.0\.largest_norm"):
+        load_pack(folder)
 
 
 def test_an_altered_encoder_is_refused(tmp_path: Path) -> None:
