@@ -29,11 +29,11 @@ REPOSITORY: Final = Path(__file__).parent.parent
 ROOMS: Final = {
     "drift": ("tests/drift",),
     "alert": ("tests/alert",),
-    "score": ("tests/score/test_pack.py", "tests/score/test_scorer.py", "tests/score/test_join.py"),
+    "score": ("tests/score",),
     "ingest": ("tests/ingest",),
     "store": ("tests/store",),
 }
-LEFT_OUT: Final = {"ingest": ("kafka/",), "score": ("sae/",)}
+LEFT_OUT: Final = {"ingest": ("kafka/",)}
 """Below a room, what its quick tests do not run: the broker's client is tested in minutes, not seconds."""
 ANNOTATION: Final = "BinaryOperator_BitOr_"
 LONGEST_SECONDS: Final = 180
