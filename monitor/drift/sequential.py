@@ -58,7 +58,10 @@ MEAN_MARGIN: Final = 0.1
 TAIL_MARGIN: Final = 1.5
 """Tail-rate ratio that is never worth an alarm."""
 SHIFTS: Final = (0.1, 0.25, 0.5, 1.0, 2.0)
-"""Standardised shifts beyond the margin that the mean components are best for."""
+"""Standardised shifts beyond the margin that the mean components are for.
+
+The cap on stakes binds from about 0.5 on, so the last three are one bet, with three weights.
+"""
 RATIOS: Final = (2.0, 5.0, 20.0)
 """Tail-rate ratios, over the margin's, that the tail components are best for."""
 _CLIP_AGAINST: Final = 3.0
