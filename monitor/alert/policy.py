@@ -39,6 +39,9 @@ __all__ = [
     "without_condition",
 ]
 
+_COOLING: Final = "cooling"
+"""Where an alert that began in the cooldown of an earlier one keeps its severity and the cooldown's end:
+it may be told of before that end only while it is graver. Gone once it was told of."""
 _IDS: Final = uuid.UUID("6f6f2f4e-5d0c-4f57-9b0e-3a2d8a5c1e77")
 
 
@@ -79,7 +82,7 @@ def transition(
 
 
 def _begun(
-    condition: Condition, now: datetime, *, silenced: bool
+    condition: Condition, now: datetime, *, silenced: bool, cooling: Mapping[str, str] | None = None
 ) -> tuple[Alert | None, EventType | None]:
     fresh = Alert(
         alert_id=str(uuid.uuid5(_IDS, f"{condition.dedupe_key} {now.isoformat()}")),
@@ -90,7 +93,7 @@ def _begun(
         state=AlertState.PENDING,
         summary=condition.summary,
         labels=condition.labels,
-        details=condition.details,
+        details={**condition.details, **({_COOLING: cooling} if cooling else {})},
         pending_since=now,
         last_active_at=now,
     )
@@ -99,15 +102,22 @@ def _begun(
 
 def _held(
     alert: Alert, condition: Condition, now: datetime, *, silenced: bool
-) -> tuple[Alert, EventType | None]:
-    fired = {WHEN_FIRED: alert.details[WHEN_FIRED]} if WHEN_FIRED in alert.details else {}
+) -> tuple[Alert | None, EventType | None]:
+    announced = alert.sequence > 0
+    kept = {key: alert.details[key] for key in (WHEN_FIRED, _COOLING) if key in alert.details}
+    cooling = kept.get(_COOLING)
+    if cooling and (announced or now >= datetime.fromisoformat(cooling["until"])):
+        del kept[_COOLING]
+        cooling = None
+    quiet = cooling is not None and rank(condition.severity) <= rank(cooling["severity"])
+    if quiet and alert.state is AlertState.PENDING:
+        return None, None
     alert = replace(
         alert,
         last_active_at=now,
         summary=condition.summary,
-        details={**condition.details, **fired},
+        details={**condition.details, **kept},
     )
-    announced = alert.sequence > 0
     if not announced:
         alert = replace(alert, severity=condition.severity)
     if alert.state is AlertState.PENDING:
@@ -115,7 +125,7 @@ def _held(
             return alert, None
         alert = replace(alert, state=AlertState.FIRING, fired_at=now)
         alert = _marked(alert, condition, "fired", now)
-    if silenced:
+    if silenced or quiet:
         return alert, None
     if not announced:
         return _announced(alert, "detected", now)
@@ -209,9 +219,13 @@ def _after_its_end(
         read = _ended(alert, condition) if resolved else alert
         return _told_of_its_end(read, now, silenced=silenced)
     cooling = alert.resolved_at is not None and now < alert.resolved_at + condition.cooldown
-    if cooling and rank(condition.severity) <= rank(alert.severity):
+    if not cooling or alert.resolved_at is None:
+        return _begun(condition, now, silenced=silenced)
+    if rank(condition.severity) <= rank(alert.severity):
         return alert, None
-    return _begun(condition, now, silenced=silenced)
+    until = (alert.resolved_at + condition.cooldown).isoformat()
+    limit = {"severity": alert.severity, "until": until}
+    return _begun(condition, now, silenced=silenced, cooling=limit)
 
 
 _EVENTS: Final[Mapping[tuple[str, str], EventType]] = {

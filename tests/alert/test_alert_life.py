@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from monitor import operate
@@ -273,6 +273,15 @@ moves = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(moves=moves)
+@example(
+    # Graver when it began in the cooldown, milder when it would fire.
+    moves=[
+        (True, "info", False, 3),
+        (False, "info", False, 2),
+        (True, "warning", False, 1),
+        (True, "info", False, 2),
+    ]
+)
 def test_what_a_receiver_hears_is_always_sound(moves: list[Any]) -> None:
     history = History()
     for active, severity, silenced, minutes in moves:
