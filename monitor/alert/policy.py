@@ -128,7 +128,8 @@ def _held(
     if silenced or quiet:
         return alert, None
     if not announced:
-        return _announced(alert, "detected", now)
+        told = {key: value for key, value in alert.details.items() if key != _COOLING}
+        return _announced(replace(alert, details=told), "detected", now)
     if rank(condition.severity) > rank(alert.severity):
         worse = replace(
             alert, severity=condition.severity, acknowledged_at=None, acknowledged_by=None

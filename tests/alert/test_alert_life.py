@@ -309,6 +309,7 @@ def test_what_a_receiver_hears_is_always_sound(moves: list[Any]) -> None:
     sequences: dict[str, int] = {}
     for at, t in enumerate(told):
         alert, what = t.event.alert, t.type.rpartition(".")[2]
+        assert "cooling" not in alert.details, "bookkeeping is told to nobody"
         assert t.event.sequence == sequences.get(alert.alert_id, 0) + 1, "numbered without a gap"
         sequences[alert.alert_id] = t.event.sequence
         if open_alert is None:
