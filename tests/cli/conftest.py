@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from monitor.cli import show
 from monitor.cli.main import main
 from monitor.research.texts import exchange
 from monitor.score.pack import save_pack
@@ -37,6 +38,9 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if variable.startswith("MONITOR_"):
             monkeypatch.delenv(variable)
     monkeypatch.setenv("COLUMNS", "200")
+    # The consoles may have been made before, under another width: a process runs many files.
+    monkeypatch.setattr(show.out, "width", 200)
+    monkeypatch.setattr(show.err, "width", 200)
 
 
 @pytest.fixture

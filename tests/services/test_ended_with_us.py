@@ -17,7 +17,15 @@ START_SECONDS = 60.0
 END_SECONDS = 30.0
 """Postgres and the broker are asked to end, one after the other; seconds on an idle machine."""
 
-SERVICES = """
+AS_FROM_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
+"""A suite that runs in the background, or under nohup, hands ignored signals on to its children."""
+SERVICES = (
+    AS_FROM_A_TERMINAL
+    + """
 import sys, time
 from pathlib import Path
 from monitor.demo.services import Broker, Postgres
@@ -26,8 +34,11 @@ with Postgres(folder / "postgres") as postgres, Broker(folder / "broker") as bro
     (folder / "ready").touch()
     time.sleep(600)
 """
+)
 KEPT = SERVICES.replace("time.sleep(600)", "postgres.keep(); broker.keep()")
-DEMO = """
+DEMO = (
+    AS_FROM_A_TERMINAL
+    + """
 import sys, time
 from pathlib import Path
 from monitor.demo.stage import Stage, ended_by_signals
@@ -36,6 +47,7 @@ with ended_by_signals(), Stage(folder / "state", folder / "no-model", keep=True)
     (folder / "ready").touch()
     time.sleep(600)
 """
+)
 
 
 def running_in(folder: Path) -> list[str]:
