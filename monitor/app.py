@@ -11,8 +11,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Engine
 
@@ -38,6 +40,9 @@ from monitor.web.server import WebServer
 from monitor.worker import Worker
 
 log = get_logger(__name__)
+
+LOOK_SECONDS: Final = 0.2
+"""How often a thread that waits looks whether it is asked to stop."""
 
 
 class Readiness:
@@ -156,6 +161,9 @@ def run_loops(
             log.warning("monitor.left_at_the_end_of_its_grace", loops=late)
             os._exit(1 if failures else 0)
     log.info("monitor.stopped", failed=bool(failures))
+    if loops.loading:
+        # Nothing is in hand yet, and Python cannot end in good order below a library that is loading.
+        os._exit(1 if failures else 0)
     if failures:
         raise failures[0]
 
@@ -170,6 +178,7 @@ class _Loops:
         self._settings = settings
         self._database = database
         self._build = build
+        self._loader: threading.Thread | None = None
         self._heartbeat = Heartbeat()
         self._readiness = Readiness(database)
         web = settings.web
@@ -200,8 +209,8 @@ class _Loops:
     def _work(self, stop: threading.Event) -> None:
         settings, checks = self._settings, self._readiness.checks
         checks["model"] = lambda: "it is being loaded"
-        instrument = self._build(settings)
-        if not until_answered(lambda: self._register(instrument), stop):
+        instrument = self._loaded(stop)
+        if instrument is None or not until_answered(lambda: self._register(instrument), stop):
             return
         with ExitStack() as open_parts:
             sink = None
@@ -225,6 +234,27 @@ class _Loops:
                 dead_letters=sink,
                 heartbeat=self._heartbeat,
             ).run(stop)
+
+    def _loaded(self, stop: threading.Event) -> Instrument | None:
+        """The instrument, which may take minutes; None as soon as asked to stop before it is there."""
+        building: Future[Instrument] = Future()
+
+        def build() -> None:
+            try:
+                building.set_result(self._build(self._settings))
+            except BaseException as error:
+                building.set_exception(error)
+
+        self._loader = threading.Thread(target=build, name="loader", daemon=True)
+        self._loader.start()
+        while self.loading and not stop.is_set():
+            self._loader.join(LOOK_SECONDS)
+        return building.result() if building.done() else None
+
+    @property
+    def loading(self) -> bool:
+        """Whether a model is still being loaded, by a thread that nobody waits for."""
+        return self._loader is not None and self._loader.is_alive()
 
     def _register(self, instrument: Instrument) -> None:
         pack = instrument.pack

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,13 @@ STOP_SECONDS = 10.0
 
 
 class Process:
-    """A `python -m monitor` and what it has logged."""
+    """A Python process with ``--config``, and what it has logged."""
 
-    def __init__(self, log: Path, command: str, config: Path) -> None:
+    def __init__(self, log: Path, command: Sequence[str], config: Path) -> None:
         self._log = log
         with log.open("wb") as sink:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "monitor", command, "--config", str(config)],
+                [sys.executable, *command, "--config", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
@@ -97,7 +97,8 @@ def started(tmp_path: Path) -> Iterator[Callable[[str, Path], Process]]:
     processes: list[Process] = []
 
     def start(command: str, config: Path) -> Process:
-        processes.append(Process(tmp_path / f"{command}.log", command, config))
+        log = tmp_path / f"{command}.log"
+        processes.append(Process(log, ["-m", "monitor", command], config))
         return processes[-1]
 
     yield start
@@ -271,8 +272,36 @@ def test_a_sidecar_never_ends_by_itself_and_starts_again_what_ended(
     assert process.runs
     migrate(PostgresSettings(url=postgres_url))
     process.wait_for('"monitor.running"')
-    assert process.terminate(START_SECONDS) == 0, "a model that is being loaded is waited for"
+    assert process.terminate() == 0
     assert '"monitor.stopped"' in process.said, "the run ended as it does on SIGTERM"
+
+
+def test_a_run_that_is_told_to_stop_does_not_wait_for_a_model_that_is_being_loaded(
+    tmp_path: Path, configured: Callable[..., Path], migrated_url: str
+) -> None:
+    config = configured(postgres={"url": migrated_url}, web={"port": 0})
+    script = tmp_path / "slow_model.py"
+    script.write_text(
+        "import pathlib, sys, threading\n"
+        "from monitor.app import run_loops\n"
+        "from monitor.logs import configure\n"
+        "from monitor.settings import load\n"
+        "settings = load(pathlib.Path(sys.argv[-1]))\n"
+        "configure(settings.log)\n"
+        "def build(settings):\n"
+        "    print('loading', flush=True)\n"
+        "    threading.Event().wait()\n"
+        "run_loops(settings, ('worker',), build=build)\n",
+        encoding="utf-8",
+    )
+    process = Process(tmp_path / "log", [str(script)], config)
+    try:
+        process.wait_for("loading")
+        assert process.terminate() == 0
+        assert '"monitor.stopped"' in process.said
+        assert "left_at_the_end_of_its_grace" not in process.said
+    finally:
+        process.kill()
 
 
 def test_a_sidecar_with_a_configuration_that_is_wrong_waits_for_a_better_one(
