@@ -76,8 +76,7 @@ def build_instrument(settings: Settings) -> Instrument:
 
     pack, model = pack_in_use(settings)
     require_fit(pack, model, f"the model in {settings.replay.model}")
-    full = settings.replay.mode == "generate"
-    loaded = load_model(settings.replay, pack.deepest_site, full=full)
+    loaded = load_model(settings.replay, pack.deepest_site, full=settings.replay.answers)
     return Instrument(pack=pack, engine=ReplayEngine(loaded, pack.features, settings.replay))
 
 
