@@ -31,6 +31,7 @@ from monitor.signals import stopped_by_signals
 from monitor.store.chunks import start_offsets
 from monitor.store.database import connect, require_schema, transaction
 from monitor.store.packs import register_pack
+from monitor.unanswered import Unanswered
 from monitor.values.identity import ModelIdentity
 from monitor.watcher import Watcher
 from monitor.web.app import create_app
@@ -172,8 +173,13 @@ class _Loops:
         self._heartbeat = Heartbeat()
         self._readiness = Readiness(database)
         web = settings.web
+        self._remarks: list[str] = []
         app = create_app(
-            database, self._heartbeat, self._readiness.report, live_within=web.live_within
+            database,
+            self._heartbeat,
+            self._readiness.report,
+            live_within=web.live_within,
+            own_remarks=lambda: tuple(self._remarks),
         )
         self.face = WebServer(app, web)
 
@@ -200,6 +206,10 @@ class _Loops:
         settings, checks = self._settings, self._readiness.checks
         checks["model"] = lambda: "it is being loaded"
         instrument = self._build(settings)
+        unanswered = Unanswered(settings.replay, instrument.pack.features)
+        if unanswered.mend:
+            log.warning("worker.skips_unanswered", effect=unanswered.told, mend=unanswered.mend)
+            self._remarks.append(f"{unanswered.told}: {unanswered.mend}")
         if not until_answered(lambda: self._register(instrument), stop):
             return
         with ExitStack() as open_parts:
