@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class NullReplay:
         self._features = features
         self._seconds = seconds_per_prompt
 
-    def prepare(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+    def prepare(self, prompts: Sequence[Prompt], own_answers: Collection[int] = ()) -> list[Prompt]:
         return list(prompts)
 
     def run(self, prepared: Sequence[Prompt]) -> list[Replayed | Unreplayable]:

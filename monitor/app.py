@@ -33,6 +33,7 @@ from monitor.signals import stopped_by_signals
 from monitor.store.chunks import start_offsets
 from monitor.store.database import connect, require_schema, transaction
 from monitor.store.packs import register_pack
+from monitor.unanswered import Unanswered
 from monitor.values.identity import ModelIdentity
 from monitor.watcher import Watcher
 from monitor.web.app import create_app
@@ -81,8 +82,7 @@ def build_instrument(settings: Settings) -> Instrument:
 
     pack, model = pack_in_use(settings)
     require_fit(pack, model, f"the model in {settings.replay.model}")
-    full = settings.replay.mode == "generate"
-    loaded = load_model(settings.replay, pack.deepest_site, full=full)
+    loaded = load_model(settings.replay, pack.deepest_site, full=settings.replay.answers)
     return Instrument(pack=pack, engine=ReplayEngine(loaded, pack.features, settings.replay))
 
 
@@ -182,8 +182,13 @@ class _Loops:
         self._heartbeat = Heartbeat()
         self._readiness = Readiness(database)
         web = settings.web
+        self._remarks: list[str] = []
         app = create_app(
-            database, self._heartbeat, self._readiness.report, live_within=web.live_within
+            database,
+            self._heartbeat,
+            self._readiness.report,
+            live_within=web.live_within,
+            own_remarks=lambda: tuple(self._remarks),
         )
         self.face = WebServer(app, web)
 
@@ -210,7 +215,13 @@ class _Loops:
         settings, checks = self._settings, self._readiness.checks
         checks["model"] = lambda: "it is being loaded"
         instrument = self._loaded(stop)
-        if instrument is None or not until_answered(lambda: self._register(instrument), stop):
+        if instrument is None:
+            return
+        unanswered = Unanswered(settings.replay, instrument.pack.features)
+        if unanswered.mend:
+            log.warning("worker.skips_unanswered", effect=unanswered.told, mend=unanswered.mend)
+            self._remarks.append(f"{unanswered.told}: {unanswered.mend}")
+        if not until_answered(lambda: self._register(instrument), stop):
             return
         with ExitStack() as open_parts:
             sink = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from monitor.values.scores import CanaryRun, Lineage, Replayed, Unreplayable
 class Replay(Protocol):
     """What the loops need of `monitor.replay.engine.ReplayEngine`; ``prepare`` runs beside ``run``."""
 
-    def prepare(self, prompts: Sequence[Prompt]) -> Any: ...
+    def prepare(self, prompts: Sequence[Prompt], own_answers: Collection[int] = ()) -> Any: ...
     def run(self, prepared: Any) -> Sequence[Replayed | Unreplayable]: ...
     def lineage(self, pack_id: str) -> Lineage: ...
 
@@ -26,7 +26,8 @@ class Replay(Protocol):
 def largest_deviation(pack: Pack, replay: Replay, now: datetime) -> float:
     """Largest |reading - recorded| over canaries and features, in calibration deviations.
 
-    Infinite when a canary cannot be replayed at all.
+    Replayed as they were recorded, whatever `replay.mode` says of prompts without an answer. Infinite
+    when a canary cannot be replayed at all.
     """
     prompts = [canary.prompt(index, now) for index, canary in enumerate(pack.canaries)]
     outcomes = replay.run(replay.prepare(prompts))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from monitor.alert.probe import knock, send_test
 from monitor.alert.selection import Blind, blind
@@ -14,7 +16,7 @@ from monitor.app import build_instrument, pack_in_use
 from monitor.canaries import canary_run
 from monitor.drift.lateness import reach
 from monitor.errors import MonitorError, PackError, RefuseToStart
-from monitor.ingest.kafka import describe, readable_codecs
+from monitor.ingest.kafka import describe, newest_records, readable_codecs
 from monitor.operate import TAILS_MEND, tails_not_known
 from monitor.score.pack import load_pack
 from monitor.settings import Endpoint, Settings
@@ -24,6 +26,8 @@ from monitor.store.outbox import disabled_endpoints
 from monitor.store.packs import pack_presence
 from monitor.store.progress import progress_of
 from monitor.store.roles import require_reader
+from monitor.survey import mends, survey
+from monitor.unanswered import Unanswered
 from monitor.values.presence import foremost, live, several_live
 
 
@@ -38,6 +42,8 @@ class Finding:
     well: bool
     seen: str
     mend: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """The counts behind ``seen``, for programs."""
 
     def __post_init__(self) -> None:
         if not self.well and not self.mend.strip():
@@ -49,7 +55,9 @@ class Finding:
 def examine(
     settings: Settings, *, with_model: bool = True, send_tests: bool = False
 ) -> Iterator[Finding]:
-    """Look at configuration, pack, model, Postgres, Kafka, what is read, and endpoints; one failure stops no other.
+    """Look at configuration, pack, model, Postgres, Kafka, its newest records, what is read, and endpoints.
+
+    One failure stops no other.
 
     ``with_model=False`` leaves out loading the model, which may take minutes. ``send_tests`` posts a
     signed test event to every endpoint; without it what an endpoint takes is asked, not proven.
@@ -69,6 +77,7 @@ def examine(
     yield from _look("baseline", lambda: _baseline(settings), database)
     yield from _look("kafka compression", lambda: f"{', '.join(readable_codecs())} can be read")
     yield from _look("kafka", lambda: _kafka(settings), "Mend the field of kafka that is named.")
+    yield from _records(settings)
     yield from _look("reading", lambda: _reading(settings, datetime.now(UTC)), database)
     if not settings.alerts.endpoints:
         yield Finding(
@@ -203,6 +212,34 @@ def _kafka(settings: Settings) -> str:
     of = "" if report.newest_read == report.with_records else f" of {report.with_records}"
     word = "partition was" if (report.newest_read, of) == (1, "") else "partitions were"
     return f"{', '.join(counts)}; the newest record of {report.newest_read}{of} {word} read"
+
+
+def _records(settings: Settings) -> Iterator[Finding]:
+    """The newest records, parsed as the worker would: what is there, and which setting helps."""
+    unanswered = None
+    with suppress(MonitorError):  # said under pack and model
+        pack = load_pack(settings.pack.path) if settings.pack.path else pack_in_use(settings)[0]
+        unanswered = Unanswered(settings.replay, pack.features)
+    try:
+        newest = newest_records(settings.kafka)
+    except MonitorError as error:
+        mend = error.hint or "Mend the field of kafka that is named."
+        yield Finding(subject="records", well=False, seen=str(error), mend=mend)
+        return
+    seen = survey(newest.records, settings.ingest, unanswered)
+    ratio = (rule for rule in settings.drift.silence_rules if rule.name == "dead_letter_ratio")
+    limit = next((rule.limit for rule in ratio if rule.limit), settings.ingest.dead_letter_limit)
+    found = mends(seen, unanswered, limit)
+    parts = [seen.sentence(), unanswered.told if unanswered else "the pack is not known"]
+    if newest.cut:
+        parts.append("time or bytes ran out before all were read")
+    yield Finding(
+        subject="records",
+        well=not found,
+        seen="; ".join(parts),
+        mend=" ".join(found),
+        figures=seen.figures,
+    )
 
 
 def _reading(settings: Settings, now: datetime) -> str:

@@ -32,7 +32,7 @@ from monitor.subjects import Examined, Subject, pack_health, watched_packs
 from monitor.values.alerts import Alert, Condition, Event
 from monitor.values.drift import Baseline, Cause, DetectorState, Drift
 from monitor.values.presence import PackPresence
-from monitor.values.prompts import CANARY, EVERYTHING
+from monitor.values.prompts import CANARY, WHOLE
 
 MOST_BUCKETS_A_STEP: Final = 60
 """Detectors that were away for long catch up in such strides, so that no step takes minutes."""
@@ -235,8 +235,8 @@ def take_in(
 
 
 def _worth_keeping(drift: Drift, settings: DriftSettings, active: Collection[str]) -> bool:
-    """All of segment ``all`` and whatever alerts; of quiet segments one row in a while."""
-    if drift.segment == EVERYTHING:
+    """All of segments ``all`` and ``generated`` and whatever alerts; of quiet slices one row in a while."""
+    if drift.segment in WHOLE:
         return True
     if f"drift/{drift.pack_id}/{drift.feature}/{drift.segment}" in active:
         return True

@@ -17,7 +17,8 @@ from monitor.ingest.formats import parse
 from monitor.outcomes import letter_of, nothing_to_read
 from monitor.score.scorer import Scorer
 from monitor.settings import IngestSettings, Settings
-from monitor.values.prompts import DeadLetter, DeadReason, Parsed, Prompt, Skip
+from monitor.unanswered import Unanswered
+from monitor.values.prompts import SKIP_MENDS, DeadLetter, DeadReason, Parsed, Prompt, Skip
 from monitor.values.scores import Replayed, Unreplayable
 
 Row = dict[str, Any]
@@ -30,6 +31,7 @@ def score_file(path: Path, instrument: Instrument, settings: Settings) -> Iterat
     model hashes. Reads and replays ``ingest.chunk_records`` records at a time, so memory stays flat.
     """
     scorer = Scorer(instrument.pack)
+    unanswered = Unanswered(settings.replay, instrument.pack.features)
     lineage = instrument.engine.lineage(instrument.pack.pack_id)
     origin: Row = {
         "pack_id": lineage.pack_id,
@@ -41,7 +43,7 @@ def score_file(path: Path, instrument: Instrument, settings: Settings) -> Iterat
     records = read_file(path, max_record_bytes=settings.ingest.max_record_bytes)
     while chunk := list(islice(records, settings.ingest.chunk_records)):
         outcomes = [outcome for record in chunk for outcome in parse(record, settings.ingest)]
-        yield from _scored(outcomes, instrument, scorer, origin)
+        yield from _scored(outcomes, instrument, unanswered, scorer, origin)
 
 
 def read_prompts(path: Path, settings: IngestSettings) -> tuple[list[Prompt], int]:
@@ -68,15 +70,22 @@ def read_prompts(path: Path, settings: IngestSettings) -> tuple[list[Prompt], in
 
 
 def _scored(
-    outcomes: Sequence[Parsed], instrument: Instrument, scorer: Scorer, origin: Row
+    outcomes: Sequence[Parsed],
+    instrument: Instrument,
+    unanswered: Unanswered,
+    scorer: Scorer,
+    origin: Row,
 ) -> Iterator[Row]:
-    prompts = [outcome for outcome in outcomes if isinstance(outcome, Prompt)]
-    replayed = iter(instrument.engine.run(instrument.engine.prepare(prompts)))
+    wanted = unanswered.wanted([one for one in outcomes if isinstance(one, Prompt)])
+    unread = {skip.key: skip for skip in wanted.skipped}
+    engine = instrument.engine
+    replayed = iter(engine.run(engine.prepare(wanted.prompts, wanted.own_answers)))
     for outcome in outcomes:
-        if isinstance(outcome, DeadLetter | Skip):
-            yield _refused(outcome)
+        refused = unread.get(outcome.key, outcome)
+        if isinstance(refused, DeadLetter | Skip):
+            yield _refused(refused)
             continue
-        result = next(replayed)
+        result = unanswered.read(next(replayed))
         if isinstance(result, Unreplayable):
             empty = result.reason is DeadReason.NO_TOKENS
             yield _refused(nothing_to_read(result) if empty else letter_of(result))
@@ -90,7 +99,9 @@ def _refused(outcome: DeadLetter | Skip) -> Row:
         "index": outcome.key.index,
         "outcome": "skipped" if isinstance(outcome, Skip) else "dead_letter",
         "reason": outcome.reason.value,
-        "detail": "" if isinstance(outcome, Skip) else outcome.detail,
+        "detail": SKIP_MENDS.get(outcome.reason, "")
+        if isinstance(outcome, Skip)
+        else outcome.detail,
     }
 
 

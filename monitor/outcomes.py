@@ -11,7 +11,16 @@ from datetime import UTC, datetime, timedelta
 from monitor.ingest.sampling import sample
 from monitor.settings import IngestSettings
 from monitor.values.arrays import Floats
-from monitor.values.prompts import DeadLetter, Parsed, Prompt, RecordKey, Skip, SkipReason, identity
+from monitor.values.prompts import (
+    GENERATED,
+    DeadLetter,
+    Parsed,
+    Prompt,
+    RecordKey,
+    Skip,
+    SkipReason,
+    identity,
+)
 from monitor.values.scores import IngestCount, Replayed, ScoredPrompt, Unreplayable
 
 
@@ -46,7 +55,7 @@ def scored_prompt(
         prompt_id=prompt.prompt_id,
         content_hash=keyed_hash(hash_key, *identity(prompt)),
         conversation_hash=keyed_hash(hash_key, conversation) if conversation else None,
-        segments=segments,
+        segments=(*segments, GENERATED) if outcome.generated else segments,
         model=prompt.model,
         model_revision=prompt.model_revision,
         prompt_tokens=outcome.prompt_tokens,

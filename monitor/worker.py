@@ -42,6 +42,7 @@ from monitor.store.chunks import store_chunk
 from monitor.store.database import transaction
 from monitor.store.ingest import outcomes_between
 from monitor.store.workers import heartbeat, record_canary_run
+from monitor.unanswered import Unanswered
 from monitor.values.arrays import Floats
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import (
@@ -128,6 +129,7 @@ class Worker:
         self._clock = clock
         self._jitter = jitter or random.Random()
         self._scorer = Scorer(pack)
+        self._unanswered = Unanswered(settings.replay, pack.features)
         self._lineage = replay.lineage(pack.pack_id)
         self._segments: set[str] = set()
         self._readable: deque[bool] = deque(maxlen=settings.ingest.dead_letter_window)
@@ -208,20 +210,21 @@ class Worker:
         outcomes = [
             read(parsed, ingest) for record in chunk.records for parsed in parse(record, ingest)
         ]
-        prompts = [outcome for outcome in outcomes if isinstance(outcome, Prompt)]
+        wanted = self._unanswered.wanted([one for one in outcomes if isinstance(one, Prompt)])
+        skipped = tuple(outcome for outcome in outcomes if isinstance(outcome, Skip))
         prepared = Prepared(
             chunk=chunk,
             watermarks=newest_records(chunk.records, outcomes),
-            tokenised=self._replay.prepare(prompts),
+            tokenised=self._replay.prepare(wanted.prompts, wanted.own_answers),
             dead=tuple(outcome for outcome in outcomes if isinstance(outcome, DeadLetter)),
-            skipped=tuple(outcome for outcome in outcomes if isinstance(outcome, Skip)),
+            skipped=(*skipped, *wanted.skipped),
         )
         METRICS.chunk_seconds.labels(stage="prepare").observe(time.monotonic() - started)
         return prepared
 
     def _measure(self, prepared: Prepared) -> ChunkResult:
         started = time.monotonic()
-        outcomes = self._replay.run(prepared.tokenised)
+        outcomes = [self._unanswered.read(one) for one in self._replay.run(prepared.tokenised)]
         self._heartbeat.beat("worker")
         replayed = [outcome for outcome in outcomes if isinstance(outcome, Replayed)]
         failed = [outcome for outcome in outcomes if isinstance(outcome, Unreplayable)]

@@ -90,11 +90,24 @@ class Traffic:
     def now(self):
         return self.minute + timedelta(seconds=40)
 
-    def minutes(self, n, *, shift=(0.0, 0.0), rare=0.0, per_minute=60, segment=None, watcher=None):
-        """Store n minutes; after each one step the watcher, whose evaluations are returned."""
+    def minutes(
+        self,
+        n,
+        *,
+        shift=(0.0, 0.0),
+        rare=0.0,
+        per_minute=60,
+        segment=None,
+        generated=False,
+        watcher=None,
+    ):
+        """Store n minutes; after each one step the watcher, whose evaluations are returned.
+
+        ``generated``: of prompts without a response, which the copy answered.
+        """
         seen = []
         for _ in range(n):
-            self._store(per_minute, shift, rare, segment)
+            self._store(per_minute, shift, rare, "generated" if generated else segment)
             self.minute += MINUTE
             self.alive()
             if watcher:
@@ -117,7 +130,7 @@ class Traffic:
                 prompt_tokens=10,
                 response_tokens=10,
                 cut=False,
-                generated=False,
+                generated=segment == "generated",
                 inclusion_probability=1.0,
                 readings=row.astype(np.float32),
                 scores=row.astype(np.float32),

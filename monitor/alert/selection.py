@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from monitor.alert.rules import FeatureInfo, rank, watches
 from monitor.settings import DriftRule, Settings
 from monitor.values.features import selected
-from monitor.values.prompts import CANARY, EVERYTHING
+from monitor.values.prompts import CANARY, WHOLE
 
 _MOST_NAMED = 12
 """Longer lists of names are cut in a sentence."""
@@ -92,7 +92,7 @@ def _features(rule: DriftRule, features: Sequence[FeatureInfo]) -> Iterator[Blin
 def _segments(rule: DriftRule, keys: Sequence[str]) -> Iterator[Blind]:
     where = f"rule {rule.name}"
     for pattern in rule.segments:
-        if fnmatch.fnmatchcase(EVERYTHING, pattern):
+        if any(fnmatch.fnmatchcase(segment, pattern) for segment in WHOLE):
             continue
         if any(_can_match_behind(f"{key}=", pattern) for key in keys):
             continue
@@ -100,12 +100,12 @@ def _segments(rule: DriftRule, keys: Sequence[str]) -> Iterator[Blind]:
         plain = is_pair and re.fullmatch(r"[A-Za-z0-9_.\-/]+", key)
         if fnmatch.fnmatchcase(CANARY, pattern):
             mend = f"{CANARY!r} is reserved and raises no alert; name another segment."
-        elif near := _near(key if is_pair else pattern, keys if is_pair else [EVERYTHING]):
+        elif near := _near(key if is_pair else pattern, keys if is_pair else WHOLE):
             mend = f"Did you mean {near + pattern[len(key) :] if is_pair else near!r}?"
         elif plain:
             mend = f"Add {key} to ingest.segment_keys, or take the pattern out."
         else:
-            known = [EVERYTHING, *(f"{one}=…" for one in keys)]
+            known = [*WHOLE, *(f"{one}=…" for one in keys)]
             mend = f"Segments are {_some(known)}; keys come from ingest.segment_keys."
         yield Blind(
             where=where,

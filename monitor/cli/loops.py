@@ -127,15 +127,21 @@ def doctor(
         bool, typer.Option("--send-test", help="Post a signed test event to every endpoint.")
     ] = False,
 ) -> None:
-    """Check configuration, pack, rules, model, Postgres, baseline, Kafka and endpoints.
+    """Check configuration, pack, rules, model, Postgres, baseline, Kafka, its records and endpoints.
 
-    Every part that is not well says how to mend it, and makes the exit code 1.
+    A few hundred of the topic's newest records are read, outside of the group and without committing, to
+    say what they hold; none of their text is printed. Every part that is not well says how to mend it, and makes the exit code 1.
     """
     from monitor.doctor import examine
 
     found = examine(load(config_file), with_model=not skip_model, send_tests=send_test)
     findings = list(found)
     rows = [{"part": f.subject, "well": f.well, "seen": f.seen, "mend": f.mend} for f in findings]
+    if as_json:
+        rows = [
+            row | ({"figures": f.figures} if f.figures else {})
+            for row, f in zip(rows, findings, strict=True)
+        ]
     show(rows, as_json)
     if not all(finding.well for finding in findings):
         raise typer.Exit(1)

@@ -14,7 +14,7 @@ from monitor.drift.tests import variance
 from monitor.errors import BadInput
 from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, Window
 from monitor.values.identity import BaselineFingerprint
-from monitor.values.prompts import CANARY, EVERYTHING
+from monitor.values.prompts import CANARY, EVERYTHING, GENERATED, WHOLE
 from monitor.values.scores import tail_sum
 
 MOST_INTERVALS: Final = 144
@@ -52,21 +52,19 @@ def capture(
 ) -> Baseline:
     """A draft baseline of the windows of consecutive `intervals` of [start, end), canaries left out.
 
-    Raises BadInput when not one feature has ``min_n`` prompts in segment ``all``: the interval must
-    be widened. A feature with fewer (its region is often absent) gets no stream in any segment and
-    is not watched under this baseline; `unwatched` finds it, and every window's log event names it.
+    Raises BadInput when not one feature has ``min_n`` prompts in segment ``all`` (or ``generated``): the
+    interval must be widened. A feature with fewer (its region is often absent) gets no stream there and
+    in no slice of it, and is not watched; `unwatched` finds those that are nowhere, and every window's
+    log event names them.
     """
     groups: dict[tuple[int, str], list[Window]] = defaultdict(list)
     for window in windows:
         if window.segment != CANARY and window.n:
             groups[window.feature, window.segment].append(window)
     streams = {key: _stream(members, start, end) for key, members in sorted(groups.items())}
-    enough = {
-        feature
-        for (feature, segment), stream in streams.items()
-        if segment == EVERYTHING and stream.window.n >= min_n
-    }
-    n = max((s.window.n for (_, segment), s in streams.items() if segment == EVERYTHING), default=0)
+    whole = {key: stream.window.n for key, stream in streams.items() if key[1] in WHOLE}
+    enough = {key for key, n in whole.items() if n >= min_n}
+    n = max(whole.values(), default=0)
     if not enough:
         raise BadInput(
             f"the interval {start.isoformat()} to {end.isoformat()} holds {n} scored prompts, "
@@ -90,8 +88,13 @@ def capture(
                 "n": str(n),
             }
         ),
-        streams={key: stream for key, stream in streams.items() if key[0] in enough},
+        streams={key: one for key, one in streams.items() if (key[0], _whole_of(key[1])) in enough},
     )
+
+
+def _whole_of(segment: str) -> str:
+    """The segment of which ``segment`` is a slice; itself where it is none."""
+    return GENERATED if segment == GENERATED else EVERYTHING
 
 
 def _stream(windows: Sequence[Window], start: datetime, end: datetime) -> BaselineStream:
@@ -158,12 +161,12 @@ def baseline_for(
 ) -> tuple[tuple[int, str], bool] | None:
     """The key of the stream to compare with, and whether it is the pooled one.
 
-    A segment's own stream from ``min_n`` prompts on, else the feature's stream over all traffic;
-    None when the feature has no stream in this baseline.
+    A segment's own stream from ``min_n`` prompts on, else the feature's stream over all traffic; never
+    another one for answers of the copy's own. None when the feature has no such stream in this baseline.
     """
-    key, pooled = (feature, segment), (feature, EVERYTHING)
+    key, pooled = (feature, segment), (feature, _whole_of(segment))
     own = baseline.streams.get(key)
-    if own is not None and (segment == EVERYTHING or own.window.n >= min_n):
+    if own is not None and (segment in WHOLE or own.window.n >= min_n):
         return key, False
     return (pooled, True) if pooled in baseline.streams else None
 
@@ -177,10 +180,11 @@ def tails_not_known(baseline: Baseline) -> tuple[int, ...]:
     return tuple(
         feature
         for (feature, segment), stream in sorted(baseline.streams.items())
-        if segment == EVERYTHING and stream.window.tail_count is None
+        if segment in WHOLE and stream.window.tail_count is None
     )
 
 
 def unwatched(baseline: Baseline, features: int) -> tuple[int, ...]:
     """Indices of the pack's features that this baseline holds no stream of."""
-    return tuple(i for i in range(features) if (i, EVERYTHING) not in baseline.streams)
+    held = {feature for feature, segment in baseline.streams if segment in WHOLE}
+    return tuple(i for i in range(features) if i not in held)

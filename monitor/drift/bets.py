@@ -10,7 +10,7 @@ from monitor.drift import sequential
 from monitor.drift.tests import Reference, reference
 from monitor.settings import DriftSettings
 from monitor.values.drift import Baseline
-from monitor.values.prompts import EVERYTHING
+from monitor.values.prompts import WHOLE
 
 Stream = tuple[int, str]
 """Feature index and segment."""
@@ -36,7 +36,7 @@ def bets_on(baseline: Baseline, settings: DriftSettings) -> Bets:
     own = {
         key: stream
         for key, stream in baseline.streams.items()
-        if key[1] == EVERYTHING or stream.window.n >= settings.min_segment_n
+        if key[1] in WHOLE or stream.window.n >= settings.min_segment_n
     }
     limit = sequential.threshold(settings.average_run_length, len(own), settings.bucket)
     return Bets(

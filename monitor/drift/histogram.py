@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from monitor.values.arrays import Counts, Doubles, Floats
 from monitor.values.drift import Window
-from monitor.values.features import Directed
+from monitor.values.features import Feature
 from monitor.values.prompts import CANARY
 from monitor.values.scores import SCORE_BIN_EDGES, SCORE_BINS, Bucket, ScoredPrompt, tail_sum
 
@@ -37,7 +37,7 @@ def floor_time(moment: datetime, step: timedelta) -> datetime:
 
 def bucket_scores(
     scored: Sequence[ScoredPrompt],
-    features: Sequence[Directed],
+    features: Sequence[Feature],
     *,
     bucket: timedelta,
     canary: bool = False,
@@ -46,7 +46,7 @@ def bucket_scores(
 
     ``features`` [k] are the pack's, in its order: they say which scores are tail. NaN scores (region
     absent) are left out; buckets without a single score are not made. Canaries go to the segment and
-    source ``canary`` alone.
+    source ``canary`` alone, other scores where `ScoredPrompt.counted_in` says.
     Prompts count once each, whatever their inclusion probability: the monitor samples whole
     conversations at one rate, so the sample's statistics are the traffic's.
     Raises ValueError on an infinite score: those are dead-lettered before.
@@ -63,21 +63,18 @@ def bucket_scores(
     beyond = np.stack([feature.in_tail(column) for feature, column in columns], axis=1)
     bins = np.searchsorted(EDGES, np.where(present, scores, 0.0), side="right")
     filled = np.where(present, scores, 0.0)
-
-    groups: dict[tuple[datetime, str, str], list[int]] = defaultdict(list)
-    for row, prompt in enumerate(scored):
-        start = floor_time(prompt.recorded_at, bucket)
-        source = CANARY if canary else f"{prompt.key.topic}/{prompt.key.partition}"
-        for segment in (CANARY,) if canary else prompt.segments:
-            groups[start, source, segment].append(row)
+    of_prompt = np.array([feature.of_prompt for feature in features])
 
     buckets: list[Bucket] = []
-    for (start, source, segment), rows in sorted(groups.items()):
-        counts = present[rows].sum(axis=0)
-        totals = filled[rows].sum(axis=0)
-        squares = (filled[rows] ** 2).sum(axis=0)
-        tail_counts = beyond[rows].sum(axis=0)
-        histograms = _histograms(bins[rows], present[rows])
+    grouped_rows = _groups(scored, of_prompt, bucket, canary=canary)
+    for (start, source, segment), members in sorted(grouped_rows.items()):
+        rows = [row for row, _ in members]
+        here = present[rows] & np.stack([columns for _, columns in members])
+        counts = here.sum(axis=0)
+        totals = (filled[rows] * here).sum(axis=0)
+        squares = (filled[rows] ** 2 * here).sum(axis=0)
+        tail_counts = (beyond[rows] & here).sum(axis=0)
+        histograms = _histograms(bins[rows], here)
         buckets.extend(
             Bucket(
                 bucket_start=start,
@@ -94,6 +91,31 @@ def bucket_scores(
             for feature in np.flatnonzero(counts)
         )
     return tuple(buckets)
+
+
+_Bools = NDArray[np.bool_]
+
+
+def _groups(
+    scored: Sequence[ScoredPrompt], of_prompt: _Bools, bucket: timedelta, *, canary: bool
+) -> dict[tuple[datetime, str, str], list[tuple[int, _Bools]]]:
+    """By interval, source and segment: rows of ``scored``, each with the features [k] that count there."""
+    everything = np.ones_like(of_prompt)
+    groups: dict[tuple[datetime, str, str], list[tuple[int, _Bools]]] = defaultdict(list)
+    for row, prompt in enumerate(scored):
+        start = floor_time(prompt.recorded_at, bucket)
+        source = CANARY if canary else f"{prompt.key.topic}/{prompt.key.partition}"
+        counted: list[tuple[str, _Bools]]
+        if canary:
+            counted = [(CANARY, everything)]
+        elif not prompt.generated:
+            counted = [(segment, everything) for segment in prompt.segments]
+        else:
+            counted = [(segment, of_prompt) for segment in prompt.counted_in(of_prompt=True)]
+            counted += [(segment, ~of_prompt) for segment in prompt.counted_in(of_prompt=False)]
+        for segment, columns in counted:
+            groups[start, source, segment].append((row, columns))
+    return groups
 
 
 def _histograms(bins: NDArray[Any], present: NDArray[np.bool_]) -> Counts:

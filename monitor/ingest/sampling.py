@@ -12,8 +12,9 @@ from monitor.values.prompts import EVERYTHING, Prompt, Skip, SkipReason
 OTHER: Final = "(other)"
 """The value that stands for every segment beyond the limit."""
 
-_PERSON: Final = b"monitor.sampling"
-"""Keeps our choice independent of a sampler upstream that hashes the same id."""
+_SAMPLING: Final = b"monitor.sampling"
+_ANSWERS: Final = b"monitor.answers"
+"""Keep our choices independent of each other, and of a sampler upstream that hashes the same id."""
 
 
 def sample(prompt: Prompt, rate: float) -> Prompt | Skip:
@@ -23,9 +24,18 @@ def sample(prompt: Prompt, rate: float) -> Prompt | Skip:
     kept below ``rate``, so what is kept at a lower rate is kept at every higher one. A prompt that is
     kept carries its inclusion probability times ``rate``.
     """
-    if _fraction(_unit(prompt)) >= rate:
+    if _fraction(_unit(prompt), _SAMPLING) >= rate:
         return Skip(key=prompt.key, recorded_at=prompt.recorded_at, reason=SkipReason.SAMPLED_OUT)
     return replace(prompt, inclusion_probability=prompt.inclusion_probability * rate)
+
+
+def answer_wanted(prompt: Prompt, share: float) -> bool:
+    """Whether the prompt is of the ``share`` in [0, 1] that the copy answers itself.
+
+    Chosen as `sample` chooses, by a hash of its own: whole conversations, the same in every worker and
+    on redelivery, and what a low share answers a higher one answers too.
+    """
+    return _fraction(_unit(prompt), _ANSWERS) < share
 
 
 def _unit(prompt: Prompt) -> str:
@@ -37,8 +47,8 @@ def _unit(prompt: Prompt) -> str:
     )
 
 
-def _fraction(unit: str) -> float:
-    digest = hashlib.blake2b(unit.encode("utf-8"), digest_size=8, person=_PERSON).digest()
+def _fraction(unit: str, purpose: bytes) -> float:
+    digest = hashlib.blake2b(unit.encode("utf-8"), digest_size=8, person=purpose).digest()
     return (int.from_bytes(digest) >> 11) / 2**53
 
 

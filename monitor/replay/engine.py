@@ -9,7 +9,7 @@ pass; the residual stream never leaves the device.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,7 +59,10 @@ class Prepared:
     replays: tuple[Tokens, ...]
     replay_of: dict[int, int]
     plan: Plan
+    own_answers: frozenset[int] = frozenset()
+    """Prompts that get an answer of the copy's own before they are read."""
     generated: frozenset[int] = frozenset()
+    """Prompts that got one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +105,10 @@ class ReplayEngine:
         }
         if settings.template_options:
             rules["template_options"] = settings.template_options
-        if settings.mode == "generate":
+        if settings.answers:
             rules["generate_tokens"] = settings.generate_tokens
+        if settings.answer_share:
+            rules["answer_share"] = settings.answer_share
         device = self.loaded.device
         return Lineage(
             pack_id=pack_id,
@@ -120,8 +125,11 @@ class ReplayEngine:
         """Readings of each prompt, in order. Blocks while the model runs."""
         return self.run(self.prepare(prompts))
 
-    def prepare(self, prompts: Sequence[Prompt]) -> Prepared:
-        """Tokenise and plan; does not touch the model."""
+    def prepare(self, prompts: Sequence[Prompt], own_answers: Collection[int] = ()) -> Prepared:
+        """Tokenise and plan; does not touch the model.
+
+        ``own_answers`` are indices of prompts without an answer: `run` lets the copy answer them first.
+        """
         refused: dict[int, Unreplayable] = {}
         tokens: dict[int, Tokens] = {}
         for index, outcome in enumerate(self._tokeniser.tokenise(prompts)):
@@ -129,11 +137,15 @@ class ReplayEngine:
                 refused[index] = outcome
             else:
                 tokens[index] = outcome
-        return self._planned(tuple(prompts), refused, tokens)
+        planned = self._planned(tuple(prompts), refused, tokens)
+        return replace(planned, own_answers=frozenset(own_answers) & tokens.keys())
 
     def run(self, prepared: Prepared) -> list[Replayed | Unreplayable]:
-        """Run what was prepared: a `Replayed` or `Unreplayable` for each prompt, in order."""
-        if self.settings.mode == "generate":
+        """Run what was prepared: a `Replayed` or `Unreplayable` for each prompt, in order.
+
+        Raises `ConfigurationError` when answers are wanted of a model that was not loaded in full.
+        """
+        if prepared.own_answers:
             prepared = self._with_answers(prepared)
         activations, failed = self._activations(prepared.plan, prepared.replays)
         for replay in failed:
@@ -184,26 +196,17 @@ class ReplayEngine:
         return self.settings.min_shared_tokens if share else None
 
     def _with_answers(self, prepared: Prepared) -> Prepared:
-        """Prompts without a response, with the model's own greedy answer behind them."""
-        wanting = {
-            r
-            for r in prepared.replay_of.values()
-            if not prepared.replays[r].response_tokens and not prepared.replays[r].reasoning_tokens
-        }
-        room = self._limit - min(self.settings.generate_tokens, self._limit // 2)
+        """The model's own greedy answer behind the prompts that get one; equal prompts get it once."""
+        longest = min(self.settings.generate_tokens, self._limit // 2)
         given: dict[int, tuple[int, ...]] = {}
-        for replay in sorted(wanting):
-            short = self._tokeniser.shortened(prepared.replays[replay], room)
-            given[replay] = answered(
-                self.loaded, short.ids, min(self.settings.generate_tokens, self._limit // 2)
-            )
         tokens = dict(prepared.tokens)
-        for index, replay in prepared.replay_of.items():
-            if replay in given:
-                short = self._tokeniser.shortened(tokens[index], room)
-                tokens[index] = self._tokeniser.with_answer(short, given[replay])
-        generated = frozenset(i for i, r in prepared.replay_of.items() if r in given)
-        return self._planned(prepared.prompts, prepared.refused, tokens, generated)
+        for index in sorted(prepared.own_answers):
+            replay = prepared.replay_of[index]
+            short = self._tokeniser.shortened(tokens[index], self._limit - longest)
+            if replay not in given:
+                given[replay] = answered(self.loaded, short.ids, longest)
+            tokens[index] = self._tokeniser.with_answer(short, given[replay])
+        return self._planned(prepared.prompts, prepared.refused, tokens, prepared.own_answers)
 
     def _activations(
         self, work: Plan, replays: Sequence[Tokens]

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 from monitor.settings.section import Duration, Section
 from monitor.values.alerts import Severity
 from monitor.values.features import WATCH_ONLY
-from monitor.values.prompts import CANARY, EVERYTHING
+from monitor.values.prompts import CANARY, EVERYTHING, GENERATED
 
 _FOR: Final = "how long it must hold before it fires, and be gone before it resolves"
 _COOLDOWN: Final = "how long it stays quiet after it resolved, unless it comes back graver"
@@ -48,9 +48,10 @@ class DriftRule(Section):
         description="names or globs; tag:NAME selects by tag; ! in front leaves out",
     )
     segments: tuple[str, ...] = Field(
-        (EVERYTHING,),
+        (EVERYTHING, GENERATED),
         min_length=1,
-        description="globs of key=value; a key's segments exist once ingest.segment_keys names it",
+        description="all, generated (answers of the copy's own), globs of key=value; a key's segments "
+        "exist once ingest.segment_keys names it",
     )
     windows: tuple[str, ...] = Field((), description="names from drift.windows; empty: all")
     severities: dict[Severity, Thresholds] = Field(min_length=1)

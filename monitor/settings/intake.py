@@ -163,11 +163,36 @@ class ReplaySettings(Section):
     )
     mask_special_tokens: bool = True
     mask_template: bool = Field(True, description="leave template scaffolding out of the pooling")
-    mode: Literal["logged", "generate"] = Field(
-        "logged", description="generate: answer records without a response with the full copy"
+    mode: Literal["auto", "logged", "generate"] = Field(
+        "auto",
+        description="prompts without a logged answer: auto reads the prompt alone, and answer_share "
+        "of them with the copy's own answer; logged reads what is there; generate answers all",
     )
-    generate_tokens: int = Field(64, ge=1, le=4_096)
+    answer_share: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="mode auto: share of the conversations without a logged answer that the copy "
+        "answers itself; above 0 the whole model is loaded",
+    )
+    generate_tokens: int = Field(
+        64, ge=1, le=4_096, description="longest answer of the copy's own, in tokens"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; null: torch decides")
+
+    @model_validator(mode="after")
+    def _share_of_auto(self) -> ReplaySettings:
+        if self.answer_share and self.mode != "auto":
+            raise ValueError(
+                f"replay.answer_share is for mode auto; mode {self.mode} "
+                + ("answers all of them" if self.mode == "generate" else "answers none")
+            )
+        return self
+
+    @property
+    def answers(self) -> bool:
+        """The copy answers some prompts itself, for which it must be loaded whole."""
+        return self.mode == "generate" or self.answer_share > 0.0
 
 
 class PackSettings(Section):

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from monitor.store.border import TEXT_CHARACTERS, clean, clean_json
-from monitor.values.features import Directed, Feature
+from monitor.values.features import PROMPT_SIDE, Directed, Feature
 from monitor.values.presence import PackPresence
 from monitor.values.scores import Lineage
 
@@ -118,6 +118,10 @@ class PackFeature(Directed):
     pooling: str
     tags: tuple[str, ...]
     description: str
+
+    @property
+    def of_prompt(self) -> bool:
+        return self.region in PROMPT_SIDE
 
 
 def pack_features(c: Connection, pack_id: str) -> list[PackFeature]:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from monitor.store.border import clean, clean_or_none
 from monitor.store.packs import PackFeature
 from monitor.values.arrays import Floats
+from monitor.values.prompts import GENERATED
 from monitor.values.scores import ScoredPrompt
 
 _COPY_SCORES: Final = """
@@ -76,6 +77,8 @@ def strongest_prompts(
 ) -> list[dict[str, Any]]:
     """The prompts of [start, end) whose scores lie furthest towards the feature's persona.
 
+    Of those whose score counts in ``segment`` (see `ScoredPrompt.counted_in`).
+
     Keys: prompt_id, recorded_at, topic, partition, record_offset, record_index, score, reading,
     response_tokens, segments.
     """
@@ -88,6 +91,7 @@ def strongest_prompts(
                 AND lineage_id = ANY(
                     ARRAY(SELECT lineage_id FROM monitor_data.lineages WHERE pack_id = :pack_id))
                 AND :segment = ANY(segments)
+                AND (NOT generated OR :of_generated)
                 AND scores[:ordinal] IS NOT NULL
             ORDER BY :sign * scores[:ordinal] DESC, recorded_at, record_offset
             LIMIT :limit
@@ -97,6 +101,7 @@ def strongest_prompts(
             "ordinal": feature.ordinal + 1,
             "sign": feature.sign,
             "segment": clean(segment),
+            "of_generated": feature.of_prompt is not (segment == GENERATED),
             "start": start,
             "end": end,
             "limit": limit,

@@ -72,7 +72,7 @@ class Baseline:
     window_start: datetime
     window_end: datetime
     n: int
-    """Prompts in segment ``all``."""
+    """Prompts in segment ``all``, or ``generated`` where more are there."""
     fingerprint: BaselineFingerprint
     """What it was made from: copies, served models, sampling, bucket length."""
     streams: Mapping[tuple[int, str], BaselineStream]

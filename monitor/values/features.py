@@ -18,6 +18,9 @@ from monitor.values.arrays import Doubles, Floats
 from monitor.values.checks import require
 
 Region = Literal["prompt", "reasoning", "response", "last_prompt_token", "all"]
+PROMPT_SIDE: Final[frozenset[str]] = frozenset({"prompt", "last_prompt_token"})
+"""Regions that read the same whether an answer follows or not. ``all`` is not one: half an exchange does
+not compare with whole ones."""
 Pooling = Literal["mean", "max_rolling_mean", "max", "last"]
 FeatureKind = Literal["direction", "probe", "latent"]
 Activation = Literal["identity", "sigmoid", "relu", "jumprelu", "topk"]
@@ -183,3 +186,8 @@ class Feature(Directed):
                 self.encoder is None and self.latent is None,
                 f"{self.name}: encoder and latent belong to topk",
             )
+
+    @property
+    def of_prompt(self) -> bool:
+        """Reads the prompt side alone; see `PROMPT_SIDE`."""
+        return self.region in PROMPT_SIDE

@@ -16,6 +16,10 @@ from monitor.values.checks import frozen, require, require_aware
 
 EVERYTHING: Final = "all"
 """The segment that every production prompt belongs to."""
+GENERATED: Final = "generated"
+"""The segment of scores that read an answer of the copy's own: they count here and nowhere else."""
+WHOLE: Final = (EVERYTHING, GENERATED)
+"""The segments that are no slice of another, each compared with a baseline of its own alone."""
 CANARY: Final = "canary"
 """The segment reserved for the agent's own fixed prompts."""
 
@@ -230,8 +234,10 @@ class SkipReason(enum.StrEnum):
     ONLY_MEDIA = "only_media"
     """The prompt holds images, audio or files and no text."""
     OTHER_MODEL = "other_model"
+    NO_ANSWER = "no_answer"
+    """No answer was logged, the pack reads nothing else, and ``replay.answer_share`` leaves this one out."""
     NOTHING_TO_READ = "nothing_to_read"
-    """No feature of the pack has a token here, for example no response under a pack of responses."""
+    """No feature of the pack has a token here: the first one is never pooled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +252,14 @@ class DeadLetter:
 
     def __post_init__(self) -> None:
         require_aware(self.recorded_at, "recorded_at")
+
+
+SKIP_MENDS: Final[Mapping[SkipReason, str]] = {
+    SkipReason.NO_ANSWER: "set replay.answer_share (a share gets the copy's own answer) or replay.mode: "
+    "generate (all do), log the answers, or use a pack with features of the region prompt or "
+    "last_prompt_token",
+}
+"""What helps against a skip that need not be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

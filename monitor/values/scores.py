@@ -14,6 +14,7 @@ from monitor.values.arrays import Counts, Floats
 from monitor.values.checks import require, require_aware
 from monitor.values.fidelity import Rendering
 from monitor.values.prompts import (
+    GENERATED,
     DeadLetter,
     DeadReason,
     OffsetSpan,
@@ -81,7 +82,10 @@ class Unreplayable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredPrompt:
-    """One row of the scores table. NaN stands for "absent". ``content_hash`` is a keyed HMAC."""
+    """One row of the scores table. NaN stands for "absent". ``content_hash`` is a keyed HMAC.
+
+    ``segments`` are the prompt's; `counted_in` says in which of them a score counts.
+    """
 
     key: RecordKey
     recorded_at: datetime
@@ -98,6 +102,18 @@ class ScoredPrompt:
     inclusion_probability: float
     readings: Floats
     scores: Floats
+
+    def counted_in(self, *, of_prompt: bool) -> tuple[str, ...]:
+        """The segments in which a score of this prompt counts.
+
+        One that reads an answer of the copy's own counts in `GENERATED` alone, so that no sum mixes it
+        with scores of logged answers; what reads the prompt side is the same with either.
+        """
+        if not self.generated:
+            return self.segments
+        if of_prompt:
+            return tuple(segment for segment in self.segments if segment != GENERATED)
+        return (GENERATED,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

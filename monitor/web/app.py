@@ -5,7 +5,7 @@ It has no log-in and changes nothing: keep it inside the cluster, or put a proxy
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -47,15 +47,18 @@ def create_app(
     readiness: Readiness,
     *,
     live_within: timedelta = LIVE_WITHIN,
+    own_remarks: Callable[[], Sequence[str]] = tuple,
     clock: Callable[[], datetime] = _now,
 ) -> Starlette:
     """The whole face; without a ``database`` only health and metrics.
+
+    ``own_remarks`` are what this process has to say in ``/readyz``, before what the database knows.
 
     A database that does not answer is 503, a wrong parameter 400 that names it.
     """
 
     def remarks() -> list[str]:
-        return [] if database is None else overview.remarks(database, clock())
+        return [*own_remarks(), *(overview.remarks(database, clock()) if database else ())]
 
     routes = health.routes(heartbeat, readiness, remarks, live_within.total_seconds())
     if database is not None:

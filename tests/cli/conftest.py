@@ -106,6 +106,14 @@ def pack_folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) ->
     return folder
 
 
+@pytest.fixture(scope="session")
+def answers_pack_folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+    """A pack of the tiny llama that reads nothing but responses."""
+    folder = tmp_path_factory.mktemp("answers-pack")
+    save_pack(pack_of(model_folder, [feature("toxic", drawn(2))], name="answers"), folder)
+    return folder
+
+
 @pytest.fixture
 def other_model_folder(tmp_path: Path, model_folder: Path) -> Path:
     """The same llama with one weight file and the chat template of another."""

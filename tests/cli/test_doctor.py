@@ -90,6 +90,7 @@ def test_every_part_that_is_wrong_says_so_and_how_to_mend_it(
         "packs in use": "Connection refused",
         "baseline": "Connection refused",
         "kafka": "127.0.0.1:1: Connection refused",
+        "records": "127.0.0.1:1: Connection refused",
         "reading": "Connection refused",
         "endpoint deaf": "127.0.0.1 cannot be reached",
         "endpoint keyless": "secret",
@@ -380,6 +381,114 @@ def test_a_worker_that_is_behind_is_told_with_how_far_and_why(
         f"prompts/1 is read up to {newest:%H:%M} UTC, 1062 records behind its end" in late["seen"]
     )
     assert "add workers" in late["mend"]
+
+
+# --- the topic's records ---------------------------------------------------------------------------
+
+MARK = "zanzibar-marker"
+ASKED = [{"role": "user", "content": MARK}]
+TOOL = {"type": "function", "function": {"name": MARK, "parameters": {"type": "object"}}}
+LOGGED_REQUEST = {
+    "model": "m",
+    "messages": ASKED,
+    "tools": [TOOL],
+    "temperature": 0.7,
+}
+ANSWERED = {
+    "request": {"model": "m", "messages": ASKED},
+    "response": {
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": MARK}}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
+    },
+}
+
+
+@pytest.fixture
+def looked_at(
+    cli: Cli, configured: Callable[..., Path], kafka_bootstrap: str, make_topic: Callable[..., str]
+) -> Callable[..., dict[str, Any]]:
+    """``looked_at(records, pack=folder)``: what doctor says of a new topic that holds them."""
+
+    def look(records: list[bytes], pack: Path, **replay: Any) -> dict[str, Any]:
+        topic = make_topic(partitions=2)
+        producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, acks="all")
+        for number, value in enumerate(records):
+            producer.send(topic, value, partition=number % 2)
+        producer.close()
+        config = configured(
+            kafka={
+                "bootstrap_servers": kafka_bootstrap,
+                "topics": [topic],
+                "group_id": topic,
+                "dead_letter_topic": None,
+            },
+            pack={"path": str(pack)},
+            replay=replay,
+            postgres=CLOSED["postgres"],
+        )
+        ended = cli("doctor", "--skip-model", "--json", config=config)
+        assert MARK not in ended.out + ended.err, "no text of a prompt is printed"
+        admin = kafka.KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+        groups = {str(group) for group in admin.list_groups()}
+        admin.close()
+        assert not any(topic in group for group in groups), "the group is not joined"
+        return parts_of(ended)["records"]
+
+    return look
+
+
+def test_what_the_topic_holds_is_told_with_its_shares(
+    looked_at: Callable[..., dict[str, Any]], pack_folder: Path
+) -> None:
+    records = [json.dumps(one).encode() for one in (*[LOGGED_REQUEST] * 6, *[ANSWERED] * 2)]
+    part = looked_at(
+        [*records, b"{", json.dumps({"input": [1], "model": "e"}).encode()], pack_folder
+    )
+    figures = part["figures"]
+    assert (figures["records"], figures["prompts"]) == (10, 8)
+    assert figures["formats"] == {"openai": 8}
+    assert figures["answered"] == 2
+    assert figures["with_tools"] == 6
+    assert figures["with_sampling"] == 6
+    assert figures["with_counts"] == 2
+    assert figures["with_model"] == 8
+    assert figures["dead"]["not_json"] == 1
+    assert sum(figures["dead"].values()) + sum(figures["skipped"].values()) == 2
+    assert (
+        "8 prompts in 10 records (openai 100%); 25% with an answer, 75% with tools" in part["seen"]
+    )
+    assert "prompts without an answer: read by curt" in part["seen"]
+    # One record of ten cannot be read: more than the rule dead_letter_ratio lets pass.
+    assert not part["well"]
+    assert "docs/records.md" in part["mend"]
+
+
+def test_prompts_alone_under_a_pack_of_answers_name_the_setting(
+    looked_at: Callable[..., dict[str, Any]], pack_folder: Path, answers_pack_folder: Path
+) -> None:
+    records = [json.dumps(LOGGED_REQUEST).encode()] * 8
+    part = looked_at(records, answers_pack_folder)
+    assert not part["well"]
+    assert part["figures"]["unread"] == 8
+    assert "0% with an answer" in part["seen"]
+    assert "skipped as no_answer" in part["seen"]
+    assert "Most prompts have no answer: set replay.answer_share" in part["mend"]
+    assert looked_at(records, pack_folder)["well"]
+    assert looked_at(records, answers_pack_folder, answer_share=1.0)["well"]
+    assert looked_at(records, answers_pack_folder, mode="generate")["well"]
+    logged = looked_at([json.dumps(ANSWERED).encode()] * 8, answers_pack_folder)
+    assert logged["well"]
+
+
+def test_an_empty_topic_and_one_of_other_things(
+    looked_at: Callable[..., dict[str, Any]], pack_folder: Path
+) -> None:
+    empty = looked_at([], pack_folder)
+    assert empty["well"]
+    assert empty["seen"].startswith("no records yet")
+    spans = looked_at([json.dumps({"resourceSpans": []}).encode()] * 4, pack_folder)
+    assert not spans["well"]
+    assert "Look at kafka.topics" in spans["mend"]
 
 
 # --- Postgres --------------------------------------------------------------------------------------

@@ -250,6 +250,38 @@ def test_run_becomes_ready_when_postgres_comes(
     assert process.terminate() == 0
 
 
+def test_a_worker_whose_pack_reads_answers_alone_says_at_its_start_what_it_will_skip(
+    started: Callable[[str, Path], Process],
+    configured: Callable[..., Path],
+    migrated_url: str,
+    kafka_bootstrap: str,
+    topic: str,
+    model_folder: Path,
+    answers_pack_folder: Path,
+) -> None:
+    process = started(
+        "run",
+        configured(
+            postgres={"url": migrated_url},
+            web={"port": 0},
+            kafka={
+                "bootstrap_servers": kafka_bootstrap,
+                "topics": [topic],
+                "group_id": topic,
+                "dead_letter_topic": None,
+            },
+            replay={"model": str(model_folder), "device": "cpu"},
+            pack={"path": str(answers_pack_folder)},
+        ),
+    )
+    (remark,) = process.answers("/readyz", 200)["remarks"]
+    assert remark.startswith(
+        "prompts without an answer: skipped as no_answer: set replay.answer_share"
+    )
+    assert process.terminate() == 0
+    assert "worker.skips_unanswered" in process.said
+
+
 def test_a_sidecar_never_ends_by_itself_and_starts_again_what_ended(
     started: Callable[[str, Path], Process],
     configured: Callable[..., Path],

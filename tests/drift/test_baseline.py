@@ -93,6 +93,23 @@ def test_thin_segments_fall_back_on_all_traffic(window_of):
     assert baseline_for(baseline, 0, "all", 10_000) == ((0, "all"), False)
 
 
+def test_answers_of_the_copys_own_have_a_baseline_of_their_own_or_none(window_of):
+    logged, own = window_of(np.zeros(900)), window_of(np.ones(400), segment="generated")
+    both = draft([logged, own])
+    assert both.n == 900
+    assert baseline_for(both, 0, "generated", 500) == ((0, "generated"), False)
+    assert baseline_for(draft([logged]), 0, "generated", 500) is None, (
+        "never against logged answers"
+    )
+    # A topic of prompts alone: nothing but generated answers, and slices of nothing.
+    only = draft([own, window_of(np.zeros(150), segment="route=/a")])
+    assert set(only.streams) == {(0, "generated")}
+    assert only.n == 400
+    assert unwatched(only, 2) == (1,)
+    assert baseline_for(only, 0, "all", 500) is None
+    assert baseline_for(only, 0, "route=/a", 100) is None
+
+
 def test_independent_prompts_have_a_design_effect_near_one(window_of):
     random = np.random.default_rng(2)
     found = [

@@ -18,7 +18,7 @@ from monitor.drift.histogram import (
     psi,
     quantile,
 )
-from monitor.values.features import Directed
+from monitor.values.features import Calibration, Feature
 from monitor.values.prompts import RecordKey
 from monitor.values.scores import SCORE_BINS, ScoredPrompt
 
@@ -26,7 +26,7 @@ NOW = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-def scored(scores, *, at=NOW, partition=0, offset=0, segments=("all",)):
+def scored(scores, *, at=NOW, partition=0, offset=0, segments=("all",), generated=False):
     values = np.array(scores, dtype=np.float32)
     return ScoredPrompt(
         key=RecordKey(topic="prompts", partition=partition, offset=offset),
@@ -40,17 +40,27 @@ def scored(scores, *, at=NOW, partition=0, offset=0, segments=("all",)):
         prompt_tokens=1,
         response_tokens=1,
         cut=False,
-        generated=False,
+        generated=generated,
         inclusion_probability=1.0,
         readings=values,
         scores=values,
     )
 
 
-TWO = (
-    Directed(expected="rises", tail_threshold=3.0),
-    Directed(expected="falls", tail_threshold=2.0),
-)
+def feature(region="response", **changes):
+    return Feature(
+        name=f"of the {region}",
+        kind="direction",
+        site=0,
+        region=region,
+        pooling="mean",
+        weight=np.ones(2, dtype=np.float32),
+        calibration=Calibration(tokens=(1,), means=(0,), deviations=(1,)),
+        **changes,
+    )
+
+
+TWO = (feature(expected="rises", tail_threshold=3.0), feature(expected="falls", tail_threshold=2.0))
 
 
 def test_a_bucket_holds_the_scores_own_sums():
@@ -80,6 +90,21 @@ def test_time_source_and_segment_part_the_buckets():
         (0, "prompts/0", "route=/a"),
         (0, "prompts/1", "all"),
         (1, "prompts/0", "all"),
+    }
+
+
+def test_scores_of_generated_answers_count_apart_and_the_prompt_side_as_ever():
+    features = [feature(region) for region in ("prompt", "last_prompt_token", "response", "all")]
+    logged = scored([1.0, 1.0, 1.0, 1.0], segments=("all", "route=/a"))
+    own = scored([2.0, 2.0, 2.0, 2.0], segments=("all", "route=/a", "generated"), generated=True)
+    buckets = bucket_scores([logged, own, own], features, bucket=MINUTE)
+    seen = {(b.segment, b.feature): (b.n, b.total, int(b.histogram.sum())) for b in buckets}
+    assert len(seen) == len(buckets)
+    mixed, alone, apart = (3, 5.0, 3), (1, 1.0, 1), (2, 4.0, 2)
+    assert seen == {
+        **{(segment, f): mixed for segment in ("all", "route=/a") for f in (0, 1)},
+        **{(segment, f): alone for segment in ("all", "route=/a") for f in (2, 3)},
+        **{("generated", f): apart for f in (2, 3)},
     }
 
 

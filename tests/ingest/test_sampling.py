@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from monitor.ingest.sampling import sample, segments_of
+from monitor.ingest.sampling import answer_wanted, sample, segments_of
 from monitor.values.prompts import Prompt, RecordKey, Skip, SkipReason
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -96,3 +96,18 @@ def test_segments_beyond_the_limit_are_counted_together() -> None:
         *("tenant=a", "tenant=b", "tenant=(other)", "tenant=a", "tenant=(other)", "tenant=b"),
     ]
     assert len(known) == 2
+
+
+def test_a_share_is_answered_in_whole_conversations_independent_of_what_is_sampled() -> None:
+    prompts = [prompt(i, f"c-{i // 2}") for i in range(20_000)]
+    wanted = [answer_wanted(one, 0.2) for one in prompts]
+    assert wanted[::2] == wanted[1::2]
+    # Conversations are the draws; five deviations.
+    assert abs(sum(wanted) / 2 - 2_000) < 5 * math.sqrt(10_000 * 0.2 * 0.8)
+    kept = [isinstance(sample(one, 0.2), Prompt) for one in prompts]
+    both = sum(a and b for a, b in zip(wanted, kept, strict=True)) / 2
+    assert abs(both - 400) < 5 * math.sqrt(10_000 * 0.04 * 0.96)
+    assert not any(answer_wanted(one, 0.0) for one in prompts)
+    assert all(answer_wanted(one, 1.0) for one in prompts)
+    fewer = [answer_wanted(one, 0.05) for one in prompts]
+    assert all(more for more, less in zip(wanted, fewer, strict=True) if less)

@@ -436,7 +436,10 @@ def test_generated_answer_is_greedy_and_read(
     loaded = load_model(settings, 2, full=True)
     engine = ReplayEngine(loaded, features, settings)
     asked, logged = chat("a patient heron"), chat("a patient heron", response="said")
-    first, second = engine.replay([asked, logged])
+    first, second, alone = engine.run(engine.prepare([asked, logged, asked], own_answers=[0]))
+    assert isinstance(alone, Replayed)
+    assert not alone.generated, "an equal prompt that wants no answer gets none"
+    assert alone.response_tokens == 0
     assert isinstance(first, Replayed)
     assert first.generated
     assert 1 <= first.response_tokens <= 6
@@ -450,7 +453,7 @@ def test_generated_answer_is_greedy_and_read(
     for _ in range(first.response_tokens):
         answer.append(int(whole(torch.tensor([answer])).logits[0, -1].argmax()))
     whole.set_attn_implementation("monitor_packed")
-    tokens = engine._with_answers(engine.prepare([asked])).replays[0]
+    tokens = engine._with_answers(engine.prepare([asked], own_answers=[0])).replays[0]
     assert list(tokens.ids) == answer
     assert hooks(loaded) == 0
 
@@ -459,9 +462,9 @@ def test_generating_needs_the_whole_model(
     llama: Llama, features: list[Feature], chat: Callable[..., Prompt]
 ) -> None:
     loaded, settings = llama
-    engine = ReplayEngine(loaded, features, settings.model_copy(update={"mode": "generate"}))
+    engine = ReplayEngine(loaded, features, settings)
     with pytest.raises(ConfigurationError, match="whole model"):
-        engine.replay([chat("a heron")])
+        engine.run(engine.prepare([chat("a heron")], own_answers=[0]))
 
 
 def test_mean_residuals_project_to_the_engines_readings(

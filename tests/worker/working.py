@@ -13,8 +13,9 @@ from kafka import KafkaProducer
 from sqlalchemy import Engine, text
 
 from benchmarks.null_replay import NullReplay, null_pack
+from monitor.canaries import Replay
 from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
-from monitor.score.pack import manifest
+from monitor.score.pack import Pack, manifest
 from monitor.settings import IngestSettings, KafkaSettings, Settings
 from monitor.store.chunks import start_offsets
 from monitor.store.database import transaction
@@ -37,11 +38,12 @@ def settings_for(bootstrap: str, topic: str, **ingest: object) -> Settings:
 def working(
     database: Engine,
     settings: Settings,
-    replay: NullReplay | None = None,
+    replay: Replay | None = None,
     *,
+    pack: Pack | None = None,
     worker_id: str = "test",
 ) -> Iterator[Worker]:
-    pack = null_pack(FEATURES)
+    pack = pack or null_pack(FEATURES)
     with transaction(database) as c:
         register_pack(c, pack.pack_id, pack.name, manifest(pack), pack.features)
 

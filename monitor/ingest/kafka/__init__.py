@@ -5,6 +5,7 @@ The only package that speaks to the client library; its exceptions end here.
 
 from monitor.ingest.kafka.codecs import readable_codecs
 from monitor.ingest.kafka.dead_letters import DeadLetterProducer
+from monitor.ingest.kafka.newest import Newest, newest_records
 from monitor.ingest.kafka.options import client_options
 from monitor.ingest.kafka.report import BrokerReport, describe
 from monitor.ingest.kafka.source import KafkaSource
@@ -13,7 +14,9 @@ __all__ = [
     "BrokerReport",
     "DeadLetterProducer",
     "KafkaSource",
+    "Newest",
     "client_options",
     "describe",
+    "newest_records",
     "readable_codecs",
 ]
