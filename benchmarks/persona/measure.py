@@ -31,6 +31,7 @@ from monitor.replay.model import LoadedModel
 from monitor.research.answers.generate import answers
 from monitor.research.packs.calibrate import UNCALIBRATED
 from monitor.research.reading import Reader
+from monitor.research.statistics import random_composites
 from monitor.research.steering.measure import preference
 from monitor.score.pack import Pack, manifest
 from monitor.settings import ReplaySettings
@@ -82,7 +83,8 @@ def read_by(pack: Pack) -> str:
         for one in manifest(pack)["features"]
     ]
     text = json.dumps(features, sort_keys=True).encode()
-    return hashlib.sha256(text + pack.weights.tobytes()).hexdigest()[:12]
+    weights = b"".join(feature.direction.tobytes() for feature in pack.features)
+    return hashlib.sha256(text + weights).hexdigest()[:12]
 
 
 def watched(pack: Pack, seed: int) -> list[Feature]:
@@ -92,15 +94,13 @@ def watched(pack: Pack, seed: int) -> list[Feature]:
     favour that a real direction gets.
     """
     like = next(feature for feature in pack.features if feature.name == "reckless")
-    drawn = np.random.default_rng(seed).standard_normal((RANDOM_DIRECTIONS, like.weight.size))
-    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
-    drawn *= np.where(drawn @ like.weight < 0, -1.0, 1.0)[:, None]
+    generator = np.random.default_rng(seed)
+    drawn = random_composites(RANDOM_DIRECTIONS, like.lengths, like.weight.size, generator)
+    drawn *= np.where(drawn @ like.direction < 0, -1.0, 1.0)[:, None].astype(np.float32)
     return [
         *pack.features,
         *(
-            replace(
-                like, name=f"random.{i}", weight=row.astype(np.float32), calibration=UNCALIBRATED
-            )
+            replace(like, name=f"random.{i}", calibration=UNCALIBRATED).along(row)
             for i, row in enumerate(drawn)
         ),
     ]

@@ -58,7 +58,7 @@ def pack_inspect(folder: Path, as_json: JsonOption = False) -> None:
             {
                 "feature": feature.name,
                 "kind": feature.kind,
-                "site": f"layers.{feature.site}",
+                "site": "layers." + "+".join(map(str, feature.sites)),
                 "region": feature.region,
                 "pooling": feature.pooling,
                 "expected": feature.expected,

@@ -26,9 +26,13 @@ MASKED = -math.inf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Projection:
-    """Features of one site and input norm: ``columns`` [m], ``weight`` [d, m], the rest [m]."""
+    """Features of one site and input norm: ``columns`` [m], ``weight`` [d, m], the rest [m].
+
+    ``added`` are those that a shallower site has begun (composites); None when there are none.
+    """
 
     norm: InputNorm
+    added: torch.Tensor | None
     columns: torch.Tensor
     weight: torch.Tensor
     bias: torch.Tensor
@@ -54,6 +58,7 @@ class FeatureBank:
     def __init__(self, features: Sequence[Feature], width: int, device: torch.device) -> None:
         """Raises `PackError` when a feature does not have the model's ``width``."""
         for feature in features:
+            # The parts of a composite are as wide as its own weight.
             if feature.weight.size != width:
                 raise PackError(
                     f"feature {feature.name}: weight has {feature.weight.size} entries, "
@@ -68,7 +73,8 @@ class FeatureBank:
         pools: dict[_Pool, list[int]] = defaultdict(list)
         for column, feature in enumerate(features):
             if feature.encoder is None:
-                grouped[feature.site, feature.input_norm].append(column)
+                for site in feature.sites:
+                    grouped[site, feature.input_norm].append(column)
             else:
                 contests[feature.site, feature.encoder, feature.input_norm].append(column)
             if feature.largest_norm is not None:
@@ -81,7 +87,7 @@ class FeatureBank:
         self._sites: dict[int, list[_Projection]] = defaultdict(list)
         for (site, norm), columns in grouped.items():
             members = [features[column] for column in columns]
-            self._sites[site].append(_projection(norm, columns, members, device))
+            self._sites[site].append(_projection(site, norm, columns, members, device))
         self._contests: dict[int, list[tuple[InputNorm, Contest]]] = defaultdict(list)
         for (site, encoder, norm), columns in contests.items():
             latents = [features[column].latent or 0 for column in columns]
@@ -94,19 +100,26 @@ class FeatureBank:
 
     @property
     def sites(self) -> tuple[int, ...]:
-        return tuple(sorted({feature.site for feature in self.features}))
+        return tuple(sorted({site for feature in self.features for site in feature.sites}))
 
     def project(self, site: int, residual: torch.Tensor, into: torch.Tensor) -> None:
         """Write the activations of residual [t, d] at ``site`` into the columns of ``into`` [t, k].
 
         ``a = relu-or-identity(norm(x) @ weight + bias)`` in float32, a top-k SAE's latents where they
         are among its largest; sigmoids come after pooling. `MASKED` beyond a feature's largest norm.
+        A composite's columns are written at its first site and added to at the others: call this for
+        `sites` in rising order, as a forward pass does.
         """
         wide = residual.to(torch.float32)
         for part in self._sites[site]:
             activation = torch.addmm(part.bias, normalised(wide, part.norm), part.weight)
             passed = activation * (activation > part.threshold)
-            into[:, part.columns] = torch.where(part.rectified, passed, activation)
+            values = torch.where(part.rectified, passed, activation)
+            if part.added is not None:
+                begun = into[:, part.columns]
+                # What was not begun is uninitialised memory, and may be NaN: chosen, never multiplied.
+                values = torch.where(part.added, begun + values, values)
+            into[:, part.columns] = values
         for norm, one in self._contests[site]:
             into[:, one.columns] = one.activations(normalised(wide, norm))
         for limit, columns in self._limits[site]:
@@ -190,17 +203,24 @@ def _pool(feature: Feature) -> _Pool:
 
 
 def _projection(
-    norm: InputNorm, columns: Sequence[int], members: Sequence[Feature], device: torch.device
+    site: int,
+    norm: InputNorm,
+    columns: Sequence[int],
+    members: Sequence[Feature],
+    device: torch.device,
 ) -> _Projection:
     def row(values: Iterable[float]) -> torch.Tensor:
         return torch.tensor(list(values), dtype=torch.float32, device=device)
 
-    weight = np.stack([np.asarray(f.weight, dtype=np.float32) for f in members], axis=1)
+    weight = np.stack([np.asarray(f.weight_at(site), dtype=np.float32) for f in members], axis=1)
+    added = [f.sites[0] != site for f in members]
     return _Projection(
         norm=norm,
+        added=torch.tensor(added, device=device) if any(added) else None,
         columns=torch.tensor(columns, device=device),
         weight=torch.from_numpy(np.ascontiguousarray(weight)).to(device),
-        bias=row(f.bias for f in members),
+        # A composite's bias is counted once, where it begins.
+        bias=row(0.0 if later else f.bias for f, later in zip(members, added, strict=True)),
         rectified=torch.tensor([f.activation in ("relu", "jumprelu") for f in members]).to(device),
         threshold=row(f.threshold if f.activation == "jumprelu" else 0.0 for f in members),
     )

@@ -8,7 +8,7 @@ Legend: n, m = texts, q = questions, k = columns, d = model width, r = random di
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -141,6 +141,15 @@ def random_directions(count: int, width: int, generator: np.random.Generator) ->
     drawn = generator.standard_normal((count, width))
     units: Floats = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
     return units
+
+
+def random_composites(
+    count: int, lengths: Sequence[float], width: int, generator: np.random.Generator
+) -> Floats:
+    """Directions [r, sites · d], uniform on the sphere of each site's length: `random_directions` at one
+    site of length one."""
+    parts = [np.float32(length) * random_directions(count, width, generator) for length in lengths]
+    return np.concatenate(parts, axis=1)
 
 
 def random_direction_aucs(

@@ -1,11 +1,13 @@
 """The shape of ``pack.json``: every field checked by name before anything is built from it.
 
 Arrays: weights live in ``features.safetensors`` as ``weights`` float32 [k, d], rows in the order of
-``features``, and whole encoders as ``NAME.weight`` [n, d], ``NAME.bias`` [n]; everything else is
-here. JSON has no NaN: a canary's absent reading is ``null``.
+``features``, the weights of composites at their further sites as ``parts`` [p, d], feature by
+feature, and whole encoders as ``NAME.weight`` [n, d], ``NAME.bias`` [n]; everything else is here.
+JSON has no NaN: a canary's absent reading is ``null``.
 
-A pack is of version 2 when it uses what version 1 did not know (encoders, ``largest_norm``); any
-other is still written as version 1, with the bytes and the id that it always had.
+A pack is of version 3 when it has a composite (``parts``), else of version 2 when it uses what
+version 1 did not know (encoders, ``largest_norm``). Any other is still written as version 1, with
+the bytes and the id that it always had.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from monitor.values.features import Activation, Expected, FeatureKind, InputNorm
 
 FIRST_VERSION = 1
 ENCODER_VERSION = 2
+PARTS_VERSION = 3
+VERSIONS = (FIRST_VERSION, ENCODER_VERSION, PARTS_VERSION)
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[
@@ -72,6 +76,8 @@ class FeatureEntry(Entry):
     encoder: Name | None = None
     latent: int | None = Field(default=None, ge=0)
     largest_norm: float | None = Field(default=None, gt=0)
+    parts: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
+    """A composite's further sites, in the order of their rows in the tensor ``parts``."""
 
 
 class EncoderEntry(Entry):
@@ -124,10 +130,10 @@ def parse(text: bytes, where: str) -> Manifest:
     if not isinstance(content, dict):
         raise PackError(f"{where} must hold one JSON object", hint=REBUILD)
     version = content.get("schema_version")
-    if version not in (FIRST_VERSION, ENCODER_VERSION) or isinstance(version, bool):
+    if version not in VERSIONS or isinstance(version, bool):
         raise PackError(
             f"{where}: schema_version {version!r} is unknown; this version reads "
-            f"{FIRST_VERSION} and {ENCODER_VERSION}",
+            f"{', '.join(map(str, VERSIONS))}",
             hint="install the version of persona-monitor that made the pack, or build the pack again.",
         )
     try:

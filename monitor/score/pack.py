@@ -1,7 +1,8 @@
 """Packs: a versioned, hashed set of persona features for one model, as a folder.
 
 ``pack.json`` (see `monitor.score.manifest`) and ``features.safetensors`` with ``weights`` float32
-[k, d], and with the whole encoder (n latents) of each top-k SAE that a feature is a latent of. The
+[k, d], with ``parts`` [p, d] where composites read further sites, and with the whole encoder
+(n latents) of each top-k SAE that a feature is a latent of. The
 id is the SHA-256 of the canonical manifest (without the id) and the tensors' bytes: the same
 features have the same id wherever they lie, and altered content is refused. No pickles.
 """
@@ -24,7 +25,7 @@ from safetensors.numpy import save as save_tensors
 from monitor.errors import BadInput, PackError
 from monitor.score import manifest as schema
 from monitor.values.arrays import Floats
-from monitor.values.features import Calibration, Encoder, Feature
+from monitor.values.features import Calibration, Encoder, Feature, Part
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import CANARY, Message, Prompt, RecordKey
 from monitor.writing import write_whole
@@ -78,12 +79,11 @@ class Pack:
 
     def __post_init__(self) -> None:
         _check_consistent(self)
-        tensors = {"weights": self.weights, **_encoder_tensors(self.encoders)}
-        object.__setattr__(self, "pack_id", _content_hash(_body(self), tensors))
+        object.__setattr__(self, "pack_id", _content_hash(_body(self), _tensors(self)))
 
     @property
     def weights(self) -> Floats:
-        """The features' weights, stacked: [k, d]."""
+        """The features' weights at their own sites, stacked: [k, d]."""
         return np.stack([feature.weight for feature in self.features]).astype(np.float32)
 
     @property
@@ -94,7 +94,7 @@ class Pack:
     @property
     def deepest_site(self) -> int:
         """The last decoder block (from 0) that is read: how much of the model must be loaded."""
-        return max(feature.site for feature in self.features)
+        return max(feature.sites[-1] for feature in self.features)
 
 
 def manifest(pack: Pack) -> dict[str, Any]:
@@ -109,9 +109,8 @@ def save_pack(pack: Pack, path: Path) -> str:
     """
     content = schema.canonical(manifest(pack))
     schema.parse(content, MANIFEST_FILE)
-    tensors = {"weights": pack.weights, **_encoder_tensors(pack.encoders)}
     try:
-        write_whole(path / TENSOR_FILE, save_tensors(tensors))
+        write_whole(path / TENSOR_FILE, save_tensors(_tensors(pack)))
         write_whole(path / MANIFEST_FILE, content + b"\n")
     except BadInput as error:
         raise PackError(f"the pack is not saved: {error}") from None
@@ -131,15 +130,15 @@ def load_pack(path: Path) -> Pack:
         )
     _refuse_pickles(path)
     entry = schema.parse(_read(path / MANIFEST_FILE), str(path / MANIFEST_FILE))
-    weights, encoders = _load_tensors(path / TENSOR_FILE, entry)
+    weights, parts, encoders = _load_tensors(path / TENSOR_FILE, entry)
     try:
         pack = Pack(
             name=entry.name,
             version=entry.version,
             model=ModelIdentity(**entry.model.model_dump()),
             features=tuple(
-                _feature(one, weight, encoders)
-                for one, weight in zip(entry.features, weights, strict=True)
+                _feature(one, weight, further, encoders)
+                for one, weight, further in zip(entry.features, weights, parts, strict=True)
             ),
             canaries=tuple(map(_canary, entry.canaries)),
             provenance=entry.provenance,
@@ -169,9 +168,10 @@ def _check_consistent(pack: Pack) -> None:
                 f"{where}: weight has shape {feature.weight.shape}, "
                 f"the model is {pack.model.hidden_size} wide"
             )
-        if feature.site >= pack.model.layers:
+        if feature.sites[-1] >= pack.model.layers:
             raise PackError(
-                f"{where}: site {feature.site} is beyond the last block, {pack.model.layers - 1}"
+                f"{where}: site {feature.sites[-1]} is beyond the last block, "
+                f"{pack.model.layers - 1}"
             )
         allowed = schema.ACTIVATION_OF_KIND[feature.kind]
         if feature.activation not in allowed:
@@ -198,9 +198,8 @@ def _check_consistent(pack: Pack) -> None:
 
 def _body(pack: Pack) -> dict[str, Any]:
     encoders = [{"name": e.name, "latents": len(e.bias), "places": e.places} for e in pack.encoders]
-    later = bool(encoders) or any(f.largest_norm is not None for f in pack.features)
     return {
-        "schema_version": schema.ENCODER_VERSION if later else schema.FIRST_VERSION,
+        "schema_version": _schema_version(pack),
         "name": pack.name,
         "version": pack.version,
         "model": pack.model.entry(),
@@ -212,8 +211,16 @@ def _body(pack: Pack) -> dict[str, Any]:
     }
 
 
+def _schema_version(pack: Pack) -> int:
+    """The oldest that knows all of ``pack``: others keep their bytes and their id."""
+    if any(feature.parts for feature in pack.features):
+        return schema.PARTS_VERSION
+    later = bool(pack.encoders) or any(f.largest_norm is not None for f in pack.features)
+    return schema.ENCODER_VERSION if later else schema.FIRST_VERSION
+
+
 def _feature_entry(feature: Feature) -> dict[str, Any]:
-    names = [f.name for f in dataclasses.fields(feature) if f.name != "weight"]
+    names = [f.name for f in dataclasses.fields(feature) if f.name not in ("weight", "parts")]
     entry = {name: getattr(feature, name) for name in names}
     # Left out where they say nothing: packs of version 1 keep their bytes.
     for name in ("encoder", "latent", "largest_norm"):
@@ -221,6 +228,8 @@ def _feature_entry(feature: Feature) -> dict[str, Any]:
             del entry[name]
     if feature.encoder is not None:
         entry["encoder"] = feature.encoder.name
+    if feature.parts:
+        entry["parts"] = [part.site for part in feature.parts]
     calibration = dataclasses.asdict(feature.calibration)
     entry["calibration"] = {name: [float(v) for v in knots] for name, knots in calibration.items()}
     entry["tags"] = list(feature.tags)
@@ -230,16 +239,21 @@ def _feature_entry(feature: Feature) -> dict[str, Any]:
 
 
 def _feature(
-    entry: schema.FeatureEntry, weight: Floats, encoders: Mapping[str, Encoder]
+    entry: schema.FeatureEntry,
+    weight: Floats,
+    further: Sequence[Floats],
+    encoders: Mapping[str, Encoder],
 ) -> Feature:
     values = entry.model_dump()
+    sites = values.pop("parts") or ()
+    parts = tuple(Part(site=site, weight=w) for site, w in zip(sites, further, strict=True))
     if entry.encoder is not None:
         if entry.encoder not in encoders:
             raise ValueError(f"feature {entry.name}: encoder {entry.encoder!r} is not in the pack")
         values["encoder"] = encoders[entry.encoder]
     calibration = Calibration(**{name: tuple(v) for name, v in values.pop("calibration").items()})
     tags = tuple(values.pop("tags"))
-    return Feature(**values, calibration=calibration, tags=tags, weight=weight)
+    return Feature(**values, calibration=calibration, tags=tags, weight=weight, parts=parts)
 
 
 def _canary_entry(canary: Canary) -> dict[str, Any]:
@@ -271,6 +285,13 @@ def _content_hash(body: Mapping[str, Any], tensors: Mapping[str, Floats]) -> str
     return digest.hexdigest()
 
 
+def _tensors(pack: Pack) -> dict[str, Floats]:
+    """What ``features.safetensors`` holds, in the order in which it is hashed."""
+    further = [part.weight for feature in pack.features for part in feature.parts]
+    parts = {"parts": np.stack(further).astype(np.float32)} if further else {}
+    return {"weights": pack.weights, **parts, **_encoder_tensors(pack.encoders)}
+
+
 def _encoder_tensors(encoders: Sequence[Encoder]) -> dict[str, Floats]:
     return {
         f"{encoder.name}.{part}": np.ascontiguousarray(values, dtype=np.float32)
@@ -279,14 +300,22 @@ def _encoder_tensors(encoders: Sequence[Encoder]) -> dict[str, Floats]:
     }
 
 
-def _load_tensors(path: Path, entry: schema.Manifest) -> tuple[Floats, dict[str, Encoder]]:
-    """Weights [k, d] and encoders by name; `PackError` unless shapes, types and numbers are right."""
+def _load_tensors(
+    path: Path, entry: schema.Manifest
+) -> tuple[Floats, list[Floats], dict[str, Encoder]]:
+    """Weights [k, d], those of each feature's parts, and encoders by name.
+
+    Raises `PackError` unless shapes, types and numbers are right.
+    """
     try:
         tensors = load_tensors(_read(path))
     except (SafetensorError, KeyError, ValueError) as error:
         raise PackError(f"{path} is not a safetensors file: {error}", hint=schema.REBUILD) from None
     width = entry.model.hidden_size
     shapes: dict[str, tuple[int, ...]] = {"weights": (len(entry.features), width)}
+    counts = [len(one.parts or ()) for one in entry.features]
+    if any(counts):
+        shapes["parts"] = (sum(counts), width)
     for one in entry.encoders:
         shapes |= {f"{one.name}.weight": (one.latents, width), f"{one.name}.bias": (one.latents,)}
     if set(tensors) != set(shapes):
@@ -306,6 +335,8 @@ def _load_tensors(path: Path, entry: schema.Manifest) -> tuple[Floats, dict[str,
     if not np.isfinite(weights).all():
         row = int(np.flatnonzero(~np.isfinite(weights).all(axis=1))[0])
         raise PackError(f"{path}: the weight of feature {entry.features[row].name} is not finite")
+    further = tensors.get("parts", np.empty((0, width), dtype=np.float32))
+    parts = np.split(further, np.cumsum(counts)[:-1])
     try:
         encoders = {
             one.name: Encoder(
@@ -318,7 +349,7 @@ def _load_tensors(path: Path, entry: schema.Manifest) -> tuple[Floats, dict[str,
         }
     except ValueError as error:
         raise PackError(f"{path}: {error}", hint=schema.REBUILD) from None
-    return weights, encoders
+    return weights, parts, encoders
 
 
 def _refuse_pickles(path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Final, Literal, TypeVar
 
@@ -113,6 +113,19 @@ class Encoder:
         require(finite, f"{self.name}: weight and bias must be finite")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part:
+    """What a composite feature reads beside its own site: x @ ``weight`` [d] behind block ``site``."""
+
+    site: int
+    weight: Floats
+
+    def __post_init__(self) -> None:
+        require(self.site >= 0, "a part's site must be the index of a decoder block, from 0")
+        require(self.weight.ndim == 1 and self.weight.size > 0, "a part's weight must be [d]")
+        require(bool(np.isfinite(self.weight).all()), "a part's weight must be finite")
+
+
 WATCH_ONLY: Final = "watch-only"
 """Tag of a feature that is scored and stored but, unless a rule names it, raises no alert: it moves with
 harmless changes too, of style for instance."""
@@ -139,6 +152,10 @@ class Feature(Directed):
     An SAE's ``b_dec`` subtraction is folded into ``bias``. The reading pools ``a`` over ``region``,
     without tokens where ‖x‖ > ``largest_norm``, which the SAE was never trained on; for a probe the
     pooling is done on the logit and the sigmoid comes last. ``tail_threshold`` is set on benign text.
+
+    A *composite* (a direction or probe with ``parts``) sums over sites on every token, then pools:
+    ``a = x @ weight + Σ x_part @ weight_part + bias``. Its ``site`` is the one that does most of the
+    reading, by the builder's measure; it is the one that steering turns.
     """
 
     name: str
@@ -159,6 +176,33 @@ class Feature(Directed):
     encoder: Encoder | None = None
     latent: int | None = None
     largest_norm: float | None = None
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """Every site that is read, in rising order."""
+        return tuple(sorted({self.site, *(part.site for part in self.parts)}))
+
+    @property
+    def direction(self) -> Floats:
+        """All that decides the order of readings: the weights of `sites`, end to end [sites · d]."""
+        return np.concatenate([self.weight_at(site) for site in self.sites])
+
+    def weight_at(self, site: int) -> Floats:
+        """The weight [d] for ``site``, one of `sites`; KeyError for another."""
+        return {self.site: self.weight, **{p.site: p.weight for p in self.parts}}[site]
+
+    @property
+    def lengths(self) -> tuple[float, ...]:
+        """The length of the weight at each of `sites`, where the longest is 1."""
+        norms = [float(np.linalg.norm(self.weight_at(site))) for site in self.sites]
+        return tuple(norm / (max(norms) or 1.0) for norm in norms)
+
+    def along(self, direction: Floats) -> Feature:
+        """The same reading along another `direction` [sites · d]."""
+        rows = dict(zip(self.sites, direction.reshape(len(self.sites), -1), strict=True))
+        parts = tuple(Part(site=part.site, weight=rows[part.site]) for part in self.parts)
+        return replace(self, weight=rows[self.site], parts=parts)
 
     def __post_init__(self) -> None:
         require(bool(self.name), "a feature needs a name")
@@ -186,6 +230,26 @@ class Feature(Directed):
                 self.encoder is None and self.latent is None,
                 f"{self.name}: encoder and latent belong to topk",
             )
+        if self.parts:
+            self._check_parts()
+
+    def _check_parts(self) -> None:
+        require(
+            self.activation in ("identity", "sigmoid"),
+            f"{self.name}: parts belong to a direction or a probe; a latent is read at one site",
+        )
+        require(
+            self.input_norm == "none" and self.largest_norm is None,
+            f"{self.name}: a feature with parts takes no input_norm and no largest_norm",
+        )
+        require(
+            len(self.sites) == 1 + len(self.parts),
+            f"{self.name}: the feature and its parts must read different sites",
+        )
+        require(
+            all(part.weight.shape == self.weight.shape for part in self.parts),
+            f"{self.name}: the weights of all parts must be as wide as the feature's own",
+        )
 
     @property
     def of_prompt(self) -> bool:

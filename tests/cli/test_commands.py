@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,11 +14,16 @@ import pytest
 import yaml
 from sqlalchemy import Engine
 
+from monitor.research.texts import exchange
+from monitor.score.pack import save_pack
 from monitor.store.alerts import active_silences
 from monitor.store.baselines import load_baseline
 from monitor.store.database import current_revision, transaction
+from monitor.values.features import Part
+from monitor.values.prompts import Message
 from tests.cli.conftest import Cli
 from tests.cli.database import engine_of, fired
+from tests.scenes.packs import drawn, feature, pack_of
 from tests.traffic import Traffic, counted_by_the_release_before
 
 WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -341,6 +347,23 @@ def test_inspect_shows_what_the_pack_reads(cli: Cli, pack_folder: Path) -> None:
         assert word in shown.out
     content = json.loads(cli("pack", "inspect", pack_folder, "--json").out)
     assert content == json.loads((pack_folder / "pack.json").read_text())
+
+
+def test_a_composite_shows_its_sites_and_its_canaries_are_verified(
+    cli: Cli, model_folder: Path, tmp_path: Path
+) -> None:
+    parts = (Part(site=2, weight=drawn(4)), Part(site=0, weight=drawn(5)))
+    both = feature("both", drawn(3), parts=parts)
+    canary = exchange((Message(role="user", content="hello"),), "good day")
+    pack = pack_of(model_folder, [both], canary=canary)
+    save_pack(pack, tmp_path / "pack")
+    assert "layers.0+1+2" in cli("pack", "inspect", tmp_path / "pack").out
+    assert cli("pack", "verify", tmp_path / "pack", "--model", model_folder).code == 0
+    other = both.along(-both.direction)
+    save_pack(replace(pack, features=(other,)), tmp_path / "turned")
+    turned = cli("pack", "verify", tmp_path / "turned", "--model", model_folder, "--json")
+    assert turned.code == 1
+    assert json.loads(turned.out)[0]["canary_deviation"] > 0.05
 
 
 def test_inspect_refuses_a_folder_without_a_pack(cli: Cli, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.replay.regions import Tokens
 from monitor.settings import ReplaySettings
-from monitor.values.features import Feature
+from monitor.values.features import Feature, Part
 from monitor.values.prompts import Prompt
 from monitor.values.scores import Replayed
 
@@ -120,7 +120,7 @@ def folder(tiny_model: Callable[[Any], Path]) -> Callable[[str], Path]:
 
 @pytest.fixture
 def features(feature: Callable[..., Feature]) -> list[Feature]:
-    """Every region and pooling, at a site within the model and behind its last block."""
+    """Every region and pooling, at a site within the model and behind its last block; and composites."""
     return [
         feature(1, site=1, region="all", pooling="mean"),
         feature(2, site=3, region="response", pooling="mean"),
@@ -128,7 +128,15 @@ def features(feature: Callable[..., Feature]) -> list[Feature]:
         feature(4, site=1, region="last_prompt_token", pooling="last"),
         feature(5, site=3, region="all", pooling="max_rolling_mean", rolling_tokens=4),
         feature(6, site=3, region="all", pooling="mean", skip_tokens=5, bias=0.5),
+        feature(7, site=1, region="response", bias=0.5, parts=parts(0, 3)),
+        feature(8, site=3, pooling="max_rolling_mean", rolling_tokens=4, parts=parts(1)),
+        feature(9, site=2, region="last_prompt_token", pooling="last", parts=parts(0, 1)),
     ]
+
+
+def parts(*sites: int) -> tuple[Part, ...]:
+    draw = np.random.default_rng(sites).normal
+    return tuple(Part(site=site, weight=draw(size=32).astype(np.float32)) for site in sites)
 
 
 @pytest.fixture
@@ -165,8 +173,11 @@ def expected(folder: Path, rows: list[Tokens], features: list[Feature]) -> np.nd
         with torch.no_grad():
             output = model(torch.tensor([tokens.ids]), output_hidden_states=True, use_cache=False)
         for column, one in enumerate(features):
-            states = output.hidden_states[one.site + first][0].numpy()
-            values = states @ one.weight.astype(np.float64) + one.bias
+            values = one.bias + sum(
+                output.hidden_states[site + first][0].numpy()
+                @ one.weight_at(site).astype(np.float64)
+                for site in one.sites
+            )
             values = values[tokens.positions(one.region, one.skip_tokens)]
             if len(values) == 0:
                 continue
@@ -185,7 +196,7 @@ def expected(folder: Path, rows: list[Tokens], features: list[Feature]) -> np.nd
 def compare(
     folder: Path, features: list[Feature], prompts: list[Prompt], settings: ReplaySettings
 ) -> ReplayEngine:
-    loaded = load_model(settings, max(one.site for one in features))
+    loaded = load_model(settings, max(one.sites[-1] for one in features))
     engine = ReplayEngine(loaded, features, settings)
     prepared = engine.prepare(prompts)
     outcomes = engine.run(prepared)

@@ -50,7 +50,7 @@ def readings(
 ) -> np.ndarray[Any, Any]:
     """Readings [n, k] by the production engine; every prompt must be readable."""
     settings = on_cpu(model)
-    loaded = load_model(settings, max(feature.site for feature in features))
+    loaded = load_model(settings, max(feature.sites[-1] for feature in features))
     replayed = ReplayEngine(loaded, features, settings).replay(prompts)
     found = [one for one in replayed if isinstance(one, Replayed)]
     assert len(found) == len(prompts)

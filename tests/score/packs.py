@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from monitor.score.pack import Canary, Pack
-from monitor.values.features import Calibration, Encoder, Feature
+from monitor.values.features import Calibration, Encoder, Feature, Part
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Message
 
@@ -75,3 +75,11 @@ def contested(latent: int, of: Encoder) -> Feature:
         latent=latent,
         weight=of.weight[latent],
     )
+
+
+def composite(name: str, *further: int) -> Feature:
+    """A feature that reads site 2 and, with other weights, the ``further`` ones."""
+    generator = np.random.default_rng([len(name), *further])
+    weights = [generator.normal(size=WIDTH).astype(np.float32) for _ in further]
+    parts = tuple(Part(site=s, weight=w) for s, w in zip(further, weights, strict=True))
+    return feature(name, parts=parts)

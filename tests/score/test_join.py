@@ -14,7 +14,7 @@ from monitor.score.join import joined, reports
 from monitor.score.pack import Canary, Pack, load_pack, manifest, save_pack
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Message
-from tests.score.packs import contested, encoder, feature, pack
+from tests.score.packs import composite, contested, encoder, feature, pack
 
 
 def canary(name: str, *readings: float, says: str = "Hello") -> Canary:
@@ -148,3 +148,14 @@ def test_packs_must_be_of_one_model(changes: dict[str, Any], names: str | None) 
         return
     with pytest.raises(BadInput, match=f"different models: their {names} differ"):
         joined([one, two], "both", "1")
+
+
+def test_composites_are_joined_with_their_parts(tmp_path: Path) -> None:
+    one = of("contrast", feature(), composite("harmful", 0, 3))
+    two = of("more", composite("calm", 1), feature("assistant", expected="falls"))
+    save_pack(joined([one, two], "both", "1"), tmp_path)
+    found = load_pack(tmp_path)
+    assert manifest(found)["schema_version"] == 3
+    for theirs, ours in zip(found.features, (*one.features, *two.features), strict=True):
+        assert theirs.sites == ours.sites
+        np.testing.assert_array_equal(theirs.direction, ours.direction)

@@ -19,7 +19,7 @@ from monitor.score.pack import (
     save_pack,
 )
 from monitor.values.prompts import CANARY
-from tests.score.packs import WIDTH, contested, encoder, feature, pack
+from tests.score.packs import WIDTH, composite, contested, encoder, feature, pack
 
 FIRST_ID = "92bbfc0db8153fec0e661343fb8e8debb2d64ab2fab0bd5cc4b5c4b2874e4005"
 
@@ -83,7 +83,7 @@ def test_an_altered_manifest_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(schema_version=3), "schema_version 3 is unknown"),
+        (lambda c: c.update(schema_version=4), "schema_version 4 is unknown"),
         (lambda c: c.pop("schema_version"), "schema_version None is unknown"),
         (lambda c: c.update(extra=1), "extra: unknown field"),
         (lambda c: c["features"][1].pop("site"), r"features\.1\.site"),
@@ -220,7 +220,7 @@ def test_packs_without_what_is_new_are_written_as_ever(folder: Path) -> None:
     content = json.loads((folder / "pack.json").read_text())
     assert content["schema_version"] == 1
     assert "encoders" not in content
-    assert not {"encoder", "latent", "largest_norm"} & set(content["features"][0])
+    assert not {"encoder", "latent", "largest_norm", "parts"} & set(content["features"][0])
     # The id that the first version of this format gave to these features.
     assert content["id"] == FIRST_ID
     masked = pack(features=(feature(largest_norm=9.0), feature("assistant")))
@@ -281,3 +281,46 @@ def test_a_wrong_encoder_is_named(tmp_path: Path, change: Any, message: str) -> 
 def test_encoders_of_one_name_must_be_one() -> None:
     with pytest.raises(PackError, match="encoders: names must differ"):
         pack(features=(contested(1, encoder()), contested(2, encoder(seed=4))))
+
+
+def test_a_composite_keeps_its_parts_and_makes_a_pack_of_version_3(tmp_path: Path) -> None:
+    original = pack(
+        features=(feature(), composite("harmful", 0, 3), composite("other", 1)), canaries=()
+    )
+    save_pack(original, tmp_path)
+    loaded = load_pack(tmp_path)
+    assert loaded.pack_id == original.pack_id
+    content = manifest(loaded)
+    assert content["schema_version"] == 3
+    assert [one.get("parts") for one in content["features"]] == [None, [0, 3], [1]]
+    assert (loaded.features[1].sites, loaded.deepest_site) == ((0, 2, 3), 3)
+    for ours, theirs in zip(original.features, loaded.features, strict=True):
+        np.testing.assert_array_equal(ours.direction, theirs.direction)
+
+
+def test_another_weight_of_a_part_is_another_pack(tmp_path: Path) -> None:
+    one = composite("harmful", 0, 3)
+    other = one.along(np.concatenate([one.direction[:-1], one.direction[-1:] + 1]))
+    ids = {pack(features=(f,), canaries=()).pack_id for f in (one, other, composite("harmful", 0))}
+    assert len(ids) == 3
+    save_pack(pack(features=(one,), canaries=()), tmp_path)
+    tensors = {"weights": one.weight[None], "parts": np.stack([p.weight for p in other.parts])}
+    save_file(tensors, tmp_path / "features.safetensors")
+    with pytest.raises(PackError, match="was altered"):
+        load_pack(tmp_path)
+    tensors["parts"] = tensors["parts"][:1]
+    save_file(tensors, tmp_path / "features.safetensors")
+    with pytest.raises(PackError, match=r"parts must be float32 \[2, 8\], found float32 \[1, 8\]"):
+        load_pack(tmp_path)
+    save_file({"weights": one.weight[None]}, tmp_path / "features.safetensors")
+    with pytest.raises(PackError, match="'parts'"):
+        load_pack(tmp_path)
+    tensors["parts"] = np.full((2, WIDTH), np.nan, dtype=np.float32)
+    save_file(tensors, tmp_path / "features.safetensors")
+    with pytest.raises(PackError, match="finite"):
+        load_pack(tmp_path)
+
+
+def test_a_part_beyond_the_model_is_refused() -> None:
+    with pytest.raises(PackError, match="site 4 is beyond the last block, 3"):
+        pack(features=(composite("harmful", 4),), canaries=())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.values.features import Directed
+from monitor.values.features import Directed, Part
+from tests.score.packs import composite, feature
 
 SCORES = st.floats(-20, 20, width=32)
 
@@ -38,3 +41,34 @@ def test_the_threshold_of_a_latent_that_hardly_wakes_may_be_negative() -> None:
     assert Directed(tail_threshold=-0.1).in_tail(silent_and_awake).tolist() == [False, True]
     fading = Directed(expected="falls", tail_threshold=-0.1)
     assert fading.in_tail(-silent_and_awake).tolist() == [False, True]
+
+
+def test_a_composites_direction_is_its_weights_by_rising_site() -> None:
+    one = composite("harmful", 3, 0)
+    assert (one.site, one.sites) == (2, (0, 2, 3))
+    weights = one.parts[1].weight, one.weight, one.parts[0].weight
+    np.testing.assert_array_equal(one.direction, np.concatenate(weights))
+    assert max(one.lengths) == 1.0
+    back = feature(one.name, parts=one.parts).along(one.direction)
+    assert [p.site for p in back.parts] == [3, 0]
+    np.testing.assert_array_equal(back.direction, one.direction)
+    np.testing.assert_array_equal(back.weight, one.weight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"site": 3}, "must read different sites"),
+        ({"weight": np.ones(3, np.float32)}, "as wide as the feature's own"),
+        ({"activation": "relu", "kind": "latent"}, "parts belong to a direction or a probe"),
+        ({"input_norm": "rescale"}, "takes no input_norm and no largest_norm"),
+        ({"largest_norm": 3.0}, "takes no input_norm and no largest_norm"),
+    ],
+)
+def test_parts_that_cannot_be_read_are_refused(changes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        feature(**{"parts": composite("harmful", 3).parts, **changes})
+    with pytest.raises(ValueError, match="finite"):
+        Part(site=0, weight=np.array([np.nan], dtype=np.float32))
+    with pytest.raises(ValueError, match="from 0"):
+        Part(site=-1, weight=np.ones(1, dtype=np.float32))

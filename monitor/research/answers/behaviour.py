@@ -136,8 +136,9 @@ class BuiltInJudge:
 
 def _hash(feature: Feature) -> str:
     """Of all that decides a reading and its rating."""
-    how = (feature.kind, feature.site, feature.region, feature.pooling, feature.activation)
+    site = feature.sites if feature.parts else feature.site
+    how = (feature.kind, site, feature.region, feature.pooling, feature.activation)
     where = (feature.bias, feature.threshold, feature.tail_threshold, feature.expected)
     digest = hashlib.sha256(repr((how, where, feature.calibration)).encode())
-    digest.update(feature.weight.tobytes())
+    digest.update(feature.direction.tobytes())
     return digest.hexdigest()

@@ -77,6 +77,7 @@ def feature_figures(
         check = scores[:, index], tokens[:, index]
         found[feature.name] = {
             "site": feature.site,
+            **({"sites": list(feature.sites)} if feature.parts else {}),
             "separation_by_site": {
                 str(site): rounded(value)
                 for site, value in zip(sites, one.separations, strict=True)

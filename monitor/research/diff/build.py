@@ -178,7 +178,7 @@ def _assembled(
 
     Also returns ``found`` with their excerpts and with the reasons of those left out.
     """
-    with opened(base, max(feature.site for feature in kept)) as loaded:
+    with opened(base, max(feature.sites[-1] for feature in kept)) as loaded:
         reader = Reader(loaded, kept, base, progress)
         left_out = _uncalibrated(texts, reader)
         excerpts = top_excerpts(reader, quotable(own))

@@ -175,7 +175,7 @@ def _sites(
             raise BadInput(f"sites: {outside or 'none'}; the models have blocks 0 to {layers - 1}")
     else:
         wanted = () if sae is not None else candidate_sites(layers)
-    extra = {feature.site for feature in given}
+    extra = {site for feature in given for site in feature.sites}
     if sae is not None:
         extra.add(sae.site)
     return tuple(sorted({*wanted, *extra}))

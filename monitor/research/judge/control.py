@@ -211,6 +211,7 @@ def _steered(readings: Readings) -> list[_Steered]:
     """What reads one direction in two ways (mean and peak) is steered once."""
     groups: dict[tuple[int, bytes, int, Target], list[int]] = {}
     for index, feature in enumerate(readings.pack.features):
+        # A composite is turned at its own site alone: see `feature_turn`.
         direction = feature.site, feature.weight.tobytes()
         key = (*direction, feature.sign, target_of(readings, index))
         groups.setdefault(key, []).append(index)

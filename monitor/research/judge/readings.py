@@ -22,7 +22,7 @@ from monitor.research.judge.vocabulary import shuffled
 from monitor.research.packs.calibrate import UNCALIBRATED
 from monitor.research.progress import Progress
 from monitor.research.reading import Reader
-from monitor.research.statistics import random_directions
+from monitor.research.statistics import random_composites, random_directions
 from monitor.research.texts import Contrast, Texts, answer_prompts
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
@@ -71,9 +71,9 @@ def take_readings(
     progress: Progress,
 ) -> Readings:
     """Read every text once. Blocks for minutes. Raises `BadInput` for a text that cannot be read."""
-    ways = {way: start for start, way in enumerate(dict.fromkeys(map(_way, pack.features)))}
-    directions = random_directions(CONTROLS, pack.model.hidden_size, generator)
-    random = [_control(way, direction) for way in ways for direction in directions]
+    ways = [_way(feature) for feature in pack.features]
+    first = {way: pack.features[ways.index(way)] for way in dict.fromkeys(ways)}
+    random = _controls(list(first.values()), pack.model.hidden_size, generator)
     # What a piece's tokens make of a thousand controls takes memory.
     reader = Reader(loaded, [*pack.features, *random], settings, progress, piece=PIECE)
     read = _Reading(pack, reader)
@@ -87,8 +87,8 @@ def take_readings(
         fit=read.all("benign exchanges of the calibration", texts.fit),
         check=read.all("benign exchanges of the check", texts.check),
         controls=tuple(
-            slice(k + CONTROLS * ways[way], k + CONTROLS * (ways[way] + 1))
-            for way in map(_way, pack.features)
+            slice(k + CONTROLS * start, k + CONTROLS * (start + 1))
+            for start in map(list(first).index, ways)
         ),
     )
 
@@ -138,7 +138,8 @@ class _Reading:
 def _way(feature: Feature) -> tuple[Any, ...]:
     rolling = feature.rolling_tokens if feature.pooling == "max_rolling_mean" else 1
     return (
-        feature.site,
+        feature.sites,
+        feature.lengths,
         feature.region,
         feature.pooling,
         feature.input_norm,
@@ -148,23 +149,32 @@ def _way(feature: Feature) -> tuple[Any, ...]:
     )
 
 
-def _control(way: tuple[Any, ...], direction: Floats) -> Feature:
-    """A random direction read like a feature. It is linear whatever the feature's activation is: a
+def _controls(ways: Sequence[Feature], width: int, generator: np.random.Generator) -> list[Feature]:
+    """`CONTROLS` random directions read as each of ``ways`` is; those of one site share theirs."""
+    shared = random_directions(CONTROLS, width, generator)
+    return [
+        _control(like, direction)
+        for like in ways
+        for direction in (
+            random_composites(CONTROLS, like.lengths, width, generator) if like.parts else shared
+        )
+    ]
+
+
+def _control(like: Feature, direction: Floats) -> Feature:
+    """A random direction read as ``like`` is. It is linear whatever the feature's activation is: a
     ReLU or a sigmoid changes no order, and a control that is never cut off at zero is the stronger."""
-    site, region, pooling, norm, skip, rolling, largest = way
-    return Feature(
+    return replace(
+        like,
         name="control",
         kind="direction",
-        site=site,
-        region=region,
-        pooling=pooling,
-        weight=direction,
+        activation="identity",
+        bias=0.0,
+        threshold=0.0,
         calibration=UNCALIBRATED,
-        input_norm=norm,
-        skip_tokens=skip,
-        rolling_tokens=rolling,
-        largest_norm=largest,
-    )
+        encoder=None,
+        latent=None,
+    ).along(direction)
 
 
 def _histories(prompts: Sequence[Prompt], following: Sequence[str]) -> list[Prompt]:

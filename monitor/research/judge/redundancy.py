@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from monitor.research.judge.readings import Readings
 from monitor.research.statistics import correlations
 from monitor.values.arrays import Doubles
+from monitor.values.features import Feature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +40,26 @@ class Redundancy:
 def redundancy(readings: Readings) -> Redundancy:
     features = readings.pack.features
     signs = np.array([feature.sign for feature in features])
-    weights = np.stack([feature.weight for feature in features]).astype(np.float64)
-    weights *= (signs / np.linalg.norm(weights, axis=1))[:, None]
-    sites = np.array([feature.site for feature in features])
     voices = [read.scores for read in readings.held_out.values()]
     return Redundancy(
         everywhere=correlations(np.concatenate([readings.check.scores, *voices]) * signs),
         benign=correlations(readings.check.scores * signs),
-        cosines=np.where(sites[:, None] == sites, weights @ weights.T, np.nan),
+        cosines=_cosines(features),
+    )
+
+
+def _cosines(features: Sequence[Feature]) -> Doubles:
+    """Of the directions [k, k], turned alike; NaN for a pair that reads different sites."""
+    units = [
+        feature.sign * feature.direction.astype(np.float64) / np.linalg.norm(feature.direction)
+        for feature in features
+    ]
+    return np.array(
+        [
+            [
+                a @ b if one.sites == two.sites else np.nan
+                for two, b in zip(features, units, strict=True)
+            ]
+            for one, a in zip(features, units, strict=True)
+        ]
     )

@@ -46,6 +46,7 @@ def applies(pack: Pack, feature: Feature, texts: Texts) -> bool:
         and feature.kind in ("direction", "probe")
         and feature.region == "response"
         and feature.input_norm == "none"
+        and not feature.parts
         and "questions" in pack.provenance
     )
 

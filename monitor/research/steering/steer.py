@@ -72,7 +72,9 @@ def feature_turn(
     """``feature`` along its weight, at its own site unless ``site`` is given.
 
     A latent's weight is its encoder row, normalisation folded in: the way it is read. Published work
-    steers with the decoder row, which a pack does not hold.
+    steers with the decoder row, which a pack does not hold. A composite is steered at its own site
+    along its own weight, not at its further sites: what is added there reaches them by itself. Another
+    ``site`` takes the same weight, as for every feature.
     """
     return Turn(
         name=feature.name,

@@ -24,7 +24,7 @@ from monitor.research.reading import Reader
 from monitor.research.texts import load_texts
 from monitor.score.pack import Pack, load_pack, save_pack
 from monitor.values.arrays import Floats
-from monitor.values.features import Feature
+from monitor.values.features import Feature, Part
 from tests.scenes.models import PLAIN, WIDTH, changed_model, save_tiny
 from tests.scenes.packs import feature, on_cpu
 from tests.scenes.texts import loud_voice
@@ -101,6 +101,7 @@ def judged(make_pack: MakePack, loud_folder: Path, loud_texts: Path) -> tuple[Pa
         feature("unnamed", axis(), kind="probe", activation="sigmoid", bias=-0.2),
         feature("latent.7", axis(), kind="latent", activation="relu", pooling="max"),
         feature("before", axis(), region="prompt"),
+        feature("loud.both", axis(), parts=(Part(site=0, weight=axis()),)),
     )
     return pack, judge_pack(pack, loud_folder, data=loud_texts, quick=True, device="cpu")
 
@@ -135,7 +136,7 @@ def test_every_kind_region_and_pooling_is_judged_by_the_way_it_reads(
 ) -> None:
     _, report = judged
     found = report["features"]
-    for name in ("loud.peak", "quiet", "unnamed", "latent.7", "before"):
+    for name in ("loud.peak", "quiet", "unnamed", "latent.7", "before", "loud.both"):
         assert found[name]["separation"]["against_good"][0] > 0.95, name
         assert found[name]["steering"]["up"][0] > 0, name
     assert found["unnamed"]["persona_chosen_on_training_answers"]
@@ -170,14 +171,14 @@ def test_the_page_shows_verdicts_reasons_and_plots(judged: tuple[Pack, dict[str,
         "Repeated word trigrams",
         "0.1% cannot be known from 160 benign texts",
         "some 10,000 texts",
-        "Not applicable to 7 of 7 features",
+        "Not applicable to 8 of 8 features",
         "Noise floor",
         "ship_matched_auc",
         "chosen",
     ):
         assert words in page, words
     assert page.count("<svg") == 8
-    assert len(verdict_rows(report)) == 7
+    assert len(verdict_rows(report)) == 8
 
 
 def test_the_report_travels_inside_the_pack(

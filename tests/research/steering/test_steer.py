@@ -30,7 +30,7 @@ from monitor.research.texts import exchange
 from monitor.score.fit import require_fit
 from monitor.score.pack import SHIPPED, Pack, load_pack
 from monitor.settings import ReplaySettings
-from monitor.values.features import Calibration, Feature
+from monitor.values.features import Calibration, Feature, Part
 from monitor.values.prompts import Message, Prompt
 
 
@@ -99,6 +99,13 @@ def test_strengths_are_typical_lengths_and_spare_the_first_token(
     np.testing.assert_allclose(turned.direction.numpy(), unit, rtol=1e-5)
     measured = typical_lengths(loaded, [2])[2]
     assert edits(loaded, [feature_turn(feature, 2.0)])[0].add == pytest.approx(2 * measured)
+
+
+def test_a_composite_is_steered_at_its_own_site(feature: Feature) -> None:
+    composite = replace(feature, parts=(Part(site=0, weight=2 * feature.weight),))
+    turn = feature_turn(composite, 1.0)
+    assert turn.site == composite.site
+    np.testing.assert_array_equal(turn.direction, feature.weight)
 
 
 def test_steering_changes_the_answers_and_leaves_nothing_behind(
