@@ -184,7 +184,8 @@ def _check_apart(
 ) -> None:
     """A question that training knows is not held out, whoever asks it again."""
     asked: dict[str, Role] = {}
-    for row in (*negatives, *calm):
+    everything: tuple[Negative | CalmPair, ...] = (*negatives, *calm)
+    for row in everything:
         role, question = protocol.role(row), " ".join(row.question.lower().split())
         if asked.setdefault(question, role) != role:
             raise BadInput(

@@ -241,7 +241,7 @@ def _feature_entry(feature: Feature) -> dict[str, Any]:
 def _feature(
     entry: schema.FeatureEntry,
     weight: Floats,
-    further: Sequence[Floats],
+    further: Floats,
     encoders: Mapping[str, Encoder],
 ) -> Feature:
     values = entry.model_dump()
