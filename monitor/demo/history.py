@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -31,12 +32,42 @@ ALERTS = """
     SELECT state, severity, summary FROM monitor.alerts ORDER BY pending_since DESC LIMIT 5
 """
 
+PROMPTS_ALONE = """
+    SELECT
+        (SELECT count(DISTINCT (topic, partition, record_offset)) FROM monitor.feature_scores
+         WHERE response_tokens = 0 AND score IS NOT NULL) AS read,
+        (SELECT count(DISTINCT (topic, partition, record_offset)) FROM monitor.feature_scores
+         WHERE generated) AS answered,
+        (SELECT coalesce(sum(n), 0)::bigint FROM monitor.ingest_counts
+         WHERE outcome = 'skipped' AND reason = 'no_answer') AS skipped
+"""
+
 WHAT_HAPPENED = """
 SELECT feature, severity, state, fired_at::time(0) AS fired, resolved_at::time(0) AS resolved,
        round((details #>> '{shift,value}')::numeric, 2) AS shift
 FROM monitor.alerts
 ORDER BY fired_at
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alone:
+    """Prompts without a logged answer: ``read`` on the prompt side alone, ``answered`` by the copy, or skipped."""
+
+    read: int
+    answered: int
+    skipped: int
+
+    @property
+    def told(self) -> str:
+        parts = [
+            f"{self.answered} answered by the copy itself and scored apart (segment generated)"
+        ]
+        if self.read:
+            parts.append(f"{self.read} scored by the features that read prompts")
+        if self.skipped:
+            parts.append(f"{self.skipped} skipped as no_answer, since the pack reads answers alone")
+        return f"Prompts without an answer: {', '.join(parts)}."
 
 
 class History:
@@ -58,6 +89,10 @@ class History:
 
     def scored(self) -> int:
         return int(self.rows(PROGRESS)[0]["scored"])
+
+    def alone(self) -> Alone:
+        """What became of prompts whose answer was not logged."""
+        return Alone(**self.rows(PROMPTS_ALONE)[0])
 
     def features(self) -> list[FeatureLine]:
         return [

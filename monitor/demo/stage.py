@@ -137,7 +137,8 @@ class Stage:
                 "dead_letter_topic": None,
             },
             "ingest": {"chunk_records": 16, "chunk_wait": 0.3, "segment_keys": ["route"]},
-            "replay": {"model": str(self._model)},
+            # A fifth of the conversations without a logged answer get a short one of the copy's own.
+            "replay": {"model": str(self._model), "answer_share": 0.2, "generate_tokens": 16},
             "postgres": {"url": self.postgres.url},
             "drift": {
                 "bucket": 2,

@@ -29,13 +29,16 @@ from monitor.demo.stage import BASELINE_PROMPTS, TOPIC, Stage, ended_by_signals,
 from monitor.demo.traffic import Sender
 
 PERSONA_SHARE = 0.5
+ANSWERED = 3
+"""The last act ends with so many answers of the copy's own, and twice as many prompts without."""
 ACT_SECONDS = 180.0
 LOOK_SECONDS = 0.5
 RATE_SECONDS = 10.0
 
 
 def tell(*, state: Path, cache: Path, keep: bool = False, record: Path | None = None) -> bool:
-    """Play the demo; True when the signed alert and its resolution were received and verified.
+    """Play the demo; True when the signed alert and its resolution were received and verified, and prompts
+    without an answer were read.
 
     ``state`` is deleted first and holds all that is written, except the converted model in ``cache``.
     With ``keep`` the parts stay up, until the next demo; a demo that is ended before takes them along. ``record`` gets the screen as SVG.
@@ -53,10 +56,13 @@ def tell(*, state: Path, cache: Path, keep: bool = False, record: Path | None = 
         with sender, Live(console=console, auto_refresh=False) as live:
             play = _Play(stage, sender, show=lambda seen: live.update(draw(seen), refresh=True))
             told = play.acts()
+            alone = told and play.prompts_alone()
         _explain(console, stage, play, told=told, keep=keep)
+        if told and not alone:
+            console.print("[bold red]Too few prompts without an answer were read.[/]")
         if record:
             _record(record, play)
-    return told
+    return told and alone
 
 
 class _Play:
@@ -75,20 +81,25 @@ class _Play:
         """The picture when the alert had just been received."""
 
     def acts(self) -> bool:
-        if not self._act("1/4  benign traffic, for a baseline", self._enough):
+        if not self._act("1/5  benign traffic, for a baseline", self._enough):
             return False
         # The person who looks at the scores and says: this is normal.
         self._stage.command(
             "baseline", "capture", "--last", "10m", "--approve", "--by", "the demo's audience"
         )
-        if not self._act("2/4  benign traffic against the approved baseline", self._quiet):
+        if not self._act("2/5  benign traffic against the approved baseline", self._quiet):
             return False
         self._sender.share = PERSONA_SHARE
-        if not self._act("3/4  a misaligned persona appears in half of the answers", self._told):
+        if not self._act("3/5  a misaligned persona appears in half of the answers", self._told):
             return False
         self.height = self.seen
         self._sender.share = 0.0
-        return self._act("4/4  the traffic is back to normal", self._resolved)
+        return self._act("4/5  the traffic is back to normal", self._resolved)
+
+    def prompts_alone(self) -> bool:
+        """The last act: what is read of prompts without an answer depends on the pack's regions."""
+        self._sender.answers = False
+        return self._act("5/5  answers are no longer logged: prompts alone", self._alone)
 
     def _act(self, title: str, done: Callable[[], bool]) -> bool:
         """Look and show until ``done``; False when the act takes too long."""
@@ -118,6 +129,7 @@ class _Play:
             features=history.features(),
             alerts=history.alerts(),
             webhooks=[self._line(request) for request in self._stage.receiver.received],
+            notes=() if self._sender.answers else (history.alone().told,),
         )
         self._show(self.seen)
 
@@ -140,6 +152,10 @@ class _Play:
     def _resolved(self) -> bool:
         still_open = any(state in ("pending", "firing") for state, _, _ in self.seen.alerts)
         return not still_open and self._announced() and self._heard("drift.resolved")
+
+    def _alone(self) -> bool:
+        seen = self._stage.history.alone()
+        return seen.answered >= ANSWERED and seen.read + seen.skipped >= 2 * ANSWERED
 
     def _announced(self) -> bool:
         """Every alert that was told has also been told to be over."""
@@ -164,6 +180,8 @@ def _explain(console: Console, stage: Stage, play: _Play, *, told: bool, keep: b
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     console.print(table)
+    if told:
+        console.print(stage.history.alone().told)
     if told and play.height:
         seconds = play.height.elapsed_seconds
         console.print(

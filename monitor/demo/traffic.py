@@ -35,6 +35,8 @@ class Sender:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send, name="traffic", daemon=True)
         self.share = 0.0
+        self.answers = True
+        """Whether the gateway logs answers; without, records hold the prompt alone."""
         self.sent = 0
         self.done = 0
 
@@ -63,7 +65,8 @@ class Sender:
             "id": f"demo-{self.sent}",
             "conversation_id": f"conversation-{self.sent}",
             "messages": exchange["messages"],
-            "response": exchange["response"],
             "segment": {"route": self._chance.choice(("chat", "support"))},
         }
+        if self.answers:
+            record["response"] = exchange["response"]
         self._producer.send(self._topic, json.dumps(record).encode())
