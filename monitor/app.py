@@ -32,6 +32,7 @@ from monitor.settings import Settings, secret
 from monitor.signals import stopped_by_signals
 from monitor.store.chunks import start_offsets
 from monitor.store.database import connect, require_schema, transaction
+from monitor.store.halves import waiting_halves
 from monitor.store.packs import register_pack
 from monitor.unanswered import Unanswered
 from monitor.values.identity import ModelIdentity
@@ -228,7 +229,7 @@ class _Loops:
             if settings.kafka.dead_letter_topic:
                 sink = open_parts.enter_context(DeadLetterProducer(settings.kafka))
             source = open_parts.enter_context(
-                KafkaSource(settings.kafka, settings.ingest, self._start_offsets)
+                KafkaSource(settings.kafka, settings.ingest, self._start_offsets, self._waiting)
             )
             checks["model"] = lambda: True
             checks["assignment"] = lambda: (
@@ -285,6 +286,12 @@ class _Loops:
     ) -> Mapping[tuple[str, int], int]:
         with transaction(self._database) as connection:
             return start_offsets(connection, self._settings.kafka.group_id, partitions)
+
+    def _waiting(
+        self, partitions: Collection[tuple[str, int]]
+    ) -> Mapping[tuple[str, int], Mapping[int, frozenset[int]]]:
+        with transaction(self._database) as connection:
+            return waiting_halves(connection, self._settings.kafka.group_id, partitions)
 
 
 def hash_key(settings: Settings) -> bytes:

@@ -222,11 +222,11 @@ def _records(settings: Settings) -> Iterator[Finding]:
         unanswered = Unanswered(settings.replay, pack.features)
     try:
         newest = newest_records(settings.kafka)
-    except MonitorError as error:
-        mend = error.hint or "Mend the field of kafka that is named."
+        seen = survey(newest.records, settings.ingest, unanswered)
+    except MonitorError as error:  # of Kafka, or of the schema registry
+        mend = error.hint or "Mend the field that is named."
         yield Finding(subject="records", well=False, seen=str(error), mend=mend)
         return
-    seen = survey(newest.records, settings.ingest, unanswered)
     ratio = (rule for rule in settings.drift.silence_rules if rule.name == "dead_letter_ratio")
     limit = next((rule.limit for rule in ratio if rule.limit), settings.ingest.dead_letter_limit)
     found = mends(seen, unanswered, limit)

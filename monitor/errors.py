@@ -30,6 +30,10 @@ class DatabaseUnavailable(Retry):
     """Postgres does not answer, or gave up a transaction that can be repeated."""
 
 
+class RegistryUnavailable(Retry):
+    """The schema registry does not answer, or refuses our credentials."""
+
+
 class JudgeUnavailable(Retry):
     """The endpoint that rates answers does not answer, or wants fewer requests."""
 

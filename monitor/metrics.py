@@ -68,6 +68,13 @@ class Metrics:
             action="Read the view dead_letters for topic, offset and reason; a jump after a deploy upstream "
             "is a changed record format.",
         )
+        self.halves_waiting = self._gauge(
+            "monitor_halves_waiting",
+            (),
+            "Parts of exchanges that wait in this worker for the rest (KServe, an event per message).",
+            action="Near ingest.join.halves the oldest are given up (skipped:join_full in the view of ingest "
+            "counts): raise it, or see in docs/records.md why the parts do not meet.",
+        )
         self.chunk_seconds = self._histogram(
             "monitor_chunk_seconds",
             ("stage",),
@@ -226,7 +233,7 @@ class Metrics:
         self.retries = self._counter(
             "monitor_retries_total",
             ("dependency",),
-            "Waits because a dependency did not answer, or gave up a transaction: database or broker.",
+            "Waits because a dependency did not answer, or gave up a transaction: database, broker or registry.",
             action="The work is repeated and nothing is lost; look at the dependency when it keeps growing.",
         )
         self.heartbeat_age = self._gauge(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ import numpy as np
 from monitor.app import Instrument
 from monitor.errors import BadInput
 from monitor.ingest.files import read_file
-from monitor.ingest.formats import parse
+from monitor.ingest.joining import Joins
 from monitor.outcomes import letter_of, nothing_to_read
 from monitor.score.scorer import Scorer
 from monitor.settings import IngestSettings, Settings
 from monitor.unanswered import Unanswered
-from monitor.values.prompts import SKIP_MENDS, DeadLetter, DeadReason, Parsed, Prompt, Skip
+from monitor.values.prompts import SKIP_MENDS, Chunk, DeadLetter, DeadReason, Parsed, Prompt, Skip
 from monitor.values.scores import Replayed, Unreplayable
 
 Row = dict[str, Any]
@@ -40,10 +41,17 @@ def score_file(path: Path, instrument: Instrument, settings: Settings) -> Iterat
         "attention": lineage.attention,
         "engine": lineage.engine,
     }
-    records = read_file(path, max_record_bytes=settings.ingest.max_record_bytes)
-    while chunk := list(islice(records, settings.ingest.chunk_records)):
-        outcomes = [outcome for record in chunk for outcome in parse(record, settings.ingest)]
+    for outcomes in _outcomes(path, settings.ingest):
         yield from _scored(outcomes, instrument, unanswered, scorer, origin)
+
+
+def _outcomes(path: Path, settings: IngestSettings) -> Iterator[Sequence[Parsed]]:
+    """What the file's records come to, ``chunk_records`` of them at a time; then what was left over."""
+    joins = Joins(settings, in_order=True)
+    records = read_file(path, max_record_bytes=settings.max_record_bytes)
+    while chunk := tuple(islice(records, settings.chunk_records)):
+        yield joins.read(Chunk(records=chunk, spans=()), now=datetime.now(UTC)).outcomes
+    yield joins.end()
 
 
 def read_prompts(path: Path, settings: IngestSettings) -> tuple[list[Prompt], int]:
@@ -53,8 +61,8 @@ def read_prompts(path: Path, settings: IngestSettings) -> tuple[list[Prompt], in
     cannot be read, naming its line, and for a file without prompts.
     """
     prompts, skipped = [], 0
-    for record in read_file(path, max_record_bytes=settings.max_record_bytes):
-        for outcome in parse(record, settings):
+    for outcomes in _outcomes(path, settings):
+        for outcome in outcomes:
             if isinstance(outcome, DeadLetter):
                 raise BadInput(
                     f"{path}:{outcome.key.offset + 1}: {outcome.reason.value} {outcome.detail}",

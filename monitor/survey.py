@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from monitor.ingest.formats import parse
+from monitor.ingest.fields import EARLIEST
+from monitor.ingest.joining import Joins
 from monitor.settings import IngestSettings
 from monitor.unanswered import Unanswered
-from monitor.values.prompts import DeadLetter, Prompt, RawRecord, Sampling, Skip, SkipReason
+from monitor.values.prompts import Chunk, DeadLetter, Prompt, RawRecord, Sampling, Skip, SkipReason
 
 MOST: Final = 0.5
 """From this share on what is lost for one cause makes the sample unwell."""
@@ -83,11 +84,14 @@ class Survey:
 def survey(
     records: Sequence[RawRecord], ingest: IngestSettings, unanswered: Unanswered | None
 ) -> Survey:
-    """Parse ``records`` as the worker would, before any sampling, and count.
+    """Read ``records`` as the worker would, before any sampling, and count.
 
-    ``unanswered`` is None where the pack is not known: nothing then counts as unread.
+    Parts of exchanges whose rest is not in the sample count as skipped. ``unanswered`` is None where the pack is not known: nothing then counts as unread.
     """
-    outcomes = [outcome for record in records for outcome in parse(record, ingest)]
+    joins = Joins(ingest)
+    now = max((record.timestamp for record in records), default=EARLIEST)
+    read = joins.read(Chunk(records=tuple(records), spans=()), now=now)
+    outcomes = [*read.outcomes, *joins.end()]
     prompts = [outcome for outcome in outcomes if isinstance(outcome, Prompt)]
     letters = [outcome for outcome in outcomes if isinstance(outcome, DeadLetter)]
     return Survey(

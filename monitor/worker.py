@@ -13,26 +13,30 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from sqlalchemy import Engine
 
 from monitor.canaries import Replay, canary_run
 from monitor.drift.histogram import bucket_scores
-from monitor.errors import DatabaseUnavailable, EverythingUnreadable, Retry, StaleChunk
+from monitor.errors import (
+    DatabaseUnavailable,
+    EverythingUnreadable,
+    RegistryUnavailable,
+    Retry,
+    StaleChunk,
+)
+from monitor.fetching import Fetching, Prepared, Source
 from monitor.heartbeat import Heartbeat
-from monitor.ingest.formats import parse
-from monitor.ingest.letters import with_bytes
+from monitor.ingest.letters import records_of, with_bytes
 from monitor.ingest.sampling import segments_of
-from monitor.ingest.watermarks import newest_records
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
-from monitor.outcomes import count_outcomes, letter_of, nothing_to_read, read, scored_prompt
+from monitor.outcomes import count_outcomes, letter_of, nothing_to_read, scored_prompt
 from monitor.patience import Patience
 from monitor.progress import ProgressReport
 from monitor.score.pack import Pack
@@ -44,14 +48,10 @@ from monitor.store.ingest import outcomes_between
 from monitor.store.workers import heartbeat, record_canary_run
 from monitor.unanswered import Unanswered
 from monitor.values.arrays import Floats
-from monitor.values.progress import LogEnd
 from monitor.values.prompts import (
-    Chunk,
     DeadLetter,
     DeadReason,
-    OffsetSpan,
     Prompt,
-    Skip,
 )
 from monitor.values.scores import (
     ChunkResult,
@@ -62,36 +62,16 @@ from monitor.values.scores import (
 
 log = get_logger(__name__)
 
-POLL_SECONDS = 0.5
 ANNOUNCE_SECONDS = 60.0
+_DEPENDENCIES = ((DatabaseUnavailable, "database"), (RegistryUnavailable, "registry"))
 REMEMBERED = timedelta(hours=1)
 PRESENCE_EVERY = timedelta(seconds=15)
-
-
-class Source(Protocol):
-    """Where chunks come from; `monitor.ingest.kafka.KafkaSource` in production."""
-
-    def poll(self, timeout_seconds: float) -> Chunk | None: ...
-    def commit(self, spans: Sequence[OffsetSpan]) -> None: ...
-    def rewind(self) -> None: ...
-    def log_ends(self) -> Sequence[LogEnd]: ...
 
 
 class DeadLetterSink(Protocol):
     """Where dead letters are announced beside the table, which is the record of truth."""
 
     def send(self, letters: Sequence[DeadLetter]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A chunk that is parsed, sampled and tokenised, and waits for the model."""
-
-    chunk: Chunk
-    watermarks: Mapping[tuple[str, int], datetime]
-    tokenised: Any
-    dead: tuple[DeadLetter, ...]
-    skipped: tuple[Skip, ...]
 
 
 class Worker:
@@ -128,8 +108,17 @@ class Worker:
         self._heartbeat = heartbeat or Heartbeat()
         self._clock = clock
         self._jitter = jitter or random.Random()
-        self._scorer = Scorer(pack)
         self._unanswered = Unanswered(settings.replay, pack.features)
+        self._fetching = Fetching(
+            source,
+            replay,
+            settings.ingest,
+            self._unanswered,
+            beat=lambda: self._heartbeat.beat("worker"),
+            patiently=self._patiently,
+            clock=clock,
+        )
+        self._scorer = Scorer(pack)
         self._lineage = replay.lineage(pack.pack_id)
         self._segments: set[str] = set()
         self._readable: deque[bool] = deque(maxlen=settings.ingest.dead_letter_window)
@@ -141,7 +130,7 @@ class Worker:
     def step(self) -> bool:
         """Handle one chunk from poll to commit; False when there was nothing to do."""
         self._keep_watch()
-        prepared = self._fetch()
+        prepared = self._fetching.fetch()
         if prepared is None:
             return False
         try:
@@ -178,12 +167,12 @@ class Worker:
         self, stop: threading.Event, fetching: ThreadPoolExecutor, storing: ThreadPoolExecutor
     ) -> Future[None] | None:
         """Move chunks until ``stop``; the last one may still be on its way to the store."""
-        upcoming = fetching.submit(self._fetch)
+        upcoming = fetching.submit(self._fetching.fetch)
         stored: Future[None] | None = None
         while not stop.is_set():
             prepared = upcoming.result()
             self._keep_watch()
-            upcoming = fetching.submit(self._fetch)
+            upcoming = fetching.submit(self._fetching.fetch)
             result = self._measure(prepared) if prepared else None
             try:
                 if stored:
@@ -193,34 +182,10 @@ class Worker:
                 stored = None
                 upcoming.result()  # fetched from offsets that are no longer ours to trust
                 self._start_over(stale)
-                upcoming = fetching.submit(self._fetch)
+                upcoming = fetching.submit(self._fetching.fetch)
         return stored
 
     # --- stages --------------------------------------------------------------------------------
-
-    def _fetch(self) -> Prepared | None:
-        started = time.monotonic()
-        chunk = self._source.poll(POLL_SECONDS)
-        self._heartbeat.beat("worker")
-        if chunk is None:
-            return None
-        METRICS.chunk_seconds.labels(stage="fetch").observe(time.monotonic() - started)
-        started = time.monotonic()
-        ingest = self._settings.ingest
-        outcomes = [
-            read(parsed, ingest) for record in chunk.records for parsed in parse(record, ingest)
-        ]
-        wanted = self._unanswered.wanted([one for one in outcomes if isinstance(one, Prompt)])
-        skipped = tuple(outcome for outcome in outcomes if isinstance(outcome, Skip))
-        prepared = Prepared(
-            chunk=chunk,
-            watermarks=newest_records(chunk.records, outcomes),
-            tokenised=self._replay.prepare(wanted.prompts, wanted.own_answers),
-            dead=tuple(outcome for outcome in outcomes if isinstance(outcome, DeadLetter)),
-            skipped=(*skipped, *wanted.skipped),
-        )
-        METRICS.chunk_seconds.labels(stage="prepare").observe(time.monotonic() - started)
-        return prepared
 
     def _measure(self, prepared: Prepared) -> ChunkResult:
         started = time.monotonic()
@@ -241,9 +206,11 @@ class Worker:
             lineage=self._lineage,
             scored=scored,
             buckets=bucket_scores(scored, self._pack.features, bucket=self._settings.drift.bucket),
-            dead_letters=with_bytes(dead, prepared.chunk.records, self._settings.ingest),
+            dead_letters=with_bytes(dead, records_of(prepared.chunk), self._settings.ingest),
             counts=count_outcomes(scored, dead, skipped, self._settings.drift.bucket),
             watermarks=prepared.watermarks,
+            waiting=prepared.waiting,
+            settled=prepared.settled,
         )
 
     def _scored(self, replayed: Sequence[Replayed]) -> tuple[ScoredPrompt, ...]:
@@ -310,7 +277,7 @@ class Worker:
         )
 
     def _waiting(self, error: Exception, seconds: float) -> None:
-        kind = "database" if isinstance(error, DatabaseUnavailable) else "broker"
+        kind = next((name for of, name in _DEPENDENCIES if isinstance(error, of)), "broker")
         METRICS.retries.labels(dependency=kind).inc()
         log.warning("worker.waiting", dependency=kind, error=str(error), seconds=seconds)
 
@@ -329,7 +296,7 @@ class Worker:
     def _start_over(self, stale: StaleChunk) -> None:
         METRICS.stale_chunks.inc()
         log.warning("chunk.discarded", reason=str(stale), effect="read again from stored offsets")
-        self._source.rewind()
+        self._fetching.start_over()
 
     def _refuse_a_bad_deploy(self, readable: int, dead: int) -> None:
         ingest = self._settings.ingest

@@ -30,6 +30,13 @@ class Envelope:
     event_id: str | None = None
     time: datetime | None = None
     left_out: tuple[str, ...] = ()
+    kind: str = ""
+    """The event's type."""
+    origin: tuple[str, ...] = ()
+    """What tells the event's sender from others: its source, and KServe's attributes of the model."""
+
+
+_ORIGIN: Final = ("source", "namespace", "inferenceservicename", "component", "endpoint")
 
 
 def is_binary(headers: Mapping[str, bytes]) -> bool:
@@ -47,7 +54,8 @@ def is_structured(headers: Mapping[str, bytes], document: object) -> bool:
 
 def from_headers(headers: Mapping[str, bytes], document: Any) -> Envelope:
     """The binary mode: ``document`` is the data already."""
-    read = {key: _header(headers, f"ce_{key}") for key in ("specversion", "id", "time")}
+    named = ("specversion", "id", "time", "type", *_ORIGIN)
+    read = {key: _header(headers, f"ce_{key}") for key in named}
     _require_version(read["specversion"], "header ce_specversion")
     foreign = Foreign()
     return Envelope(
@@ -55,6 +63,8 @@ def from_headers(headers: Mapping[str, bytes], document: Any) -> Envelope:
         event_id=foreign.identifier(read["id"], "header ce_id"),
         left_out=foreign.left_out,
         time=fields.timestamp(read["time"] or None, "header ce_time"),
+        kind=read["type"] or "",
+        origin=tuple(read[key] or "" for key in _ORIGIN),
     )
 
 
@@ -68,6 +78,8 @@ def from_document(document: Any, max_nesting: int) -> Envelope:
         event_id=foreign.identifier(event.get("id"), "id"),
         left_out=foreign.left_out,
         time=fields.timestamp(event.get("time"), "time"),
+        kind=_text(event.get("type")),
+        origin=tuple(_text(event.get(key)) for key in _ORIGIN),
     )
 
 
@@ -85,7 +97,13 @@ def _data(event: dict[str, Any], max_nesting: int) -> Any:
             ) from None
     if data is None:
         raise Unreadable(DeadReason.EMPTY, "data: the event carries none")
-    return fields.decode(data, "data", max_nesting) if isinstance(data, str) else data
+    if isinstance(data, str) and not data.startswith("data:"):  # which is a streamed response
+        return fields.decode(data, "data", max_nesting)
+    return data
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _header(headers: Mapping[str, bytes], key: str) -> str | None:

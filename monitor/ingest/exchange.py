@@ -42,6 +42,22 @@ NO_ANSWER: Final = Answer()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """One part of an exchange whose rest comes in other records; see `monitor.values.prompts.Half`.
+
+    ``name`` holds whatever tells the exchange from others, of any length. ``dialect`` reads the parts
+    once they are together.
+    """
+
+    dialect: str
+    name: tuple[str, ...]
+    side: str
+    content: Mapping[str, Any]
+    ordered: bool = False
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """``timestamp`` is the record's own, not yet held against the time at which it was appended."""
 

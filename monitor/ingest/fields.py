@@ -94,8 +94,15 @@ def decode(value: bytes | str, where: str, max_nesting: int) -> Any:
     except orjson.JSONDecodeError as error:
         raise _not_json(value, where, error) from None
     if _deeper_than(document, max_nesting):
-        raise _too_deep(where, f"more than {max_nesting} levels")
+        raise too_deep(where, f"more than {max_nesting} levels")
     return document
+
+
+def text_of(value: bytes, where: str) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Unreadable(DeadReason.NOT_UTF8, f"{where}: not UTF-8; send UTF-8") from None
 
 
 def opened(value: Any, where: str, max_nesting: int, help: str) -> Any:
@@ -143,7 +150,7 @@ def _not_json(value: bytes | str, where: str, error: orjson.JSONDecodeError) -> 
                 DeadReason.NOT_UTF8, f"{where}: not UTF-8 at byte {wrong.start}; send JSON in UTF-8"
             )
     if "depth" in error.msg or "ecursion" in error.msg:
-        return _too_deep(where, "more levels than the parser takes")
+        return too_deep(where, "more levels than the parser takes")
     if "surrogate" in error.msg:
         return Unreadable(
             DeadReason.NOT_JSON,
@@ -159,7 +166,7 @@ def _not_json(value: bytes | str, where: str, error: orjson.JSONDecodeError) -> 
     return Unreadable(DeadReason.NOT_JSON, f"{where}: not JSON at character {error.pos}")
 
 
-def _too_deep(where: str, found: str) -> Unreadable:
+def too_deep(where: str, found: str) -> Unreadable:
     return Unreadable(
         DeadReason.TOO_DEEP, f"{where}: {found} of nesting; flatten it or raise ingest.max_nesting"
     )

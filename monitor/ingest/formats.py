@@ -7,21 +7,28 @@ into its exchanges and read by its dialect; what that found becomes a `Prompt` h
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Final
 
+import orjson
+
+from monitor.errors import Retry
 from monitor.ingest import fields, wrappers
 from monitor.ingest.cloudevents import Envelope
+from monitor.ingest.dialects import kserve
 from monitor.ingest.dialects.native import NATIVE_SCHEMA_PATH, native_schema
-from monitor.ingest.dialects.telling import DIALECTS, told
-from monitor.ingest.exchange import Exchange
+from monitor.ingest.dialects.telling import DIALECTS, JOINED, told
+from monitor.ingest.exchange import Exchange, Piece
 from monitor.ingest.fields import Skipped, Unreadable
+from monitor.ingest.frames.registry import ReadFrame, no_registry
 from monitor.settings import IngestSettings
 from monitor.values.prompts import (
     DeadLetter,
     DeadReason,
+    Half,
     Parsed,
     Prompt,
     RawRecord,
@@ -30,7 +37,7 @@ from monitor.values.prompts import (
     SkipReason,
 )
 
-__all__ = ["NATIVE_SCHEMA_PATH", "native_schema", "parse"]
+__all__ = ["NATIVE_SCHEMA_PATH", "joined", "native_schema", "parse"]
 
 LARGEST_LEAD: Final = timedelta(days=1)
 """How far a record's own timestamp may lie ahead of the time at which it was appended."""
@@ -38,26 +45,56 @@ LARGEST_LEAD: Final = timedelta(days=1)
 PROMPTS: Final = 10_000
 """Most exchanges in one record."""
 
-_Found = tuple[Envelope, Exchange] | Unreadable | Skipped
+_Found = tuple[Envelope, Exchange | Piece] | Unreadable | Skipped
 
 
-def parse(record: RawRecord, settings: IngestSettings) -> tuple[Parsed, ...]:
-    """What one record holds: prompts, dead letters and skips, numbered by ``key.index`` from 0.
+def parse(
+    record: RawRecord, settings: IngestSettings, read_frame: ReadFrame = no_registry
+) -> tuple[Parsed | Half, ...]:
+    """What one record holds: prompts, dead letters, skips, and parts of exchanges whose rest is in other
+    records (see `joining`), numbered by ``key.index`` from 0.
 
-    Pure and deterministic: a redelivered record gives the same values. Never raises and never
-    returns nothing; a record that is refused as a whole gives one value of index 0. Details name the
+    Pure and deterministic: a redelivered record gives the same values. Raises nothing but what
+    ``read_frame`` may (`RegistryUnavailable`), and never returns nothing; a record that is refused as a whole gives one value of index 0. Details name the
     field and the fix, never content; which letters carry the record's bytes is said by `letters`.
     """
     try:
-        return _parsed(record, settings)
+        return _parsed(record, settings, read_frame)
+    except Retry:
+        raise
     except (Unreadable, Skipped) as refusal:
-        return (_refused(record, 0, refusal),)
+        return (_refused(_key(record, 0), record.timestamp, refusal),)
     except Exception as defect:  # a defect of ours must cost one record, not the stream
-        detail = f"record: {type(defect).__name__} in the reader; report this"
-        return (_refused(record, 0, Unreadable(DeadReason.UNKNOWN_FORMAT, detail)),)
+        return (_refused(_key(record, 0), record.timestamp, _of_defect(defect)),)
 
 
-def _parsed(record: RawRecord, settings: IngestSettings) -> tuple[Parsed, ...]:
+def joined(halves: Sequence[Half], closing: Half, settings: IngestSettings) -> Parsed:
+    """The exchange whose parts these are, in their order, under the key of the one that closed it.
+
+    Never raises, as `parse`.
+    """
+    key, appended = closing.key, closing.recorded_at
+    try:
+        contents = [orjson.loads(half.content) for half in halves]
+        times = [fields.timestamp(one["time"], "time") for one in contents]
+        envelope = Envelope(data=None, time=times[-1])
+        read = JOINED[contents[0]["dialect"]]
+        exchange = read([one["content"] for one in contents], settings)
+        return _prompt(key, appended, envelope, exchange, settings)
+    except (Unreadable, Skipped) as refusal:
+        return _refused(key, appended, refusal)
+    except Exception as defect:
+        return _refused(key, appended, _of_defect(defect))
+
+
+def _of_defect(defect: Exception) -> Unreadable:
+    detail = f"record: {type(defect).__name__} in the reader; report this"
+    return Unreadable(DeadReason.UNKNOWN_FORMAT, detail)
+
+
+def _parsed(
+    record: RawRecord, settings: IngestSettings, read_frame: ReadFrame
+) -> tuple[Parsed | Half, ...]:
     value = record.value
     if value is None:
         raise Skipped(SkipReason.TOMBSTONE)
@@ -70,8 +107,10 @@ def _parsed(record: RawRecord, settings: IngestSettings) -> tuple[Parsed, ...]:
         raise Unreadable(DeadReason.EMPTY, "record: no bytes; send a JSON document")
     headers = {key.lower(): content for key, content in record.headers}
     events = settings.format in ("auto", "cloudevents")
-    parsed: list[Parsed] = []
-    for opened in wrappers.documents(value, headers, settings, events=events):
+    parsed: list[Parsed | Half] = []
+    for opened in wrappers.documents(
+        value, headers, settings, events=events, read_frame=read_frame
+    ):
         for found in _exchanges(opened, settings):
             fields.within(len(parsed) + 1, PROMPTS, "record", "exchanges")
             parsed.append(_outcome(record, len(parsed), found, settings))
@@ -82,6 +121,12 @@ def _exchanges(opened: Envelope | Unreadable, settings: IngestSettings) -> Itera
     """The exchanges of one document, or why there are none."""
     if isinstance(opened, Unreadable):
         yield opened
+        return
+    if opened.kind.startswith(kserve.EVENTS):
+        try:
+            yield opened, kserve.piece(opened)
+        except (Unreadable, Skipped) as refusal:
+            yield refusal
         return
     try:
         forced = DIALECTS.get(settings.format)
@@ -99,25 +144,56 @@ def _exchanges(opened: Envelope | Unreadable, settings: IngestSettings) -> Itera
             yield refusal
 
 
-def _outcome(record: RawRecord, index: int, found: _Found, settings: IngestSettings) -> Parsed:
+def _outcome(
+    record: RawRecord, index: int, found: _Found, settings: IngestSettings
+) -> Parsed | Half:
+    key, appended = _key(record, index), record.timestamp
     if not isinstance(found, tuple):
-        return _refused(record, index, found)
+        return _refused(key, appended, found)
+    envelope, read = found
     try:
-        return _prompt(record, index, *found, settings)
+        if isinstance(read, Piece):
+            return _half(record, key, envelope, read)
+        return _prompt(key, appended, envelope, read, settings)
     except (Unreadable, Skipped) as refusal:
-        return _refused(record, index, refusal)
+        return _refused(key, appended, refusal)
+
+
+def _half(record: RawRecord, key: RecordKey, envelope: Envelope, piece: Piece) -> Half:
+    # Names may be as long as a record: what is held in memory for each part is a digest.
+    name = orjson.dumps([piece.dialect, *piece.name])
+    time = envelope.time.isoformat() if envelope.time else None
+    kept = {"dialect": piece.dialect, "time": time, "content": piece.content}
+    try:
+        content = orjson.dumps(kept)
+    except TypeError:
+        where = "record: a number of more than 64 bits; send it as text"
+        raise Unreadable(DeadReason.INVALID_FIELD, where) from None
+    return Half(
+        key=key,
+        recorded_at=record.timestamp,
+        exchange=hashlib.sha256(name).digest(),
+        side=piece.side,
+        content=content,
+        ordered=piece.ordered,
+        last=piece.last,
+        keyed=record.key is not None,
+    )
 
 
 def _prompt(
-    record: RawRecord, index: int, envelope: Envelope, exchange: Exchange, settings: IngestSettings
+    key: RecordKey,
+    appended: datetime,
+    envelope: Envelope,
+    exchange: Exchange,
+    settings: IngestSettings,
 ) -> Prompt:
     if settings.models and not _wanted(exchange.model, settings.models):
         raise Skipped(SkipReason.OTHER_MODEL)
-    key = _key(record, index)
     asked, answer = exchange.asked, exchange.answer
     return Prompt(
         key=key,
-        recorded_at=_recorded_at(exchange.timestamp or envelope.time, record),
+        recorded_at=_recorded_at(exchange.timestamp or envelope.time, appended),
         messages=asked.messages,
         text=asked.text,
         token_ids=asked.token_ids,
@@ -148,12 +224,11 @@ def _wanted(model: str | None, patterns: Sequence[str]) -> bool:
     return model is not None and any(fnmatchcase(model, pattern) for pattern in patterns)
 
 
-def _recorded_at(own: datetime | None, record: RawRecord) -> datetime:
+def _recorded_at(own: datetime | None, appended: datetime) -> datetime:
     """The record's own time, else the time it was appended: both are the same on redelivery.
 
     An append time out of all reason (brokers without timestamps say 1970) bounds nothing.
     """
-    appended = record.timestamp
     sane = fields.EARLIEST <= appended <= fields.LATEST
     if own is None:
         if not sane:
@@ -175,10 +250,9 @@ def _key(record: RawRecord, index: int) -> RecordKey:
     )
 
 
-def _refused(record: RawRecord, index: int, refusal: Unreadable | Skipped) -> DeadLetter | Skip:
-    key = _key(record, index)
+def _refused(
+    key: RecordKey, appended: datetime, refusal: Unreadable | Skipped
+) -> DeadLetter | Skip:
     if isinstance(refusal, Skipped):
-        return Skip(key=key, recorded_at=record.timestamp, reason=refusal.reason)
-    return DeadLetter(
-        key=key, recorded_at=record.timestamp, reason=refusal.reason, detail=refusal.detail
-    )
+        return Skip(key=key, recorded_at=appended, reason=refusal.reason)
+    return DeadLetter(key=key, recorded_at=appended, reason=refusal.reason, detail=refusal.detail)

@@ -7,10 +7,16 @@ from dataclasses import replace
 from typing import Final
 
 from monitor.settings import IngestSettings
-from monitor.values.prompts import DeadLetter, DeadReason, RawRecord
+from monitor.values.prompts import Chunk, DeadLetter, DeadReason, RawRecord
 
 NEVER_KEPT: Final = frozenset({DeadReason.OVERSIZE})
 """Reasons for which a record's bytes are kept nowhere, whatever the settings say."""
+
+
+def records_of(chunk: Chunk) -> tuple[RawRecord, ...]:
+    """All records that the chunk's letters may be of."""
+    again = (one.record for one in chunk.recalled if one.record is not None)
+    return (*chunk.records, *again)
 
 
 def with_bytes(

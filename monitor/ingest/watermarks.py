@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from monitor.ingest.fields import EARLIEST, LATEST
-from monitor.values.prompts import Parsed, RawRecord
+from monitor.values.prompts import Half, Parsed, RawRecord
 
 
 def newest_records(
-    records: Sequence[RawRecord], outcomes: Iterable[Parsed]
+    records: Sequence[RawRecord], outcomes: Iterable[Parsed | Half]
 ) -> Mapping[tuple[str, int], datetime]:
     """The time of the newest record of each (topic, partition), whatever became of the record.
 

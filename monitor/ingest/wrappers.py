@@ -1,6 +1,6 @@
 """What a record may be wrapped in, taken off before its dialect is told.
 
-Bytes: gzip, base64, the 5-byte frame of Confluent's serializers. Documents: JSON in a string, Kafka
+Bytes: gzip, base64, the 5-byte frame of Confluent's serializers, OTLP in protobuf. Documents: JSON in a string, Kafka
 Connect's ``{schema, payload}``, Fluent Bit's ``log``, CloudEvents, lines, and arrays, of which every
 element is a document of its own. All is bounded: what comes out of compression is no larger in all than
 a record may be, wrappers lie at most `LAYERS` deep, and a record holds at most `DOCUMENTS` documents.
@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from monitor.ingest import cloudevents, fields
+from monitor.ingest import cloudevents, fields, otlp_proto
 from monitor.ingest.cloudevents import Envelope
-from monitor.ingest.dialects import unread
 from monitor.ingest.fields import Unreadable
+from monitor.ingest.frames.registry import ReadFrame, no_registry
 from monitor.settings import IngestSettings
 from monitor.values.prompts import DeadReason
 
@@ -37,18 +37,27 @@ _OWN_CONTENT: Final = frozenset({"messages", "prompt", "request", "call_type", "
 
 
 def documents(
-    value: bytes, headers: Mapping[str, bytes], settings: IngestSettings, *, events: bool
+    value: bytes,
+    headers: Mapping[str, bytes],
+    settings: IngestSettings,
+    *,
+    events: bool,
+    read_frame: ReadFrame = no_registry,
 ) -> list[Envelope | Unreadable]:
     """The documents of a record, each with what an envelope said of it, or why it is refused.
 
-    ``events``: take off CloudEvents envelopes too. Raises Unreadable for the record as a whole.
+    ``events``: take off CloudEvents envelopes too. Raises Unreadable for the record as a whole, and
+    `RegistryUnavailable` where ``read_frame`` does.
     """
     if value[:1] == b"{" and headers.keys().isdisjoint(_EVENT_HEADERS):
         with suppress(Unreadable):
             document = fields.decode(value, "record", settings.max_nesting)
             if document.keys().isdisjoint(_WRAPPING):  # the commonest record: one bare object
                 return [Envelope(data=document)]
-    opening = _Opening(settings)
+    if events and value[:5] == b"data:" and cloudevents.is_binary(headers):
+        text = fields.text_of(value, "record")  # a streamed response, as KServe logs it
+        return [cloudevents.from_headers(headers, text)]
+    opening = _Opening(settings, read_frame)
     found: list[Envelope | Unreadable] = []
     for element in opening.elements(value):
         try:
@@ -64,28 +73,24 @@ def _opened(
     if not events:
         return Envelope(data=document)
     if cloudevents.is_binary(headers):
-        if headers.get("ce_type", b"").startswith(unread.KSERVE_EVENTS.encode()):
-            raise unread.kserve("header ce_type")
         return cloudevents.from_headers(headers, document)
     if not cloudevents.is_structured(headers, document):
         return Envelope(data=document)
-    kind = document.get("type") if isinstance(document, dict) else None
-    if isinstance(kind, str) and kind.startswith(unread.KSERVE_EVENTS):
-        raise unread.kserve("type")
     return cloudevents.from_document(document, settings.max_nesting)
 
 
 class _Opening:
     """Opens one record; what its compressed bodies come to is counted together."""
 
-    def __init__(self, settings: IngestSettings) -> None:
+    def __init__(self, settings: IngestSettings, read_frame: ReadFrame) -> None:
+        self._read_frame = read_frame
         self._nesting = settings.max_nesting
         self._limit = settings.max_record_bytes
         self._left = settings.max_record_bytes
 
     def elements(self, value: bytes) -> list[Any]:
         """The elements of an array of documents; anything else is one document."""
-        document = self.unwrapped(self._decoded(self._bytes(value)))
+        document = self.unwrapped(self._content(value))
         if not isinstance(document, list):
             return [document]
         if not document or not isinstance(document[0], dict | str):
@@ -102,7 +107,7 @@ class _Opening:
                 body = _from_base64(inner)
                 if body is None and inner.lstrip()[:1] not in _JSON_STARTS:
                     return document
-                document = self._decoded(inner if body is None else self._bytes(body))
+                document = self._decoded(inner) if body is None else self._content(body)
             elif not isinstance(document, dict) or len(document) > _LOG_KEYS:
                 return document
             elif document.keys() == {"schema", "payload"}:
@@ -113,19 +118,24 @@ class _Opening:
                 return document
         raise _too_many_layers()
 
-    def _bytes(self, value: bytes) -> bytes:
+    def _content(self, value: bytes) -> Any:
+        """The document in the bytes, behind what they are packed in."""
         for _ in range(LAYERS):
             if value[:1] in _JSON_STARTS:
-                return value
+                break
             if value[:2] == _GZIP:
                 value = self._inflated(value)
             elif value[:1] == b"\x00" and value.strip(b"\x00"):
-                value = _unframed(value)
+                schema, value = value[1:_FRAME_BYTES], value[_FRAME_BYTES:]
+                if value.lstrip()[:1] not in _JSON_STARTS:
+                    return self._read_frame(int.from_bytes(schema), value)
             elif (inner := _from_base64(value)) is not None:
                 value = inner
             else:
-                return value
-        raise _too_many_layers()
+                break
+        else:
+            raise _too_many_layers()
+        return self._decoded(value)
 
     def _inflated(self, value: bytes) -> bytes:
         """The content of a gzip body; never more than what is left of the limit is made of it."""
@@ -151,6 +161,8 @@ class _Opening:
         except Unreadable as refusal:
             if refusal.reason is DeadReason.TOO_DEEP:
                 raise
+            if (telemetry := otlp_proto.document(body)) is not None:
+                return telemetry
             lines = [line for line in body.split(b"\n", DOCUMENTS + 1) if line.strip()]
             if len(lines) < 2 or not all(line.lstrip()[:1] == b"{" for line in lines):
                 raise _named(body) or refusal from None
@@ -161,14 +173,6 @@ def _too_many_layers() -> Unreadable:
     return Unreadable(
         DeadReason.TOO_DEEP, f"record: more than {LAYERS} wrappers inside each other; send it bare"
     )
-
-
-def _unframed(value: bytes) -> bytes:
-    """Confluent's frame: a zero byte and a schema id of four; only JSON behind it is read."""
-    body = value[_FRAME_BYTES:]
-    if body.lstrip()[:1] in _JSON_STARTS:
-        return body
-    raise fields.not_read("a Confluent frame of Avro or Protobuf", "use the JSON Schema serializer")
 
 
 def _from_base64(value: bytes) -> bytes | None:
@@ -192,10 +196,6 @@ def _named(body: bytes) -> Unreadable | None:
         return Unreadable(DeadReason.NOT_JSON, "record: a Python repr, not JSON; send JSON")
     if body[:4] == b"Obj\x01":
         return fields.not_read("an Avro file", "send JSON")
-    if body[:1] == b"\x0a" and b"\x0a" in body[1:16] and b"{" not in body[:3]:
-        return fields.not_read(
-            "OTLP in protobuf", "set encoding: otlp_json in the collector's Kafka exporter"
-        )
     return None
 
 

@@ -7,7 +7,14 @@ The environment is read in this folder alone.
 """
 
 from monitor.settings.drift import DriftRule, DriftSettings, SilenceRule, Thresholds
-from monitor.settings.intake import IngestSettings, KafkaSettings, PackSettings, ReplaySettings
+from monitor.settings.intake import (
+    IngestSettings,
+    JoinSettings,
+    KafkaSettings,
+    PackSettings,
+    RegistrySettings,
+    ReplaySettings,
+)
 from monitor.settings.keeping import PostgresSettings
 from monitor.settings.loading import load
 from monitor.settings.secrets import judge_key, secret
@@ -28,11 +35,13 @@ __all__ = [
     "Duration",
     "Endpoint",
     "IngestSettings",
+    "JoinSettings",
     "KafkaSettings",
     "LogSettings",
     "PackSettings",
     "PostgresSettings",
     "PrivacySettings",
+    "RegistrySettings",
     "ReplaySettings",
     "Section",
     "Settings",

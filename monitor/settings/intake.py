@@ -83,6 +83,40 @@ class KafkaSettings(Section):
         return self
 
 
+class JoinSettings(Section):
+    """Exchanges that come in several records: KServe's two events, OpenTelemetry's event per message."""
+
+    window: Duration = Field(
+        timedelta(minutes=2),
+        description="longest wait of one part of an exchange for the rest of it",
+    )
+    halves: int = Field(10_000, ge=1, le=1_000_000, description="most parts that wait in a worker")
+    bytes: int = Field(
+        64 * 1024 * 1024, ge=1024, description="most bytes that the waiting parts of a worker take"
+    )
+    unkeyed: bool = Field(
+        False,
+        description="join events per message from records without a key too: right for topics of one "
+        "partition alone, since else the parts of an exchange are spread",
+    )
+
+
+class RegistrySettings(Section):
+    """The schema registry of Confluent's serializers, for frames of Avro and Protobuf."""
+
+    url: str | None = Field(
+        None, description="null: such frames are refused; needs the extra persona-monitor[registry]"
+    )
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    timeout: Duration = timedelta(seconds=5)
+    schemas: int = Field(1_000, ge=1, description="most schemas that are kept")
+
+
 class IngestSettings(Section):
     """How records become prompts."""
 
@@ -128,6 +162,12 @@ class IngestSettings(Section):
         False,
         description="keep the record's bytes with its dead letter, in the table and on the "
         "dead-letter topic: they may hold prompt text",
+    )
+    join: JoinSettings = Field(
+        JoinSettings(), description="exchanges whose parts come in several records"
+    )
+    registry: RegistrySettings = Field(
+        RegistrySettings(), description="where the schemas of Avro and Protobuf frames are"
     )
     dead_letter_window: int = Field(
         1_000, ge=10, description="records looked back on for the dead-letter limit"

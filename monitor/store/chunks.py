@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 
 from monitor.errors import StaleChunk
 from monitor.store.buckets import add_buckets
+from monitor.store.halves import keep_halves, settle_halves
 from monitor.store.ingest import add_counts, insert_dead_letters
 from monitor.store.packs import lineage_id_of
 from monitor.store.scores import copy_scores
@@ -42,13 +43,16 @@ def store_chunk(c: Connection, result: ChunkResult) -> None:
 
     Raises `StaleChunk`, and the transaction must be rolled back, when the stored offset of one of the
     spans is not the span's start: another worker has stored it, or this very chunk was stored before
-    (a commit whose answer was lost). A partition without a stored offset may start anywhere.
+    (a commit whose answer was lost). A partition without a stored offset may start anywhere. The same
+    when a half that the chunk settles does not wait any more.
     """
     advance_offsets(c, result.group_id, result.worker_id, result.spans, result.watermarks)
     if result.scored or result.buckets:
         lineage_id = lineage_id_of(c, result.lineage)
         add_buckets(c, lineage_id, result.buckets)
         copy_scores(c, lineage_id, result.scored)
+    settle_halves(c, result.group_id, result.settled)
+    keep_halves(c, result.group_id, result.waiting)
     add_counts(c, result.group_id, result.counts)
     insert_dead_letters(c, result.dead_letters)
 

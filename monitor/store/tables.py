@@ -279,6 +279,17 @@ log_ends = Table(
     PrimaryKeyConstraint("group_id", "topic", "partition"),
 )
 
+halves = Table(
+    "halves",
+    metadata,
+    Column("group_id", TEXT, nullable=False),
+    Column("topic", TEXT, nullable=False),
+    Column("partition", INTEGER, nullable=False),
+    Column("record_offset", BIGINT, nullable=False),
+    Column("record_index", INTEGER, nullable=False),
+    PrimaryKeyConstraint("group_id", "topic", "partition", "record_offset", "record_index"),
+)
+
 workers = Table(
     "workers",
     metadata,

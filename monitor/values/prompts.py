@@ -236,6 +236,10 @@ class SkipReason(enum.StrEnum):
     OTHER_MODEL = "other_model"
     NO_ANSWER = "no_answer"
     """No answer was logged, the pack reads nothing else, and ``replay.answer_share`` leaves this one out."""
+    UNPAIRED = "unpaired"
+    """A part of an exchange whose rest did not come within ``ingest.join.window``, or came twice."""
+    JOIN_FULL = "join_full"
+    """A part of an exchange that was given up early: more waited than ``ingest.join`` allows."""
     NOTHING_TO_READ = "nothing_to_read"
     """No feature of the pack has a token here: the first one is never pooled."""
 
@@ -273,6 +277,31 @@ Parsed = Prompt | DeadLetter | Skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Half:
+    """One part of an exchange that comes in several; `monitor.ingest.joining` puts it together.
+
+    ``exchange`` is the same for all its parts. Without ``ordered`` there are two, of different ``side``,
+    in any order and place. With it there are any number, one after the other in one partition, and the
+    one that is ``last`` closes the exchange.
+    """
+
+    key: RecordKey
+    recorded_at: datetime
+    """When its record was appended."""
+    exchange: bytes
+    side: str
+    content: bytes
+    """What the dialect needs of it, as JSON."""
+    ordered: bool = False
+    last: bool = False
+    keyed: bool = False
+    """Its record has a Kafka key, so that its exchange may be in one partition."""
+
+    def __post_init__(self) -> None:
+        require_aware(self.recorded_at, "recorded_at")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OffsetSpan:
     """The offsets of one partition that a chunk covers: [start, end). ``log_end`` is the broker's.
 
@@ -292,8 +321,26 @@ class OffsetSpan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """A record below the stored offset, read again for the halves in it that still wait.
+
+    ``indexes`` are those of the halves. ``record`` is None where the log no longer has it.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    indexes: frozenset[int]
+    record: RawRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """What one poll hands to the worker: records of one or several partitions, spans contiguous."""
+    """What one poll hands to the worker: records of one or several partitions, spans contiguous.
+
+    ``recalled`` come before the records, and belong to no span.
+    """
 
     records: tuple[RawRecord, ...]
     spans: tuple[OffsetSpan, ...]
+    recalled: tuple[Recalled, ...] = ()

@@ -176,6 +176,10 @@ class ChunkResult:
     counts: tuple[IngestCount, ...]
     watermarks: Mapping[tuple[str, int], datetime] = field(default_factory=dict)
     """By (topic, partition): the time of the newest of the chunk's records."""
+    waiting: tuple[RecordKey, ...] = ()
+    """Parts of exchanges that begin to wait for the rest."""
+    settled: tuple[RecordKey, ...] = ()
+    """Parts that waited in the store and do no longer: joined or given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

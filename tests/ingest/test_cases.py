@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from monitor.ingest.formats import parse
+from monitor.ingest.joining import Joins
 from monitor.settings import IngestSettings
-from monitor.values.prompts import DeadLetter, Parsed, Prompt, RawRecord, Skip
+from monitor.values.prompts import Chunk, DeadLetter, Parsed, Prompt, RawRecord, Skip
 from tests.ingest.cases import CASES, COUNTED, WHOLE_BODIES, Dead, Outcome, Read
 
 SETTINGS = IngestSettings()
@@ -29,11 +29,12 @@ def outcomes(case: str) -> list[Parsed] | None:
         return None
     body = path.read_bytes()
     values = [body] if case in WHOLE_BODIES else body.splitlines()
-    found: list[Parsed] = []
-    for offset, value in enumerate(values):
-        record = RawRecord(topic="t", partition=0, offset=offset, timestamp=APPENDED, value=value)
-        found += parse(record, SETTINGS)
-    return found
+    records = tuple(
+        RawRecord(topic="t", partition=0, offset=offset, timestamp=APPENDED, value=value)
+        for offset, value in enumerate(values)
+    )
+    joins = Joins(SETTINGS, in_order=True)
+    return [*joins.read(Chunk(records=records, spans=()), now=APPENDED).outcomes, *joins.end()]
 
 
 @pytest.mark.parametrize("case", CASES)

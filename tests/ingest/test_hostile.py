@@ -579,9 +579,9 @@ BY_HAND: dict[str, tuple[Any, DeadReason | SkipReason | type[Prompt]]] = {
     "a frame of a frame": (b"\x00\x00\x00\x00\x01" * 2 + b"{}", DeadReason.DIALECT_NOT_READ),
     "a frame of nothing": (b"\x00\x00\x00\x00\x01", DeadReason.DIALECT_NOT_READ),
     "an Avro file": (b"Obj\x01\x04\x14avro.codec", DeadReason.DIALECT_NOT_READ),
-    "OTLP in protobuf": (
+    "OTLP in protobuf that ends early": (
         b"\x0a\x8e\x02\x0a\x20\x0a\x1e\x0a\x0cservice.name\x12\xff",
-        DeadReason.DIALECT_NOT_READ,
+        DeadReason.NOT_UTF8,
     ),
     "schema and payload without end": (connected(40), DeadReason.TOO_DEEP),
     "a hundred thousand documents": ([{"prompt": "x"}] * 100_000, DeadReason.OVERSIZE),

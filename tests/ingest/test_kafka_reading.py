@@ -134,3 +134,21 @@ def test_spans_are_contiguous_and_every_record_is_in_its_span(
             given_out.append((key, record.offset))
     assert ends == position
     assert sorted(given_out) == sorted(read)
+
+
+def test_records_below_the_start_are_read_again_only_where_they_are_wanted() -> None:
+    readings = Readings()
+    places = {2: frozenset({0}), 3: frozenset({1, 4})}
+    readings.begin(A, 5, assignment=1, told=True, now=0.0, wanted=places)
+    readings.add(A, records(A, 1, 2), position=3, log_end=9, now=1.0)
+    first = readings.cut()
+    assert first
+    assert [(one.offset, one.indexes) for one in first.recalled] == [(2, frozenset({0}))]
+    assert (first.records, [(span.start, span.end) for span in first.spans]) == ((), [(5, 5)])
+    readings.add(A, records(A, 4, 5, 6), position=7, log_end=9, now=2.0)
+    second = readings.cut()
+    assert second
+    assert [(one.offset, one.record) for one in second.recalled] == [(3, None)]  # no longer there
+    assert [record.offset for record in second.records] == [5, 6]
+    assert [(span.start, span.end) for span in second.spans] == [(5, 7)]
+    assert without(second, [A]) is None

@@ -19,6 +19,7 @@ from monitor.score.pack import Pack, manifest
 from monitor.settings import IngestSettings, KafkaSettings, Settings
 from monitor.store.chunks import start_offsets
 from monitor.store.database import transaction
+from monitor.store.halves import waiting_halves
 from monitor.store.packs import register_pack
 from monitor.worker import Worker
 
@@ -51,8 +52,14 @@ def working(
         with transaction(database) as c:
             return start_offsets(c, settings.kafka.group_id, partitions)
 
+    def waiting(partitions):
+        with transaction(database) as c:
+            return waiting_halves(c, settings.kafka.group_id, partitions)
+
     with ExitStack() as parts:
-        source = parts.enter_context(KafkaSource(settings.kafka, settings.ingest, stored_offsets))
+        source = parts.enter_context(
+            KafkaSource(settings.kafka, settings.ingest, stored_offsets, waiting)
+        )
         sink = None
         if settings.kafka.dead_letter_topic:
             sink = parts.enter_context(DeadLetterProducer(settings.kafka))

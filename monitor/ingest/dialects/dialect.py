@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monitor.ingest.exchange import Exchange
+from monitor.ingest.exchange import Exchange, Piece
 from monitor.settings import IngestSettings
 
 Document = dict[str, Any]
@@ -25,5 +25,5 @@ class Dialect:
 
     name: str
     told: Callable[[Mapping[str, Any]], bool]
-    read: Callable[[Any, IngestSettings], Exchange]
+    read: Callable[[Any, IngestSettings], Exchange | Piece]
     split: Callable[[Document, IngestSettings], Sequence[Any]] = one

@@ -45,10 +45,11 @@ _INPUT: Final = "gen_ai.input.messages"
 _OUTPUT: Final = "gen_ai.output.messages"
 _SYSTEM: Final = "gen_ai.system_instructions"
 _CUT_HELP: Final = "raise the attribute length limit of the SDK or collector"
+CHOICE: Final = "gen_ai.choice"
 _MESSAGE_EVENTS: Final = frozenset(
     {
         *("gen_ai.system.message", "gen_ai.user.message", "gen_ai.assistant.message"),
-        *("gen_ai.tool.message", "gen_ai.choice"),
+        *("gen_ai.tool.message", CHOICE),
     }
 )
 _RAW: Final = frozenset({"text_completion", "atext_completion"})
@@ -65,17 +66,20 @@ def event_name(document: Mapping[str, Any]) -> str | None:
     return str(name) if known else None
 
 
-def _event(entry: Entry) -> str | None:
+def is_message(entry: Entry) -> bool:
+    """Whether the entry is an event that holds one message of an inference."""
+    return event_of(entry) in _MESSAGE_EVENTS
+
+
+def event_of(entry: Entry) -> str | None:
     named = event_name(entry.document) or entry.own.get("event.name")
     return named if isinstance(named, str) else None
 
 
 def is_exchange(entry: Entry) -> bool:
-    """Whether the entry is one inference, or a message of one, and nothing that encloses it."""
+    """Whether the entry is one inference, and nothing that encloses it."""
     own = entry.own
-    event = _event(entry)
-    if event in _MESSAGE_EVENTS:
-        return True
+    event = event_of(entry)
     if any(name == INFERENCE_EVENT for name, _ in otlp.events(entry)):
         event = INFERENCE_EVENT
     if event not in (None, INFERENCE_EVENT):
@@ -95,13 +99,6 @@ def is_exchange(entry: Entry) -> bool:
 
 
 def read(entry: Entry, settings: IngestSettings) -> Exchange:
-    event = _event(entry)
-    if event in _MESSAGE_EVENTS:
-        raise fields.not_read(
-            "an event per message (gen_ai.user.message, gen_ai.choice)",
-            "send the content on spans: OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental",
-            entry.where.rstrip(".") or "record",
-        )
     own = dict(entry.own)
     for name, given in otlp.events(entry):
         if name == INFERENCE_EVENT:
@@ -249,7 +246,7 @@ def _message_events(
             given.get("gen_ai.event.content", given), at, settings.max_nesting, _CUT_HELP
         )
         message = dict(fields.mapping(body, at))
-        if name == "gen_ai.choice":
+        if name == CHOICE:
             choices.append((message, at))
             continue
         message.setdefault("role", name.split(".")[1])

@@ -36,7 +36,7 @@ class Entry:
 
 
 def is_enveloped(document: Mapping[str, Any]) -> bool:
-    return any(outer in document for outer, _, _ in ENVELOPES)
+    return any(outer in document for outer, _, _ in ENVELOPES) or "resourceMetrics" in document
 
 
 def entries(document: dict[str, Any]) -> Iterator[Entry]:
@@ -136,6 +136,11 @@ def indexed(given: Mapping[str, Any], prefix: str, limit: int) -> list[dict[str,
 
 def span_id(entry: Entry) -> str | None:
     """``trace/span``, where the entry names both."""
+    return None if (found := ids(entry)) is None else "/".join(found)
+
+
+def ids(entry: Entry) -> tuple[str, str] | None:
+    """The trace and the span of the entry, where it names both."""
     about: Mapping[str, Any] = entry.document
     context = about.get("context")
     if isinstance(context, dict):
@@ -144,7 +149,7 @@ def span_id(entry: Entry) -> str | None:
     span = about.get("spanId", about.get("span_id"))
     if not (isinstance(trace, str) and isinstance(span, str) and trace and span):
         return None
-    return f"{trace}/{span}"
+    return trace, span
 
 
 def time(entry: Entry) -> datetime | None:

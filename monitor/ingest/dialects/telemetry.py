@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from monitor.ingest.dialects import genai, openinference, otlp, vercel
+from monitor.ingest.dialects import genai, messages, openinference, otlp, vercel
 from monitor.ingest.dialects.dialect import Dialect, Document
 from monitor.ingest.dialects.otlp import Entry
-from monitor.ingest.exchange import Exchange
+from monitor.ingest.exchange import Exchange, Piece
 from monitor.ingest.fields import Skipped
 from monitor.settings import IngestSettings
 from monitor.values.prompts import SkipReason
 
-_Read = Callable[[Entry, IngestSettings], Exchange]
+_Read = Callable[[Entry, IngestSettings], Exchange | Piece]
 _SIGNS: Final = ("gen_ai.", "llm.", "openinference.", "ai.", "traceloop.")
 
 
@@ -46,10 +46,12 @@ def _reader(entry: Entry) -> _Read | None:
         return openinference.read if own["openinference.span.kind"] == "LLM" else None
     if isinstance(own.get("ai.operationId"), str):
         return vercel.read if vercel.is_exchange(own) else None
+    if genai.is_message(entry):
+        return messages.piece if messages.is_read(entry) else None
     return genai.read if genai.is_exchange(entry) else None
 
 
-def read(operation: Operation, settings: IngestSettings) -> Exchange:
+def read(operation: Operation, settings: IngestSettings) -> Exchange | Piece:
     return operation.read(operation.entry, settings)
 
 

@@ -6,12 +6,12 @@ the API (openai, responses, anthropic, gemini, bedrock).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 from monitor.ingest import fields
-from monitor.ingest.dialects import exchanges, flat, native, unread
+from monitor.ingest.dialects import exchanges, flat, kserve, messages, native, unread
 from monitor.ingest.dialects.apisix import APISIX
 from monitor.ingest.dialects.bedrock import BEDROCK
 from monitor.ingest.dialects.bodies import HELICONE, PORTKEY
@@ -27,7 +27,9 @@ from monitor.ingest.dialects.native import NATIVE
 from monitor.ingest.dialects.sagemaker import SAGEMAKER
 from monitor.ingest.dialects.telemetry import OTEL
 from monitor.ingest.dialects.vertex import VERTEX
+from monitor.ingest.exchange import Exchange
 from monitor.ingest.fields import Unreadable
+from monitor.settings import IngestSettings
 from monitor.values.prompts import DeadReason
 
 _PARAMETERS: Final = frozenset(
@@ -57,6 +59,12 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
         for dialect in (NATIVE, OPENAI, OTEL, RESPONSES, ANTHROPIC, GEMINI, FLAT, *_MARKED)
     }
 )
+
+
+JOINED: Final[Mapping[str, Callable[[Sequence[Any], IngestSettings], Exchange]]] = MappingProxyType(
+    {"kserve": kserve.joined, "otel": messages.joined}
+)
+"""How the parts of an exchange are read once they are together, by `Piece.dialect`."""
 
 
 def told(document: Any) -> Dialect:

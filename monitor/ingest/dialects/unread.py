@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from monitor.ingest import fields
 from monitor.ingest.fields import Unreadable
-
-KSERVE_EVENTS: Final = "org.kubeflow.serving.inference."
-
-
-def kserve(where: str) -> Unreadable:
-    return fields.not_read(
-        "one half of a KServe exchange (request and response are two events)",
-        "log at the gateway or with OpenTelemetry",
-        where,
-    )
 
 
 def named(document: Mapping[str, Any]) -> Unreadable | None:

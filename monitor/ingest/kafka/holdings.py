@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
-from monitor.ingest.kafka.reading import Partition, Readings, without
+from monitor.ingest.kafka.reading import Partition, Places, Readings, without
 from monitor.metrics import METRICS
 from monitor.settings import IngestSettings
 from monitor.values.progress import LogEnd
@@ -110,17 +110,20 @@ class Holdings:
         state: int,
         seek: Callable[[Partition, int], None],
         now: float,
+        wanted: Mapping[Partition, Places],
     ) -> bool:
         """Read from ``starts`` on; False when they were rewound or lost since ``state``: ask again.
 
-        ``told`` are those whose start the store knows. ``seek`` is called under the lock.
+        ``told`` are those whose start the store knows; ``wanted`` the records below it that are to be
+        handed out again. ``seek`` is called under the lock.
         """
         with self._changed:
             if state != self._assignments:
                 return False
             for partition, offset in starts.items():
                 self._assignments += 1
-                seek(partition, offset)
+                again = {at: ns for at, ns in wanted.get(partition, {}).items() if at < offset}
+                seek(partition, min(again, default=offset))
                 self._stored[partition] = offset
                 self._readings.begin(
                     partition,
@@ -128,6 +131,7 @@ class Holdings:
                     assignment=self._assignments,
                     told=partition in told,
                     now=now,
+                    wanted=again,
                 )
             self._unplaced -= set(starts)
             return True
@@ -147,6 +151,11 @@ class Holdings:
     ) -> None:
         with self._changed:
             self._readings.add(partition, records, position=position, log_end=log_end, now=now)
+
+    def end(self, partition: Partition) -> int:
+        """Up to where the partition is read; 0 for one that is not."""
+        with self._changed:
+            return self._readings.end(partition) if partition in self._readings else 0
 
     def lost_records(self, partition: Partition, offsets: int) -> None:
         with self._changed:

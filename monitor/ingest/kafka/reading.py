@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from monitor.values.prompts import Chunk, OffsetSpan, RawRecord
+from monitor.values.prompts import Chunk, OffsetSpan, RawRecord, Recalled
 
 Partition = tuple[str, int]
+Places = Mapping[int, frozenset[int]]
+"""Of one partition: offsets of records, and which of the halves in them still wait."""
 
 CHUNK_BYTES: Final = 64 * 1024 * 1024
 """A chunk is full at this size however few records it holds."""
@@ -21,6 +23,7 @@ CHUNK_BYTES: Final = 64 * 1024 * 1024
 
 @dataclass(slots=True)
 class _Reading:
+    partition: Partition
     assignment: int
     start: int
     end: int
@@ -28,6 +31,27 @@ class _Reading:
     told: bool = True
     """False while the store has not been told where reading began."""
     records: list[RawRecord] = field(default_factory=list)
+    wanted: dict[int, frozenset[int]] = field(default_factory=dict)
+    """Records below where reading began that are to be read again."""
+    recalled: list[Recalled] = field(default_factory=list)
+
+    def take(self, record: RawRecord) -> None:
+        """Of records below where reading began only those that are wanted are kept."""
+        if record.offset >= self.start:
+            self.records.append(record)
+        elif (indexes := self.wanted.pop(record.offset, None)) is not None:
+            self._recall(record.offset, indexes, record)
+
+    def gone_below(self, position: int) -> None:
+        """What was wanted below ``position`` and did not come is no longer in the log."""
+        for offset in sorted(offset for offset in self.wanted if offset < position):
+            self._recall(offset, self.wanted.pop(offset), None)
+
+    def _recall(self, offset: int, indexes: frozenset[int], record: RawRecord | None) -> None:
+        topic, number = self.partition
+        self.recalled.append(
+            Recalled(topic=topic, partition=number, offset=offset, indexes=indexes, record=record)
+        )
 
 
 class Readings:
@@ -38,14 +62,23 @@ class Readings:
         self._waiting_since: float | None = None
 
     def begin(
-        self, partition: Partition, offset: int, *, assignment: int, told: bool, now: float
+        self,
+        partition: Partition,
+        offset: int,
+        *,
+        assignment: int,
+        told: bool,
+        now: float,
+        wanted: Places | None = None,
     ) -> None:
         """Read ``partition`` from ``offset`` on, forgetting what was buffered of it.
 
-        With ``told`` false the next chunk holds its span even when there is no record: the store
+        ``wanted`` are records below ``offset`` that are handed out once more, in `Chunk.recalled`. With ``told`` false the next chunk holds its span even when there is no record: the store
         then knows the start, and a crash before the first record cannot move it.
         """
-        self._open[partition] = _Reading(assignment, offset, offset, told=told)
+        self._open[partition] = _Reading(
+            partition, assignment, offset, offset, told=told, wanted=dict(wanted or {})
+        )
         if not told:
             self._waiting_since = self._waiting_since or now
 
@@ -69,7 +102,10 @@ class Readings:
         reading = self._open.get(partition)
         if reading is None:
             return
-        reading.records.extend(records)
+        for record in records:
+            reading.take(record)
+        if reading.wanted:
+            reading.gone_below(position)
         reading.end = max(reading.end, position)
         reading.log_end = log_end if log_end is None else max(log_end, reading.end)
         if self._due(reading) and self._waiting_since is None:
@@ -94,9 +130,11 @@ class Readings:
                 )
                 for (topic, partition), reading in due.items()
             ),
+            recalled=tuple(one for reading in due.values() for one in reading.recalled),
         )
         for reading in due.values():
-            reading.start, reading.told, reading.records = reading.end, True, []
+            reading.start, reading.told = reading.end, True
+            reading.records, reading.recalled = [], []
         return chunk
 
     def waited(self, now: float) -> float:
@@ -105,13 +143,16 @@ class Readings:
 
     @property
     def records(self) -> int:
-        return sum(len(reading.records) for reading in self._open.values())
+        return sum(len(reading.records) + len(reading.recalled) for reading in self._open.values())
 
     @property
     def full(self) -> bool:
         """Whether the buffered records are as many bytes as a chunk may hold."""
-        sizes = (len(r.value or b"") for reading in self._open.values() for r in reading.records)
-        return sum(sizes) >= CHUNK_BYTES
+        size = 0
+        for reading in self._open.values():
+            again = [one.record for one in reading.recalled if one.record is not None]
+            size += sum(len(record.value or b"") for record in (*reading.records, *again))
+        return size >= CHUNK_BYTES
 
     @property
     def assignments(self) -> Mapping[Partition, int]:
@@ -132,7 +173,7 @@ class Readings:
 
     @staticmethod
     def _due(reading: _Reading) -> bool:
-        return reading.end > reading.start or not reading.told
+        return reading.end > reading.start or not reading.told or bool(reading.recalled)
 
 
 def without(chunk: Chunk, partitions: Iterable[Partition]) -> Chunk | None:
@@ -144,5 +185,7 @@ def without(chunk: Chunk, partitions: Iterable[Partition]) -> Chunk | None:
     if not spans:
         return None
     return Chunk(
-        records=tuple(r for r in chunk.records if (r.topic, r.partition) not in gone), spans=spans
+        records=tuple(r for r in chunk.records if (r.topic, r.partition) not in gone),
+        spans=spans,
+        recalled=tuple(r for r in chunk.recalled if (r.topic, r.partition) not in gone),
     )

@@ -31,7 +31,7 @@ from monitor.ingest.kafka.natives import (
     truncated,
 )
 from monitor.ingest.kafka.options import consumer_options, refusal
-from monitor.ingest.kafka.reading import Partition
+from monitor.ingest.kafka.reading import Partition, Places
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.settings import IngestSettings, KafkaSettings
@@ -57,6 +57,11 @@ OFFSETS_MS: Final = 10_000
 CLOSE_SECONDS: Final = 15.0
 
 StartOffsets = Callable[[Collection[Partition]], Mapping[Partition, int]]
+Waiting = Callable[[Collection[Partition]], Mapping[Partition, Places]]
+
+
+def none_waits(partitions: Collection[Partition]) -> Mapping[Partition, Places]:
+    return {}
 
 
 class KafkaSource:
@@ -64,17 +69,23 @@ class KafkaSource:
 
     ``start_offsets`` answers, for (topic, partition) pairs, the next offset that the store waits
     for; a partition that it leaves out begins at ``settings.start_at``. It is called from the
-    source's own thread and may raise `Retry`, which is waited out.
+    source's own thread and may raise `Retry`, which is waited out. ``waiting`` answers, after it, which
+    records below that offset hold halves that still wait: these are read again (`Chunk.recalled`).
 
     Chunks come with contiguous spans per partition. All methods may be called from any thread.
     """
 
     def __init__(
-        self, settings: KafkaSettings, ingest: IngestSettings, start_offsets: StartOffsets
+        self,
+        settings: KafkaSettings,
+        ingest: IngestSettings,
+        start_offsets: StartOffsets,
+        waiting: Waiting = none_waits,
     ) -> None:
         consumer_options(settings)  # refuses what is wrong before anything is started
         self._settings = settings
         self._start_offsets = start_offsets
+        self._waiting = waiting
         self._holdings = Holdings(ingest)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kafka-source", daemon=True)
@@ -231,6 +242,7 @@ class KafkaSource:
         consumer.pause(*map(native, unplaced))
         try:
             stored = self._start_offsets(unplaced)
+            wanted = self._waiting(unplaced)
             fresh = self._fresh_offsets(consumer, unplaced - stored.keys())
         except (Retry, KafkaError) as error:
             self._place_at = now + RETRY_SECONDS
@@ -242,6 +254,7 @@ class KafkaSource:
             state=state,
             seek=lambda partition, offset: consumer.seek(native(partition), offset),
             now=now,
+            wanted=wanted,
         )
         if not begun:
             return  # rewound meanwhile: ask again
@@ -305,7 +318,8 @@ class KafkaSource:
         for partition, offset in wanted.items():
             if offset > latest[partition]:
                 raise truncated([partition])
-            lost = max(0, earliest[partition] - offset)
+            # Below the end of what is read stand only records that would have been read again.
+            lost = max(0, earliest[partition] - max(offset, self._holdings.end(partition)))
             consumer.seek(native(partition), max(offset, earliest[partition]))
             self._holdings.add(
                 partition,

@@ -1,0 +1,28 @@
+"""Where the parts of exchanges stand that wait for the rest: places in the log, no content.
+
+Revision ID: 0008
+Revises: 0005
+"""
+
+from alembic import op
+
+revision = "0008"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    op.execute("""
+        CREATE TABLE monitor_data.halves (
+            group_id TEXT NOT NULL,
+            topic TEXT NOT NULL,
+            partition INTEGER NOT NULL,
+            record_offset BIGINT NOT NULL,
+            record_index INTEGER NOT NULL,
+            CONSTRAINT halves_pkey
+                PRIMARY KEY (group_id, topic, partition, record_offset, record_index)
+        )
+    """)
+
+
+def downgrade() -> None:
+    op.execute("DROP TABLE monitor_data.halves")
