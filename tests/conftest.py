@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch is imported: the suite runs a process for every core, and several pools of threads on
 # the same cores wait for one another.
@@ -24,8 +26,11 @@ import pytest
 from sqlalchemy import URL, Engine, make_url
 
 from monitor.demo.chat_model import chat_model
-from monitor.demo.services import Broker, Postgres, create_topic
+from monitor.demo.services import POSTGRES_OPTIONS, Broker, Postgres, create_topic
 from monitor.settings import PostgresSettings
+
+if TYPE_CHECKING:
+    from tests.traffic import Traffic
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -36,6 +41,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: no garbage collection need walk it again.
+
+    The code under test collects garbage to part with a model (`monitor.research.reading.opened`), and the
+    million objects of torch and of the suite itself made that half a second each time.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 4 * 2**30
+"""What is free in memory before servers' data goes there; a suite on two processes writes less than 1 GB."""
+POSTGRES = {
+    **POSTGRES_OPTIONS,
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "128MB",
+}
+"""A new database for every test is a copy of files: nobody replicates it, so its pages need no log."""
+
+
+def _memory() -> Path | None:
+    """Where a server's data costs no disk, if this machine has such a place with room.
+
+    A database for every test is some three hundred new files, and making them on a disk takes most of the
+    time that such a test takes.
+    """
+    with suppress(OSError):
+        if shutil.disk_usage(MEMORY).free >= ROOM_BYTES and os.access(MEMORY, os.W_OK):
+            return MEMORY
+    return None
+
+
 @contextmanager
 def _folder(name: str) -> Iterator[Path]:
     """A folder for a server's data, outside pytest's own temporary root.
@@ -43,7 +82,7 @@ def _folder(name: str) -> Iterator[Path]:
     Every new pytest session closes that root to other users, and PostgreSQL, started by root, runs as
     another user: a session beside this one would take its data away.
     """
-    path = Path(tempfile.mkdtemp(prefix=f"monitor-tests-{name}-"))
+    path = Path(tempfile.mkdtemp(prefix=f"monitor-tests-{name}-", dir=_memory()))
     try:
         yield path
     finally:
@@ -57,7 +96,7 @@ def postgres_server() -> Iterator[URL]:
     if outside:
         yield make_url(outside).set(drivername="postgresql+psycopg")
         return
-    with _folder("postgres") as folder, Postgres(folder) as server:
+    with _folder("postgres") as folder, Postgres(folder, options=POSTGRES) as server:
         yield make_url(server.url)
         if not server.running:
             end = (folder / "postgres.log").read_text(encoding="utf-8", errors="replace")[-3_000:]
@@ -83,21 +122,55 @@ def migrated_template(postgres_server: URL) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="session")
+def copy_of(postgres_server: URL) -> Callable[[str], AbstractContextManager[str]]:
+    """``with copy_of(template) as url``: a new database that holds what ``template`` holds."""
+    return lambda template: _database(postgres_server, template=template)
+
+
+@pytest.fixture(scope="session")
+def hour(
+    copy_of: Callable[[str], AbstractContextManager[str]], migrated_template: str
+) -> Iterator[Traffic]:
+    """An hour of quiet traffic, where most stories of a watcher begin: `Traffic.resumed` goes on."""
+    from tests.traffic import Traffic
+
+    with copy_of(migrated_template) as url, _engine(url) as database:
+        traffic = Traffic(database)
+        traffic.minutes(60)
+        database.dispose()  # what is connected to cannot be copied
+        yield traffic
+
+
 @pytest.fixture
-def migrated_url(postgres_server: URL, migrated_template: str) -> Iterator[str]:
+def template(migrated_template: str) -> str:
+    """Name of the database that the test's own is a copy of; a module may begin with more in it."""
+    return migrated_template
+
+
+@pytest.fixture
+def migrated_url(
+    copy_of: Callable[[str], AbstractContextManager[str]], template: str
+) -> Iterator[str]:
     """URL of a new database with the current schema."""
-    with _database(postgres_server, template=migrated_template) as url:
+    with copy_of(template) as url:
         yield url
+
+
+@contextmanager
+def _engine(url: str) -> Iterator[Engine]:
+    from monitor.store.database import connect
+
+    engine = connect(PostgresSettings(url=url))
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
 def database(migrated_url: str) -> Iterator[Engine]:
     """An engine on a new database with the current schema."""
-    from monitor.store.database import connect
-
-    engine = connect(PostgresSettings(url=migrated_url))
-    yield engine
-    engine.dispose()
+    with _engine(migrated_url) as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -119,9 +192,9 @@ def kafka_bootstrap() -> Iterator[str]:
 
 
 @pytest.fixture
-def restartable_broker(tmp_path: Path) -> Iterator[Broker]:
+def restartable_broker() -> Iterator[Broker]:
     """A broker of this test's own, to be stopped, killed and started again."""
-    with Broker(tmp_path / "broker") as server:
+    with _folder("broker") as folder, Broker(folder) as server:
         yield server
 
 
@@ -160,7 +233,7 @@ class _database:
         self._url = server.set(database=self._name).render_as_string(hide_password=False)
 
     def __enter__(self) -> str:
-        self._execute(f"CREATE DATABASE {self._name} TEMPLATE {self._template}")
+        self._execute(f"CREATE DATABASE {self._name} TEMPLATE {self._template} STRATEGY FILE_COPY")
         return self._url
 
     def __exit__(self, *_: object) -> None:

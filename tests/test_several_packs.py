@@ -10,10 +10,10 @@ from sqlalchemy import text
 from monitor import operate
 from monitor.errors import BadInput
 from monitor.metrics import METRICS
-from monitor.settings import DriftRule, Thresholds
+from monitor.settings import DriftRule, PostgresSettings, Thresholds
 from monitor.store.alerts import add_silence, list_alerts
 from monitor.store.baselines import retire_baseline
-from monitor.store.database import transaction
+from monitor.store.database import connect, transaction
 from monitor.values.alerts import AlertState, Silence
 from monitor.watcher import Watcher
 from tests.traffic import MINUTE, PACK, Traffic, settings_of
@@ -28,9 +28,41 @@ def settings():
     return settings_of()
 
 
+@pytest.fixture(scope="module")
+def shifted(hour, copy_of):
+    """The first pack after its quiet hour and twenty minutes of a shift: its drift alerts are out."""
+    settings = settings_of()
+    with copy_of(hour.template) as url:
+        database = connect(PostgresSettings(url=url))
+        first = hour.resumed(database)
+        first.approve(settings)
+        watcher = Watcher(database, settings, clock=first.now)
+        seen = first.minutes(20, shift=SHIFTED, watcher=watcher)
+        assert "drift.detected" in events(seen)
+        database.dispose()
+        yield first, drift_alerts(seen[-1].firing)
+
+
 @pytest.fixture
-def first(database):
-    return Traffic(database)
+def firing(shifted):
+    """The first pack's open drift alerts, in a test that begins when they are out."""
+    return shifted[1]
+
+
+@pytest.fixture
+def story(request, hour):
+    """What went before: an hour, and the shift for a test that asks what is ``firing``."""
+    return request.getfixturevalue("shifted")[0] if "firing" in request.fixturenames else hour
+
+
+@pytest.fixture
+def template(story):
+    return story.template
+
+
+@pytest.fixture
+def first(story, database):
+    return story.resumed(database)
 
 
 @pytest.fixture
@@ -58,15 +90,6 @@ def side_by_side(n, first, other, watcher, *, shift=SHIFTED, there=True):
     return seen
 
 
-def fired(first, settings, watcher):
-    """The first pack fires; its open drift alerts."""
-    first.minutes(60)
-    first.approve(settings)
-    seen = first.minutes(20, shift=SHIFTED, watcher=watcher)
-    assert "drift.detected" in events(seen)
-    return drift_alerts(seen[-1].firing)
-
-
 def drift_alerts(alerts):
     return {alert.alert_id for alert in alerts if alert.kind == "drift"}
 
@@ -84,8 +107,9 @@ def kept(database, alert_id):
         return next(alert for alert in list_alerts(c) if alert.alert_id == alert_id)
 
 
-def test_a_second_pack_leaves_the_alerts_of_the_first_alone(first, settings, watcher, database):
-    firing = fired(first, settings, watcher)
+def test_a_second_pack_leaves_the_alerts_of_the_first_alone(
+    first, firing, settings, watcher, database
+):
     other = second(database, first)
     seen = side_by_side(10, first, other, watcher)
     assert events(seen) == []
@@ -99,7 +123,6 @@ def test_a_second_pack_leaves_the_alerts_of_the_first_alone(first, settings, wat
 
 
 def test_each_pack_is_compared_with_its_own_baseline(first, settings, watcher, database):
-    first.minutes(60)
     first.approve(settings)
     other = second(database, first)
     side_by_side(60, first, other, watcher, shift=(0.0, 0.0))
@@ -126,7 +149,6 @@ def test_each_pack_is_compared_with_its_own_baseline(first, settings, watcher, d
 
 
 def test_a_broken_copy_of_one_pack_holds_no_alert_of_another(first, settings, watcher, database):
-    first.minutes(60)
     first.approve(settings)
     other = second(database, first)
     other.canaries = False
@@ -155,9 +177,10 @@ def test_alarms_about_the_ingest_are_raised_once_for_all_packs(first, settings, 
     assert "pack" not in raised[0].labels
 
 
-def test_a_pack_whose_workers_are_gone_is_no_longer_watched(first, settings, watcher, database):
+def test_a_pack_whose_workers_are_gone_is_no_longer_watched(
+    first, firing, settings, watcher, database
+):
     """The rollout: the second pack takes over, and nobody is told that the shift is over."""
-    firing = fired(first, settings, watcher)
     other = second(database, first)
     side_by_side(3, first, other, watcher)
     first.alive("stopped")
@@ -187,8 +210,9 @@ def test_a_pack_whose_workers_are_gone_is_no_longer_watched(first, settings, wat
     assert events(seen, "drift") == [], "it is told once"
 
 
-def test_a_worker_that_comes_back_in_time_pages_nobody_again(first, settings, watcher, database):
-    firing = fired(first, settings, watcher)
+def test_a_worker_that_comes_back_in_time_pages_nobody_again(
+    first, firing, settings, watcher, database
+):
     other = second(database, first)
     seen = side_by_side(50, first, other, watcher, there=False)
     seen += side_by_side(40, first, other, watcher)
@@ -197,10 +221,9 @@ def test_a_worker_that_comes_back_in_time_pages_nobody_again(first, settings, wa
 
 
 def test_a_pack_that_is_watched_again_is_told_once_as_a_new_alert(
-    first, settings, watcher, database
+    first, firing, settings, watcher, database
 ):
     """Its receivers were told that nobody looks; that the shift still stands is news, once."""
-    firing = fired(first, settings, watcher)
     other = second(database, first)
     side_by_side(70, first, other, watcher, there=False)
     seen = side_by_side(30, first, other, watcher)
@@ -211,8 +234,7 @@ def test_a_pack_that_is_watched_again_is_told_once_as_a_new_alert(
     assert not {event.alert_id for event in detected} & firing
 
 
-def test_without_any_worker_alerts_end_as_unwatched(first, settings, watcher):
-    firing = fired(first, settings, watcher)
+def test_without_any_worker_alerts_end_as_unwatched(first, firing, settings, watcher):
     seen = []
     for _ in range(70):
         first.minute += MINUTE
@@ -222,18 +244,18 @@ def test_without_any_worker_alerts_end_as_unwatched(first, settings, watcher):
     assert seen[-1].packs == ()
 
 
-def test_how_long_a_pack_is_watched_without_a_worker_is_a_setting(first, database):
+def test_how_long_a_pack_is_watched_without_a_worker_is_a_setting(first, firing, database):
     settings = settings_of(unwatched_after=timedelta(minutes=10))
     watcher = Watcher(database, settings, clock=first.now)
-    fired(first, settings, watcher)
     first.minute += 9 * MINUTE
     assert events([watcher.step()], "drift") == []
     first.minute += 2 * MINUTE
     assert set(events([watcher.step()], "drift")) == {"drift.unwatched"}
 
 
-def test_an_end_in_silence_is_told_when_the_silence_is_over(first, settings, watcher, database):
-    firing = fired(first, settings, watcher)
+def test_an_end_in_silence_is_told_when_the_silence_is_over(
+    first, firing, settings, watcher, database
+):
     with transaction(database) as c:
         add_silence(
             c,
@@ -254,9 +276,8 @@ def test_an_end_in_silence_is_told_when_the_silence_is_over(first, settings, wat
 
 
 def test_a_rule_that_was_removed_and_a_baseline_retired_are_not_called_resolved(
-    first, settings, watcher, database
+    first, firing, settings, watcher, database
 ):
-    firing = fired(first, settings, watcher)
     another = settings_of(rules=(DriftRule(name="r", features=("assistant",), severities=LOOSE),))
     seen = [Watcher(database, another, clock=first.now).step()]
     assert {e.alert_id for e in told(seen, "drift.unwatched")} == firing
@@ -273,7 +294,6 @@ def test_a_rule_that_was_removed_and_a_baseline_retired_are_not_called_resolved(
 def test_figures_of_two_packs_stand_side_by_side_and_go_with_their_pack(
     first, settings, watcher, database
 ):
-    first.minutes(60)
     first.approve(settings)
     other = second(database, first)
     side_by_side(60, first, other, watcher, shift=(0.0, 0.0))

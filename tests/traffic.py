@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy, deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -86,6 +87,18 @@ class Traffic:
         self.model = "served"
         with transaction(database) as c:
             register_pack(c, pack, "test pack", {}, FEATURES)
+
+    def resumed(self, database):
+        """The same traffic on a copy of its database: what comes next is the same there."""
+        other = copy(self)
+        other.database = database
+        other.random = deepcopy(self.random)
+        return other
+
+    @property
+    def template(self):
+        """Name of its database, for copies."""
+        return self.database.url.database
 
     def now(self):
         return self.minute + timedelta(seconds=40)
