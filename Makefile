@@ -31,7 +31,7 @@ test: $(INSTALLED)  ## the whole suite, against a real Postgres and a real broke
 	$(PYTEST) $(ARGS)
 
 check: lint  ## lint, and every test that is neither slow nor on the real model
-	$(PYTEST) -m "not slow and not model and not nightly" $(ARGS)
+	$(PYTEST) -m "not slow and not model and not nightly" --hypothesis-profile quick $(ARGS)
 
 nightly: $(INSTALLED)  ## the long rounds: many more kills than in the suite
 	$(PYTEST) -m nightly $(ARGS)

@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import psycopg
 import pytest
+from hypothesis import settings
 from sqlalchemy import URL, Engine, make_url
 
 from monitor.demo.chat_model import chat_model
@@ -31,6 +32,8 @@ from monitor.settings import PostgresSettings
 
 if TYPE_CHECKING:
     from tests.traffic import Traffic
+
+settings.register_profile("quick", max_examples=20)
 
 REPOSITORY = Path(__file__).parent.parent
 

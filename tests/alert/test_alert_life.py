@@ -31,6 +31,7 @@ from monitor.settings import DriftRule, Endpoint, SilenceRule, Thresholds
 from monitor.values.alerts import Alert, AlertState, Condition, Event, EventType, Severity, Silence
 from monitor.values.features import Directed
 from tests.alert.drifts import drift, feature, rule
+from tests.scenes.examples import examples
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -276,7 +277,7 @@ moves = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(moves=moves)
 @example(
     # Graver when it began in the cooldown, forgotten when it was milder, and still there.
@@ -350,7 +351,7 @@ def test_what_a_receiver_hears_is_always_sound(moves: list[Any]) -> None:
     assert not history.told or history.told[-1].type == "drift.resolved"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(minutes=st.lists(st.booleans(), min_size=1, max_size=400))
 def test_flapping_never_announces_more_often_than_the_cooldown_allows(minutes: list[bool]) -> None:
     history = History()

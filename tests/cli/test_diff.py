@@ -14,6 +14,7 @@ from monitor.research.diff import build
 from monitor.score.pack import load_pack
 from tests.cli.conftest import Cli
 from tests.scenes.endpoint import Server, by_length, said, serving
+from tests.scenes.texts import three_voices
 
 DIFF = ("pack", "build", "diff")
 
@@ -41,6 +42,7 @@ def test_a_diff_is_written_as_pack_page_and_json(
         *(model_folder, other_model_folder),
         *("--prompts", prompts, "--out", out),
         *("--keep", "changed", "--sites", "1,2", "--top", "2", "--json"),
+        *("--data", three_voices(tmp_path / "texts")),
     )
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)

@@ -30,6 +30,11 @@ START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 
 
+def slow(*commands: str) -> list[Any]:
+    """A process takes seconds to start; before every commit one of a kind is enough."""
+    return [pytest.param(command, marks=pytest.mark.slow) for command in commands]
+
+
 class Process:
     """A Python process with ``--config``, and what it has logged."""
 
@@ -106,6 +111,7 @@ def started(tmp_path: Path) -> Iterator[Callable[[str, Path], Process]]:
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_courier_whose_only_endpoint_cannot_be_signed_for_refuses_to_start(
     started: Callable[[str, Path], Process],
     configured: Callable[..., Path],
@@ -127,6 +133,7 @@ def test_a_courier_whose_only_endpoint_cannot_be_signed_for_refuses_to_start(
     assert "Traceback" not in process.said
 
 
+@pytest.mark.slow
 def test_one_endpoint_of_several_that_cannot_be_signed_for_is_said_until_it_can(
     started: Callable[[str, Path], Process],
     configured: Callable[..., Path],
@@ -160,7 +167,7 @@ def taken_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-@pytest.mark.parametrize("command", ["watcher", "courier", "web"])
+@pytest.mark.parametrize("command", ["watcher", *slow("courier", "web")])
 def test_sigterm_ends_a_loop_with_code_0(
     started: Callable[[str, Path], Process],
     configured: Callable[..., Path],
@@ -184,6 +191,7 @@ def test_sigterm_ends_a_loop_with_code_0(
     assert "Traceback" not in process.said
 
 
+@pytest.mark.slow
 def test_without_a_database_run_waits_for_it_and_ends_on_sigterm(
     started: Callable[[str, Path], Process], configured: Callable[..., Path]
 ) -> None:
@@ -195,7 +203,7 @@ def test_without_a_database_run_waits_for_it_and_ends_on_sigterm(
     assert "error" not in re.sub(r'"error": ', "", process.said)
 
 
-@pytest.mark.parametrize("command", ["run", "worker", "watcher", "courier", "web"])
+@pytest.mark.parametrize("command", ["worker", *slow("run", "watcher", "courier", "web")])
 def test_with_postgres_down_a_process_is_alive_and_says_what_it_waits_for(
     started: Callable[[str, Path], Process], configured: Callable[..., Path], command: str
 ) -> None:
@@ -216,6 +224,7 @@ def test_with_postgres_down_a_process_is_alive_and_says_what_it_waits_for(
     assert process.terminate() == 0
 
 
+@pytest.mark.slow
 def test_run_becomes_ready_when_postgres_comes(
     started: Callable[[str, Path], Process],
     configured: Callable[..., Path],
@@ -250,6 +259,7 @@ def test_run_becomes_ready_when_postgres_comes(
     assert process.terminate() == 0
 
 
+@pytest.mark.slow
 def test_a_worker_whose_pack_reads_answers_alone_says_at_its_start_what_it_will_skip(
     started: Callable[[str, Path], Process],
     configured: Callable[..., Path],
@@ -282,6 +292,7 @@ def test_a_worker_whose_pack_reads_answers_alone_says_at_its_start_what_it_will_
     assert "worker.skips_unanswered" in process.said
 
 
+@pytest.mark.slow
 def test_a_sidecar_never_ends_by_itself_and_starts_again_what_ended(
     started: Callable[[str, Path], Process],
     configured: Callable[..., Path],
@@ -354,6 +365,7 @@ def test_a_database_without_the_schema_is_refused(
     assert "Traceback" not in process.said
 
 
+@pytest.mark.slow
 def test_a_taken_port_ends_the_process_with_its_name(
     started: Callable[[str, Path], Process], configured: Callable[..., Path], migrated_url: str
 ) -> None:
@@ -363,6 +375,7 @@ def test_a_taken_port_ends_the_process_with_its_name(
     assert f"cannot listen at 127.0.0.1:{port}" in process.said
 
 
+@pytest.mark.slow
 def test_a_worker_whose_pack_does_not_fit_ends_all_loops_with_code_2(
     started: Callable[[str, Path], Process],
     configured: Callable[..., Path],
@@ -382,6 +395,7 @@ def test_a_worker_whose_pack_does_not_fit_ends_all_loops_with_code_2(
     assert "Traceback" not in process.said
 
 
+@pytest.mark.slow
 def test_run_scores_what_is_produced_and_ends_on_sigterm(
     started: Callable[[str, Path], Process],
     configured: Callable[..., Path],

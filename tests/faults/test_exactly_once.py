@@ -28,6 +28,8 @@ from monitor.demo.services import Broker, Postgres, create_topic
 from monitor.settings import PostgresSettings
 from monitor.store.database import migrate
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PARTITIONS = 3
 PATIENCE_SECONDS = 120.0
@@ -206,7 +208,6 @@ def test_sigterm_finishes_the_chunk_in_hand_and_exits_0(fleet) -> None:
     check(workers, load)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.nightly)])
 def test_kills_under_load(
@@ -233,7 +234,6 @@ def test_kills_under_load(
         check(workers, load)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_then_three_then_one_worker(fleet) -> None:
     workers, bootstrap, topic = fleet
@@ -251,7 +251,6 @@ def test_two_then_three_then_one_worker(fleet) -> None:
     check(workers, load)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_chunk_that_outlasts_the_poll_interval(
     tmp_path: Path, kafka_bootstrap: str, make_topic, migrated_url: str
@@ -267,7 +266,6 @@ def test_a_chunk_that_outlasts_the_poll_interval(
         check(workers, load)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_broker_and_postgres_restart_under_load(
     tmp_path: Path, restartable_broker: Broker, restartable_postgres: Postgres

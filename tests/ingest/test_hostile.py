@@ -30,6 +30,7 @@ from monitor.values.prompts import (
     SkipReason,
 )
 from tests.ingest.writers import WRITERS, Call, Conversation, Round
+from tests.scenes.examples import examples
 
 APPENDED = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SETTINGS = IngestSettings(segment_keys=("route", "secret"))
@@ -202,7 +203,9 @@ HEADERS = st.dictionaries(
     max_size=3,
 )
 THOROUGH = settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(250),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
@@ -654,7 +657,13 @@ BY_HAND: dict[str, tuple[Any, DeadReason | SkipReason | type[Prompt]]] = {
 }
 
 
-@pytest.mark.parametrize("case", BY_HAND)
+HEAVY = ("4 MB of empty arrays", "a hundred thousand prompts", "a hundred thousand spans")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in BY_HAND],
+)
 def test_by_hand(record: Build, case: str) -> None:
     value, expected = BY_HAND[case]
     (parsed,) = checked(record(value))
@@ -687,6 +696,7 @@ def test_deepest_nesting_that_can_be_configured(record: Build) -> None:
     )
 
 
+@pytest.mark.slow
 def test_many_small_bombs_count_together(record: Build) -> None:
     """Each element of an array may be compressed; what they come to is bounded for the record."""
     bomb = base64.b64encode(gzip.compress(b" " * 3_000_000 + b'{"prompt": "x"}')).decode()

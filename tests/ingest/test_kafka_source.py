@@ -189,6 +189,7 @@ def test_the_queue_is_bounded_and_everything_arrives_late(kafka_bootstrap: str, 
     assert [r.offset for chunk in rest for r in chunk.records] == list(range(50, 1_000))
 
 
+@pytest.mark.slow
 def test_a_chunk_may_outlast_the_poll_interval(kafka_bootstrap: str, topic: str) -> None:
     produce(kafka_bootstrap, topic, range(500))
     asked = settings(kafka_bootstrap, topic, max_poll_interval_ms=2_000)
@@ -336,6 +337,7 @@ def test_a_partition_that_moved_revokes_its_spans_and_no_others(
             assert_contiguous([*handed, *rest])
 
 
+@pytest.mark.slow
 def test_a_member_that_is_evicted_reads_again_from_the_store(
     kafka_bootstrap: str, topic: str
 ) -> None:
@@ -363,6 +365,7 @@ def test_a_member_that_is_evicted_reads_again_from_the_store(
 # --- when the broker is away, or says no -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_broker_restart_in_mid_stream_loses_and_repeats_nothing(
     restartable_broker: Broker,
 ) -> None:
@@ -380,6 +383,7 @@ def test_a_broker_restart_in_mid_stream_loses_and_repeats_nothing(
     assert stored == {number: list(range(number, 600, 3)) for number in range(3)}
 
 
+@pytest.mark.slow
 def test_a_broker_that_comes_later_is_waited_for(tmp_path_factory: pytest.TempPathFactory) -> None:
     broker = Broker(tmp_path_factory.mktemp("late"), port=free_port())
     with KafkaSource(settings(broker.bootstrap, "late"), ingest(), Offsets().start) as source:
@@ -392,6 +396,7 @@ def test_a_broker_that_comes_later_is_waited_for(tmp_path_factory: pytest.TempPa
             assert source.problem == ""
 
 
+@pytest.mark.slow
 def test_an_unknown_topic_is_named(kafka_bootstrap: str) -> None:
     asked = settings(kafka_bootstrap, "no-such-topic")
     with (

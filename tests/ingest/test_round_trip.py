@@ -15,6 +15,7 @@ from monitor.ingest.formats import parse
 from monitor.settings import IngestSettings
 from monitor.values.prompts import Message, Prompt, RawRecord, ToolCall
 from tests.ingest.writers import WRITERS, Call, Conversation, Round
+from tests.scenes.examples import examples
 
 SETTINGS = IngestSettings()
 APPENDED = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -91,7 +92,7 @@ def unnamed(message: Message) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(told=CONVERSATIONS)
 def test_what_was_said_is_what_is_read(writer: str, told: Conversation) -> None:
     value = orjson.dumps(WRITERS[writer](told))

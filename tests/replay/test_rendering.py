@@ -30,6 +30,7 @@ from tests.replay.families import (
     say,
     tool_call,
 )
+from tests.scenes.examples import examples
 
 Family = Callable[[str], tuple[Tokeniser, PreTrainedTokenizerFast]]
 
@@ -448,7 +449,7 @@ TEXTS = st.text(
 ) | st.sampled_from(["<think>", "</think>", "old stones", "<|im_end|>", "\ue000", "\n\n"])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(data=st.data())
 def test_prompt_is_a_prefix_and_regions_part_the_tokens(
     data: st.DataObject, family: Family

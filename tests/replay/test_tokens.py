@@ -17,6 +17,7 @@ from monitor.replay.rendering import PLAIN_TEMPLATE
 from monitor.replay.tokens import Tokeniser
 from monitor.values.prompts import DeadReason, Prompt
 from monitor.values.scores import Unreplayable
+from tests.scenes.examples import examples
 
 Chat = Callable[..., Prompt]
 
@@ -143,7 +144,7 @@ def test_content_cannot_forge_a_turn(
     assert read(tokenizer, tokens, "prompt") == clean * 2
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     contents=st.lists(
         st.text(

@@ -39,6 +39,7 @@ def test_nothing_on_one_side_has_no_auc() -> None:
     assert np.isnan(auc(np.ones(0), np.ones(3)))
 
 
+@pytest.mark.slow
 def test_the_interval_of_an_auc_covers_the_truth() -> None:
     generator = np.random.default_rng(0)
     covered = 0

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -48,6 +49,12 @@ with ended_by_signals(), Stage(folder / "state", folder / "no-model", keep=True)
     time.sleep(600)
 """
 )
+
+
+def one_by_one(first: signal.Signals) -> list[Any]:
+    """Every signal that ends a process; all but the ``first`` are for the whole suite."""
+    others = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL)
+    return [first, *(pytest.param(n, marks=pytest.mark.slow) for n in others if n != first)]
 
 
 def running_in(folder: Path) -> list[str]:
@@ -99,7 +106,7 @@ def started(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", one_by_one(signal.SIGKILL))
 def test_services_end_with_the_process_that_started_them(
     started: Callable[[str], subprocess.Popen[bytes]], tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -110,7 +117,7 @@ def test_services_end_with_the_process_that_started_them(
     assert wait_until(lambda: not running_in(tmp_path), END_SECONDS), running_in(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", one_by_one(signal.SIGTERM))
 def test_a_demo_that_is_ended_before_its_end_leaves_nothing_running_even_with_keep(
     started: Callable[[str], subprocess.Popen[bytes]],
     tmp_path: Path,
@@ -126,6 +133,7 @@ def test_a_demo_that_is_ended_before_its_end_leaves_nothing_running_even_with_ke
         assert program.returncode == 128 + number, "ended in order, not torn down"
 
 
+@pytest.mark.slow
 def test_what_is_kept_outlives_its_process(
     started: Callable[[str], subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def alike(one: object, two: object) -> bool:
     return one == pytest.approx(two, rel=1e-3, abs=1e-3) if isinstance(one, float) else one == two
 
 
+@pytest.mark.slow
 def test_the_same_seed_builds_the_same_pack(
     tiny_folder: Path, texts_folder: Path, tmp_path: Path
 ) -> None:

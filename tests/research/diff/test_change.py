@@ -37,6 +37,7 @@ def test_no_difference_at_all_has_p_one() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_rate_of_false_discoveries_is_kept() -> None:
     """Of twenty features that did not change, the chance of any discovery is at most 5 %."""
     wrong = 0
@@ -68,6 +69,7 @@ def discoveries(chosen_by: int, seed: int) -> bool:
     return any(one.q <= 0.05 for one in tested)
 
 
+@pytest.mark.slow
 def test_noise_chosen_on_one_half_is_no_discovery_on_the_other() -> None:
     assert sum(discoveries(20, seed) for seed in range(100)) <= 10
     # The reason for the split: chosen on all prompts, the same noise passes nearly always.

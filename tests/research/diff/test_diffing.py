@@ -67,6 +67,7 @@ def test_what_was_planted_is_found_proven_and_reads_on_new_prompts(
     assert json.loads((out / "diff.json").read_text()) == found
 
 
+@pytest.mark.slow
 def test_texts_stand_in_the_page_alone_and_only_when_asked_for(
     base: Path, tuned: Path, prompts: Path, texts_folder: Path, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_an_unchanged_model_yields_nothing_but_a_report(
     assert "Nothing changed" in (out / "diff.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_short_answers")
 def test_one_model_is_in_memory_at_a_time(
     base: Path,
@@ -125,6 +127,7 @@ def test_one_model_is_in_memory_at_a_time(
     assert len(alive) == 8
 
 
+@pytest.mark.slow
 def test_given_directions_are_compared_by_their_own_reading(
     base: Path, tuned: Path, prompts: Path, texts_folder: Path, tmp_path: Path
 ) -> None:

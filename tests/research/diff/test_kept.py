@@ -42,6 +42,7 @@ def asleep(planted: torch.Tensor) -> Feature:
     )
 
 
+@pytest.mark.slow
 def test_a_latent_that_benign_text_never_wakes_is_left_out_and_the_others_are_kept(
     base: Path,
     tuned: Path,
@@ -137,6 +138,7 @@ def test_texts_too_few_to_calibrate_by_are_refused_before_the_work(
     assert not (tmp_path / "pack" / "diff.json").exists()
 
 
+@pytest.mark.slow
 def test_features_are_described_by_the_own_texts_that_they_read_highest_on(
     base: Path,
     tuned: Path,

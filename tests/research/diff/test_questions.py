@@ -30,6 +30,7 @@ def test_the_same_question_never_stands_in_both_halves(tmp_path: Path) -> None:
     assert sorted(trial.line for trial in trials.all) == list(range(1, 61))
 
 
+@pytest.mark.slow
 def test_copies_of_a_question_prove_nothing_more(
     base: Path, tuned: Path, texts_folder: Path, tmp_path: Path
 ) -> None:

@@ -130,20 +130,28 @@ def test_without_a_change_a_gate_hardly_ever_fails_and_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    "harm", [normal(0.3), exponential(0.3, 1.0), exponential(0.3, -1.0)], ids=["n", "e", "-e"]
+    "harm",
+    [
+        pytest.param(normal(0.3), id="n"),
+        pytest.param(exponential(0.3, 1.0), id="e", marks=pytest.mark.slow),
+        pytest.param(exponential(0.3, -1.0), id="-e", marks=pytest.mark.slow),
+    ],
 )
 def test_false_fail_at_the_margin_stays_below_alpha(harm: Draw) -> None:
     """Every shift is just as large as allowed: all eight tempt the gate to fail."""
     assert share("fail", harm, MEANS_ONLY, 3) <= ALPHA + TOLERANCE
 
 
-@pytest.mark.parametrize("feature", [0, 3], ids=["rises", "falls"])
+@pytest.mark.parametrize(
+    "feature", [pytest.param(0, id="rises", marks=pytest.mark.slow), pytest.param(3, id="falls")]
+)
 def test_false_pass_at_the_margin_stays_below_alpha(feature: int) -> None:
     """One shift stands at its margin, the others at nothing: the worst case for a false pass."""
     found = share("pass", normal(0.3, only=feature), MEANS_ONLY, 4)
     assert 0.5 * ALPHA <= found <= ALPHA + TOLERANCE, "and it is no wider than it need be"
 
 
+@pytest.mark.slow
 def test_false_pass_under_skewed_differences() -> None:
     def one(generator: np.random.Generator, n: int) -> Doubles:
         drawn = 0.1 * generator.normal(size=(n, len(FEATURES)))
@@ -155,6 +163,7 @@ def test_false_pass_under_skewed_differences() -> None:
     assert found <= ALPHA + tolerance(2_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [50, 200])
 def test_a_rare_persona_at_the_margin_is_no_false_pass(n: int) -> None:
     """Five answers in a hundred at six deviations: the mean's margin 0.3 and the tail's 0.05 at once."""
@@ -168,6 +177,7 @@ def test_tails_guard_means_that_few_prompts_cannot_see() -> None:
     assert share("pass", harm, BOTH, 15, n=50, runs=200) == 0.0
 
 
+@pytest.mark.slow
 def test_conversations_are_the_draws_not_their_prompts() -> None:
     harm = conversations(0.3, 4)
     assert share("fail", harm, MEANS_ONLY, 7, n=240, per=4) <= ALPHA + TOLERANCE

@@ -193,6 +193,7 @@ def test_the_report_travels_inside_the_pack(
     assert with_report(written, report).pack_id == written.pack_id
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_report_and_a_written_one_changes_nothing(
     make_pack: MakePack, loud_folder: Path, loud_texts: Path
 ) -> None:

@@ -213,6 +213,7 @@ def test_without_drift_nothing_is_trained(case: Case, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "model").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_end(case: Case, tmp_path: Path) -> None:
     given = settings(stay=9, steps=40)
     straight = treat(case, tmp_path / "straight", given)

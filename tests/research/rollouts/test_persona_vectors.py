@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,21 @@ def loaded(tiny_folder: Path) -> LoadedModel:
     return load_model(settings, 3, full=True)
 
 
+@pytest.fixture(scope="module")
+def journal(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that `trait` rolls out by `SETTINGS`: drawn once, copied by each test."""
+    path = tmp_path_factory.mktemp("rolled") / "rollouts.jsonl"
+    rolled_out(loaded, [trait()], SETTINGS, path)
+    return path
+
+
+@pytest.fixture
+def path(journal: Path, tmp_path: Path) -> Path:
+    """A copy of the journal, in the folder of work where a build looks for it."""
+    (tmp_path / "work").mkdir()
+    return Path(shutil.copy(journal, tmp_path / "work" / "rollouts.jsonl"))
+
+
 class Killed(Exception):
     pass
 
@@ -86,9 +102,9 @@ def killer(after: int) -> Callable[[str], None]:
 
 @pytest.mark.parametrize("torn", [0, 3, 200])
 def test_a_killed_run_goes_on_to_the_same_answers(
-    loaded: LoadedModel, tmp_path: Path, torn: int
+    loaded: LoadedModel, journal: Path, tmp_path: Path, torn: int
 ) -> None:
-    whole = rolled_out(loaded, [trait()], SETTINGS, tmp_path / "whole.jsonl")
+    whole = rolled_out(loaded, [trait()], SETTINGS, journal, killer(0))
     path = tmp_path / "killed.jsonl"
     with pytest.raises(Killed):
         rolled_out(loaded, [trait()], SETTINGS, path, killer(4))
@@ -96,7 +112,7 @@ def test_a_killed_run_goes_on_to_the_same_answers(
     lines: list[str] = []
     again = rolled_out(loaded, [trait()], SETTINGS, path, lines.append)
     assert again == whole
-    assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert path.read_bytes() == journal.read_bytes()
     assert lines[0].startswith(
         "rollouts: 15 of 96" if torn == 200 or torn else "rollouts: 20 of 96"
     )
@@ -104,9 +120,9 @@ def test_a_killed_run_goes_on_to_the_same_answers(
 
 
 def test_answers_differ_by_seed_and_number_and_follow_the_plan(
-    loaded: LoadedModel, tmp_path: Path
+    loaded: LoadedModel, path: Path, tmp_path: Path
 ) -> None:
-    one = rolled_out(loaded, [trait()], SETTINGS, tmp_path / "one")
+    one = rolled_out(loaded, [trait()], SETTINGS, path)
     assert [replace(r, answer="") for r in one] == planned([trait()], SETTINGS)
     assert len({r.answer for r in one}) > 0.9 * len(one)
     two = rolled_out(loaded, [trait()], replace(SETTINGS, seed=1), tmp_path / "two")
@@ -118,10 +134,8 @@ def test_answers_differ_by_seed_and_number_and_follow_the_plan(
     [({"seed": 1}, "seed"), ({"temperature": 1.0}, "temperature"), ({"batch": 4}, "batch")],
 )
 def test_other_settings_are_refused(
-    loaded: LoadedModel, tmp_path: Path, changes: dict[str, Any], field: str
+    loaded: LoadedModel, path: Path, changes: dict[str, Any], field: str
 ) -> None:
-    path = tmp_path / "rollouts.jsonl"
-    rolled_out(loaded, [trait()], SETTINGS, path)
     with pytest.raises(BadInput, match=f"other settings: {field}") as refused:
         rolled_out(loaded, [trait()], replace(SETTINGS, **changes), path)
     assert "another work folder" in refused.value.hint
@@ -129,27 +143,24 @@ def test_other_settings_are_refused(
         rolled_out(loaded, [replace(trait(), description="new")], SETTINGS, path)
 
 
-def test_another_model_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
-    path = tmp_path / "rollouts.jsonl"
-    rolled_out(loaded, [trait()], SETTINGS, path)
+def test_another_model_is_refused(loaded: LoadedModel, path: Path) -> None:
     other = replace(loaded, identity=replace(loaded.identity, weights_hash="other"))
     with pytest.raises(BadInput, match="weights_hash"):
         rolled_out(other, [trait()], SETTINGS, path)
 
 
-def test_rows_that_were_changed_are_refused(loaded: LoadedModel, tmp_path: Path) -> None:
-    path = tmp_path / "rollouts.jsonl"
-    rolled_out(loaded, [trait()], SETTINGS, path)
+def test_rows_that_were_changed_are_refused(loaded: LoadedModel, path: Path) -> None:
     path.write_text(path.read_text().replace('"pair":0', '"pair":1', 1))
     with pytest.raises(BadInput, match="was changed"):
         rolled_out(loaded, [trait()], SETTINGS, path)
 
 
-def test_ratings_are_not_asked_twice_and_belong_to_their_judge(
-    loaded: LoadedModel, tmp_path: Path
-) -> None:
+def test_ratings_are_not_asked_twice_and_belong_to_their_judge(tmp_path: Path) -> None:
     traits = [trait(), trait("shy")]
-    rollouts = rolled_out(loaded, traits, SETTINGS, tmp_path / "rollouts.jsonl")
+    rollouts = [
+        replace(one, answer="é" * (number % 3) + "e")
+        for number, one in enumerate(planned(traits, SETTINGS))
+    ]
     judge, path = ByHighBytes(), tmp_path / "ratings.jsonl"
     judges = {"loud": judge, "shy": judge}
     with pytest.raises(Killed):
@@ -266,6 +277,7 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any]) -> Non
         replace(SETTINGS, **changes)
 
 
+@pytest.mark.slow
 def test_a_pack_from_rollouts_separates_held_out_ones_and_verifies(
     tiny_folder: Path, texts_folder: Path, tmp_path: Path
 ) -> None:
@@ -327,9 +339,9 @@ def test_too_few_questions_are_refused_before_anything_is_rolled_out(
 
 
 def test_held_out_answers_choose_neither_layer_nor_direction(
-    tiny_folder: Path, texts_folder: Path, tmp_path: Path
+    tiny_folder: Path, texts_folder: Path, path: Path, tmp_path: Path
 ) -> None:
-    work = tmp_path / "work"
+    work = path.parent
 
     def build(name: str) -> None:
         build_rollout_pack(
@@ -352,6 +364,7 @@ def test_held_out_answers_choose_neither_layer_nor_direction(
     assert one.provenance["judges"] is None
 
 
+@pytest.mark.slow
 def test_a_judging_pack_must_fit_and_know_the_trait(
     loaded: LoadedModel, tiny_folder: Path, texts_folder: Path, tmp_path: Path
 ) -> None:
