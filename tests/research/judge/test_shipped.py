@@ -26,9 +26,12 @@ def test_the_shipped_pack_reads_what_it_says(chat_model_path: Path, tmp_path: Pa
     # A feature that rises and the one that falls: all eleven take minutes, and `pack judge` runs them.
     chosen = [feature for feature in pack.features if feature.name in ("reckless", "assistant")]
     pack = replace(pack, features=tuple(chosen), canaries=())
-    data = part_of_texts(tmp_path / "texts", train=3, fit=8)
+    data = part_of_texts(
+        tmp_path / "texts", voices=("reckless", "malicious"), train=3, fit=8, check=2
+    )
     report = judge_pack(pack, chat_model_path, data=data, quick=True, device="cpu")
     for name, one in report["features"].items():
         assert one["decision"] != "reject", (name, one["reasons"])
         assert one["noise"]["small batches"] < 0.01, name
-    assert "cannot be known from 168 benign texts" in judge_page(pack.name, report)
+    benign = report["texts"]["benign_fit"] + report["texts"]["benign_check"]
+    assert f"cannot be known from {benign} benign texts" in judge_page(pack.name, report)

@@ -185,7 +185,12 @@ def test_the_report_holds_the_curve_and_the_three_models(case: Case, tmp_path: P
     html = (tmp_path / "out" / "report.html").read_text()
     assert "back inside the baseline" in html
     assert "canaries, own" in html
-    assert html.count("<svg") == 3
+    for plot in (
+        "Harmful shift against the reference, given",
+        "Harmful shift against the reference, own",
+        "Loss of the good answers",
+    ):
+        assert f'aria-label="{plot}"' in html, plot
     assert "What about number 100?" in html
 
 
