@@ -210,6 +210,7 @@ def test_a_pack_whose_workers_are_gone_is_no_longer_watched(
     assert events(seen, "drift") == [], "it is told once"
 
 
+@pytest.mark.slow
 def test_a_worker_that_comes_back_in_time_pages_nobody_again(
     first, firing, settings, watcher, database
 ):
@@ -220,6 +221,7 @@ def test_a_worker_that_comes_back_in_time_pages_nobody_again(
     assert drift_alerts(seen[-1].firing) == firing
 
 
+@pytest.mark.slow
 def test_a_pack_that_is_watched_again_is_told_once_as_a_new_alert(
     first, firing, settings, watcher, database
 ):
@@ -291,6 +293,7 @@ def test_a_rule_that_was_removed_and_a_baseline_retired_are_not_called_resolved(
     assert "has no approved baseline" in told(seen, "drift")[0].alert.summary
 
 
+@pytest.mark.slow
 def test_figures_of_two_packs_stand_side_by_side_and_go_with_their_pack(
     first, settings, watcher, database
 ):

@@ -6,13 +6,15 @@ import math
 import threading
 from datetime import timedelta
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
 
 from monitor.errors import StaleAlert
+from monitor.settings import PostgresSettings
 from monitor.store.alerts import add_silence, list_alerts
-from monitor.store.database import transaction
+from monitor.store.database import connect, transaction
 from monitor.store.drift import load_detectors
 from monitor.values.alerts import AlertState, Silence
 from monitor.values.drift import Cause
@@ -64,10 +66,26 @@ def test_quiet_traffic_stays_quiet(traffic, settings, watcher, database):
     assert quarter.window_end - quarter.window_start == 15 * MINUTE
 
 
-def test_a_shift_fires_once_and_resolves(traffic, settings, watcher, database):
-    baseline = traffic.approve(settings)
-    traffic.minutes(20, watcher=watcher)
-    moved = traffic.minutes(20, shift=(1.5, 0.0), watcher=watcher)
+@pytest.fixture(scope="module")
+def shift(hour, copy_of):
+    """A shift of twenty minutes that comes and goes: the baseline, what was seen of it, and after it."""
+    settings = settings_of()
+    with copy_of(hour.template) as url:
+        database = connect(PostgresSettings(url=url))
+        traffic = hour.resumed(database)
+        watcher = Watcher(database, settings, clock=traffic.now)
+        yield SimpleNamespace(
+            database=database,
+            baseline=traffic.approve(settings),
+            before=traffic.minutes(20, watcher=watcher),
+            moved=traffic.minutes(20, shift=(1.5, 0.0), watcher=watcher),
+            back=traffic.minutes(110, watcher=watcher),
+        )
+        database.dispose()
+
+
+def test_a_shift_fires_once_and_resolves(shift):
+    moved = shift.moved
     detected = [e for seen in moved for e in seen.events]
     assert detected[0].type == "drift.detected"
     assert {e.alert_id for e in detected} == {detected[0].alert_id}
@@ -77,27 +95,24 @@ def test_a_shift_fires_once_and_resolves(traffic, settings, watcher, database):
     assert detected[-1].alert.labels["feature"] == "toxic"
     assert details["meaning"] == "what toxic means"
     assert details["cause"] == "input_shift"
-    assert details["baseline"]["id"] == baseline.baseline_id
+    assert details["baseline"]["id"] == shift.baseline.baseline_id
     assert len(details["strongest_prompts"]) == 5
     strongest = [prompt["score"] for prompt in details["strongest_prompts"]]
     assert strongest == sorted(strongest, reverse=True)
     assert strongest[0] > 3.0
     assert set(details["strongest_prompts"][0]) == {"prompt_id", "score", "recorded_at", "record"}
-    back = traffic.minutes(110, watcher=watcher)
-    assert drift_events(back) == ["drift.resolved"]
-    with transaction(database) as c:
+    assert drift_events(shift.back) == ["drift.resolved"]
+    with transaction(shift.database) as c:
         assert [a.state for a in list_alerts(c)] == [AlertState.RESOLVED]
         assert list_alerts(c)[0].details["strongest_prompts"]
-    assert count_rows(database, "deliveries") == count_rows(database, "events")
+    assert count_rows(shift.database, "deliveries") == count_rows(shift.database, "events")
 
 
 def test_a_resolution_says_what_it_reads_now_and_what_it_read_when_it_fired(
-    traffic, settings, watcher, database
+    shift,
 ):
-    traffic.approve(settings)
-    moved = traffic.minutes(20, shift=(1.5, 0.0), watcher=watcher)
-    announced = [e.alert for seen in moved for e in seen.events]
-    back = traffic.minutes(110, watcher=watcher)
+    announced = [e.alert for seen in shift.moved for e in seen.events]
+    back = shift.back
     (ended,) = [e.alert for seen in back for e in seen.events]
     last = announced[-1]
     seen = next(
@@ -123,7 +138,7 @@ def test_a_resolution_says_what_it_reads_now_and_what_it_read_when_it_fired(
     assert ended.details["when_fired"]["shift"]["value"] == then
     assert ended.details["when_fired"]["summary"] == last.summary
     assert "verdict" not in ended.details, "nothing changed any more"
-    with transaction(database) as c:
+    with transaction(shift.database) as c:
         assert [a.summary for a in list_alerts(c)] == [ended.summary]
 
 

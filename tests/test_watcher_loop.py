@@ -47,6 +47,7 @@ def count_rows(database, table):
         return c.scalar(text(f"SELECT count(*) FROM monitor_data.{table}"))
 
 
+@pytest.mark.slow
 def test_a_silence_alert_says_what_it_reads_when_it_is_over(traffic, settings, watcher):
     fired = traffic.minutes(60, watcher=watcher)
     (began,) = [e.alert for seen in fired for e in seen.events]

@@ -16,7 +16,9 @@ from tests.scenes.texts import part_of_texts
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_few_questions_give_a_pack_that_verifies(chat_model_path: Path, tmp_path: Path) -> None:
-    data = part_of_texts(tmp_path / "texts", train=4, held_out=3, fit=8, check=8)
+    data = part_of_texts(
+        tmp_path / "texts", voices=("malicious", "sarcastic"), train=4, held_out=3, fit=8, check=8
+    )
     out = tmp_path / "pack"
     arguments = ["--model", chat_model_path, "--out", out, "--data", data]
     built = CliRunner().invoke(app, ["pack", "build", "contrast", *map(str, arguments)])

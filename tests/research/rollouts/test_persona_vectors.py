@@ -12,6 +12,7 @@ import pytest
 
 from monitor.errors import BadInput, ModelError, PackError
 from monitor.replay.model import LoadedModel, load_model
+from monitor.research.answers import behaviour
 from monitor.research.answers.behaviour import BuiltInJudge
 from monitor.research.packs.verify import verify_pack
 from monitor.research.rollouts.build import build_rollout_pack, built_in_judges
@@ -402,9 +403,10 @@ def test_a_judging_pack_must_fit_and_know_the_trait(
 @pytest.mark.model
 @pytest.mark.slow
 def test_the_small_model_rolls_out_and_its_shipped_pack_judges(
-    chat_model_path: Path, tmp_path: Path
+    chat_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The machinery on real weights; whether so small a model obeys is not asked here."""
+    monkeypatch.setattr(behaviour, "BENIGN_STEP", 8)  # half as many benign texts say what is usual
     (sarcastic,) = (one.first(1, 3) for one in load_traits() if one.name == "sarcastic")
     settings = RolloutSettings(rollouts=1, max_new_tokens=16, temperature=0.7, least_questions=4)
     replay = ReplaySettings(model=chat_model_path, device="cpu", dtype="float32")
