@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
 def server() -> Iterator[ThreadingHTTPServer]:
     one = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     one.keys = []  # type: ignore[attr-defined]
-    thread = threading.Thread(target=one.serve_forever, daemon=True)
+    thread = threading.Thread(target=one.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield one
     one.shutdown()

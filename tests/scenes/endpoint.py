@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
 def serving(reply: Callable[[dict[str, Any]], Reply]) -> Iterator[Server]:
     one = Server()
     one.reply = reply
-    thread = threading.Thread(target=one.serve_forever, daemon=True)
+    thread = threading.Thread(target=one.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield one
