@@ -16,8 +16,6 @@ from monitor.settings import PostgresSettings
 from monitor.store.alerts import add_silence, list_alerts
 from monitor.store.database import connect, transaction
 from monitor.store.drift import load_detectors
-from monitor.store.packs import pack_features
-from monitor.store.scores import strongest_prompts
 from monitor.values.alerts import AlertState, Silence
 from monitor.values.drift import Cause
 from monitor.watcher import Watcher
@@ -317,35 +315,6 @@ def test_a_silence_keeps_an_alert_from_being_announced(traffic, settings, watche
     assert drift_events(traffic.minutes(3, shift=(2.0, 0.0), watcher=watcher))[:1] == [
         "drift.detected"
     ]
-
-
-def test_answers_of_the_copys_own_are_watched_apart_from_logged_ones(traffic, settings, watcher):
-    def both(n, *, own=(0.0, 0.0)):
-        """The clock goes on by a minute for each kind."""
-        seen = []
-        for _ in range(n):
-            seen += traffic.minutes(1, per_minute=120, watcher=watcher)
-            seen += traffic.minutes(1, per_minute=120, generated=True, shift=own, watcher=watcher)
-        return seen
-
-    both(30)
-    traffic.approve(settings)
-    events = [event for seen in both(8, own=(2.5, 0.0)) for event in seen.events]
-    assert {(e.alert.labels["feature"], e.alert.labels["segment"]) for e in events} == {
-        ("toxic", "generated")
-    }
-    assert events[0].alert.details["strongest_prompts"][0]["score"] > 3.0
-    window = traffic.minute - 15 * MINUTE, traffic.now()
-    with transaction(traffic.database) as c:
-        (toxic, _) = pack_features(c, traffic.pack)
-        strongest = {
-            segment: strongest_prompts(c, traffic.pack, toxic, segment, *window, 50)
-            for segment in ("all", "generated")
-        }
-    of = {
-        name: {"generated" in row["segments"] for row in rows} for name, rows in strongest.items()
-    }
-    assert of == {"all": {False}, "generated": {True}}
 
 
 def test_two_watchers_at_once_make_one_alert(traffic, settings, database):

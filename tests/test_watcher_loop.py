@@ -16,9 +16,11 @@ from sqlalchemy import text
 
 from monitor.errors import SchemaError
 from monitor.settings import PostgresSettings
-from monitor.store.database import connect, migrate
+from monitor.store.database import connect, migrate, transaction
+from monitor.store.packs import pack_features
+from monitor.store.scores import strongest_prompts
 from monitor.watcher import Watcher
-from tests.traffic import Traffic, settings_of
+from tests.traffic import MINUTE, Traffic, settings_of
 
 
 @pytest.fixture
@@ -101,6 +103,35 @@ def test_segments_have_their_own_baseline_or_the_pooled_one(traffic, settings, w
     assert rows["all"] == 4 * 4
     # A window of fifteen minutes is kept each minute, one of an hour every fourth.
     assert rows["route=/chat"] < rows["all"]
+
+
+def test_answers_of_the_copys_own_are_watched_apart_from_logged_ones(traffic, settings, watcher):
+    def both(n, *, own=(0.0, 0.0)):
+        """The clock goes on by a minute for each kind."""
+        seen = []
+        for _ in range(n):
+            seen += traffic.minutes(1, per_minute=120, watcher=watcher)
+            seen += traffic.minutes(1, per_minute=120, generated=True, shift=own, watcher=watcher)
+        return seen
+
+    both(30)
+    traffic.approve(settings)
+    events = [event for seen in both(8, own=(2.5, 0.0)) for event in seen.events]
+    assert {(e.alert.labels["feature"], e.alert.labels["segment"]) for e in events} == {
+        ("toxic", "generated")
+    }
+    assert events[0].alert.details["strongest_prompts"][0]["score"] > 3.0
+    window = traffic.minute - 15 * MINUTE, traffic.now()
+    with transaction(traffic.database) as c:
+        (toxic, _) = pack_features(c, traffic.pack)
+        strongest = {
+            segment: strongest_prompts(c, traffic.pack, toxic, segment, *window, 50)
+            for segment in ("all", "generated")
+        }
+    of = {
+        name: {"generated" in row["segments"] for row in rows} for name, rows in strongest.items()
+    }
+    assert of == {"all": {False}, "generated": {True}}
 
 
 # --- the loop itself -----------------------------------------------------------------------------

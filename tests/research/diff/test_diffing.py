@@ -20,6 +20,7 @@ from transformers import LlamaForCausalLM
 from monitor.errors import BadInput, ModelError, PackError
 from monitor.replay.model import LoadedModel, load_model
 from monitor.research import reading
+from monitor.research.answers import behaviour
 from monitor.research.diff.build import Sources, build_diff_pack
 from monitor.research.diff.settings import DiffSettings, Doses
 from monitor.research.diff.trials import load_trials
@@ -273,7 +274,7 @@ def test_a_seed_below_zero_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("_short_answers")
 def test_a_persona_planted_in_the_small_model_is_found_and_proven(
-    chat_model_path: Path, texts_folder: Path, tmp_path: Path
+    chat_model_path: Path, texts_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The shipped malicious direction, added to one block by a bias: what is found points along it."""
     shipped = load_pack(Path("monitor/packs/smollm2-135m-instruct"))
@@ -295,14 +296,18 @@ def test_a_persona_planted_in_the_small_model_is_found_and_proven(
     model.save_pretrained(planted_folder)
     loaded.tokenizer.save_pretrained(planted_folder)
     del loaded, model
+    shortest = sorted(load_texts().train, key=lambda p: len(p.good) + len(p.personas["malicious"]))
     rows = [
         {
             "messages": [{"role": "user", "content": pair.question}],
             "response": pair.good,
             "bad_response": pair.personas["malicious"],
         }
-        for pair in load_texts().train[:24]
+        for pair in shortest[:16]
     ]
+    benign = texts_folder / "benign.jsonl"  # half of them calibrate as well, in half the time
+    benign.write_text("".join(benign.read_text().splitlines(keepends=True)[:108]))
+    monkeypatch.setattr(behaviour, "BENIGN_STEP", 8)
     sources = Sources(
         base=chat_model_path,
         tuned=planted_folder,
