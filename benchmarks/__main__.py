@@ -18,6 +18,10 @@ def main() -> None:
         ("engine", ["benchmarks.engine", "--model", model, "--json", str(RESULTS / "engine.json")]),
         ("path", ["benchmarks.path", "--model", model, "--json", str(RESULTS / "path.json")]),
         ("null", ["benchmarks.path", "--null", "--json", str(RESULTS / "null.json")]),
+        (
+            "answers",
+            ["benchmarks.answers", "--model", model, "--json", str(RESULTS / "answers.json")],
+        ),
         ("watcher", ["benchmarks.watcher"]),
         ("store", ["benchmarks.store"]),
     ):

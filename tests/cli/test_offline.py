@@ -142,6 +142,30 @@ def test_a_prompt_without_a_token_to_read_is_skipped_as_a_worker_skips_it(
     assert ended.code == 0
 
 
+def test_a_prompt_alone_under_a_pack_of_answers_is_skipped_in_its_place_and_names_the_setting(
+    cli: Cli,
+    configured: Callable[..., Path],
+    records: Path,
+    model_folder: Path,
+    answers_pack_folder: Path,
+) -> None:
+    def told(**replay: Any) -> list[dict[str, Any]]:
+        config = configured(
+            replay={"model": str(model_folder), "device": "cpu", "generate_tokens": 3} | replay,
+            pack={"path": str(answers_pack_folder)},
+        )
+        return rows_of(cli("score", records, config=config))
+
+    rows = told()
+    assert [row["outcome"] for row in rows] == ["scored", "scored", "dead_letter", "skipped"]
+    assert rows[3]["line"] == 5
+    assert rows[3]["reason"] == "no_answer"
+    assert "replay.answer_share" in rows[3]["detail"]
+    answered = told(answer_share=1.0)
+    assert [row.get("generated") for row in answered] == [False, False, None, True]
+    assert 1 <= answered[3]["response_tokens"] <= 3
+
+
 def test_arguments_win_over_file_and_environment(
     cli: Cli,
     configured: Callable[..., Path],

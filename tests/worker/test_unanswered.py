@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import Engine, text
 
 from monitor.app import Instrument, build_instrument
@@ -243,6 +244,12 @@ def canary() -> Prompt:
         recorded_at=datetime(2026, 1, 1, tzinfo=UTC),
         messages=(Message(role="user", content="hello there"),),
     )
+
+
+@pytest.mark.parametrize(("mode", "why"), [("logged", "none"), ("generate", "all of them")])
+def test_a_share_that_would_do_nothing_is_refused(mode: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=f"answer_share is for mode auto.*answers {why}"):
+        ReplaySettings(mode=mode, answer_share=0.1)  # type: ignore[arg-type]
 
 
 def test_generate_answers_every_prompt_without_a_response(
