@@ -122,6 +122,7 @@ def test_a_second_pack_leaves_the_alerts_of_the_first_alone(
     assert drift_alerts(seen[-1].firing) == firing
 
 
+@pytest.mark.slow
 def test_each_pack_is_compared_with_its_own_baseline(first, settings, watcher, database):
     first.approve(settings)
     other = second(database, first)
@@ -177,6 +178,7 @@ def test_alarms_about_the_ingest_are_raised_once_for_all_packs(first, settings, 
     assert "pack" not in raised[0].labels
 
 
+@pytest.mark.slow
 def test_a_pack_whose_workers_are_gone_is_no_longer_watched(
     first, firing, settings, watcher, database
 ):

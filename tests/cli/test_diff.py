@@ -33,6 +33,7 @@ def prompts(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_diff_is_written_as_pack_page_and_json(
     cli: Cli, model_folder: Path, other_model_folder: Path, prompts: Path, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ def own_pack(tmp_path: Path, pack_folder: Path) -> Path:
     return shutil.copytree(pack_folder, tmp_path / "own")
 
 
+@pytest.mark.slow
 def test_a_verdict_for_every_feature_in_the_pack_and_beside_it(
     cli: Cli, own_pack: Path, model_folder: Path, texts: Path, tmp_path: Path
 ) -> None:

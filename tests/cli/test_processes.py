@@ -356,6 +356,7 @@ def test_a_sidecar_with_a_configuration_that_is_wrong_waits_for_a_better_one(
     assert process.terminate() == 0
 
 
+@pytest.mark.slow
 def test_a_database_without_the_schema_is_refused(
     started: Callable[[str, Path], Process], configured: Callable[..., Path], postgres_url: str
 ) -> None:

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -49,12 +48,6 @@ with ended_by_signals(), Stage(folder / "state", folder / "no-model", keep=True)
     time.sleep(600)
 """
 )
-
-
-def one_by_one(first: signal.Signals) -> list[Any]:
-    """Every signal that ends a process; all but the ``first`` are for the whole suite."""
-    others = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL)
-    return [first, *(pytest.param(n, marks=pytest.mark.slow) for n in others if n != first)]
 
 
 def running_in(folder: Path) -> list[str]:
@@ -106,7 +99,16 @@ def started(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]
             process.kill()
 
 
-@pytest.mark.parametrize("number", one_by_one(signal.SIGKILL))
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGKILL,
+        *(
+            pytest.param(number, marks=pytest.mark.slow)
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+        ),
+    ],
+)
 def test_services_end_with_the_process_that_started_them(
     started: Callable[[str], subprocess.Popen[bytes]], tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -117,7 +119,8 @@ def test_services_end_with_the_process_that_started_them(
     assert wait_until(lambda: not running_in(tmp_path), END_SECONDS), running_in(tmp_path)
 
 
-@pytest.mark.parametrize("number", one_by_one(signal.SIGTERM))
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_a_demo_that_is_ended_before_its_end_leaves_nothing_running_even_with_keep(
     started: Callable[[str], subprocess.Popen[bytes]],
     tmp_path: Path,

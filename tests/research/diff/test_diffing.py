@@ -36,6 +36,7 @@ from tests.scenes.texts import write_rows
 pytestmark = pytest.mark.usefixtures("_few_own_texts")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_short_answers")
 def test_what_was_planted_is_found_proven_and_reads_on_new_prompts(
     base: Path,
