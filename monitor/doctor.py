@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
+from monitor.alert import replays
 from monitor.alert.probe import knock, send_test
 from monitor.alert.selection import Blind, blind
 from monitor.alert.webhook import new_client
@@ -22,6 +23,7 @@ from monitor.score.pack import load_pack
 from monitor.settings import Endpoint, Settings
 from monitor.store.baselines import load_baseline
 from monitor.store.database import connect, current_revision, require_schema, transaction
+from monitor.store.fidelity import replays_compared
 from monitor.store.outbox import disabled_endpoints
 from monitor.store.packs import pack_presence
 from monitor.store.progress import progress_of
@@ -29,6 +31,9 @@ from monitor.store.roles import require_reader
 from monitor.survey import mends, survey
 from monitor.unanswered import Unanswered
 from monitor.values.presence import foremost, live, several_live
+
+COMPARED: Final = timedelta(hours=1)
+"""How far back prompts are looked at for the server's token counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,8 @@ class Finding:
 def examine(
     settings: Settings, *, with_model: bool = True, send_tests: bool = False
 ) -> Iterator[Finding]:
-    """Look at configuration, pack, model, Postgres, Kafka, its newest records, what is read, and endpoints.
+    """Look at configuration, pack, model, Postgres, Kafka, its newest records, what is read and how
+    truly, and endpoints.
 
     One failure stops no other.
 
@@ -79,6 +85,7 @@ def examine(
     yield from _look("kafka", lambda: _kafka(settings), "Mend the field of kafka that is named.")
     yield from _records(settings)
     yield from _look("reading", lambda: _reading(settings, datetime.now(UTC)), database)
+    yield from _look("fidelity", lambda: _fidelity(settings, datetime.now(UTC)), database)
     if not settings.alerts.endpoints:
         yield Finding(
             subject="endpoints",
@@ -256,6 +263,31 @@ def _reading(settings: Settings, now: datetime) -> str:
             "ingest.sampling_rate; the view ingest_lag shows every partition.",
         )
     return f"{len(progress)} partitions, {sum(one.lag for one in progress)} records behind"
+
+
+def _fidelity(settings: Settings, now: datetime) -> str:
+    """The replay's token counts against the server's own, by the limit of the rule that watches them."""
+    with transaction(connect(settings.postgres)) as connection:
+        packs = pack_presence(connection, now)
+        found = replays_compared(connection, now - COMPARED, now)
+    if not found:
+        return "no prompt scored in the last hour carries the server's token counts: not measured"
+    rules = {rule.name: rule for rule in settings.drift.silence_rules}
+    limit = rules["replay_mismatch"].limit if "replay_mismatch" in rules else None
+    names = {pack.pack_id: pack.name for pack in packs}
+    said = {pack_id: replays.told(compared) for pack_id, compared in found.items()}
+    seen = "; ".join(
+        f"{names.get(pack_id, pack_id)}: {sentence}" if len(said) > 1 else sentence
+        for pack_id, sentence in said.items()
+    )
+    for compared in found.values():
+        low = replays.least_share(compared, settings.drift.confidence)
+        if limit is not None and low > limit:
+            raise RefuseToStart(
+                f"{seen}: what is replayed is not what was served",
+                hint=replays.mend(compared.mismatches[0]),
+            )
+    return seen
 
 
 def _reader(settings: Settings, role: str) -> str:

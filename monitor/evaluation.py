@@ -25,12 +25,14 @@ from monitor.drift.lateness import Reach, reach
 from monitor.drift.tests import compare
 from monitor.settings import DriftSettings, Settings
 from monitor.store.drift import load_detectors, save_detectors, save_drifts
+from monitor.store.fidelity import replays_compared
 from monitor.store.ingest import ingest_health, outcomes_between
 from monitor.store.packs import pack_presence, served_models
 from monitor.store.windows import new_buckets, read_windows
 from monitor.subjects import Examined, Subject, pack_health, watched_packs
 from monitor.values.alerts import Alert, Condition, Event
 from monitor.values.drift import Baseline, Cause, DetectorState, Drift
+from monitor.values.fidelity import Compared
 from monitor.values.presence import PackPresence
 from monitor.values.prompts import CANARY, WHOLE
 
@@ -72,6 +74,9 @@ class Ingest:
     """See `store.ingest.ingest_health`; its outcomes are those of the shortest window that is evaluated."""
     reach: Reach
     """Where windows end, and what they wait for."""
+    replays: Mapping[str, Compared]
+    """By pack, how the replays of the shortest window compare with what was served; empty where no rule
+    asks."""
 
 
 def evaluate(
@@ -116,7 +121,9 @@ def ingest_of(c: Connection, settings: Settings, now: datetime) -> Ingest:
     if seen.waiting_for:
         # What is read late lies before the last minutes: shares of records are judged where it lies.
         status["outcomes"] = outcomes_between(c, seen.until - shortest, now, group_id=group)
-    return Ingest(status=status, reach=seen)
+    asked = any(rule.name == "replay_mismatch" for rule in settings.drift.silence_rules)
+    replays = replays_compared(c, seen.until - shortest, seen.until) if asked else {}
+    return Ingest(status=status, reach=seen, replays=replays)
 
 
 def examine(
@@ -259,12 +266,16 @@ def judge(
     drift, status, reach = settings.drift, ingest.status, ingest.reach
     health = Health(
         since=reach.until - min(drift.windows.values()),
+        until=reach.until,
         watching_since=watching_since,
         lag=status["lag"],
         progress=status["progress"],
         last_scored_at=status["last_scored_at"],
         outcomes=status["outcomes"],
-        packs=[pack_health(pack.subject) for pack in examined],
+        packs=[
+            pack_health(pack.subject, ingest.replays.get(pack.subject.pack_id)) for pack in examined
+        ],
+        confidence=drift.confidence,
     )
     found = (
         condition

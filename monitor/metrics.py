@@ -61,6 +61,21 @@ class Metrics:
             action="Its rate is the monitor's throughput: scale workers when it stays below the sampled "
             "traffic.",
         )
+        self.replays_compared = self._counter(
+            "monitor_replays_compared_total",
+            ("verdict",),
+            "Scored prompts whose record carries the server's token counts, by what the replay's own say: "
+            "same, or other tokens of the prompt, or of the answer alone.",
+            action="More than a few in a hundred not same: what is replayed is not what was served. The view "
+            "replay_fidelity shows by how many tokens; mend replay.chat_template or template_options.",
+        )
+        self.fields_left_out = self._counter(
+            "monitor_fields_left_out_total",
+            ("field",),
+            "Fields of scored prompts' records that held nothing usable and were passed over, by path.",
+            action="An id or a time that is always left out: mend the sender, or conversations and windows rest "
+            "on less than it knows. The view left_out names the prompts.",
+        )
         self.dead_letters = self._counter(
             "monitor_dead_letters_total",
             ("reason",),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from monitor.ingest.sampling import sample
-from monitor.settings import IngestSettings
+from monitor.settings import IngestSettings, ReplaySettings
 from monitor.values.arrays import Floats
+from monitor.values.fidelity import fidelity
 from monitor.values.prompts import (
     GENERATED,
     DeadLetter,
@@ -22,6 +24,8 @@ from monitor.values.prompts import (
     identity,
 )
 from monitor.values.scores import IngestCount, Replayed, ScoredPrompt, Unreplayable
+
+_INDEX = re.compile(r"\[\d+\]")
 
 
 def read(parsed: Parsed, ingest: IngestSettings) -> Parsed:
@@ -44,9 +48,16 @@ def letter_of(outcome: Unreplayable) -> DeadLetter:
 
 
 def scored_prompt(
-    outcome: Replayed, scores: Floats, segments: tuple[str, ...], hash_key: bytes
+    outcome: Replayed,
+    scores: Floats,
+    segments: tuple[str, ...],
+    hash_key: bytes,
+    replay: ReplaySettings,
 ) -> ScoredPrompt:
-    """The row that is kept of a prompt: scores, counts and keyed hashes, never its text."""
+    """The row that is kept of a prompt: scores, counts and keyed hashes, never its text.
+
+    Of ``replay`` the tolerances count by which the token counts may differ from the server's.
+    """
     prompt = outcome.prompt
     conversation = prompt.conversation_id
     return ScoredPrompt(
@@ -65,7 +76,20 @@ def scored_prompt(
         inclusion_probability=prompt.inclusion_probability,
         readings=outcome.readings,
         scores=scores,
+        served=prompt.served,
+        fidelity=fidelity(
+            prompt,
+            outcome.counts,
+            prompt_tolerance=replay.prompt_count_tolerance,
+            answer_tolerance=replay.answer_count_tolerance,
+        ),
+        left_out=tuple(dict.fromkeys(map(without_indices, prompt.left_out))),
     )
+
+
+def without_indices(path: str) -> str:
+    """``spans[3].start_time`` as ``spans[].start_time``: the field, wherever in the record it stands."""
+    return _INDEX.sub("[]", path)
 
 
 def keyed_hash(key: bytes, *parts: str) -> bytes:

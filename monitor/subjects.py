@@ -15,6 +15,7 @@ from monitor.store.baselines import load_baseline
 from monitor.store.packs import ALIVE, PackFeature, pack_features
 from monitor.store.workers import latest_canaries, live_workers
 from monitor.values.drift import Baseline, Cause, Drift
+from monitor.values.fidelity import Compared
 from monitor.values.presence import PackPresence
 from monitor.values.scores import CanaryRun
 
@@ -77,13 +78,14 @@ def watched_packs(
     return found
 
 
-def pack_health(subject: Subject) -> PackHealth:
-    """What there is to know of the pack's instrument."""
+def pack_health(subject: Subject, replays: Compared | None = None) -> PackHealth:
+    """What there is to know of the pack's instrument, and of its ``replays``."""
     return PackHealth(
         pack_id=subject.pack_id,
         baseline_id=subject.baseline.baseline_id if subject.baseline else None,
         mismatches=mismatches(subject),
         canaries=subject.canaries,
+        replays=replays or Compared(n=0),
     )
 
 

@@ -220,7 +220,13 @@ class Worker:
         tokens = np.stack([outcome.pooled_tokens for outcome in replayed])
         scores = self._scorer.score(readings, tokens)
         return tuple(
-            scored_prompt(outcome, row, self._segments_of(outcome.prompt), self._hash_key)
+            scored_prompt(
+                outcome,
+                row,
+                self._segments_of(outcome.prompt),
+                self._hash_key,
+                self._settings.replay,
+            )
             for outcome, row in zip(replayed, scores, strict=True)
         )
 
@@ -237,6 +243,11 @@ class Worker:
         seconds = time.monotonic() - started
         METRICS.chunk_seconds.labels(stage="store").observe(seconds)
         METRICS.prompts_scored.inc(len(result.scored))
+        for prompt in result.scored:
+            if prompt.fidelity is not None:
+                METRICS.replays_compared.labels(verdict=prompt.fidelity.verdict).inc()
+            for field in prompt.left_out:
+                METRICS.fields_left_out.labels(field=field).inc()
         for letter in result.dead_letters:
             METRICS.dead_letters.labels(reason=letter.reason.value).inc()
         for count in result.counts:

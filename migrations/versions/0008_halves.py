@@ -1,13 +1,13 @@
 """Where the parts of exchanges stand that wait for the rest: places in the log, no content.
 
 Revision ID: 0008
-Revises: 0005
+Revises: 0006
 """
 
 from alembic import op
 
 revision = "0008"
-down_revision = "0005"
+down_revision = "0006"
 
 
 def upgrade() -> None:

@@ -1,7 +1,8 @@
 """Which alarms about the monitor itself hold now: "no data" is never read as "no drift". Pure.
 
 Lag, starvation and unreadable records are those of the consumer group, whatever packs its workers
-have: one alert. Baseline, model and canaries are those of a pack: an alert for each pack.
+have: one alert. Baseline, model, canaries and the fidelity of the replay are those of a pack: an alert
+for each pack.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from monitor.alert import replays
 from monitor.alert.rules import figure
 from monitor.settings import SilenceRule
 from monitor.values.alerts import Condition
+from monitor.values.fidelity import Compared
 from monitor.values.progress import Progress
 from monitor.values.scores import CanaryRun
 
@@ -27,6 +30,8 @@ class Health:
 
     since: datetime
     """``outcomes`` counts the records from here to now."""
+    until: datetime
+    """``replays`` of packs are those of the prompts from ``since`` to here."""
     watching_since: datetime
     """When there was first something to watch: starvation counts from here before the first score."""
     lag: Mapping[str, int] | None = None
@@ -38,6 +43,8 @@ class Health:
     """``scored``, ``dead:<reason>``, ``skipped:<reason>`` → records."""
     packs: Sequence[PackHealth] = ()
     """One for each watched pack."""
+    confidence: float = 0.99
+    """Of the two-sided bounds on shares of replays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +58,8 @@ class PackHealth:
     """Sentences: why the pack and a model do not belong together."""
     canaries: Sequence[CanaryRun] = ()
     """The latest run of every live worker with the pack."""
+    replays: Compared = field(default_factory=lambda: Compared(n=0))
+    """Its replays whose records carry the server's token counts."""
 
 
 def silence_conditions(
@@ -64,7 +73,8 @@ def silence_conditions(
     for rule in rules:
         if rule.name in _OF_PACK:
             for pack in health.packs:
-                made.append(_condition(rule, _OF_PACK[rule.name](pack), pack.pack_id))
+                verdict = _OF_PACK[rule.name](health, pack, rule.limit)
+                made.append(_condition(rule, verdict, pack.pack_id))
         else:
             made.append(_condition(rule, _OF_GROUP[rule.name](health, rule.limit, now)))
     return [condition for condition in made if condition is not None]
@@ -161,13 +171,13 @@ def _non_finite(health: Health, limit: float | None, now: datetime) -> _Verdict:
     return _share(health, limit, "dead:non_finite", "gave non-finite readings")
 
 
-def _model_mismatch(pack: PackHealth) -> _Verdict:
+def _model_mismatch(health: Health, pack: PackHealth, limit: float | None) -> _Verdict:
     reasons = list(pack.mismatches)
     summary = reasons[0] if reasons else "pack and model belong together"
     return bool(reasons), summary, {"mismatches": reasons}
 
 
-def _instrument(pack: PackHealth) -> _Verdict:
+def _instrument(health: Health, pack: PackHealth, limit: float | None) -> _Verdict:
     if not pack.canaries:
         return None
     failed = [run for run in pack.canaries if not run.reproduced]
@@ -184,7 +194,7 @@ def _instrument(pack: PackHealth) -> _Verdict:
     return True, summary, {"workers": workers}
 
 
-def _no_baseline(pack: PackHealth) -> _Verdict:
+def _no_baseline(health: Health, pack: PackHealth, limit: float | None) -> _Verdict:
     missing = pack.baseline_id is None
     summary = (
         f"pack {pack.pack_id} has no approved baseline: drift is not watched"
@@ -192,6 +202,21 @@ def _no_baseline(pack: PackHealth) -> _Verdict:
         else "a baseline is approved"
     )
     return missing, summary, {"baseline": pack.baseline_id}
+
+
+def _replay_mismatch(health: Health, pack: PackHealth, limit: float | None) -> _Verdict:
+    compared = pack.replays
+    if limit is None or compared.n < MIN_RECORDS:
+        return None
+    low = replays.least_share(compared, health.confidence)
+    summary = (
+        f"{replays.told(compared)}; at least {low:.1%} (limit {limit:.1%}) since"
+        f" {health.since:%Y-%m-%d %H:%M} UTC"
+    )
+    if low > limit:
+        summary += ": what is replayed is not what was served"
+    found = replays.details(compared, low, pack.pack_id, health.since, health.until)
+    return low > limit, summary, found
 
 
 _OF_GROUP: Final = {
@@ -205,4 +230,5 @@ _OF_PACK: Final = {
     "model_mismatch": _model_mismatch,
     "instrument": _instrument,
     "no_baseline": _no_baseline,
+    "replay_mismatch": _replay_mismatch,
 }

@@ -225,7 +225,7 @@ def _annotations(told: _Told) -> dict[str, str]:
     texts = {"summary": told.summary, "alert_id": told.alert.alert_id}
     if told.alert.state is AlertState.UNWATCHED:
         texts["ended"] = _NOT_SEEN_TO_END
-    for name in ("meaning", "verdict", "window", "query"):
+    for name in ("meaning", "verdict", "mend", "window", "query"):
         if isinstance(told.details.get(name), str):
             texts[name] = told.details[name]
     fired = _when_fired(told)
@@ -297,7 +297,7 @@ def _slack(told: _Told) -> dict[str, Any]:
     over = alert.state is AlertState.RESOLVED
     if over and (fired := _when_fired(told)):
         blocks.append(_section(f"*when it fired* {mrkdwn(fired, 1_000)}"))
-    for name in ("meaning", "verdict"):
+    for name in ("meaning", "verdict", "mend"):
         if details.get(name):
             blocks.append(_section(f"*{name}* {mrkdwn(str(details[name]), 1_000)}"))
     prompts = details.get("strongest_prompts")

@@ -18,6 +18,7 @@ WHEN_FIRED: Final = "when_fired"
 _KEPT: Final = (
     *("window", "current", "shift", "tail_ratio", "psi", "ks", "evidence", "cause", "verdict"),
     *("lag", "delay_seconds", "quiet_seconds", "share", "records", "mismatches", "workers"),
+    *("share_low", "kinds"),
 )
 
 

@@ -305,7 +305,12 @@ class ReplayEngine:
             cut=tokens.cut,
             generated=index in prepared.generated,
             counts=counted(
-                prompt, prompt_tokens=tokens.whole_prompt, answer_tokens=tokens.whole_answer
+                prompt,
+                prompt_tokens=tokens.whole_prompt,
+                # What is left out on purpose is no difference to tell of.
+                answer_tokens=tokens.whole_answer
+                if self.settings.replay_reasoning or prompt.reasoning is None
+                else None,
             ),
             rendering=tokens.rendering,
             stand_ins=tokens.stand_ins,

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
-from scipy.special import betaincinv
 from scipy.stats import rankdata
 
 from monitor.values.arrays import Counts, Doubles, Floats
 from monitor.values.drift import Bound
+from monitor.values.shares import rate_limit
 
 ROUNDS: Final = 1_000
 """Of a bootstrap."""
@@ -76,13 +76,6 @@ def auc_bound(positives: Floats, negatives: Floats, generator: np.random.Generat
     low, high = bootstrap(of, q, generator)
     most = rate_limit(q, q, TAILS[0], upper=False)
     return Bound(value=of(np.arange(q)), low=min(float(low), most), high=float(high))
-
-
-def rate_limit(count: int, n: int, error: float, *, upper: bool) -> float:
-    """Where the rate of ``count`` of n ends, one-sided and exact (Clopper & Pearson, Biometrika 26, 1934)."""
-    if upper:
-        return 1.0 if count == n else float(betaincinv(count + 1, n - count, 1 - error))
-    return float(betaincinv(count, n - count + 1, error)) if count else 0.0
 
 
 def rate_bound(count: int, n: int) -> Bound:

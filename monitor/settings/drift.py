@@ -83,6 +83,7 @@ LIMIT_UNITS: Final[Mapping[str, str]] = {
     "starvation": "seconds",
     "dead_letter_ratio": "share of the records",
     "non_finite": "share of the records",
+    "replay_mismatch": "share of the prompts whose record carries the server's token counts",
 }
 """Silence rules that compare with ``limit``, and what it counts; without one they could never fire."""
 
@@ -99,6 +100,7 @@ class SilenceRule(Section):
         "instrument",
         "non_finite",
         "no_baseline",
+        "replay_mismatch",
     ]
     severity: Severity = "warning"
     limit: float | None = Field(
@@ -149,6 +151,7 @@ def _default_silence_rules() -> tuple[SilenceRule, ...]:
         SilenceRule(name="non_finite", limit=0.001),
         SilenceRule(name="model_mismatch", severity="critical"),
         SilenceRule(name="instrument", severity="critical"),
+        SilenceRule(name="replay_mismatch", limit=0.05),
         SilenceRule(name="no_baseline", severity="info", **{"for": timedelta(minutes=30)}),
     )
 

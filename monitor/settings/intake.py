@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, model_validator
 
 from monitor.settings.section import Duration, Section
+from monitor.values.fidelity import ANSWER_TOLERANCE, PROMPT_TOLERANCE
 
 
 class KafkaSettings(Section):
@@ -200,6 +201,18 @@ class ReplaySettings(Section):
     )
     replay_reasoning: bool = Field(
         True, description="replay reasoning that was logged apart where the model wrote it"
+    )
+    prompt_count_tolerance: int = Field(
+        PROMPT_TOLERANCE,
+        ge=0,
+        description="tokens by which a prompt's replay may differ from the server's own count",
+    )
+    answer_count_tolerance: float = Field(
+        ANSWER_TOLERANCE,
+        ge=0.0,
+        le=1.0,
+        description="share by which an answer's token count may differ from the server's own; "
+        "two tokens always may",
     )
     mask_special_tokens: bool = True
     mask_template: bool = Field(True, description="leave template scaffolding out of the pooling")

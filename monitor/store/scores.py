@@ -13,20 +13,23 @@ from sqlalchemy import Connection, text
 from monitor.store.border import clean, clean_or_none
 from monitor.store.packs import PackFeature
 from monitor.values.arrays import Floats
-from monitor.values.prompts import GENERATED
+from monitor.values.prompts import GENERATED, ServedCounts
 from monitor.values.scores import ScoredPrompt
 
 _COPY_SCORES: Final = """
     COPY monitor_data.scores (
         recorded_at, topic, partition, record_offset, record_index, lineage_id, prompt_id,
         content_hash, conversation_hash, segments, model, model_revision, prompt_tokens,
-        response_tokens, cut, generated, inclusion_probability, readings, scores)
+        response_tokens, cut, generated, inclusion_probability, readings, scores,
+        served_prompt_tokens, served_answer_tokens, prompt_difference, answer_difference, fidelity,
+        left_out)
     FROM STDIN (FORMAT BINARY)
 """
 
 _SCORE_TYPES: Final = (
     *("timestamptz", "text", "int4", "int8", "int4", "int4", "text", "bytea", "bytea", "text[]"),
     *("text", "text", "int4", "int4", "bool", "bool", "float4", "float4[]", "float4[]"),
+    *("int8", "int8", "int8", "int8", "text", "text[]"),
 )
 
 
@@ -58,8 +61,26 @@ def copy_scores(c: Connection, lineage_id: int, scored: Iterable[ScoredPrompt]) 
                     row.inclusion_probability,
                     _reals(row.readings),
                     _reals(row.scores),
+                    *_compared(row),
+                    [clean(field) for field in row.left_out] or None,
                 )
             )
+
+
+def _compared(
+    row: ScoredPrompt,
+) -> tuple[int | None, int | None, int | None, int | None, str | None]:
+    """The server's counts, and the replay's against them."""
+    found, served = row.fidelity, row.served or ServedCounts()
+    if found is None:
+        return served.prompt_tokens, served.completion_tokens, None, None, None
+    return (
+        served.prompt_tokens,
+        served.completion_tokens,
+        found.prompt_difference,
+        found.answer_difference,
+        found.verdict,
+    )
 
 
 def _reals(values: Floats) -> list[float | None]:

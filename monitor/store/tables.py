@@ -137,6 +137,12 @@ scores = Table(
     Column("inclusion_probability", REAL, nullable=False),
     Column("readings", ARRAY(REAL), nullable=False),
     Column("scores", ARRAY(REAL), nullable=False),
+    Column("served_prompt_tokens", BIGINT),
+    Column("served_answer_tokens", BIGINT),
+    Column("prompt_difference", BIGINT),
+    Column("answer_difference", BIGINT),
+    Column("fidelity", TEXT),
+    Column("left_out", ARRAY(TEXT)),
     PrimaryKeyConstraint(
         "topic", "partition", "record_offset", "record_index", "lineage_id", "recorded_at"
     ),

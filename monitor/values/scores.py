@@ -12,7 +12,7 @@ from typing import Final
 
 from monitor.values.arrays import Counts, Floats
 from monitor.values.checks import require, require_aware
-from monitor.values.fidelity import Rendering
+from monitor.values.fidelity import Fidelity, Rendering
 from monitor.values.prompts import (
     GENERATED,
     DeadLetter,
@@ -102,6 +102,11 @@ class ScoredPrompt:
     inclusion_probability: float
     readings: Floats
     scores: Floats
+    served: ServedCounts | None = None
+    fidelity: Fidelity | None = None
+    """The replay against ``served``; None where nothing compares."""
+    left_out: tuple[str, ...] = ()
+    """Fields of the record that held nothing usable: `Prompt.left_out` without indices."""
 
     def counted_in(self, *, of_prompt: bool) -> tuple[str, ...]:
         """The segments in which a score of this prompt counts.

@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from monitor.errors import BadInput
 from monitor.store import overview
+from monitor.store.fidelity import replays_compared
 from monitor.store.ingest import ingest_health
 from monitor.store.overview import Database, Reader
 from monitor.store.packs import PackFeature, pack_features, pack_presence
@@ -104,6 +105,7 @@ def state_of_things(c: Reader, now: datetime, given: str | None = None) -> dict[
     packs = pack_presence(c, now)
     pack = pack_of(packs, given)
     shown = pack["pack_id"] if pack else None
+    compared = replays_compared(c, now - overview.LOOKED_AT, now).get(shown or "")
     alerts = overview.alerts_now(c, now - timedelta(hours=24), MOST_ALERTS)
     health = ingest_health(c, now - timedelta(hours=1), now)
     delays = {one.source: one.delay(now) for one in health["progress"]}
@@ -121,6 +123,8 @@ def state_of_things(c: Reader, now: datetime, given: str | None = None) -> dict[
             for state in overview.canary_states(c, now - timedelta(days=1))
             if not alive or state["worker_id"] in alive
         ],
+        # Of the last quarter of an hour; null: no record carries the server's token counts.
+        "fidelity": asdict(compared) | {"share": compared.share} if compared else None,
         "ingest": {
             "lag_records": sum((health["lag"] or {}).values()),
             "lag": health["lag"] or {},

@@ -398,7 +398,7 @@ def test_silences_match_by_glob_within_their_time() -> None:
 
 def test_a_silence_may_match_on_the_labels_that_alerts_have_and_on_no_other() -> None:
     """On any other it would be accepted and silence nothing."""
-    facts = Health(since=T0, watching_since=T0, packs=[PackHealth(pack_id="p")])
+    facts = Health(since=T0, until=T0, watching_since=T0, packs=[PackHealth(pack_id="p")])
     (silence,) = silence_conditions(facts, [SilenceRule(name="no_baseline")], T0)
     (found,) = conditions([drift()], [rule()], [feature()])
     assert set(operate.SILENCED_LABELS) == set(found.labels) | set(silence.labels)

@@ -11,6 +11,7 @@ import pytest
 from monitor.alert.policy import Health, PackHealth, silence_conditions
 from monitor.settings import DriftSettings, SilenceRule
 from monitor.values.alerts import Condition
+from monitor.values.fidelity import Compared
 from monitor.values.progress import Progress
 from monitor.values.scores import CanaryRun, Lineage
 
@@ -21,7 +22,7 @@ LINEAGE = Lineage(
 )  # fmt: skip
 
 
-OF_PACK = {"mismatches", "canaries", "baseline_id"}
+OF_PACK = {"mismatches", "canaries", "baseline_id", "replays"}
 
 
 def health(**known: Any) -> Health:
@@ -29,7 +30,12 @@ def health(**known: Any) -> Health:
     pack = {name: known.pop(name) for name in OF_PACK & set(known)}
     pack_id = known.pop("pack_id", "p")
     packs = [PackHealth(pack_id=pack_id, **pack)] if pack_id else []
-    given = {"since": NOW - timedelta(hours=1), "watching_since": NOW, "packs": packs}
+    given = {
+        "since": NOW - timedelta(hours=1),
+        "until": NOW,
+        "watching_since": NOW,
+        "packs": packs,
+    }
     return Health(**given | known)
 
 
@@ -221,6 +227,7 @@ def test_every_shipped_rule_is_judged() -> None:
         canaries=[canary("a", reproduced=True)],
         baseline_id="b",
         last_scored_at=NOW,
+        replays=Compared(n=100),
     )
     rules = DriftSettings().silence_rules
     found = silence_conditions(facts, rules, NOW)

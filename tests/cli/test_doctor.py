@@ -27,9 +27,11 @@ from monitor.store.chunks import advance_offsets
 from monitor.store.database import transaction
 from monitor.store.outbox import disable_endpoint
 from monitor.store.progress import keep_log_ends
+from monitor.values.fidelity import Fidelity
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import OffsetSpan
 from tests.cli.conftest import Cli, Ended
+from tests.store.builders import chunk, keep, known_pack, scored
 from tests.traffic import Traffic, counted_by_the_release_before, settings_of
 
 WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -92,6 +94,7 @@ def test_every_part_that_is_wrong_says_so_and_how_to_mend_it(
         "kafka": "127.0.0.1:1: Connection refused",
         "records": "127.0.0.1:1: Connection refused",
         "reading": "Connection refused",
+        "fidelity": "Connection refused",
         "endpoint deaf": "127.0.0.1 cannot be reached",
         "endpoint keyless": "secret",
         "endpoint hostless": "names no host",
@@ -381,6 +384,34 @@ def test_a_worker_that_is_behind_is_told_with_how_far_and_why(
         f"prompts/1 is read up to {newest:%H:%M} UTC, 1062 records behind its end" in late["seen"]
     )
     assert "add workers" in late["mend"]
+
+
+def test_replays_that_differ_from_what_was_served_are_told_with_their_mend(
+    cli: Cli, configured: Callable[..., Path], database: Engine, migrated_url: str
+) -> None:
+    config = configured(postgres={"url": migrated_url}, kafka={"bootstrap_servers": "127.0.0.1:1"})
+    known_pack(database)
+    at = datetime.now(UTC) - timedelta(minutes=20)
+
+    def told(start: int, difference: int) -> dict[str, Any]:
+        found = Fidelity(prompt_difference=difference, answer_difference=0)
+        rows = [
+            replace(scored(start + n, [0.0, 0.0, 0.0], at=at), fidelity=found) for n in range(30)
+        ]
+        keep(database, chunk(rows, start=start, end=start + 30))
+        return parts_of(cli("doctor", "--skip-model", "--json", config=config))["fidelity"]
+
+    nothing = parts_of(cli("doctor", "--skip-model", "--json", config=config))["fidelity"]
+    assert nothing["well"]
+    assert "not measured" in nothing["seen"]
+    same = told(0, 0)
+    assert same["well"]
+    assert same["seen"] == "0.0% of 30 prompts have other token counts than the server's own"
+    other = told(30, -21)
+    assert not other["well"]
+    assert "50.0% of 60 prompts" in other["seen"]
+    assert "of the prompt: 21 fewer in 30 of 30, a constant offset" in other["seen"]
+    assert "replay.chat_template" in other["mend"]
 
 
 # --- the topic's records ---------------------------------------------------------------------------

@@ -24,7 +24,8 @@ from monitor.store.partitions import ensure_partitions
 from monitor.store.windows import read_windows
 from monitor.store.workers import record_canary_run
 from monitor.values.alerts import AlertState, Attempt, DeliveryState, Outcome
-from monitor.values.prompts import DeadLetter, DeadReason, RecordKey
+from monitor.values.fidelity import Fidelity
+from monitor.values.prompts import DeadLetter, DeadReason, RecordKey, ServedCounts
 from monitor.values.scores import CanaryRun
 from tests.store.builders import (
     LINEAGE,
@@ -88,6 +89,9 @@ def fill(engine: Engine) -> None:
                 segments=("all", f"route={n % 5}"),
                 conversation_hash=bytes([n % 7]),
                 scores=row.scores * 2,
+                served=ServedCounts(prompt_tokens=10 + n % 2, completion_tokens=20),
+                fidelity=Fidelity(prompt_difference=-(n % 2), answer_difference=0),
+                left_out=("response.created",) if n % 3 == 0 else (),
             )
             for n, row in enumerate(rows)
         ]

@@ -56,7 +56,41 @@ def test_prompts_must_agree_and_answers_nearly(
 ) -> None:
     found = fidelity(prompt(served=theirs), ours)
     assert found is not None
-    assert found.differs is differs
+    assert (found.verdict != "same") is differs
+
+
+@pytest.mark.parametrize(
+    ("theirs", "verdict"),
+    [
+        (served(25, 40), "same"),
+        (served(26, 40), "prompt"),
+        (served(26, 90), "prompt"),
+        (served(25, 90), "answer"),
+    ],
+)
+def test_the_prompt_explains_the_answer(theirs: ServedCounts, verdict: str) -> None:
+    found = fidelity(prompt(served=theirs), served(25, 40))
+    assert found is not None
+    assert found.verdict == verdict
+
+
+def test_tolerances_widen_both() -> None:
+    one = prompt(served=served(26, 100))
+    found = fidelity(one, served(25, 80), prompt_tolerance=1, answer_tolerance=0.2)
+    assert found is not None
+    assert found.verdict == "same"
+
+
+def test_an_answer_of_which_something_was_left_out_on_purpose_does_not_compare() -> None:
+    one = prompt(response="there", reasoning="a heron", served=served(5, 90))
+    found = fidelity(one, counted(one, prompt_tokens=5, answer_tokens=None))
+    assert found is not None
+    assert found.verdict == "same"
+    assert found.answer_difference is None
+
+
+def test_media_do_not_compare() -> None:
+    assert fidelity(prompt(served=served(600, 3), media_left_out=True), served(25, 3)) is None
 
 
 def test_without_counts_there_is_nothing_to_compare() -> None:

@@ -20,10 +20,12 @@ from monitor.store.packs import register_pack
 from monitor.store.progress import keep_log_ends
 from monitor.store.workers import heartbeat, record_canary_run
 from monitor.values.alerts import AlertState, Condition
+from monitor.values.fidelity import Fidelity
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import OffsetSpan
 from monitor.values.scores import CanaryRun
 from monitor.web.chart import HEIGHT, WIDTH, drift_chart
+from tests.store.builders import chunk, keep, scored
 from tests.web.scene import LINEAGE, NOW, PACK, announce, feature, firing
 
 ClientOf = Callable[..., TestClient]
@@ -51,6 +53,24 @@ def test_page_shows_drift_state_and_alerts(watched: Engine, client_of: ClientOf)
         assert line is not None
         places = re.findall(r"[\d.]+,[\d.]+", line.get("d", ""))
         assert 15 < len(places) < 40, "three of the last 24 hours, a point per slice"
+
+
+def test_page_says_how_many_prompts_were_replayed_as_they_were_served(
+    watched: Engine, client_of: ClientOf
+) -> None:
+    assert client_of(watched).get("/api/overview").json()["fidelity"] is None
+    assert "no token counts in the records" in client_of(watched).get("/").text
+    found = [Fidelity(prompt_difference=-(n == 0), answer_difference=0) for n in range(40)]
+    rows = [
+        replace(scored(n, [0.0, 0.0], at=NOW - timedelta(minutes=3)), fidelity=one)
+        for n, one in enumerate(found)
+    ]
+    keep(watched, replace(chunk(rows, start=0, end=40), lineage=LINEAGE, buckets=()))
+    page = client_of(watched).get("/").text
+    assert "<b>97.5 %</b><small>of 40 prompts" in page
+    told = client_of(watched).get("/api/overview").json()["fidelity"]
+    assert (told["n"], told["share"]) == (40, 0.025)
+    assert told["mismatches"] == [{"verdict": "prompt", "n": 1, "usual": -1, "usual_n": 1}]
 
 
 def test_canaries_of_a_worker_that_is_gone_are_not_told_as_failed(

@@ -30,9 +30,9 @@ from typing import Final, Literal
 import numpy as np
 from scipy.special import bdtrik, ndtri, stdtrit
 
-from monitor.research.statistics import rate_limit
 from monitor.values.arrays import Counts, Doubles
 from monitor.values.drift import Bound
+from monitor.values.shares import rate_limit
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 POWER: Final = 0.8
