@@ -18,6 +18,7 @@ class Asked:
     text: str | None = None
     token_ids: tuple[int, ...] | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
+    tools_forbidden: bool = False
     template_options: Mapping[str, Any] = field(default_factory=dict)
     continues: bool = False
     special_tokens: bool = False

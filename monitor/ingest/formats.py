@@ -202,6 +202,7 @@ def _prompt(
         tool_calls=answer.tool_calls,
         continues=asked.continues,
         tools=asked.tools,
+        tools_forbidden=asked.tools_forbidden,
         template_options=asked.template_options,
         special_tokens=asked.special_tokens,
         media_left_out=asked.media or answer.media,

@@ -49,9 +49,7 @@ _PASSED_ON: Final = (
 )
 
 
-_FOR_TEMPLATES: Final = frozenset(
-    {*_PASSED_ON, "chat_template_kwargs", "reasoning", "think", "tool_choice"}
-)
+_FOR_TEMPLATES: Final = frozenset({*_PASSED_ON, "chat_template_kwargs", "reasoning", "think"})
 _TOOL_KEYS: Final = frozenset({"tools", "functions", "toolConfig"})
 
 
@@ -131,14 +129,13 @@ def template_options(request: Mapping[str, Any], where: str) -> dict[str, Any]:
         options.setdefault("reasoning_effort", reasoning["effort"])
     if isinstance(request.get("think"), bool):
         options.setdefault("enable_thinking", request["think"])
-    choice = request.get("tool_choice")
-    if choice is not None and choice != "auto" and _has_tools(request):
-        options["tool_choice"] = choice
     return options
 
 
-def _has_tools(request: Mapping[str, Any]) -> bool:
-    return any(request.get(key) for key in ("tools", "functions"))
+def tools_forbidden(request: Mapping[str, Any]) -> bool:
+    """``tool_choice: none``. Of all choices this alone may change the prompt: the others steer the answer,
+    and no server gives them to its template."""
+    return request.get("tool_choice", request.get("function_call")) == "none"
 
 
 def tools(request: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], ...]:

@@ -105,6 +105,8 @@ class ReplayEngine:
         }
         if settings.template_options:
             rules["template_options"] = settings.template_options
+        if settings.exclude_tools_when_tool_choice_none:
+            rules["tools_when_none"] = "excluded"
         if settings.answers:
             rules["generate_tokens"] = settings.generate_tokens
         if settings.answer_share:
@@ -326,4 +328,5 @@ def tokeniser(loaded: LoadedModel, settings: ReplaySettings) -> Tokeniser:
         mask_template=settings.mask_template,
         replay_reasoning=settings.replay_reasoning,
         template_options=settings.template_options,
+        exclude_forbidden_tools=settings.exclude_tools_when_tool_choice_none,
     )

@@ -93,8 +93,16 @@ class Tail:
 class ChatTemplate:
     """The chat template of one model; ``options`` are the server's defaults for its variables."""
 
-    def __init__(self, tokenizer: Any, options: Mapping[str, Any], specials: Iterable[str]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        options: Mapping[str, Any],
+        specials: Iterable[str],
+        *,
+        exclude_forbidden_tools: bool = False,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._exclude_forbidden_tools = exclude_forbidden_tools
         self._options = plain(options)
         self.text = template_of(tokenizer)
         longest_first = sorted(specials, key=len, reverse=True)
@@ -167,9 +175,10 @@ class ChatTemplate:
         options = self._options | values_rewritten(prompt.template_options, valid)
         continues = prompt.continues or bool(options.get("continue_final_message"))
         documents = options.pop("documents", None)
+        excluded = prompt.tools_forbidden and self._exclude_forbidden_tools
         return Request(
             messages=[as_given(message) for message in prompt.messages],
-            tools=rewritten(prompt.tools, valid),
+            tools=[] if excluded else rewritten(prompt.tools, valid),
             documents=documents or None,
             generation_prompt=bool(options.get("add_generation_prompt", True)) and not continues,
             continues=continues,

@@ -48,6 +48,7 @@ class Tokeniser:
 
     ``limit`` is the longest replay in tokens, ``template_options`` the server's defaults for variables
     of the chat template. ``replay_reasoning``: reasoning logged apart stands where the model wrote it.
+    ``exclude_forbidden_tools``: the template is not given tools that the request forbade to call.
     """
 
     tokenizer: Any
@@ -56,6 +57,7 @@ class Tokeniser:
     mask_template: bool = True
     replay_reasoning: bool = True
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    exclude_forbidden_tools: bool = False
     _backend: Tokenizer = field(init=False)
     _literal: Tokenizer = field(init=False)
     _specials: frozenset[int] = field(init=False)
@@ -88,7 +90,10 @@ class Tokeniser:
         self._adds_blank = self._ids("a") != self._behind_anchor("a")
         spelled = [self._backend.id_to_token(index) for index in self._specials]
         self._template = ChatTemplate(
-            self.tokenizer, self.template_options, [text for text in spelled if text]
+            self.tokenizer,
+            self.template_options,
+            [text for text in spelled if text],
+            exclude_forbidden_tools=self.exclude_forbidden_tools,
         )
 
     def tokenise(self, prompts: Sequence[Prompt]) -> list[Tokens | Unreplayable]:

@@ -199,6 +199,11 @@ class ReplaySettings(Section):
         default_factory=dict,
         description="the server's defaults for variables of the template, e.g. enable_thinking: false",
     )
+    exclude_tools_when_tool_choice_none: bool = Field(
+        False,
+        description="leave tools out where the request says tool_choice: none, as a server does that was "
+        "started with vLLM's flag of this name",
+    )
     replay_reasoning: bool = Field(
         True, description="replay reasoning that was logged apart where the model wrote it"
     )

@@ -122,6 +122,8 @@ class Prompt:
     """The answer continues the last assistant message (a prefill) instead of opening a turn."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """Tool definitions as the chat template takes them: ``{"type": "function", "function": {…}}``."""
+    tools_forbidden: bool = False
+    """The request forbade calls (``tool_choice: none``); a server may then leave ``tools`` out."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
     """What else reaches the chat template: ``documents``, ``enable_thinking``, ``reasoning_effort`` …"""
     special_tokens: bool = False
@@ -180,6 +182,7 @@ def identity(prompt: Prompt) -> Iterator[str]:
         "special_tokens": prompt.special_tokens,
         "continues": prompt.continues,
         "tools": plain(prompt.tools),
+        **({"tools_forbidden": True} if prompt.tools and prompt.tools_forbidden else {}),
         "template_options": plain(prompt.template_options),
         "reasoning": prompt.reasoning,
         "tool_calls": [_call(call) for call in prompt.tool_calls],

@@ -38,6 +38,7 @@ def message(**changes: Any) -> Prompt:
 CHANGED = {
     "tools": replace(CHAT, tools=(TOOL,)),
     "other tool": replace(CHAT, tools=(TOOL | {"type": "custom"},)),
+    "tools forbidden": replace(CHAT, tools=(TOOL,), tools_forbidden=True),
     "order of keys": replace(CHAT, tools=(dict(reversed(TOOL.items())),)),
     "calls": replace(CHAT, tool_calls=(CALL,)),
     "other arguments": replace(CHAT, tool_calls=(replace(CALL, arguments="{}"),)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tests.worker.working import number, run_until, send, settings_for, working
 TEMPLATE = (
     "{% if tools %}tools: {{ tools | tojson }}<|end|>\n{% endif %}"
     "{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>\n{% endfor %}"
+    "{% if tool_choice is defined %}choose: {{ tool_choice }}<|end|>\n{% endif %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 TOOL = {"type": "function", "function": {"name": "find_fish", "parameters": {"type": "object"}}}
@@ -109,7 +110,7 @@ Worked = Callable[..., Settings]
 def worked(database: Engine, kafka_bootstrap: str, topic: str, copy: Copy) -> Worked:
     """``worked(records)``: a worker with the tiny model has scored them all."""
 
-    def work(records: Sequence[dict[str, Any]], **replay: Any) -> Settings:
+    def work(records: Sequence[dict[str, Any]], copy: Copy = copy, **replay: Any) -> Settings:
         send(kafka_bootstrap, topic, [json.dumps(one).encode() for one in records])
         settings = settings_for(kafka_bootstrap, topic).model_copy(
             update={"replay": copy.settings.model_copy(update=replay)}
@@ -253,3 +254,42 @@ def test_fields_that_were_left_out_are_counted_by_their_path(
         ("response.created", "r1"),
     ]
     assert counted(METRICS.registry, name, field="response.created") - before == 2
+
+
+CHOICES = ["auto", "required", "none", {"type": "function", "function": {"name": "find_fish"}}]
+
+
+def test_the_choice_of_a_tool_changes_no_prompt(
+    database: Engine, worked: Worked, copy: Copy
+) -> None:
+    """A server keeps it from the template and shows the tools, whatever is chosen."""
+    worked([record(copy, n, tools=[TOOL], tool_choice=choice) for n, choice in enumerate(CHOICES)])
+    assert shown(
+        database,
+        "SELECT fidelity, prompt_difference, count(*) FROM monitor.replay_fidelity GROUP BY 1, 2",
+    ) == [("same", 0, 4)]
+
+
+def test_what_a_request_gives_the_template_itself_reaches_it(
+    database: Engine, worked: Worked, copy: Copy
+) -> None:
+    given = {"chat_template_kwargs": {"tool_choice": "required"}}
+    worked([record(copy, 0, prompt_off=len("choose: required") + 2, tools=[TOOL], **given)])
+    assert shown(database, "SELECT fidelity FROM monitor.replay_fidelity") == [("same",)]
+
+
+def test_tools_that_are_forbidden_are_left_out_for_a_server_that_does_so(
+    database: Engine, worked: Worked, copy: Copy
+) -> None:
+    settings = copy.settings.model_copy(update={"exclude_tools_when_tool_choice_none": True})
+    excluding = replace(copy, engine=ReplayEngine(copy.engine.loaded, copy.pack.features, settings))
+    records = [record(copy, n, tools=[TOOL], tool_choice=c) for n, c in enumerate(CHOICES)]
+    bare = record(copy, 2)["response"]["usage"]
+    records[2]["response"]["usage"] = bare
+    worked(records, copy=excluding)
+    assert shown(
+        database,
+        "SELECT fidelity, prompt_difference, count(*) FROM monitor.replay_fidelity GROUP BY 1, 2",
+    ) == [("same", 0, 4)]
+    lineages = [one.engine.lineage("p") for one in (copy, excluding)]
+    assert lineages[0] != lineages[1]

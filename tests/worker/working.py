@@ -43,7 +43,6 @@ def working(
     *,
     pack: Pack | None = None,
     worker_id: str = "test",
-    pack: Pack | None = None,
 ) -> Iterator[Worker]:
     pack = pack or null_pack(FEATURES)
     with transaction(database) as c:

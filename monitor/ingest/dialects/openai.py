@@ -30,6 +30,7 @@ def asked(request: Mapping[str, Any], where: str, *, continues: bool = False) ->
         f"{where}messages",
         continues=final is True or (continues and final is not False),
         tools=parameters.tools(request, where),
+        tools_forbidden=parameters.tools_forbidden(request),
         template_options=parameters.template_options(request, where),
         parameters=parameters_of(request),
     )
