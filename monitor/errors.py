@@ -63,7 +63,7 @@ class StopLoudly(MonitorError):
 
 
 class EverythingUnreadable(StopLoudly):
-    """Nearly all recent records were dead-lettered: a bad deploy upstream, not bad records."""
+    """Nearly all recent records came to nothing: a bad deploy or a wrong setting, not bad records."""
 
 
 class Discard(MonitorError):

@@ -276,6 +276,7 @@ def judge(
             pack_health(pack.subject, ingest.replays.get(pack.subject.pack_id)) for pack in examined
         ],
         confidence=drift.confidence,
+        loss_limit=settings.ingest.dead_letter_limit,
     )
     found = (
         condition

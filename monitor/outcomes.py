@@ -13,6 +13,7 @@ from monitor.ingest.sampling import sample
 from monitor.settings import IngestSettings, ReplaySettings
 from monitor.values.arrays import Floats
 from monitor.values.fidelity import fidelity
+from monitor.values.losses import SCORED, outcome_of
 from monitor.values.prompts import (
     GENERATED,
     DeadLetter,
@@ -116,11 +117,9 @@ def count_outcomes(
         tally[start, f"{key.topic}/{key.partition}", outcome] += 1
 
     for prompt in scored:
-        add(prompt.key, prompt.recorded_at, "scored")
-    for letter in dead:
-        add(letter.key, letter.recorded_at, f"dead:{letter.reason.value}")
-    for skip in skipped:
-        add(skip.key, skip.recorded_at, f"skipped:{skip.reason.value}")
+        add(prompt.key, prompt.recorded_at, SCORED)
+    for lost in (*dead, *skipped):
+        add(lost.key, lost.recorded_at, outcome_of(lost))
     return tuple(
         IngestCount(
             bucket_start=datetime.fromtimestamp(start, UTC), source=source, outcome=outcome, n=n

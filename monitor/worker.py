@@ -12,7 +12,6 @@ import math
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -25,7 +24,6 @@ from monitor.canaries import Replay, canary_run
 from monitor.drift.histogram import bucket_scores
 from monitor.errors import (
     DatabaseUnavailable,
-    EverythingUnreadable,
     RegistryUnavailable,
     Retry,
     StaleChunk,
@@ -35,6 +33,7 @@ from monitor.heartbeat import Heartbeat
 from monitor.ingest.letters import records_of, with_bytes
 from monitor.ingest.sampling import segments_of
 from monitor.logs import get_logger
+from monitor.lookback import Lookback
 from monitor.metrics import METRICS
 from monitor.outcomes import count_outcomes, letter_of, nothing_to_read, scored_prompt
 from monitor.patience import Patience
@@ -48,6 +47,7 @@ from monitor.store.ingest import outcomes_between
 from monitor.store.workers import heartbeat, record_canary_run
 from monitor.unanswered import Unanswered
 from monitor.values.arrays import Floats
+from monitor.values.losses import SCORED, outcome_of
 from monitor.values.prompts import (
     DeadLetter,
     DeadReason,
@@ -79,7 +79,7 @@ class Worker:
 
     ``step`` handles one chunk from end to end; ``run`` overlaps the stages until ``stop`` is set, then
     finishes the chunk in the model, stores it, and returns. Raises `StopLoudly` when nearly all
-    records are unreadable, before the chunk that shows it is stored.
+    records are unreadable or give nothing to score, before the chunk that shows it is stored.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Worker:
         self._scorer = Scorer(pack)
         self._lineage = replay.lineage(pack.pack_id)
         self._segments: set[str] = set()
-        self._readable: deque[bool] = deque(maxlen=settings.ingest.dead_letter_window)
+        self._lookback = Lookback(settings.ingest)
         self._canaries_due = datetime.min.replace(tzinfo=UTC)
         self._presence_due = datetime.min.replace(tzinfo=UTC)
         self._stop = threading.Event()
@@ -196,7 +196,9 @@ class Worker:
         empty = [outcome for outcome in failed if outcome.reason is DeadReason.NO_TOKENS]
         skipped = (*prepared.skipped, *(nothing_to_read(outcome) for outcome in empty))
         dead = (*prepared.dead, *(letter_of(one) for one in failed if one not in empty))
-        self._refuse_a_bad_deploy(len(replayed) + len(skipped), len(dead))
+        self._lookback.take(
+            [SCORED] * len(replayed) + [outcome_of(one) for one in (*skipped, *dead)]
+        )
         scored = self._scored(replayed)
         METRICS.chunk_seconds.labels(stage="replay").observe(time.monotonic() - started)
         return ChunkResult(
@@ -309,21 +311,6 @@ class Worker:
         log.warning("chunk.discarded", reason=str(stale), effect="read again from stored offsets")
         self._fetching.start_over()
 
-    def _refuse_a_bad_deploy(self, readable: int, dead: int) -> None:
-        ingest = self._settings.ingest
-        self._readable.extend([True] * readable + [False] * dead)
-        seen = len(self._readable)
-        share = self._readable.count(False) / seen if seen else 0.0
-        enough = seen >= min(ingest.dead_letter_window, ingest.chunk_records)
-        # The chunk itself must be bad too: after the producer is mended, good ones pass.
-        if enough and min(share, dead / max(readable + dead, 1)) > ingest.dead_letter_limit:
-            raise EverythingUnreadable(
-                f"{share:.0%} of the last {seen} records cannot be read or replayed "
-                f"(ingest.dead_letter_limit is {ingest.dead_letter_limit:.0%})",
-                hint="The chunk that showed it was not stored. Look at the newest dead letters, mend "
-                "the producer or set ingest.format; dead_letter_limit: 1.0 lets everything pass.",
-            )
-
     # --- presence and canaries -----------------------------------------------------------------
 
     def _keep_watch(self) -> None:
@@ -360,11 +347,7 @@ class Worker:
             outcomes = outcomes_between(
                 connection, now - REMEMBERED, now, group_id=self._settings.kafka.group_id
             )
-        dead = sum(n for outcome, n in outcomes.items() if outcome.startswith("dead:"))
-        share = dead / max(sum(outcomes.values()), 1)
-        length = min(sum(outcomes.values()), self._settings.ingest.dead_letter_window)
-        bad = round(share * length)
-        self._readable.extend([False] * bad + [True] * (length - bad))
+        self._lookback.remember(outcomes)
 
     def _show_presence(self, state: str = "running") -> None:
         with transaction(self._database) as connection:

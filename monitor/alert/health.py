@@ -17,6 +17,7 @@ from monitor.alert.rules import figure
 from monitor.settings import SilenceRule
 from monitor.values.alerts import Condition
 from monitor.values.fidelity import Compared
+from monitor.values.losses import of_everything, of_reading, of_replaying
 from monitor.values.progress import Progress
 from monitor.values.scores import CanaryRun
 
@@ -45,6 +46,8 @@ class Health:
     """One for each watched pack."""
     confidence: float = 0.99
     """Of the two-sided bounds on shares of replays."""
+    loss_limit: float = 1.0
+    """``ingest.dead_letter_limit``: a larger share of records that come to nothing stops a worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +103,7 @@ def _condition(rule: SilenceRule, verdict: _Verdict, pack_id: str = "") -> Condi
         active=active,
         summary=summary,
         labels={"kind": "silence", "rule": rule.name} | ({"pack": pack_id} if pack_id else {}),
-        details={**details, "limit": rule.limit},
+        details={"limit": rule.limit, **details},
         hold_for=rule.hold_for,
         cooldown=rule.cooldown,
         reminder=rule.reminder,
@@ -164,6 +167,22 @@ def _share(health: Health, limit: float | None, prefix: str, what: str) -> _Verd
 
 
 def _dead_letters(health: Health, limit: float | None, now: datetime) -> _Verdict:
+    """Dead letters by the rule's limit; what was skipped by the one at which a worker stops."""
+    if limit is None:
+        return None
+    for losses in (
+        of_everything(health.outcomes),
+        of_reading(health.outcomes),
+        of_replaying(health.outcomes),
+    ):
+        skipped = any(outcome.startswith("skipped") for outcome in losses.reasons)
+        if losses.n >= MIN_RECORDS and skipped and losses.share > health.loss_limit:
+            summary = (
+                f"{losses.share:.1%} of {losses.n} records since {health.since:%Y-%m-%d %H:%M} UTC gave"
+                f" nothing to score (limit {health.loss_limit:.1%}): {losses.told()}"
+            )
+            found = {"share": figure(losses.share), "records": losses.n}
+            return True, summary, {**found, "reasons": losses.reasons, "limit": health.loss_limit}
     return _share(health, limit, "dead:", "could not be read or replayed")
 
 

@@ -171,10 +171,14 @@ class IngestSettings(Section):
         RegistrySettings(), description="where the schemas of Avro and Protobuf frames are"
     )
     dead_letter_window: int = Field(
-        1_000, ge=10, description="records looked back on for the dead-letter limit"
+        1_000, ge=10, description="exchanges looked back on for the dead-letter limit"
     )
     dead_letter_limit: float = Field(
-        0.9, gt=0.0, le=1.0, description="share of dead letters at which the worker stops"
+        0.9,
+        gt=0.0,
+        le=1.0,
+        description="share of exchanges that give nothing to score (dead letters, and skips of what was "
+        "redacted, holds only media or nothing to read) at which the worker stops",
     )
 
 

@@ -265,6 +265,9 @@ SKIP_MENDS: Final[Mapping[SkipReason, str]] = {
     SkipReason.NO_ANSWER: "set replay.answer_share (a share gets the copy's own answer) or replay.mode: "
     "generate (all do), log the answers, or use a pack with features of the region prompt or "
     "last_prompt_token",
+    SkipReason.CONTENT_REDACTED: "let the sender record contents",
+    SkipReason.ONLY_MEDIA: "send the exchanges that hold text",
+    SkipReason.NOTHING_TO_READ: "use a pack with features of regions that these prompts have",
 }
 """What helps against a skip that need not be."""
 

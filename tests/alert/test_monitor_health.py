@@ -64,6 +64,11 @@ def canary(worker: str, *, reproduced: bool, deviation: float = 0.01) -> CanaryR
     )
 
 
+def skips(scored: int = 0, **reasons: int) -> dict[str, Any]:
+    outcomes = {"scored": scored} | {f"skipped:{reason}": n for reason, n in reasons.items()}
+    return {"outcomes": outcomes, "loss_limit": 0.9}
+
+
 def judged(facts: Health, name: Any, limit: float | None = None) -> Condition | None:
     found = silence_conditions(facts, [SilenceRule(name=name, limit=limit)], NOW)
     assert len(found) <= 1
@@ -97,6 +102,24 @@ def judged(facts: Health, name: Any, limit: float | None = None) -> Condition | 
             {"outcomes": {"scored": 90, "dead:empty": 10, "skipped:sampled_out": 9_000}},
             True,
         ),
+        # Skips by the limit at which a worker stops, of those who could have given a score.
+        ("dead_letter_ratio", 0.05, skips(content_redacted=91, scored=9), True),
+        ("dead_letter_ratio", 0.05, skips(content_redacted=89, scored=11), None),
+        ("dead_letter_ratio", 0.05, skips(content_redacted=89, scored=31), False),
+        ("dead_letter_ratio", 0.05, skips(content_redacted=50, only_media=45, scored=5), True),
+        ("dead_letter_ratio", 0.05, skips(nothing_to_read=95, sampled_out=9_000, scored=5), True),
+        (
+            "dead_letter_ratio",
+            0.05,
+            skips(content_redacted=95, sampled_out=9_000, scored=40),
+            False,
+        ),
+        ("dead_letter_ratio", 0.05, skips(not_a_prompt=9_000, scored=40), False),
+        ("dead_letter_ratio", 0.05, skips(not_a_prompt=9_000), True),
+        ("dead_letter_ratio", 0.05, skips(other_model=9_000), True),
+        ("dead_letter_ratio", 0.05, skips(no_answer=9_000), True),
+        ("dead_letter_ratio", 0.05, skips(no_answer=9_000, scored=40), False),
+        ("dead_letter_ratio", 0.05, skips(sampled_out=9_000, tombstone=50), None),
         ("non_finite", 0.01, {"outcomes": {"scored": 90, "dead:not_json": 10}}, False),
         ("non_finite", 0.01, {"outcomes": {"scored": 98, "dead:non_finite": 2}}, True),
         ("model_mismatch", None, {"mismatches": ["hidden size 576, pack 960"]}, True),
@@ -141,6 +164,13 @@ def test_each_rule(
             0.05,
             {"since": NOW - timedelta(minutes=15), "outcomes": {"scored": 96, "dead:empty": 4}},
             "4.0% of 100 records since 2026-03-01 11:45 UTC could not be read or replayed (limit 5.0%)",
+        ),
+        (
+            "dead_letter_ratio",
+            0.05,
+            {**skips(content_redacted=940, only_media=10, scored=50), "since": NOW - timedelta(minutes=15)},
+            "95.0% of 1000 records since 2026-03-01 11:45 UTC gave nothing to score (limit 90.0%): "
+            "skipped:content_redacted 940, skipped:only_media 10",
         ),
         (
             "delay",

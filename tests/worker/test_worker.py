@@ -11,9 +11,11 @@ from sqlalchemy import Engine, text
 from benchmarks.null_replay import NullReplay
 from monitor.drift.histogram import histogram_of
 from monitor.errors import EverythingUnreadable
+from monitor.settings import DriftSettings
 from monitor.store.database import transaction
 from monitor.values.prompts import DeadReason
 from monitor.values.scores import Unreplayable
+from monitor.watcher import Watcher
 from tests.worker.working import FEATURES, number, prompts, run_until, send, settings_for, working
 
 SCORED = "SELECT count(*) FROM monitor_data.scores"
@@ -164,3 +166,126 @@ def test_a_prompt_with_nothing_to_read_is_skipped_not_dead(
     with working(database, settings_for(kafka_bootstrap, topic), Blind(FEATURES)) as worker:
         run_until(worker, database, skipped, 5)
     assert number(database, "SELECT count(*) FROM monitor_data.dead_letters") == 0
+
+
+def span(**attributes: str) -> bytes:
+    """An OpenTelemetry span as a collector exports it."""
+    return json.dumps(
+        {
+            "resourceSpans": [
+                {
+                    "scopeSpans": [
+                        {
+                            "spans": [
+                                {
+                                    "traceId": "0" * 31 + "1",
+                                    "spanId": "0" * 15 + "1",
+                                    "name": "call",
+                                    "startTimeUnixNano": "1772000000000000000",
+                                    "endTimeUnixNano": "1772000001000000000",
+                                    "attributes": [
+                                        {"key": key, "value": {"stringValue": value}}
+                                        for key, value in attributes.items()
+                                    ],
+                                }
+                            ]
+                        }
+                    ]
+                }
+            ]
+        }
+    ).encode()
+
+
+REDACTED = span(**{"gen_ai.operation.name": "chat", "gen_ai.request.model": "m"})
+TELEMETRY = span(**{"http.method": "GET"})
+COUNTED = "SELECT coalesce(sum(n), 0) FROM monitor_data.ingest_counts"
+
+
+def test_a_worker_that_skips_nearly_everything_stops_as_one_that_cannot_read(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    send(kafka_bootstrap, topic, [REDACTED] * 200)
+    with (
+        working(database, settings_for(kafka_bootstrap, topic)) as worker,
+        pytest.raises(EverythingUnreadable) as refused,
+    ):
+        worker.run(threading.Event())
+    assert "100% of the last" in str(refused.value)
+    assert "skipped:content_redacted" in str(refused.value)
+    assert "dead_letter_limit is 90%" in str(refused.value)
+    assert "let the sender record contents" in refused.value.hint
+    assert number(database, COUNTED) < 50
+
+
+def test_a_pack_that_has_nothing_to_read_stops_the_worker_whatever_the_sample_is(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    """Records that were sampled out prove that they can be read, and not that a model reads them."""
+
+    class Blind(NullReplay):
+        def run(self, prepared):
+            return [Unreplayable(prompt=prompt, reason=DeadReason.NO_TOKENS) for prompt in prepared]
+
+    send(kafka_bootstrap, topic, prompts(900))
+    settings = settings_for(kafka_bootstrap, topic, sampling_rate=0.1)
+    with (
+        working(database, settings, Blind(FEATURES)) as worker,
+        pytest.raises(EverythingUnreadable, match="skipped:nothing_to_read"),
+    ):
+        worker.run(threading.Event())
+    assert number(database, COUNTED) > 0
+
+
+def test_telemetry_beside_prompts_and_what_the_sample_leaves_out_stop_nothing(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    send(kafka_bootstrap, topic, [*[TELEMETRY] * 200, *prompts(3), *[TELEMETRY] * 100])
+    with working(database, settings_for(kafka_bootstrap, topic)) as worker:
+        run_until(worker, database, COUNTED, 303)
+    assert number(database, SCORED) == 3
+    skipped = COUNTED + " WHERE outcome = 'skipped:not_a_prompt'"
+    assert number(database, skipped) == 300
+
+
+def test_telemetry_does_not_hide_that_every_exchange_is_unreadable(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    values = [value for _ in range(100) for value in (b"not json", *[TELEMETRY] * 10)]
+    send(kafka_bootstrap, topic, values)
+    with (
+        working(database, settings_for(kafka_bootstrap, topic)) as worker,
+        pytest.raises(EverythingUnreadable, match="dead:not_json"),
+    ):
+        worker.run(threading.Event())
+
+
+def test_a_restart_does_not_forget_what_was_skipped(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    settings = settings_for(kafka_bootstrap, topic)
+    spans = [REDACTED] * 45
+    with working(database, settings) as worker:
+        send(kafka_bootstrap, topic, spans)
+        run_until(worker, database, COUNTED, 45)
+    send(kafka_bootstrap, topic, spans[:8])
+    with working(database, settings) as worker, pytest.raises(EverythingUnreadable):
+        worker.run(threading.Event())
+    assert number(database, COUNTED) == 45
+
+
+def test_what_is_skipped_is_told_by_the_alert_of_unreadable_records(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    settings = settings_for(kafka_bootstrap, topic)
+    send(kafka_bootstrap, topic, [*[REDACTED] * 45, *prompts(3)])
+    with working(database, settings) as worker:
+        run_until(worker, database, COUNTED, 48)
+    rules = [{"name": "dead_letter_ratio", "limit": 0.05, "for": 0}]
+    drift = DriftSettings(silence_rules=rules)
+    (event,) = Watcher(database, settings.model_copy(update={"drift": drift})).step().events
+    assert event.alert.labels == {"kind": "silence", "rule": "dead_letter_ratio"}
+    assert "93.8% of 48 records" in event.alert.summary
+    assert "gave nothing to score (limit 90.0%): skipped:content_redacted 45" in event.alert.summary
+    assert event.alert.details["reasons"] == {"skipped:content_redacted": 45}
+    assert event.alert.details["limit"] == 0.9
