@@ -1,12 +1,12 @@
 """Where the parts of exchanges stand that wait for the rest: places in the log, no content.
 
-Revision ID: 0008
+Revision ID: 0007
 Revises: 0006
 """
 
 from alembic import op
 
-revision = "0008"
+revision = "0007"
 down_revision = "0006"
 
 
