@@ -77,7 +77,6 @@ def shift(hour, copy_of):
         yield SimpleNamespace(
             database=database,
             baseline=traffic.approve(settings),
-            before=traffic.minutes(20, watcher=watcher),
             moved=traffic.minutes(20, shift=(1.5, 0.0), watcher=watcher),
             back=traffic.minutes(110, watcher=watcher),
         )

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from monitor.score.pack import load_pack
 from tests.cli.conftest import Cli
 from tests.scenes.models import WIDTH
-from tests.scenes.texts import three_voices
+from tests.scenes.texts import part_of_texts
 
 
 def write_exact(folder: Path, width: int, **changes: Any) -> Path:
@@ -45,7 +45,7 @@ def test_an_import_says_how_faithful_the_sae_is(
     checkpoint = write_exact(tmp_path / "sae", WIDTH)
     out = tmp_path / "pack"
     options = ["--model", model_folder, "--out", out, "--pooling", "max", "--region", "all"]
-    options += ["--data", three_voices(tmp_path / "texts")]
+    options += ["--data", part_of_texts(tmp_path / "texts", fit=4, check=4)]
     made = cli(
         *("pack", "import", "sae", checkpoint, "--latent", 3, "--latent", 40, *options),
         *("--name", "third", "--name", "fortieth", "--expect-l0", WIDTH, "--json"),
@@ -82,7 +82,7 @@ def test_a_top_k_import_shows_its_cost(cli: Cli, model_folder: Path, tmp_path: P
     out = tmp_path / "pack"
     made = cli(
         *("pack", "import", "sae", checkpoint, "--latent", 3, "--model", model_folder),
-        *("--out", out, "--data", three_voices(tmp_path / "texts")),
+        *("--out", out, "--data", part_of_texts(tmp_path / "texts", fit=4, check=4)),
     )
     assert made.code == 0, made.err
     assert "µs on this machine" in made.out

@@ -171,15 +171,27 @@ def test_commands_of_a_page_exist_with_their_options(page: Path) -> None:
         check(command, whole=False)
 
 
-def sentences() -> Iterator[tuple[str, str]]:
+@cache
+def code() -> dict[str, ast.Module]:
+    """Every module of the code, by its path."""
+    return {
+        name_of(file): ast.parse(file.read_text(encoding="utf-8"))
+        for file in sorted((REPOSITORY / "monitor").rglob("*.py"))
+    }
+
+
+@cache
+def sentences() -> tuple[tuple[str, str], ...]:
     """Every text of the code that may be told to a person: string constants, f-strings joined."""
-    for file in sorted((REPOSITORY / "monitor").rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    found = []
+    for file, module in code().items():
+        for node in ast.walk(module):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield f"{file.relative_to(REPOSITORY)}:{node.lineno}", node.value
+                found.append((f"{file}:{node.lineno}", node.value))
             elif isinstance(node, ast.JoinedStr):
                 parts = [p.value if isinstance(p, ast.Constant) else "X" for p in node.values]
-                yield f"{file.relative_to(REPOSITORY)}:{node.lineno}", "".join(map(str, parts))
+                found.append((f"{file}:{node.lineno}", "".join(map(str, parts))))
+    return tuple(found)
 
 
 def test_commands_in_errors_hints_and_help_exist() -> None:
@@ -256,13 +268,13 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
 def test_settings_that_errors_hints_and_metrics_name_exist() -> None:
     told_to_people = {"hint", "mend", "action", "help", "description"}
     checked = 0
-    for file in sorted((REPOSITORY / "monitor").rglob("*.py")):
-        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for file, module in code().items():
+        for call in ast.walk(module):
             keywords = [k.value for k in getattr(call, "keywords", ()) if k.arg in told_to_people]
             for node in [part for keyword in keywords for part in ast.walk(keyword)]:
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     for name in settings_named(node.value):
-                        where = f"{file.relative_to(REPOSITORY)}:{node.lineno}"
+                        where = f"{file}:{node.lineno}"
                         assert known_setting(name.split(".")), f"{where} names {name}"
                         checked += 1
     assert checked > 20

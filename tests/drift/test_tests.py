@@ -30,7 +30,11 @@ FAMILIES = {
     "skewed": lambda random, n: random.gamma(1.5, size=n) - 1.5,
     "heavy": lambda random, n: random.standard_t(6, size=n),
 }
-SIZES = [(200, 1_000, 0.0), (200, 500, 1.0), (1_000, 1_000, 0.3)]
+SIZES = [
+    (200, 1_000, 0.0),
+    pytest.param(200, 500, 1.0, marks=pytest.mark.slow),
+    pytest.param(1_000, 1_000, 0.3, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -54,6 +54,8 @@ MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 NOW = datetime.now(UTC)
 
+pytestmark = pytest.mark.slow  # nine days of data, in one database for all
+
 
 @pytest.fixture(scope="module")
 def populated(postgres_server: Any) -> Iterator[Engine]:

@@ -176,7 +176,7 @@ def test_the_page_shows_verdicts_reasons_and_plots(judged: tuple[Pack, dict[str,
     for plot in (
         "Held-out separation",
         "Preference for the persona&#x27;s answers",
-        "Perplexity of the answers",
+        "Perplexity of the answers (median)",
         "Repeated word trigrams",
     ):
         assert f'aria-label="{plot}"' in page, plot
