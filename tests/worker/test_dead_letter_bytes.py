@@ -27,7 +27,12 @@ WORDLESS = b'{"prompt": "no tokens", "response": "yes"}'
 
 
 def span(messages: object) -> dict[str, Any]:
-    pairs = {"gen_ai.operation.name": "chat", "gen_ai.input.messages": messages}
+    said = [{"role": "assistant", "parts": [{"type": "text", "content": "yes"}]}]
+    pairs = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.input.messages": messages,
+        "gen_ai.output.messages": json.dumps(said),
+    }
     return {
         "attributes": [
             {"key": key, "value": {"stringValue": value}}
