@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 from monitor.ingest.sampling import sample
 from monitor.settings import IngestSettings, ReplaySettings
@@ -118,7 +119,7 @@ def count_outcomes(
 
     for prompt in scored:
         add(prompt.key, prompt.recorded_at, SCORED)
-    for lost in (*dead, *skipped):
+    for lost in chain[DeadLetter | Skip](dead, skipped):
         add(lost.key, lost.recorded_at, outcome_of(lost))
     return tuple(
         IngestCount(

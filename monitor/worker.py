@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -52,6 +53,7 @@ from monitor.values.prompts import (
     DeadLetter,
     DeadReason,
     Prompt,
+    Skip,
 )
 from monitor.values.scores import (
     ChunkResult,
@@ -196,9 +198,8 @@ class Worker:
         empty = [outcome for outcome in failed if outcome.reason is DeadReason.NO_TOKENS]
         skipped = (*prepared.skipped, *(nothing_to_read(outcome) for outcome in empty))
         dead = (*prepared.dead, *(letter_of(one) for one in failed if one not in empty))
-        self._lookback.take(
-            [SCORED] * len(replayed) + [outcome_of(one) for one in (*skipped, *dead)]
-        )
+        lost = chain[DeadLetter | Skip](skipped, dead)
+        self._lookback.take([SCORED] * len(replayed) + [outcome_of(one) for one in lost])
         scored = self._scored(replayed)
         METRICS.chunk_seconds.labels(stage="replay").observe(time.monotonic() - started)
         return ChunkResult(

@@ -135,7 +135,7 @@ def template_options(request: Mapping[str, Any], where: str) -> dict[str, Any]:
 def tools_forbidden(request: Mapping[str, Any]) -> bool:
     """``tool_choice: none``. Of all choices this alone may change the prompt: the others steer the answer,
     and no server gives them to its template."""
-    return request.get("tool_choice", request.get("function_call")) == "none"
+    return "none" in (request.get("tool_choice"), request.get("function_call"))
 
 
 def tools(request: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], ...]:

@@ -20,8 +20,8 @@ from monitor.research.statistics import (
     random_direction_aucs,
     random_directions,
     rate_bound,
-    rate_limit,
 )
+from monitor.values.shares import rate_limit
 
 SMALL = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
 

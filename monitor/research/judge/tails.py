@@ -7,8 +7,9 @@ from typing import Final
 
 import numpy as np
 
-from monitor.research.statistics import TAILS, rate_limit
+from monitor.research.statistics import TAILS
 from monitor.values.arrays import Floats
+from monitor.values.shares import rate_limit
 
 RATES: Final = (0.001, 0.01)
 
