@@ -53,6 +53,7 @@ from monitor.values.prompts import (
     DeadLetter,
     DeadReason,
     Prompt,
+    Skip,
 )
 from monitor.values.scores import (
     ChunkResult,
