@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from monitor.research.answers.endpoint import EndpointJudge
     from monitor.research.rollouts.draw import Judges
-    from monitor.research.rollouts.traits import Trait
+    from monitor.research.traits import Trait
     from monitor.score.pack import Pack
 
 EXAMPLE: Final = Path("example")
@@ -105,8 +105,8 @@ def _rolled_out(
 ) -> Pack:
     from monitor.research.rollouts.build import build_rollout_pack
     from monitor.research.rollouts.draw import RolloutSettings
-    from monitor.research.rollouts.traits import EXAMPLE as EXAMPLE_TRAITS
-    from monitor.research.rollouts.traits import load_traits
+    from monitor.research.traits import EXAMPLE as EXAMPLE_TRAITS
+    from monitor.research.traits import load_traits
 
     folder, file = building.folder, building.rollouts
     assert file is not None
