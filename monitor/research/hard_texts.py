@@ -102,6 +102,10 @@ class HardTexts:
     protocol: Protocol = Protocol()
     sha256: str = ""
 
+    @property
+    def given(self) -> bool:
+        return bool(self.negatives or self.calm)
+
     def negatives_for(self, *roles: Role) -> tuple[Negative, ...]:
         return tuple(row for row in self.negatives if self.protocol.role(row) in roles)
 

@@ -149,7 +149,7 @@ def _chosen(
     sides = read_sides(residuals, texts, sites)
     progress(f"reading {len(texts.fit)} benign exchanges at {len(sites)} sites")
     benign = response_residuals(residuals, texts.fit, sites)
-    if hard.negatives and kind == "direction":
+    if hard.given and kind == "direction":
         material = read_material(residuals, texts, hard, sides, benign, sites, progress)
         chosen = choose_learned(material, sides, benign, sites, seed, progress)
     else:

@@ -68,7 +68,7 @@ def contrast_report(
             return asked_figures(pack, index, asked[one.name], one, reader, check[0], seed)
         answers = calm if one.name == HARMFUL_ADVICE else held_out
         found = _figures(index, feature, one, answers, check, seed)
-        if hard.negatives:
+        if hard.given:
             read = [s[:, index] for s in (negatives, calm[None][0], calm[HARMFUL_ADVICE][0])]
             found["hard_texts"] = hard_figures(feature, hard, *read, check[0])
         return found
