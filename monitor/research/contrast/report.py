@@ -69,8 +69,14 @@ def contrast_report(
         answers = calm if one.name == HARMFUL_ADVICE else held_out
         found = _figures(index, feature, one, answers, check, seed)
         if hard.given:
-            read = [s[:, index] for s in (negatives, calm[None][0], calm[HARMFUL_ADVICE][0])]
-            found["hard_texts"] = hard_figures(feature, hard, *read, check[0])
+            found["hard_texts"] = hard_figures(
+                feature,
+                hard,
+                negatives[:, index],
+                calm[None][0][:, index],
+                calm[HARMFUL_ADVICE][0][:, index],
+                check[0],
+            )
         return found
 
     return {

@@ -91,7 +91,8 @@ def select(
     seed: int,
     among: Sequence[Family],
 ) -> Selected:
-    """The read-out of ``rows``: of the first of the families ``among`` within one standard error of the best.
+    """The read-out of ``rows``: of the first of the families ``among`` within one standard error of the best
+    (of their difference, fold by fold).
 
     ``scale`` [s, d] and ``nuisance`` (by site) are those of `fit`.
     """
@@ -125,10 +126,19 @@ def select(
         name: (float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
         for name, values in found.items()
     }
-    highest, error = max(scores.values())
-    chosen = next(family for family in among if scores[family.name][0] >= highest - error)
+    highest = max(found.values(), key=lambda values: float(values.mean()))
+    chosen = next(family for family in among if as_good(found[family.name], highest))
     choice = best(chosen, rows)
     return Selected(family=chosen.name, choice=choice, readout=learned(choice, rows), scores=scores)
+
+
+def as_good(values: Doubles, highest: Doubles) -> bool:
+    """Whether scores [folds] are within one standard error of the best ones on the same folds.
+
+    The error is that of the difference fold by fold: how hard a fold is, both share.
+    """
+    behind = highest - values
+    return bool(behind.mean() <= behind.std(ddof=1) / np.sqrt(len(behind)))
 
 
 @dataclass(frozen=True, slots=True)
