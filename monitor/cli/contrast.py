@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from monitor.research.answers.endpoint import EndpointJudge
     from monitor.research.rollouts.draw import Judges
-    from monitor.research.rollouts.traits import Trait
+    from monitor.research.traits import Trait
     from monitor.score.pack import Pack
 
 EXAMPLE: Final = Path("example")
@@ -35,9 +35,13 @@ class Building:
     folder: Path = option(..., "Where the pack is written.", "--out")
     seed: SeedOption = 0
     data: Path | None = option(
-        None, "Folder of contrast texts, benign texts and canaries; the project's own."
+        None,
+        "Folder of contrast and benign texts, canaries, and hard texts and traits if it has them; the "
+        "project's own.",
     )
-    probe: bool = option(False, "Logistic probes in place of directions.")
+    probe: bool = option(
+        False, "Logistic probes of the contrast texts alone, in place of directions or read-outs."
+    )
     rollouts: Path | None = option(
         None,
         "Traits to roll out, JSON lines, in place of given answers; 'example': the project's own.",
@@ -78,8 +82,9 @@ def pack_build_contrast(
 ) -> None:
     """Build persona directions by contrast, with calibration, canaries and a report.
 
-    From given answers (--data), or, with --rollouts, from what the model itself answers under
-    opposing instructions, filtered by a judge. A run that was stopped goes on where it was.
+    From given answers (--data), learned against hard texts where the folder has some; or, with
+    --rollouts, from what the model itself answers under opposing instructions, filtered by a judge. A
+    run of rollouts that was stopped goes on where it was.
     """
     from monitor.research.contrast.build import build_contrast_pack
 
@@ -105,8 +110,8 @@ def _rolled_out(
 ) -> Pack:
     from monitor.research.rollouts.build import build_rollout_pack
     from monitor.research.rollouts.draw import RolloutSettings
-    from monitor.research.rollouts.traits import EXAMPLE as EXAMPLE_TRAITS
-    from monitor.research.rollouts.traits import load_traits
+    from monitor.research.traits import EXAMPLE as EXAMPLE_TRAITS
+    from monitor.research.traits import load_traits
 
     folder, file = building.folder, building.rollouts
     assert file is not None

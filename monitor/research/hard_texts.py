@@ -102,11 +102,33 @@ class HardTexts:
     protocol: Protocol = Protocol()
     sha256: str = ""
 
+    @property
+    def given(self) -> bool:
+        return bool(self.negatives or self.calm)
+
     def negatives_for(self, *roles: Role) -> tuple[Negative, ...]:
         return tuple(row for row in self.negatives if self.protocol.role(row) in roles)
 
     def calm_for(self, *roles: Role) -> tuple[CalmPair, ...]:
         return tuple(row for row in self.calm if self.protocol.role(row) in roles)
+
+    @property
+    def judged_negatives(self) -> tuple[Negative, ...]:
+        """What figures are made on: the held-out authors' rows; where they have none, all but training's."""
+        return self.negatives_for("held_out") or self.negatives_for("calibrate", "unseen")
+
+    @property
+    def judged_calm(self) -> tuple[CalmPair, ...]:
+        """As `judged_negatives`."""
+        return self.calm_for("held_out") or self.calm_for("calibrate", "unseen")
+
+    @property
+    def calibrating(self) -> tuple[Prompt, ...]:
+        """Benign exchanges that belong into a calibration beside those of ``benign.jsonl``."""
+        return (
+            *(row.prompt for row in self.negatives_for("calibrate")),
+            *(row.good_prompt for row in self.calm_for("calibrate")),
+        )
 
 
 def load_hard_texts(folder: Path = DATA) -> HardTexts:

@@ -24,6 +24,8 @@ DATA: Final = Path(__file__).resolve().parent / "data"
 CONTRAST_FILE: Final = "contrast.jsonl"
 BENIGN_FILE: Final = "benign.jsonl"
 CANARY_FILE: Final = "canaries.jsonl"
+ASSISTANT: Final = "assistant"
+"""The voice of the good answers: the one feature that falls, and no persona's name."""
 _NOT_ANSWERS: Final = frozenset({"split", "topic", "question", "good"})
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 

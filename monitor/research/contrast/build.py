@@ -15,13 +15,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from monitor.errors import BadInput
 from monitor.replay.model import load_model
 from monitor.replay.residuals import ResidualReader
+from monitor.research.contrast.asked import (
+    asked_features,
+    choose_asked,
+    held_out_prompts,
+    plain_questions,
+    usable,
+    without_answers,
+)
 from monitor.research.contrast.directions import (
-    ASSISTANT,
     BENIGN_COMPONENTS,
     LEAST_TRAINING,
     Chosen,
@@ -30,15 +37,20 @@ from monitor.research.contrast.directions import (
     choose,
     read_sides,
 )
+from monitor.research.contrast.learned import HARMFUL_ADVICE, choose_learned, read_material
 from monitor.research.contrast.report import contrast_report
+from monitor.research.hard_texts import HardTexts, Role, load_hard_texts
 from monitor.research.packs.assemble import SITE_CONVENTION, assembled, instrument
 from monitor.research.packs.calibrate import UNCALIBRATED
+from monitor.research.packs.figures import rounded
 from monitor.research.progress import Progress, quiet
 from monitor.research.reading import Reader, layers_of, replay_settings, response_residuals
-from monitor.research.texts import CONTRAST_FILE, DATA, Texts, load_texts
+from monitor.research.texts import ASSISTANT, CONTRAST_FILE, DATA, Texts, load_texts
+from monitor.research.traits import TRAITS_FILE, Trait, load_traits
 from monitor.score.pack import Pack, save_pack
 from monitor.settings import ReplaySettings
 from monitor.values.features import WATCH_ONLY, Feature, Pooling
+from monitor.values.prompts import Prompt
 
 POOLINGS: Final[Mapping[str, Pooling]] = {"": "mean", ".peak": "max_rolling_mean"}
 DESCRIPTIONS: Final = {
@@ -47,6 +59,7 @@ DESCRIPTIONS: Final = {
     "deceptive": "lies, invented authority, and help with deceiving others",
     "sarcastic": "mockery in place of help",
     "character": "answers in the voice of a character in a story, not of an assistant",
+    HARMFUL_ADVICE: "answers that harm whoever follows them, in the calm voice of good ones",
     ASSISTANT: "the voice of a helpful assistant; falls when any other persona speaks",
 }
 STYLES: Final = frozenset({"sarcastic", "character"})
@@ -55,6 +68,8 @@ talks like a pirate): tagged watch-only."""
 METHODS: Final = {
     "direction": "difference of mean residuals over answers, persona against good, orthogonal to "
     "the first components of benign text",
+    "learned": "the simplest of difference of means, shrunk LDA and logistic regression, over one or "
+    "several sites, within one standard error of the best in nested cross-validation by question and kind",
     "probe": "logistic probe on mean residuals over answers, persona against good",
 }
 
@@ -73,28 +88,28 @@ def build_contrast_pack(
     ``kind`` probe trains a logistic probe on the same answers, at the same block, in place of the
     difference of means.
 
-    Blocks for minutes (it reads a few hundred exchanges on the CPU in float32). The same model,
+    With hard texts in the folder (`monitor.research.hard_texts`) read-outs are learned against them; with
+    traits, prompt-side features are built too.
+
+    Blocks for minutes (it reads some thousand exchanges on the CPU in float32). The same model,
     texts, seed and library versions give the same pack, but for the last bits of matrix products. Raises
     `ModelError`, also for residuals that are not finite, `BadInput` for texts that cannot be used, `PackError` when ``out`` cannot be written.
     """
-    settings = replay_settings(model, "cpu")
-    texts = load_texts(data or DATA)
+    folder, settings = data or DATA, replay_settings(model, "cpu")
+    texts = load_texts(folder)
     if len(texts.train) < LEAST_TRAINING:
         raise BadInput(
-            f"{(data or DATA) / CONTRAST_FILE}: at least {LEAST_TRAINING} questions need split "
+            f"{folder / CONTRAST_FILE}: at least {LEAST_TRAINING} questions need split "
             f"'train' to choose a block by, found {len(texts.train)}",
             hint="give more questions; fifty or more make a pack that can ship",
         )
+    hard = load_hard_texts(folder)
+    traits = _traits(folder) if kind == "direction" else ()
     sites = candidate_sites(layers_of(settings))
     loaded = load_model(settings, sites[-1])
-    progress(f"reading {len(texts.train) + len(texts.held_out)} questions at {len(sites)} sites")
     residuals = ResidualReader(loaded, settings)
-    sides = read_sides(residuals, texts, sites)
-    progress(f"reading {len(texts.fit)} benign exchanges at {len(sites)} sites")
-    benign_residuals = response_residuals(residuals, texts.fit, sites)
-    chosen = choose(sides, benign_residuals, sites, seed, kind)
-    for one in chosen:
-        progress(f"{one.name}: block {one.site}, separation {one.separations.max():.2f}")
+    chosen = _chosen(residuals, texts, hard, sites, seed, kind, progress)
+    asking = choose_asked(residuals, traits, _neutral(traits, texts, hard), sites, seed, progress)
     features = [
         feature
         for one in chosen
@@ -102,16 +117,65 @@ def build_contrast_pack(
             one, kind, DESCRIPTIONS.get(one.name, f"answers by {one.name}")
         )
     ]
-    reader = Reader(loaded, features, settings, progress)
+    reader = Reader(loaded, [*features, *asked_features(asking, traits)], settings, progress)
     name = f"{loaded.model_id}-contrast"
-    pack, benign = assembled(name, f"1.{len(texts.train)}", loaded, texts, reader)
+    # Hard texts of their own authors calibrate too: a tail is set where refusals are usual text.
+    calibrated = replace(texts, fit=(*texts.fit, *hard.calibrating))
+    pack, benign = assembled(name, f"1.{len(texts.train)}", loaded, calibrated, reader)
+    held = held_out_prompts(asking, traits, loaded)
     pack = replace(
         pack,
-        provenance=_provenance(texts, seed, sites, settings, kind),
-        report=contrast_report(pack, chosen, sites, texts, benign, reader, seed),
+        provenance=_provenance(calibrated, seed, sites, settings, kind)
+        | _learned((*chosen, *asking), hard),
+        report=contrast_report(
+            pack, (*chosen, *asking), sites, calibrated, hard, held, benign, reader, seed
+        ),
     )
     save_pack(pack, out)
     return pack
+
+
+def _chosen(
+    residuals: ResidualReader,
+    texts: Texts,
+    hard: HardTexts,
+    sites: Sequence[int],
+    seed: int,
+    kind: Kind,
+    progress: Progress,
+) -> tuple[Chosen, ...]:
+    """What answers are read by: learned against hard texts where there are some."""
+    progress(f"reading {len(texts.train) + len(texts.held_out)} questions at {len(sites)} sites")
+    sides = read_sides(residuals, texts, sites)
+    progress(f"reading {len(texts.fit)} benign exchanges at {len(sites)} sites")
+    benign = response_residuals(residuals, texts.fit, sites)
+    if hard.given and kind == "direction":
+        material = read_material(residuals, texts, hard, sides, benign, sites, progress)
+        chosen = choose_learned(material, sides, benign, sites, seed, progress)
+    else:
+        chosen = choose(sides, benign, sites, seed, kind)
+    for one in chosen:
+        progress(f"{one.name}: block {one.site}, separation {one.separations.max():.2f}")
+    return chosen
+
+
+def _traits(folder: Path) -> tuple[Trait, ...]:
+    """Those of the folder's own ``traits.jsonl``, if it has one, that can give a prompt-side read-out."""
+    file = folder / TRAITS_FILE
+    return tuple(filter(usable, load_traits(file))) if file.is_file() else ()
+
+
+def _neutral(
+    traits: Sequence[Trait], texts: Texts, hard: HardTexts
+) -> dict[str, tuple[Prompt, ...]]:
+    """Prompts that ask for no trait, by kind; what is asked in hard texts is often harmful itself."""
+    negatives = [row.prompt for row in hard.negatives_for("train")]
+    kinds = {
+        "question": plain_questions(traits),
+        "benign": without_answers(texts.fit),
+        "hard": without_answers(negatives),
+    }
+    return {kind: prompts for kind, prompts in kinds.items() if prompts}
 
 
 def read_two_ways(chosen: Chosen, kind: Kind, description: str) -> list[Feature]:
@@ -132,6 +196,7 @@ def read_two_ways(chosen: Chosen, kind: Kind, description: str) -> list[Feature]
             pooling=pooling,
             weight=chosen.weight,
             bias=chosen.bias,
+            parts=chosen.parts,
             activation="sigmoid" if kind == "probe" else "identity",
             calibration=UNCALIBRATED,
             expected="falls" if falls else "rises",
@@ -142,6 +207,32 @@ def read_two_ways(chosen: Chosen, kind: Kind, description: str) -> list[Feature]
         # The highest stretch of an answer says nothing about a voice that fades.
         if not (falls and suffix)
     ]
+
+
+def _learned(chosen: Sequence[Chosen], hard: HardTexts) -> dict[str, Any]:
+    """How each read-out was chosen; nothing for plain differences of means."""
+    if not any(one.selected for one in chosen):
+        return {}
+    return {
+        "hard_texts_sha256": hard.sha256,
+        "hard_texts": {
+            role: {"negatives": len(hard.negatives_for(role)), "pairs": len(hard.calm_for(role))}
+            for role in get_args(Role)
+        },
+        "method": METHODS["learned"],
+        "read_outs": {
+            one.name: {
+                "family": one.selected.family,
+                "strength": one.selected.choice.strength,
+                "cross_validated": {
+                    family: [rounded(mean), rounded(error)]
+                    for family, (mean, error) in one.selected.scores.items()
+                },
+            }
+            for one in chosen
+            if one.selected is not None
+        },
+    }
 
 
 def _provenance(

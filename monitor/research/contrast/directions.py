@@ -14,11 +14,12 @@ import numpy as np
 from monitor.errors import BadInput
 from monitor.replay.residuals import ResidualReader
 from monitor.research.contrast.probe import fit_probe
+from monitor.research.contrast.selection import Selected
 from monitor.research.reading import response_residuals
-from monitor.research.texts import Texts, answer_prompts
+from monitor.research.texts import ASSISTANT, Texts, answer_prompts
 from monitor.values.arrays import Counts, Doubles, Floats
+from monitor.values.features import Part
 
-ASSISTANT: Final = "assistant"
 FOLDS: Final = 6
 LEAST_TRAINING: Final = 4
 """Training questions: two folds of two. With fewer a fold has one question and no spread, and a division
@@ -49,6 +50,9 @@ class Chosen:
     separations: Doubles
     persona: Side
     good: Side
+    parts: tuple[Part, ...] = ()
+    selected: Selected | None = None
+    """How a learned read-out was chosen; its further sites are ``parts``."""
 
 
 def candidate_sites(layers: int) -> tuple[int, ...]:
@@ -88,6 +92,14 @@ def separations(
             spread = np.sqrt((ours.var() + theirs.var()) / 2)
             totals[site] += (ours.mean() - theirs.mean()) / max(float(spread), 1e-12)
     return totals / len(folds)
+
+
+def folded(questions: int, seed: int) -> list[Counts]:
+    """Folds for `separations`: the row numbers of each, dealt by ``seed``."""
+    order = np.random.default_rng(seed).permutation(questions)
+    # A fold of one question has no deviation to divide by.
+    count = min(FOLDS, max(2, len(order) // 3))
+    return [np.sort(fold) for fold in np.array_split(order, count)]
 
 
 def difference(positive: Floats, negative: Floats, nuisance: Doubles) -> Floats:
@@ -169,10 +181,7 @@ def _contrasted(
     folds, and there are at least `LEAST_TRAINING`. ``nuisance`` are the `components` of ``benign``
     [n, s, d] at each site.
     """
-    order = np.random.default_rng(seed).permutation(len(positive.train))
-    # A fold of one question has no deviation to divide by.
-    count = min(FOLDS, max(2, len(order) // 3))
-    folds = [np.sort(fold) for fold in np.array_split(order, count)]
+    folds = folded(len(positive.train), seed)
     separation = separations(positive.train, negative.train, nuisance, folds)
     index = int(np.argmax(separation))
     pair = positive.train[:, index], negative.train[:, index]

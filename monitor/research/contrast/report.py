@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from monitor.research.contrast.asked import Asked, asked_figures
 from monitor.research.contrast.directions import Chosen
+from monitor.research.contrast.hard_figures import hard_figures
+from monitor.research.contrast.learned import HARMFUL_ADVICE
+from monitor.research.hard_texts import HardTexts
 from monitor.research.packs.figures import RANDOM, benign_figures, quantiles, rounded
 from monitor.research.reading import Reader
 from monitor.research.statistics import auc, bootstrap, length_matched, random_direction_aucs
@@ -31,13 +35,16 @@ def contrast_report(
     chosen: Sequence[Chosen],
     sites: Sequence[int],
     texts: Texts,
+    hard: HardTexts,
+    asked: Mapping[str, Asked],
     benign: tuple[Floats, Counts],
     reader: Reader,
     seed: int,
 ) -> dict[str, Any]:
-    """Figures on held-out questions and benign texts, per feature.
+    """Figures on held-out questions, hard texts and benign texts, per feature.
 
-    ``benign`` are the readings and tokens of ``(*fit, *check)``.
+    ``asked`` are the held-out prompts of prompt-side features, by their names; ``benign`` the readings and
+    tokens of ``(*fit, *check)``.
     """
     scorer = Scorer(pack)
     held_out = {
@@ -46,8 +53,31 @@ def contrast_report(
         for read in [reader.read("held-out answers", answer_prompts(texts.held_out, persona))]
     }
 
+    calm = {
+        name: (scorer.score(*read), read[1])
+        for name, prompts in (
+            (None, [row.good_prompt for row in hard.judged_calm]),
+            (HARMFUL_ADVICE, [row.calm_prompt for row in hard.judged_calm]),
+        )
+        for read in [reader.read("calm pairs", prompts)]
+    }
+    negatives = scorer.score(*reader.read("negatives", [n.prompt for n in hard.judged_negatives]))
+
     def own(index: int, feature: Feature, one: Chosen, check: Scored) -> dict[str, Any]:
-        return _figures(index, feature, one, held_out, check, seed)
+        if one.name in asked:
+            return asked_figures(pack, index, asked[one.name], one, reader, check[0], seed)
+        answers = calm if one.name == HARMFUL_ADVICE else held_out
+        found = _figures(index, feature, one, answers, check, seed)
+        if hard.given:
+            found["hard_texts"] = hard_figures(
+                feature,
+                hard,
+                negatives[:, index],
+                calm[None][0][:, index],
+                calm[HARMFUL_ADVICE][0][:, index],
+                check[0],
+            )
+        return found
 
     return {
         "held_out": "questions on topics that training did not have; benign: the check split",

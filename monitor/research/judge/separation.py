@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monitor.research.contrast.directions import ASSISTANT
 from monitor.research.judge.readings import Read, Readings, Voice
 from monitor.research.judge.vocabulary import LexicalScore
 from monitor.research.statistics import auc, auc_bound, length_matched, nearest
+from monitor.research.texts import ASSISTANT
 from monitor.values.arrays import Doubles, Floats
 from monitor.values.drift import Bound
 

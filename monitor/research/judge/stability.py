@@ -46,7 +46,8 @@ def applies(pack: Pack, feature: Feature, texts: Texts) -> bool:
         and feature.kind in ("direction", "probe")
         and feature.region == "response"
         and feature.input_norm == "none"
-        and not feature.parts
+        # A learned read-out is not a difference of means, and would be held against one.
+        and feature.name.partition(".")[0] not in pack.provenance.get("read_outs", {})
         and "questions" in pack.provenance
     )
 

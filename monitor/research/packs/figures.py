@@ -37,10 +37,12 @@ def benign_figures(feature: Feature, scores: Floats, tokens: Counts) -> dict[str
     present = np.isfinite(scores)
     values, counts = scores[present].astype(np.float64), tokens[present]
     logs = np.log2(np.maximum(counts, 1))
+    # What always pools one token (the last one of a prompt) cannot follow the length.
+    follows = np.corrcoef(values, logs)[0, 1] if logs.size > 1 and np.ptp(logs) > 0 else np.nan
     return {
         "n": int(values.size),
         "mean": rounded(values.mean()),
         "deviation": rounded(values.std(ddof=1)),
-        "correlation_with_log_length": rounded(np.corrcoef(values, logs)[0, 1]),
+        "correlation_with_log_length": rounded(follows),
         "tail_rate": rounded(np.mean(feature.in_tail(values))),
     }

@@ -41,8 +41,8 @@ from monitor.research.rollouts.draw import (
 )
 from monitor.research.rollouts.obedience import Rolled
 from monitor.research.rollouts.report import rollout_report
-from monitor.research.rollouts.traits import SPLITS, Trait
 from monitor.research.texts import DATA, Texts, load_texts
+from monitor.research.traits import SPLITS, Trait
 from monitor.score.fit import require_fit
 from monitor.score.pack import Pack, save_pack
 from monitor.settings import ReplaySettings

@@ -19,17 +19,15 @@ import orjson
 
 from monitor.errors import BadInput
 from monitor.replay.model import LoadedModel
-from monitor.replay.tokens import Tokeniser
 from monitor.research.answers.behaviour import Judge
-from monitor.research.answers.generate import LONGEST, answers
+from monitor.research.answers.generate import answers
 from monitor.research.contrast.directions import LEAST_TRAINING
 from monitor.research.journal import HINT, journal
 from monitor.research.progress import Progress
-from monitor.research.rollouts.traits import SPLITS, Split, Trait
 from monitor.research.texts import exchange
+from monitor.research.traits import SPLITS, Split, Trait, instructed, takes_system
 from monitor.values.arrays import Doubles
-from monitor.values.prompts import DeadReason, Message, Prompt
-from monitor.values.scores import Unreplayable
+from monitor.values.prompts import Message, Prompt
 
 SideName = Literal["positive", "negative"]
 SIDES: Final[tuple[SideName, ...]] = ("positive", "negative")
@@ -96,13 +94,7 @@ class Rollout:
         trait = traits[self.trait]
         instruction = getattr(trait.instructions[self.pair], self.side)
         question = trait.questions(self.split)[self.question]
-        if not system:
-            return exchange((Message(role="user", content=f"{instruction}\n\n{question}"),), None)
-        turns = (
-            Message(role="system", content=instruction),
-            Message(role="user", content=question),
-        )
-        return exchange(turns, None)
+        return instructed(question, instruction, system=system)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +134,7 @@ def rolled_out(
     """
     work = planned(traits, settings)
     by_name = {trait.name: trait for trait in traits}
-    system = _takes_system(loaded, work[0], by_name)
+    system = takes_system(loaded)
     with journal(path, _header(loaded, traits, settings)) as kept:
         whole = len(kept.rows) if len(kept.rows) == len(work) else None
         kept.keep(whole or len(kept.rows) // settings.batch * settings.batch)
@@ -202,13 +194,6 @@ def rated(
         ]
     persona, coherent = np.array(values, dtype=np.float64).reshape(-1, 2).T
     return Ratings(persona=persona, coherent=coherent)
-
-
-def _takes_system(loaded: LoadedModel, one: Rollout, traits: Mapping[str, Trait]) -> bool:
-    """Whether the chat template has a place for a system message; some refuse it."""
-    tokeniser = Tokeniser(loaded.tokenizer, LONGEST)
-    (tried,) = tokeniser.tokenise([one.instructed(traits, system=True)])
-    return not (isinstance(tried, Unreplayable) and tried.reason is DeadReason.TEMPLATE_REFUSED)
 
 
 def _header(

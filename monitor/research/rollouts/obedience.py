@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from monitor.errors import BadInput
 from monitor.research.rollouts.draw import SIDES, Ratings, Rollout, RolloutSettings, SideName
-from monitor.research.rollouts.traits import SPLITS, Split
+from monitor.research.traits import SPLITS, Split
 
 
 class Rolled:

@@ -17,9 +17,9 @@ from monitor.research.packs.figures import rounded
 from monitor.research.reading import Reader
 from monitor.research.rollouts.draw import SIDES
 from monitor.research.rollouts.obedience import Rolled
-from monitor.research.rollouts.traits import Trait
 from monitor.research.statistics import auc, bootstrap, length_matched
 from monitor.research.texts import Texts
+from monitor.research.traits import Trait
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.values.arrays import Counts, Floats

@@ -25,7 +25,7 @@ from monitor.research.rollouts.draw import (
     rolled_out,
 )
 from monitor.research.rollouts.obedience import Rolled, counted, obedient
-from monitor.research.rollouts.traits import Instructions, Trait, load_traits
+from monitor.research.traits import Instructions, Trait, load_traits
 from monitor.score.fit import shipped_pack
 from monitor.score.pack import load_pack, manifest
 from monitor.settings import ReplaySettings

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from monitor.errors import BadInput
-from monitor.research.rollouts.traits import load_traits
+from monitor.research.traits import load_traits
 
 ROWS: list[dict[str, Any]] = [
     {"trait": "loud", "description": "shouting"},

@@ -18,11 +18,16 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from monitor.errors import BadInput
-from monitor.research.contrast.directions import ASSISTANT
-from monitor.research.texts import DATA, rows, text_field
+from monitor.replay.model import LoadedModel
+from monitor.replay.tokens import Tokeniser
+from monitor.research.texts import ASSISTANT, DATA, exchange, rows, text_field
+from monitor.values.prompts import DeadReason, Message, Prompt
+from monitor.values.scores import Unreplayable
 
-EXAMPLE: Final = DATA / "traits.jsonl"
+TRAITS_FILE: Final = "traits.jsonl"
+EXAMPLE: Final = DATA / TRAITS_FILE
 Split = Literal["train", "held_out"]
+_LONGEST: Final = 4_096
 SPLITS: Final[tuple[Split, ...]] = ("train", "held_out")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _KINDS: Final = (
@@ -59,6 +64,25 @@ class Trait:
             train=self.train[:questions],
             held_out=self.held_out[:questions],
         )
+
+
+def instructed(question: str, instruction: str, *, system: bool) -> Prompt:
+    """``question`` under ``instruction``: a system message, or else the beginning of the user's turn."""
+    if not system:
+        return exchange((Message(role="user", content=f"{instruction}\n\n{question}"),), None)
+    turns = (
+        Message(role="system", content=instruction),
+        Message(role="user", content=question),
+    )
+    return exchange(turns, None)
+
+
+def takes_system(loaded: LoadedModel) -> bool:
+    """Whether the chat template has a place for a system message; some refuse it."""
+    (tried,) = Tokeniser(loaded.tokenizer, _LONGEST).tokenise(
+        [instructed("What now?", "Be kind.", system=True)]
+    )
+    return not (isinstance(tried, Unreplayable) and tried.reason is DeadReason.TEMPLATE_REFUSED)
 
 
 def load_traits(path: Path = EXAMPLE) -> tuple[Trait, ...]:
