@@ -273,6 +273,7 @@ def test_a_seed_below_zero_is_refused() -> None:
 
 @pytest.mark.model
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("_short_answers")
 def test_a_persona_planted_in_the_small_model_is_found_and_proven(
     chat_model_path: Path, texts_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
