@@ -68,7 +68,7 @@ class Registry:
         except ImportError:
             raise ConfigurationError(
                 "ingest.registry.url is set, and the client of the registry is not installed",
-                hint="pip install 'persona-monitor[registry]'",
+                hint="pip install '.[registry]' in a checkout of the monitor",
             ) from None
         self._client = confluent_kafka.schema_registry
         self._settings = settings
