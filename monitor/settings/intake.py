@@ -106,7 +106,7 @@ class RegistrySettings(Section):
     """The schema registry of Confluent's serializers, for frames of Avro and Protobuf."""
 
     url: str | None = Field(
-        None, description="null: such frames are refused; needs the extra persona-monitor[registry]"
+        None, description="null: such frames are refused; needs the extra registry"
     )
     username: str | None = None
     password: SecretStr | None = None

@@ -218,7 +218,7 @@ def test_without_the_extra_the_start_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "confluent_kafka.schema_registry", None)
     with pytest.raises(ConfigurationError, match=r"ingest\.registry\.url") as refused:
         frames(IngestSettings(registry=RegistrySettings(url="http://127.0.0.1:1")))
-    assert "persona-monitor[registry]" in refused.value.hint
+    assert "'.[registry]'" in refused.value.hint
 
 
 def test_an_unknown_id_is_a_dead_letter_and_is_asked_for_again_later(
