@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 
 import fastavro
@@ -12,7 +13,11 @@ from monitor.settings import RegistrySettings
 from tests.ingest.registry import Registered, SchemaRegistry, framed, serving
 from tests.worker.working import number, send, settings_for, wait_for, working
 
-SCHEMA = '{"type": "record", "name": "P", "fields": [{"name": "prompt", "type": "string"}]}'
+SCHEMA = {
+    "type": "record",
+    "name": "P",
+    "fields": [{"name": "prompt", "type": "string"}, {"name": "response", "type": "string"}],
+}
 SCORED = "SELECT count(*) FROM monitor_data.scores"
 
 
@@ -20,9 +25,8 @@ def test_a_registry_that_comes_back_costs_no_record(
     database: Engine, kafka_bootstrap: str, topic: str
 ) -> None:
     out = io.BytesIO()
-    record = {"type": "record", "name": "P", "fields": [{"name": "prompt", "type": "string"}]}
-    fastavro.schemaless_writer(out, record, {"prompt": "x"})
-    registry = SchemaRegistry(by_id={7: Registered("AVRO", SCHEMA)}, status=503)
+    fastavro.schemaless_writer(out, fastavro.parse_schema(SCHEMA), {"prompt": "x", "response": "y"})
+    registry = SchemaRegistry(by_id={7: Registered("AVRO", json.dumps(SCHEMA))}, status=503)
     send(kafka_bootstrap, topic, [framed(7, out.getvalue()), framed(8, b"\x00")])
     with serving(registry):
         reach = RegistrySettings(url=registry.url)

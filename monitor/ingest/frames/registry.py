@@ -14,6 +14,7 @@ import binascii
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from operator import methodcaller
 from typing import Any, Final, Protocol
 
 import orjson
@@ -93,7 +94,7 @@ class Registry:
         if self._unknown.get(schema_id, 0.0) > self._clock():
             return _unknown()
         try:
-            schema = self._ask(lambda client: client.get_schema(schema_id))
+            schema = self._ask(methodcaller("get_schema", schema_id))
             made: _Schema | Unreadable = self._made(schema, schema_id)
         except _NotThere:
             self._unknown[schema_id] = self._clock() + UNKNOWN_SECONDS
@@ -116,9 +117,7 @@ class Registry:
         if schema.schema_type == "PROTOBUF":
             from monitor.ingest.frames import messages
 
-            whole = self._ask(
-                lambda client: client.get_schema(schema_id, fmt="serialized"), "serialized"
-            )
+            whole = self._ask(methodcaller("get_schema", schema_id, fmt="serialized"), "serialized")
             listed = [*self._references(whole, "serialized"), whole]
             return messages.Schema(
                 base64.b64decode(one.schema_str, validate=True) for one in listed
@@ -137,7 +136,7 @@ class Registry:
                 seen.add(place)
                 if len(seen) > REFERENCES:
                     raise ValueError("too many references")
-                found = self._ask(lambda client, at=place: client.get_version(*at, fmt=fmt), fmt)
+                found = self._ask(methodcaller("get_version", *place, fmt=fmt), fmt)
                 yield from walk(found.schema)
                 yield found.schema
 
