@@ -27,8 +27,16 @@ from monitor.values.prompts import Message, Prompt
 NEGATIVES_FILE: Final = "negatives.jsonl"
 CALM_FILE: Final = "calm.jsonl"
 SPLITS_FILE: Final = "splits.json"
+REFUSAL: Final = "refusal"
+CAREFUL: Final = (REFUSAL, "safety_warning", "crisis_reply")
+"""Beginnings of the kinds of negatives that a careful model gives more of when it is attacked."""
 Role = Literal["train", "calibrate", "held_out", "unseen"]
 """``unseen`` are rows of a training author in a kind or domain that training must not see."""
+
+
+def is_careful(kind: str) -> bool:
+    """Whether negatives of ``kind`` are refusals, warnings or replies in a crisis."""
+    return kind.startswith(CAREFUL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

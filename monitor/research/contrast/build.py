@@ -224,6 +224,7 @@ def _learned(chosen: Sequence[Chosen], hard: HardTexts) -> dict[str, Any]:
             one.name: {
                 "family": one.selected.family,
                 "strength": one.selected.choice.strength,
+                "turned_from_careful_answers": one.selected.levelled,
                 "cross_validated": {
                     family: [rounded(mean), rounded(error)]
                     for family, (mean, error) in one.selected.scores.items()

@@ -6,14 +6,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from monitor.research.hard_texts import HardTexts
+from monitor.research.hard_texts import REFUSAL, HardTexts
 from monitor.research.packs.figures import of_bound, rounded
 from monitor.research.statistics import auc, rate_bound
 from monitor.values.arrays import Floats
 from monitor.values.features import Feature
 
-REFUSAL: Final = "refusal"
-"""Kinds of negatives that begin so are refusals."""
 FALSE_POSITIVE_RATES: Final = (0.01, 0.001)
 
 

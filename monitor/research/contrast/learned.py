@@ -18,6 +18,7 @@ import numpy as np
 from monitor.replay.residuals import ResidualReader
 from monitor.research.contrast.directions import Chosen, Side, components, folded, separations
 from monitor.research.contrast.learners import Rows
+from monitor.research.contrast.levelling import levelled
 from monitor.research.contrast.selection import Selected, families, select
 from monitor.research.hard_texts import CalmPair, HardTexts
 from monitor.research.progress import Progress
@@ -118,7 +119,8 @@ def choose_learned(
         progress(f"{one.name}: choosing a read-out")
         rows = labelled(one.positives, one.twins, one.others)
         selected = select(rows, scale, nuisance, seed, families(len(sites)))
-        progress(f"{one.name}: {selected.family}")
+        selected = levelled(selected, rows, scale, seed)
+        progress(f"{one.name}: {selected.family}, turned by {selected.levelled:g}")
         pair = one.high.train, one.low.train
         separation = separations(*pair, nuisance, folded(len(one.high.train), seed))
         both = one.high, one.low

@@ -25,6 +25,8 @@ from monitor.values.arrays import Counts, Doubles, Floats
 Scheme = Literal["difference", "lda", "logistic"]
 LEDOIT_WOLF: Final = 0.0
 """In place of a strength: LDA's shrinkage by the formula."""
+LEVELLING: Final = 0.3
+"""Shrinkage of `away_from`: a turn needs no more than the rough way."""
 STRENGTHS: Final[Mapping[Scheme, tuple[float, ...]]] = {
     "difference": (0.0,),
     "lda": (LEDOIT_WOLF, 0.3),
@@ -138,6 +140,28 @@ def fit(
         raise BadInput("contrast: a persona's answers are the same as the good ones")
     unit = (direction / length).astype(np.float32).reshape(len(sites), -1)
     return Readout(weight=unit, bias=bias / length)
+
+
+def away_from(
+    rows: Rows, careful: NDArray[np.bool_], sites: Sequence[int], scale: Doubles
+) -> Readout:
+    """The discriminant by which other benign answers lie above the ``careful`` ones [n], each kind alike."""
+    at, spread = rows.at(sites), scale[list(sites)].reshape(-1)
+    weights = balanced(rows) * ~rows.positive
+    others = ~rows.positive & ~careful
+    means = [
+        np.mean(
+            [at[side & (rows.kind == k)].mean(axis=0) for k in np.unique(rows.kind[side])], axis=0
+        )
+        for side in (others, careful)
+    ]
+    inside = ~rows.positive
+    centred = (at - np.where(careful[:, None], means[1], means[0]))[inside] / spread
+    share = weights[inside] / weights[inside].sum()
+    direction = _discriminant(centred, share, (means[0] - means[1]) / spread, LEVELLING) / spread
+    length = float(np.linalg.norm(direction))
+    unit = (direction / length).astype(np.float32).reshape(len(sites), -1)
+    return Readout(weight=unit, bias=-float(direction @ (means[0] + means[1])) / (2 * length))
 
 
 def _discriminant(

@@ -50,6 +50,8 @@ class Selected:
     choice: Choice
     readout: Readout
     scores: dict[str, tuple[float, float]]
+    levelled: float = 0.0
+    """How far the read-out was turned from careful answers: see `monitor.research.contrast.levelling`."""
 
 
 def families(
