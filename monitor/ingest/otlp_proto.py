@@ -15,7 +15,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, LogsData
-from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, MetricsData
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, TracesData
 
 from monitor.ingest import fields
@@ -132,7 +132,7 @@ def _logs(body: bytes) -> dict[str, Any] | None:
 def _metrics(body: bytes) -> dict[str, Any] | None:
     told = MetricsData.FromString(body).resource_metrics
     metrics = [one for group in told for scope in group.scope_metrics for one in scope.metrics]
-    if not metrics or not all(one.name and one.WhichOneof("data") for one in metrics):
+    if not metrics or not all(map(_is_metric, metrics)):
         return None
     return {"resourceMetrics": []}
 
@@ -144,6 +144,12 @@ def _is_span(span: Span) -> bool:
 def _is_record(record: LogRecord) -> bool:
     ids = len(record.trace_id) in (0, _TRACE_BYTES) and len(record.span_id) in (0, _SPAN_BYTES)
     return ids and bool(record.time_unix_nano or record.observed_time_unix_nano)
+
+
+def _is_metric(metric: Metric) -> bool:
+    kind = metric.WhichOneof("data")
+    points = getattr(metric, kind).data_points if kind else ()
+    return bool(metric.name and points and points[0].time_unix_nano)
 
 
 class _Reading:
