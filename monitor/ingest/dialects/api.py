@@ -74,6 +74,8 @@ def read(pair: Pair, nesting: int) -> tuple[Asked, Answer, dict[str, Any]]:
     response = pair.response
     if isinstance(response, str):
         response = opened_response(response, pair.response_at, nesting, spoken=pair.spoken)
+    elif stream.is_events(response):
+        response = stream.assembled(response, pair.response_at)
     if is_other_call(pair.request, response):
         raise Skipped(SkipReason.NOT_A_PROMPT)
     asked = ask(pair.request, pair.request_at, continues=pair.continues)

@@ -1,0 +1,37 @@
+"""OpenTelemetry's own instrumentation of OpenAI's client by default: a log record per message.
+
+In a file, and so in a process, of its own: the convention is chosen once in a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import openai
+import pytest
+from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor
+
+from tests.libraries.cases import CASES, Case, openai_request
+from tests.libraries.otlp import Telemetry, instrumented
+from tests.libraries.reading import check, check_failed, settled, to_the_end
+from tests.libraries.stub import Stub
+
+named = pytest.mark.parametrize("told", CASES, ids=lambda told: told.name)
+
+
+@named
+def test_an_event_per_message(told: Case, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
+    kept = Telemetry()
+    client = openai.OpenAI(base_url=f"{stub.url}/v1", api_key="none", max_retries=0)
+    stub.reply = told.reply
+    with instrumented(OpenAIInstrumentor(), kept), contextlib.suppress(openai.APIStatusError):
+        to_the_end(client.chat.completions.create(**openai_request(told)))
+    outcome = settled([kept.taken_logs()])
+    if outcome is None:
+        return
+    if told.reply.status != 200:
+        check_failed(told, outcome)
+        return
+    (prompt,) = outcome
+    check(told, prompt, "otel")
