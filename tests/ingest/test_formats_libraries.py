@@ -10,7 +10,7 @@ import pytest
 
 from monitor.ingest.formats import parse
 from monitor.settings import IngestSettings
-from monitor.values.prompts import Prompt, RawRecord
+from monitor.values.prompts import Prompt, RawRecord, Skip, SkipReason
 
 SETTINGS = IngestSettings()
 Build = Callable[..., RawRecord]
@@ -45,7 +45,11 @@ BLOCKS = [
     {"type": "message_start", "message": {"id": "c1", "model": "m", "usage": {"input_tokens": 14}}},
     {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
     {"type": "content_block_delta", "index": 0, "delta": {"text": "Ten minutes."}},
-    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 6}},
+    {
+        "type": "message_delta",
+        "delta": {"stop_reason": "end_turn"},
+        "usage": {"output_tokens": 6, "input_tokens": None},
+    },
     {"type": "message_stop"},
 ]
 
@@ -76,7 +80,11 @@ def test_a_stream_of_events_is_the_answer_that_it_amounts_to(
     ("ending", "ended", "finish"),
     [
         ("completed", {"status": "completed"}, "completed"),
-        ("incomplete", {"incomplete_details": {"reason": "max_output_tokens"}}, "max_output_tokens"),
+        (
+            "incomplete",
+            {"incomplete_details": {"reason": "max_output_tokens"}},
+            "max_output_tokens",
+        ),
     ],
 )
 def test_a_streamed_response_ends_in_several_ways(
@@ -110,3 +118,211 @@ def test_a_stream_that_broke_off_in_an_error_is_no_answer(
 ) -> None:
     text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
     assert not read(record({"request": {"messages": [EGGS]}, "response": text})).answered
+
+
+def test_a_streamed_answer_of_anthropic_continues_the_prefill(record: Build) -> None:
+    """Its API is told by the stream, where the request has no key of its own."""
+    begun = [EGGS, {"role": "assistant", "content": "Ten"}]
+    prompt = read(record({"request": {"messages": begun}, "response": BLOCKS}))
+    assert (prompt.source_format, prompt.continues) == ("anthropic", True)
+
+
+@pytest.mark.parametrize(
+    ("request_", "response"),
+    [
+        ({"messages": [EGGS], "stop_sequences": ["END"]}, {"error": "out of eggs"}),
+        ({"messages": [EGGS], "tools": [{"name": "pan", "input_schema": {}}]}, None),
+        ({"messages": [EGGS]}, {"type": "error", "error": {"type": "api_error"}}),
+    ],
+    ids=["its stop sequences", "its tools", "its error"],
+)
+def test_a_failed_call_of_anthropic_is_told_by_its_own_keys(
+    record: Build, request_: dict[str, Any], response: Any
+) -> None:
+    prompt = read(record({"request": request_, "response": response}))
+    assert (prompt.source_format, prompt.answered) == ("anthropic", False)
+
+
+def otlp(**attributes: str) -> dict[str, Any]:
+    listed = [{"key": key, "value": {"stringValue": value}} for key, value in attributes.items()]
+    span = {"traceId": "0af7", "spanId": "b7ad", "attributes": listed}
+    span["endTimeUnixNano"] = "1772366370000000000"
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+
+
+def langfuse(**more: str) -> dict[str, Any]:
+    return otlp(
+        **{
+            "langfuse.observation.type": "generation",
+            "langfuse.observation.input": json.dumps([EGGS]),
+            "langfuse.observation.model.name": "m",
+            "langfuse.observation.model.parameters": '{"temperature": 0.7}',
+            **{f"langfuse.observation.{key}": value for key, value in more.items()},
+        }
+    )
+
+
+def test_a_span_of_langfuse_is_read(record: Build) -> None:
+    said = {"role": "assistant", "content": "Ten minutes."}
+    prompt = read(
+        record(
+            langfuse(
+                output=json.dumps(said),
+                usage_details='{"prompt_tokens": 14, "completion_tokens": 6}',
+                **{"metadata.finish_reason": '"stop"'},
+            )
+        )
+    )
+    assert (prompt.source_format, prompt.model) == ("langfuse", "m")
+    assert (prompt.prompt_id, prompt.conversation_id) == ("0af7/b7ad", "0af7")
+    assert prompt.messages[0].content == EGGS["content"]
+    assert prompt.response == "Ten minutes."
+    assert prompt.served is not None
+    assert prompt.served.prompt_tokens == 14
+    assert prompt.sampling is not None
+    assert (prompt.sampling.temperature, prompt.sampling.finish_reason) == (0.7, "stop")
+
+
+def test_a_failed_observation_of_langfuse_has_no_answer(record: Build) -> None:
+    assert not read(record(langfuse(level="ERROR", output="Out of eggs."))).answered
+
+
+def test_other_observations_of_langfuse_are_no_prompts(record: Build) -> None:
+    document = otlp(**{"langfuse.observation.type": "span", "langfuse.observation.input": "x"})
+    (parsed,) = parse(record(document), SETTINGS)
+    assert isinstance(parsed, Skip)
+    assert parsed.reason is SkipReason.NOT_A_PROMPT
+
+
+@pytest.mark.parametrize("outputs", [{"output": None}, {}, None, {"output": "Out of eggs."}])
+def test_a_failed_run_of_langsmith_has_no_answer(record: Build, outputs: Any) -> None:
+    run = {"run_type": "llm", "inputs": {"messages": [EGGS]}, "outputs": outputs}
+    assert not read(record({**run, "error": "BadRequestError(…)"})).answered
+
+
+ITEMS = [
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Which pan?"}]},
+    {"type": "function_call", "call_id": "c", "name": "find_pan", "arguments": "{}"},
+]
+
+
+@pytest.mark.parametrize("written", ["structure", "text"])
+@pytest.mark.parametrize("output", [ITEMS, ITEMS[1]], ids=["items", "one item"])
+def test_output_items_alone_are_an_answer(record: Build, output: Any, written: str) -> None:
+    """The Responses API's items without the response around them, as Langfuse keeps them."""
+    given = json.dumps(output) if written == "text" else output
+    generation = {"type": "GENERATION", "traceId": "t", "input": [EGGS], "output": given}
+    prompt = read(record(generation))
+    assert [call.name for call in prompt.tool_calls] == ["find_pan"]
+    assert prompt.response is None
+
+
+ASKED = [{"role": "user", "parts": [{"type": "text", "content": "How do I boil an egg?"}]}]
+
+
+def genai(*messages: dict[str, Any], output: Any = None) -> dict[str, Any]:
+    attributes = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.input.messages": json.dumps([*messages]),
+    }
+    if output is not None:
+        attributes["gen_ai.output.messages"] = json.dumps(output)
+    return otlp(**attributes)
+
+
+@pytest.mark.parametrize("role", ["system", "user", "tool"])
+def test_a_message_whose_parts_the_sender_left_out_is_not_half_a_chat(
+    record: Build, role: str
+) -> None:
+    """OpenTelemetry's own instrumentation of OpenAI writes no parts where content came in parts."""
+    (parsed,) = parse(record(genai(*ASKED, {"role": role, "parts": []})), SETTINGS)
+    assert isinstance(parsed, Skip)
+    assert parsed.reason is SkipReason.CONTENT_REDACTED
+
+
+def test_an_assistant_that_said_nothing_is_no_content_left_out(record: Build) -> None:
+    prompt = read(record(genai(*ASKED, {"role": "assistant", "parts": []}, *ASKED)))
+    assert [message.content for message in prompt.messages] == [
+        "How do I boil an egg?",
+        "",
+        "How do I boil an egg?",
+    ]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        [{"type": "summary_text", "text": "Eggs set."}],
+        [{"type": "reasoning_text", "text": "Eggs"}, {"type": "reasoning_text", "text": "set."}],
+    ],
+)
+def test_reasoning_written_as_json_is_its_text(record: Build, written: Any) -> None:
+    """OpenLLMetry writes the Responses API's summary as JSON into a reasoning part."""
+    thought = {"type": "reasoning", "content": json.dumps(written)}
+    said = {"role": "assistant", "parts": [thought, {"type": "text", "content": "Ten minutes."}]}
+    prompt = read(record(genai(*ASKED, output=[said])))
+    assert prompt.reasoning == "\n".join(part["text"] for part in written)
+
+
+def test_reasoning_that_is_json_of_another_kind_stays_as_it_is(record: Build) -> None:
+    thought = '[{"pan": "blue"}]'
+    part = {"type": "reasoning", "content": thought}
+    prompt = read(record(genai(*ASKED, output=[{"role": "assistant", "parts": [part]}])))
+    assert prompt.reasoning == thought
+
+
+def openinference(**more: str) -> dict[str, Any]:
+    return otlp(
+        **{
+            "openinference.span.kind": "LLM",
+            "llm.input_messages.0.message.role": "user",
+            "llm.input_messages.0.message.content": "How do I boil an egg?",
+            "llm.output_messages.0.message.role": "assistant",
+            **{f"llm.output_messages.0.message.{key}": value for key, value in more.items()},
+        }
+    )
+
+
+CALL = {
+    "tool_call.id": "c",
+    "tool_call.function.name": "find_pan",
+    "tool_call.function.arguments": "{}",
+}
+
+
+@pytest.mark.parametrize(
+    "places", [["contents.1"], ["tool_calls.0"], ["contents.1", "tool_calls.0"]]
+)
+def test_a_call_among_the_contents_of_openinference_counts_once(
+    record: Build, places: list[str]
+) -> None:
+    given = {f"{place}.{key}": value for place in places for key, value in CALL.items()}
+    given |= {"contents.0.message_content.type": "text", "contents.0.message_content.text": "So"}
+    if "contents.1" in places:
+        given["contents.1.message_content.type"] = "tool_use"
+    prompt = read(record(openinference(**given)))
+    assert prompt.response == "So"
+    assert [(c.name, c.arguments, c.call_id) for c in prompt.tool_calls] == [
+        ("find_pan", "{}", "c")
+    ]
+
+
+def test_a_body_of_anthropic_in_a_span_of_openinference_is_read_whole(record: Build) -> None:
+    request = {"messages": [EGGS], "system": "Be brief.", "max_tokens": 100}
+    said = [
+        {"type": "thinking", "thinking": "Eggs set."},
+        {"type": "text", "text": "Ten minutes."},
+        {"type": "tool_use", "id": "c", "name": "find_pan", "input": {}},
+    ]
+    body = {"type": "message", "role": "assistant", "content": said, "stop_reason": "tool_use"}
+    document = otlp(
+        **{
+            "openinference.span.kind": "LLM",
+            "input.value": json.dumps(request),
+            "output.value": json.dumps(body),
+        }
+    )
+    prompt = read(record(document))
+    assert [message.role for message in prompt.messages] == ["system", "user"]
+    assert (prompt.response, prompt.reasoning) == ("Ten minutes.", "Eggs set.")
+    assert [call.name for call in prompt.tool_calls] == ["find_pan"]

@@ -102,6 +102,7 @@ POT = Call("call_2", {"dish": "soup"})
 
 CASES: Final = (
     Case("plain", (EGGS,), TEN),
+    Case("nothing chosen", (EGGS,), TEN, sampling={}),
     Case("system", (SYSTEM, EGGS), TEN),
     Case(
         "several turns",

@@ -107,7 +107,7 @@ def check(
     assert _calls(prompt.tool_calls) == _told_calls(told.reply.calls)
     assert prompt.media_left_out is ("image" not in without and any(t.image for t in told.turns))
     assert list(prompt.tools) == _tools(told, without)
-    _check_sampling(prompt, sampling, without)
+    _check_sampling(prompt, sampling if told.sampling else {}, without)
     if "counts" in without:
         assert prompt.served is None
     else:

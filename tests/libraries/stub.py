@@ -31,6 +31,11 @@ class Stub:
         self.reply = Reply()
         self.requests: list[Document] = []
 
+    @property
+    def number(self) -> int:
+        """Of the call, from 1: no two responses have the same id, since libraries join by them."""
+        return len(self.requests)
+
 
 @contextlib.contextmanager
 def serving() -> Iterator[Stub]:
@@ -66,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
             document = {"type": "error", "error": error, "request_id": "r1"}
             self._send(reply.status, "application/json", json.dumps(document).encode())
         else:
-            whole, events = play(reply, request)
+            whole, events = play(reply, request, stub.number)
             if request.get("stream"):
                 lines = "".join(_event(event, named=route != "completions") for event in events)
                 end = "data: [DONE]\n\n" if route == "completions" else ""
@@ -100,8 +105,13 @@ def _played(request: Document) -> str:
     return SERVED_MODEL if asked.startswith("gpt-4o") else asked
 
 
-def _about(kind: str, request: Document) -> Document:
-    about = {"id": "chatcmpl-1", "object": kind, "created": CREATED, "model": _played(request)}
+def _about(kind: str, request: Document, number: int) -> Document:
+    about = {
+        "id": f"chatcmpl-{number}",
+        "object": kind,
+        "created": CREATED,
+        "model": _played(request),
+    }
     return about | {"system_fingerprint": REVISION}
 
 
@@ -112,7 +122,7 @@ _USAGE = {
 }
 
 
-def _chat(reply: Reply, request: Document) -> tuple[Document, list[Document]]:
+def _chat(reply: Reply, request: Document, number: int) -> tuple[Document, list[Document]]:
     message: Document = {"role": "assistant", "content": reply.text or None}
     if reply.reasoning:
         message["reasoning_content"] = reply.reasoning
@@ -120,7 +130,7 @@ def _chat(reply: Reply, request: Document) -> tuple[Document, list[Document]]:
         message["tool_calls"] = [openai_call(call) for call in reply.calls]
     finish = "tool_calls" if reply.calls else "stop"
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-    whole = _about("chat.completion", request) | {"choices": [choice], "usage": _USAGE}
+    whole = _about("chat.completion", request, number) | {"choices": [choice], "usage": _USAGE}
 
     deltas: list[Document] = [{"role": "assistant", "content": ""}]
     deltas += [{"reasoning_content": piece} for piece in _pieces(reply.reasoning)]
@@ -134,7 +144,7 @@ def _chat(reply: Reply, request: Document) -> tuple[Document, list[Document]]:
             {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
             for piece in _pieces(given)
         ]
-    about = _about("chat.completion.chunk", request)
+    about = _about("chat.completion.chunk", request, number)
     events = [
         about | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
         for delta in deltas
@@ -145,8 +155,8 @@ def _chat(reply: Reply, request: Document) -> tuple[Document, list[Document]]:
     return whole, events
 
 
-def _completion(reply: Reply, request: Document) -> tuple[Document, list[Document]]:
-    about = _about("text_completion", request)
+def _completion(reply: Reply, request: Document, number: int) -> tuple[Document, list[Document]]:
+    about = _about("text_completion", request, number)
     choice = {"index": 0, "text": reply.text, "logprobs": None, "finish_reason": "stop"}
     events = [
         about | {"choices": [{"index": 0, "text": piece, "finish_reason": None}]}
@@ -156,7 +166,7 @@ def _completion(reply: Reply, request: Document) -> tuple[Document, list[Documen
     return about | {"choices": [choice], "usage": _USAGE}, events
 
 
-def _response(reply: Reply, request: Document) -> tuple[Document, list[Document]]:
+def _response(reply: Reply, request: Document, number: int) -> tuple[Document, list[Document]]:
     output: list[Document] = []
     if reply.reasoning:
         summary = [{"type": "summary_text", "text": reply.reasoning}]
@@ -177,7 +187,7 @@ def _response(reply: Reply, request: Document) -> tuple[Document, list[Document]
         for call in reply.calls
     ]
     whole = {
-        "id": "resp_1",
+        "id": f"resp_{number}",
         "object": "response",
         "created_at": CREATED,
         "status": "completed",
@@ -229,7 +239,7 @@ def _response(reply: Reply, request: Document) -> tuple[Document, list[Document]
     return whole, events
 
 
-def _message(reply: Reply, request: Document) -> tuple[Document, list[Document]]:
+def _message(reply: Reply, request: Document, number: int) -> tuple[Document, list[Document]]:
     blocks: list[Document] = []
     if reply.reasoning:
         blocks.append({"type": "thinking", "thinking": reply.reasoning, "signature": "sealed"})
@@ -238,7 +248,7 @@ def _message(reply: Reply, request: Document) -> tuple[Document, list[Document]]
     blocks += [anthropic_call(call) for call in reply.calls]
     stopped = "tool_use" if reply.calls else "end_turn"
     whole = {
-        "id": "msg_1",
+        "id": f"msg_{number}",
         "type": "message",
         "role": "assistant",
         "model": _played(request),

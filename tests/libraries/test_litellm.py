@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from typing import Any
 
 import litellm
@@ -56,14 +56,17 @@ class Log(CustomLogger):
             self.payloads.append(json.loads(json.dumps(payload, default=str)))
 
 
+LOG = Log()
+"""One for all calls: LiteLLM adds no second callback of a class."""
+
+
 @pytest.fixture
-def log() -> Iterator[Log]:
-    kept = Log()
-    litellm.callbacks = [kept]
+def log() -> Log:
+    litellm.callbacks = [LOG]
     litellm.drop_params = True
     litellm.suppress_debug_info = True
-    yield kept
-    litellm.callbacks = []
+    LOG.payloads.clear()
+    return LOG
 
 
 LOOP = asyncio.new_event_loop()

@@ -191,6 +191,8 @@ def _messages(
 ) -> tuple[Asked, Answer]:
     at, nesting = entry.where, settings.max_nesting
     given = fields.opened(own[_INPUT], at + _INPUT, nesting, _CUT_HELP)
+    if _left_out(given):
+        raise Skipped(SkipReason.CONTENT_REDACTED)
     read = chat.read(given, at + _INPUT)
     if own.get(_SYSTEM) is not None:
         _add_instructions(read, own[_SYSTEM], at + _SYSTEM, settings)
@@ -201,6 +203,20 @@ def _messages(
     elif any(key.startswith("gen_ai.completion.") for key in own):
         answer = _indexed_answer(own, at)
     return chat.asked(read, at + _INPUT, tools=_tools(own, at, settings), parameters={}), answer
+
+
+def _left_out(given: object) -> bool:
+    """A message without any part, of a role that always says something: half a chat is none.
+
+    OpenTelemetry's instrumentation of OpenAI writes that for content in several parts.
+    """
+    return isinstance(given, list) and any(
+        isinstance(message, dict)
+        and message.get("parts") == []
+        and message.get("role") in ("system", "developer", "user", "tool")
+        and not message.get("content")
+        for message in given[: parts.LIMIT]
+    )
 
 
 def _add_instructions(read: Chat, value: Any, where: str, settings: IngestSettings) -> None:

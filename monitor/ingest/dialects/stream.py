@@ -143,8 +143,9 @@ def _message(events: list[dict[str, Any]], where: str) -> dict[str, Any]:
                     filled.setdefault(index, {}).setdefault(key, []).append(value)
         elif kind == "message_delta" and isinstance(event.get("delta"), dict):
             message |= event["delta"]
-            usage = {**_object(message.get("usage")), **_object(event.get("usage"))}
-            message["usage"] = usage
+            counted = _object(event.get("usage"))
+            given = {key: count for key, count in counted.items() if count is not None}
+            message["usage"] = {**_object(message.get("usage")), **given}
         stopped |= kind == "message_stop"
     if not stopped:
         raise fields.truncated(where, "log the whole stream")
