@@ -30,6 +30,8 @@ class Stub:
         self.url = url
         self.reply = Reply()
         self.requests: list[Document] = []
+        self.exported: list[bytes] = []
+        """Bodies that were sent to it as to a collector."""
 
     @property
     def number(self) -> int:
@@ -56,6 +58,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         stub: Stub = self.server.stub  # type: ignore[attr-defined]
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path == "/v1/traces":
+            stub.exported.append(body)
+            self._send(200, "application/x-protobuf", b"")
+            return
         request = json.loads(body) if body else {}
         stub.requests.append(request)
         reply, route = stub.reply, self.path.rstrip("/").rpartition("/")[2]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import Any
 
+import anthropic
+import openai
 import pytest
 from pydantic_ai import (
     BinaryContent,
@@ -56,8 +59,6 @@ def _part(turn: Turn) -> Any:
         return ToolReturnPart(TOOL["name"], turn.texts[0], tool_call_id=turn.answers)
     content: list[Any] = list(turn.texts)
     if turn.image:
-        import base64
-
         content.append(BinaryContent(base64.b64decode(PIXEL), media_type="image/png"))
     return UserPromptPart(content if len(content) > 1 else turn.texts[0])
 
@@ -74,9 +75,7 @@ def asked(told: Case, model: Any, telemetry: Telemetry, **instrumentation: Any) 
         "model_request_parameters": ModelRequestParameters(
             function_tools=[tool] if told.tools else []
         ),
-        "instrument": InstrumentationSettings(
-            tracer_provider=telemetry.tracing, logger_provider=telemetry.logging, **instrumentation
-        ),
+        "instrument": InstrumentationSettings(tracer_provider=telemetry.tracing, **instrumentation),
     }
 
     async def called() -> None:
@@ -91,9 +90,6 @@ def asked(told: Case, model: Any, telemetry: Telemetry, **instrumentation: Any) 
 
 
 def model_of(api: str, stub: Stub) -> Any:
-    import anthropic
-    import openai
-
     if api == "anthropic":
         client = anthropic.AsyncAnthropic(base_url=stub.url, api_key="none", max_retries=0)
         return AnthropicModel(
