@@ -326,3 +326,29 @@ def test_a_body_of_anthropic_in_a_span_of_openinference_is_read_whole(record: Bu
     assert [message.role for message in prompt.messages] == ["system", "user"]
     assert (prompt.response, prompt.reasoning) == ("Ten minutes.", "Eggs set.")
     assert [call.name for call in prompt.tool_calls] == ["find_pan"]
+
+
+def mlflow(kind: str, **more: str) -> dict[str, Any]:
+    """As MLflow's SDK sends its spans to a collector: every attribute as JSON."""
+    return otlp(**{"mlflow.spanType": json.dumps(kind), **more})
+
+
+def test_a_span_of_mlflow_is_read(record: Build) -> None:
+    request = {"model": "m", "messages": [EGGS], "temperature": 0.7}
+    message = {"role": "assistant", "content": "Ten minutes."}
+    response = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    document = mlflow(
+        "CHAT_MODEL",
+        **{"mlflow.spanInputs": json.dumps(request), "mlflow.spanOutputs": json.dumps(response)},
+    )
+    prompt = read(record(document))
+    assert (prompt.source_format, prompt.prompt_id) == ("mlflow", "0af7/b7ad")
+    assert (prompt.response, prompt.model) == ("Ten minutes.", "m")
+    assert prompt.recorded_at.timestamp() == 1772366370
+
+
+def test_other_spans_of_mlflow_enclose_an_exchange(record: Build) -> None:
+    document = mlflow("AGENT", **{"mlflow.spanInputs": json.dumps({"messages": [EGGS]})})
+    (parsed,) = parse(record(document), SETTINGS)
+    assert isinstance(parsed, Skip)
+    assert parsed.reason is SkipReason.NOT_A_PROMPT

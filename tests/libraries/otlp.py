@@ -1,4 +1,4 @@
-"""Finished spans and log records as the collector's Kafka exporter hands them on (``otlp_json``)."""
+"""Finished spans and log records as the collector's Kafka exporter hands them on, in both encodings."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.libraries.cases import Document
+from tests.libraries.reading import Written
 
 _IDS: Final = frozenset({"traceId", "spanId", "parentSpanId"})
 
@@ -35,16 +36,20 @@ class Telemetry:
         self.logging = LoggerProvider()
         self.logging.add_log_record_processor(SimpleLogRecordProcessor(self.logs))
 
-    def taken(self) -> Document:
-        """The spans since the last time, as one message of the collector."""
+    def taken(self) -> tuple[Document, Written]:
+        """The spans since the last time: one message of the collector, as JSON and as protobuf."""
         spans = self.spans.get_finished_spans()
         self.spans.clear()
-        return as_collector(encode_spans(spans))
+        return both(encode_spans(spans))
 
-    def taken_logs(self) -> Document:
+    def taken_logs(self) -> tuple[Document, Written]:
         records = self.logs.get_finished_logs()
         self.logs.clear()
-        return as_collector(encode_logs(records))
+        return both(encode_logs(records))
+
+
+def both(message: Any) -> tuple[Document, Written]:
+    return as_collector(message), Written(value=message.SerializeToString())
 
 
 @contextlib.contextmanager

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from monitor.ingest import formats
+from monitor.ingest.joining import Joins
 from monitor.settings import IngestSettings
 from monitor.values.prompts import (
+    Chunk,
     DeadLetter,
-    DeadReason,
     Message,
     Parsed,
     Prompt,
     RawRecord,
+    Skip,
     ToolCall,
 )
 from tests.libraries.cases import (
@@ -43,34 +44,32 @@ class Written:
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-def parsed(document: Any) -> tuple[Parsed, ...]:
-    """The document as a record that was appended now, through the one way in."""
-    if not isinstance(document, Written):
-        document = Written(value=json.dumps(document).encode())
+def parsed(*documents: Any) -> tuple[Parsed, ...]:
+    """What becomes of records that are appended one after the other, halves joined."""
     now = datetime.now(UTC) + timedelta(minutes=1)
-    record = RawRecord(
-        topic="t",
-        partition=0,
-        offset=0,
-        timestamp=now,
-        value=document.value,
-        headers=document.headers,
-    )
-    return formats.parse(record, SETTINGS)
+    records = []
+    for offset, document in enumerate(documents):
+        written = document
+        if not isinstance(written, Written):
+            written = Written(value=json.dumps(document).encode())
+        records.append(
+            RawRecord(
+                topic="t",
+                partition=0,
+                offset=offset,
+                timestamp=now,
+                value=written.value,
+                headers=written.headers,
+            )
+        )
+    joins = Joins(SETTINGS, in_order=True)
+    joined = joins.read(Chunk(records=tuple(records), spans=()), now=now)
+    return (*joined.outcomes, *joins.end())
 
 
-def settled(halves: Sequence[Any]) -> tuple[Parsed, ...] | None:
-    """What becomes of an exchange in several records; None while each half is refused by its name."""
-    found = [one for half in halves for one in parsed(half)]
-    for one in found:
-        assert isinstance(one, DeadLetter), one
-        assert one.reason is DeadReason.DIALECT_NOT_READ
-    return None
-
-
-def read(document: Any) -> Prompt:
-    """The one prompt in the document."""
-    found = parsed(document)
+def read(*documents: Any) -> Prompt:
+    """The one prompt in the documents."""
+    found = parsed(*documents)
     assert len(found) == 1, found
     assert isinstance(found[0], Prompt), found
     return found[0]
@@ -90,6 +89,7 @@ def check(
     *,
     sampling: dict[str, Any] = CHAT_SAMPLING,
     lacks: Iterable[str] = (),
+    counts: tuple[int, int] = (PROMPT_TOKENS, COMPLETION_TOKENS),
 ) -> None:
     """Everything that was said is what was read. ``lacks`` names what the library does not write.
 
@@ -112,15 +112,21 @@ def check(
         assert prompt.served is None
     else:
         assert prompt.served is not None
-        assert prompt.served.prompt_tokens == PROMPT_TOKENS
-        assert prompt.served.completion_tokens == COMPLETION_TOKENS
+        assert (prompt.served.prompt_tokens, prompt.served.completion_tokens) == counts
     assert prompt.left_out == ()
     assert prompt.model
 
 
-def check_failed(told: Case, document: Any) -> None:
+def check_refused(document: Any, reason: str) -> None:
+    """Nothing is read, and the reason is the true one."""
+    (found,) = parsed(document)
+    assert isinstance(found, DeadLetter | Skip), found
+    assert found.reason == reason
+
+
+def check_failed(told: Case, *documents: Any) -> None:
     """A failed call: the question, or a reason why nothing is read; never an answer, never a letter."""
-    for one in document if isinstance(document, tuple) else parsed(document):
+    for one in parsed(*documents):
         assert not isinstance(one, DeadLetter), one
         if isinstance(one, Prompt):
             assert not one.answered, one

@@ -56,11 +56,15 @@ def test_openai_chat(told: Case, stub: Stub, session: Session) -> None:
     except openai.APIStatusError:
         check_failed(told, session.run)
         return
-    check(told, read(session.run), "langsmith")
+    lacks = ("reasoning",) if told.streamed else ()
+    check(told, read(session.run), "langsmith", lacks=lacks)
 
 
-@named
+@pytest.mark.parametrize(
+    "told", [one for one in CASES if not one.streamed], ids=lambda told: told.name
+)
 def test_anthropic(told: Case, stub: Stub, session: Session) -> None:
+    """Not streamed: langsmith 0.15.1 raises a TypeError on the streams of anthropic 2.14.0."""
     client = wrap_anthropic(anthropic.Anthropic(base_url=stub.url, api_key="none", max_retries=0))
     stub.reply = told.reply
     try:

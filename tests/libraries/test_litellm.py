@@ -25,7 +25,7 @@ from tests.libraries.reading import (
     RESPONSES_SAMPLING,
     check,
     check_failed,
-    parsed,
+    check_refused,
     read,
 )
 from tests.libraries.stub import Stub
@@ -174,4 +174,4 @@ def test_text_completion(stub: Stub, log: Log) -> None:
 def test_message_logging_turned_off(stub: Stub, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(litellm, "turn_off_message_logging", True)
     payload = logged(chat(case("system"), stub), log)
-    assert [str(getattr(one, "reason", one)) for one in parsed(payload)] == ["content_redacted"]
+    check_refused(payload, "content_redacted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import anthropic
 import openai
@@ -25,7 +26,7 @@ from tests.libraries.reading import (
     RESPONSES_SAMPLING,
     check,
     check_failed,
-    parsed,
+    check_refused,
     read,
     to_the_end,
 )
@@ -51,9 +52,11 @@ def test_openai_chat(told: Case, stub: Stub, telemetry: Telemetry) -> None:
     try:
         to_the_end(client.chat.completions.create(**openai_request(told)))
     except openai.APIStatusError:
-        check_failed(told, telemetry.taken())
+        for written in telemetry.taken():
+            check_failed(told, written)
         return
-    check(told, read(telemetry.taken()), "openinference")
+    for written in telemetry.taken():
+        check(told, read(written), "openinference")
 
 
 @named
@@ -63,9 +66,11 @@ def test_openai_responses(told: Case, stub: Stub, telemetry: Telemetry) -> None:
     try:
         to_the_end(client.responses.create(**responses_request(told)))
     except openai.APIStatusError:
-        check_failed(told, telemetry.taken())
+        for written in telemetry.taken():
+            check_failed(told, written)
         return
-    check(told, read(telemetry.taken()), "openinference", sampling=RESPONSES_SAMPLING)
+    for written in telemetry.taken():
+        check(told, read(written), "openinference", sampling=RESPONSES_SAMPLING)
 
 
 @named
@@ -75,21 +80,31 @@ def test_anthropic(told: Case, stub: Stub, telemetry: Telemetry) -> None:
     try:
         to_the_end(client.messages.create(**anthropic_request(told)))
     except anthropic.APIStatusError:
-        check_failed(told, telemetry.taken())
+        for written in telemetry.taken():
+            check_failed(told, written)
         return
-    check(told, read(telemetry.taken()), "openinference", sampling=ANTHROPIC_SAMPLING)
+    for written in telemetry.taken():
+        check(told, read(written), "openinference", sampling=ANTHROPIC_SAMPLING)
 
 
-@pytest.mark.parametrize("hidden", ["hide_inputs", "hide_input_messages", "hide_input_text"])
-def test_hidden_content(hidden: str, stub: Stub) -> None:
+def hidden(stub: Stub, **options: bool) -> tuple[Any, ...]:
     kept = Telemetry()
-    config = TraceConfig(**{hidden: True})
     OpenAIInstrumentor().uninstrument()
     told = case("system")
     stub.reply = told.reply
-    with instrumented(OpenAIInstrumentor(), kept, config=config):
+    with instrumented(OpenAIInstrumentor(), kept, config=TraceConfig(**options)):
         client = openai.OpenAI(base_url=f"{stub.url}/v1", api_key="none", max_retries=0)
         client.chat.completions.create(**openai_request(told))
-    assert [str(getattr(one, "reason", one)) for one in parsed(kept.taken())] == [
-        "content_redacted"
-    ]
+    return kept.taken()
+
+
+def test_hidden_inputs(stub: Stub) -> None:
+    for written in hidden(stub, hide_inputs=True):
+        check_refused(written, "content_redacted")
+
+
+def test_hidden_outputs(stub: Stub) -> None:
+    for written in hidden(stub, hide_outputs=True):
+        found = read(written)
+        assert [message.role for message in found.messages] == ["system", "user"]
+        assert not found.answered

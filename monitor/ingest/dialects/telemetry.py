@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from monitor.ingest.dialects import genai, langfuse, messages, openinference, otlp, vercel
+from monitor.ingest.dialects import genai, langfuse, messages, mlflow, openinference, otlp, vercel
 from monitor.ingest.dialects.dialect import Dialect, Document
 from monitor.ingest.dialects.otlp import Entry
 from monitor.ingest.exchange import Exchange, Piece
@@ -20,7 +20,7 @@ from monitor.settings import IngestSettings
 from monitor.values.prompts import SkipReason
 
 _Read = Callable[[Entry, IngestSettings], Exchange | Piece]
-_SIGNS: Final = ("gen_ai.", "llm.", "openinference.", "ai.", "traceloop.", "langfuse.")
+_SIGNS: Final = ("gen_ai.", "llm.", "openinference.", "ai.", "traceloop.", "langfuse.", "mlflow.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,8 @@ def _reader(entry: Entry) -> _Read | None:
         return vercel.read if vercel.is_exchange(own) else None
     if langfuse.TYPE in own:
         return langfuse.read_span if langfuse.is_exchange(own) else None
+    if mlflow.TYPE in own:
+        return mlflow.read_span if mlflow.is_exchange(own) else None
     if genai.is_message(entry):
         return messages.piece if messages.is_read(entry) else None
     return genai.read if genai.is_exchange(entry) else None
