@@ -10,7 +10,7 @@ import pytest
 
 from monitor.ingest.formats import parse
 from monitor.settings import IngestSettings
-from monitor.values.prompts import Prompt, RawRecord, Skip, SkipReason
+from monitor.values.prompts import DeadLetter, DeadReason, Prompt, RawRecord, Skip, SkipReason
 
 SETTINGS = IngestSettings()
 Build = Callable[..., RawRecord]
@@ -352,3 +352,68 @@ def test_other_spans_of_mlflow_enclose_an_exchange(record: Build) -> None:
     (parsed,) = parse(record(document), SETTINGS)
     assert isinstance(parsed, Skip)
     assert parsed.reason is SkipReason.NOT_A_PROMPT
+
+
+def litellm_responses(*items: dict[str, Any], **more: Any) -> dict[str, Any]:
+    said = {
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "Blue."}],
+    }
+    return {
+        "call_type": "aresponses",
+        "model": "m",
+        "messages": [*items],
+        "response": {"object": "response", "instructions": "Be brief.", "output": [said]},
+        **more,
+    }
+
+
+def test_litellm_keeps_the_items_of_the_responses_api_as_messages(record: Build) -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "find_pan", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "c", "output": "The blue pan."}
+    prompt = read(record(litellm_responses(EGGS, call, {**call, "call_id": "d"}, result)))
+    assert [message.role for message in prompt.messages] == ["system", "user", "assistant", "tool"]
+    assert [call.call_id for call in prompt.messages[2].tool_calls] == ["c", "d"]
+    assert prompt.messages[3].tool_call_id == "c"
+    assert prompt.response == "Blue."
+
+
+def test_a_response_of_litellm_that_goes_on_from_a_stored_one_is_not_half_read(
+    record: Build,
+) -> None:
+    stored = {"model_parameters": {"previous_response_id": "resp_1"}}
+    (parsed,) = parse(record(litellm_responses(EGGS, **stored)), SETTINGS)
+    assert isinstance(parsed, DeadLetter)
+    assert parsed.reason is DeadReason.DIALECT_NOT_READ
+
+
+def test_parts_whose_content_the_sender_left_out_are_redacted(record: Build) -> None:
+    """pydantic-ai without its content writes the kinds of the parts alone."""
+    (parsed,) = parse(record(genai({"role": "user", "parts": [{"type": "text"}]})), SETTINGS)
+    assert isinstance(parsed, Skip)
+    assert parsed.reason is SkipReason.CONTENT_REDACTED
+
+
+def test_calls_of_one_turn_in_messages_of_their_own_are_one_turn(record: Build) -> None:
+    """OpenLLMetry writes every item of the Responses API as a message."""
+
+    def called(name: str) -> dict[str, Any]:
+        call = {"type": "tool_call", "id": name, "name": name, "arguments": {}}
+        return {"role": "assistant", "parts": [call]}
+
+    look = {"role": "assistant", "parts": [{"type": "text", "content": "Let me look."}]}
+    result = {
+        "role": "tool",
+        "parts": [{"type": "tool_call_response", "id": "pan", "response": "None."}],
+    }
+    prompt = read(record(genai(*ASKED, look, called("pan"), called("pot"), result, called("pan"))))
+    assert [
+        (message.role, message.content, [call.name for call in message.tool_calls])
+        for message in prompt.messages
+    ] == [
+        ("user", "How do I boil an egg?", []),
+        ("assistant", "Let me look.", ["pan", "pot"]),
+        ("tool", "None.", []),
+        ("assistant", "", ["pan"]),
+    ]

@@ -225,6 +225,23 @@ def _response(reply: Reply, request: Document, number: int) -> tuple[Document, l
         if item["type"] == "function_call":
             empty["arguments"] = ""
         events.append({"type": "response.output_item.added", **at, "item": empty})
+        if item["type"] == "reasoning":
+            inside = at | {"item_id": item["id"], "summary_index": 0}
+            part = item["summary"][0]
+            events.append(
+                {
+                    "type": "response.reasoning_summary_part.added",
+                    **inside,
+                    "part": part | {"text": ""},
+                }
+            )
+            events += [
+                {"type": "response.reasoning_summary_text.delta", **inside, "delta": piece}
+                for piece in _pieces(reply.reasoning)
+            ]
+            text = {"text": reply.reasoning}
+            events.append({"type": "response.reasoning_summary_text.done", **inside, **text})
+            events.append({"type": "response.reasoning_summary_part.done", **inside, "part": part})
         if item["type"] == "message":
             inside = at | {"item_id": item["id"], "content_index": 0}
             part = item["content"][0]

@@ -116,8 +116,8 @@ def test_anthropic_as_a_chat(told: Case, stub: Stub, log: Log) -> None:
     """LiteLLM translates between the APIs, and logs the chat."""
     stub.reply = told.reply
     request = openai_request(told) | {"model": "anthropic/claude-sonnet-4-5"}
-    for key in ("seed", "frequency_penalty", "presence_penalty", "top_p"):
-        del request[key]
+    for key in ("temperature", "seed", "frequency_penalty", "presence_penalty", "top_p"):
+        request.pop(key, None)
     payload = logged(
         litellm.acompletion(**request, api_base=stub.url, api_key="none", max_retries=0), log
     )
@@ -153,6 +153,16 @@ def test_responses(told: Case, stub: Stub, log: Log) -> None:
         check_failed(told, payload)
         return
     check(told, read(payload), "litellm", sampling=RESPONSES_SAMPLING)
+
+
+def test_responses_of_a_string(stub: Stub, log: Log) -> None:
+    stub.reply = CASES[0].reply
+    call = litellm.aresponses(
+        model="openai/gpt-4o", input="Once?", api_base=f"{stub.url}/v1", api_key="none"
+    )
+    found = read(logged(call, log))
+    assert [(message.role, message.content) for message in found.messages] == [("user", "Once?")]
+    assert found.response == stub.reply.text
 
 
 def test_text_completion(stub: Stub, log: Log) -> None:

@@ -30,6 +30,7 @@ def _traced(stub: Stub) -> Iterator[None]:
         patch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
         patch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{stub.url}/v1/traces")
         patch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+        mlflow.set_tracking_uri("http://127.0.0.1:9")  # none: it is asked for nothing
         mlflow.openai.autolog()
         mlflow.anthropic.autolog()
         yield

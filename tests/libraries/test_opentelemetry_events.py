@@ -1,6 +1,7 @@
-"""OpenTelemetry's own instrumentation of OpenAI's client by default: a log record per message.
+"""OpenTelemetry's own instrumentation of OpenAI's client in its older convention: a log record per message.
 
-In a file, and so in a process, of its own: the convention is chosen once in a process.
+It is the default beside opentelemetry-util-genai 0.4b0; later releases of that ask for the newer one
+always, so the instrumentation is told here that they do not.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 
 import openai
 import pytest
+from opentelemetry.instrumentation import openai_v2
 from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor
 
 from tests.libraries.cases import CASES, Case, openai_request
@@ -31,6 +33,7 @@ LACKS = {*CHAT_SAMPLING, "counts", "reasoning", "tools"}
 
 @named
 def test_an_event_per_message(told: Case, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_v2, "is_experimental_mode", lambda: False)
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
     kept = Telemetry()
     client = openai.OpenAI(base_url=f"{stub.url}/v1", api_key="none", max_retries=0)

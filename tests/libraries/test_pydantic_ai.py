@@ -30,9 +30,9 @@ from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.tools import ToolDefinition
 
-from tests.libraries.cases import CASES, PIXEL, SAMPLING, TOOL, Case, Turn, case
+from tests.libraries.cases import CASES, PIXEL, TOOL, Case, Turn, case
 from tests.libraries.otlp import Telemetry
-from tests.libraries.reading import CHAT_SAMPLING, check, check_failed, check_refused, read
+from tests.libraries.reading import check, check_failed, check_refused, read
 from tests.libraries.stub import Stub
 
 named = pytest.mark.parametrize("told", CASES, ids=lambda told: told.name)
@@ -69,9 +69,9 @@ def asked(told: Case, model: Any, telemetry: Telemetry, **instrumentation: Any) 
         description=TOOL["description"],
         parameters_json_schema=TOOL["parameters"],
     )
-    drawn = {key: value for key, value in SAMPLING.items() if key != "stop"}
+    drawn = {key: value for key, value in told.sampling.items() if key != "stop"}
     options: dict[str, Any] = {
-        "model_settings": {**drawn, "stop_sequences": SAMPLING["stop"]},
+        "model_settings": {**drawn, "stop_sequences": told.sampling.get("stop", [])},
         "model_request_parameters": ModelRequestParameters(
             function_tools=[tool] if told.tools else []
         ),
@@ -112,7 +112,7 @@ def test_spans(told: Case, api: str, stub: Stub) -> None:
             check_failed(told, written)
         return
     for written in telemetry.taken():
-        check(told, read(written), "otel", sampling=CHAT_SAMPLING)
+        check(told, read(written), "otel", lacks=("stop",))
 
 
 def test_content_turned_off(stub: Stub) -> None:

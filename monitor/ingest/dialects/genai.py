@@ -194,6 +194,7 @@ def _messages(
     if _left_out(given):
         raise Skipped(SkipReason.CONTENT_REDACTED)
     read = chat.read(given, at + _INPUT)
+    read.join_calls()
     if own.get(_SYSTEM) is not None:
         _add_instructions(read, own[_SYSTEM], at + _SYSTEM, settings)
     answer = NO_ANSWER
@@ -206,16 +207,23 @@ def _messages(
 
 
 def _left_out(given: object) -> bool:
-    """A message without any part, of a role that always says something: half a chat is none.
+    """Content of a role that always says something is missing from a message: half a chat is none.
 
-    OpenTelemetry's instrumentation of OpenAI writes that for content in several parts.
+    OpenTelemetry's instrumentation of OpenAI writes no parts for content in several parts; pydantic-ai
+    writes the kinds of the parts alone when its content is turned off.
     """
     return isinstance(given, list) and any(
         isinstance(message, dict)
-        and message.get("parts") == []
         and message.get("role") in ("system", "developer", "user", "tool")
         and not message.get("content")
+        and _empty(message.get("parts"))
         for message in given[: parts.LIMIT]
+    )
+
+
+def _empty(listed: object) -> bool:
+    return isinstance(listed, list) and (
+        not listed or any(part == {"type": "text"} for part in listed[: parts.LIMIT])
     )
 
 
