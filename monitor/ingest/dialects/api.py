@@ -31,6 +31,8 @@ _RESPONSE_MARK: Final = re.compile(
     r'|"object"\s*:\s*"(chat\.completion|text_completion|response)'
     r'|"type"\s*:\s*"message"\s*,|"role"\s*:\s*"assistant"'
 )
+_ANTHROPIC_KEYS: Final = frozenset({"system", "anthropic_version", "stop_sequences"})
+_ITEM_MARK: Final = re.compile(r"\s*[\[{](?=.{0,1000}\"type\")", re.DOTALL)
 _EMPTY_LOG: Final[tuple[Any, ...]] = (None, "", {}, [])
 
 
@@ -64,16 +66,20 @@ def name_of(request: Mapping[str, Any], response: object = None) -> str:
 
 
 def is_anthropic(request: Mapping[str, Any], response: object) -> bool:
-    if isinstance(response, dict):
+    if isinstance(response, dict) and "error" not in response:
         return response.get("type") == "message" and "content" in response
-    return "system" in request or "anthropic_version" in request
+    if isinstance(response, dict) and response.get("type") == "error":
+        return True
+    tools = request.get("tools")
+    first = tools[0] if isinstance(tools, list) and tools else None
+    return not _ANTHROPIC_KEYS.isdisjoint(request) or (
+        isinstance(first, dict) and "input_schema" in first
+    )
 
 
 def read(pair: Pair, nesting: int) -> tuple[Asked, Answer, dict[str, Any]]:
     """The prompt, the answer, and the response object (empty where it is none)."""
-    response = pair.response
-    if isinstance(response, str):
-        response = opened_response(response, pair.response_at, nesting, spoken=pair.spoken)
+    response = opened_response(pair.response, pair.response_at, nesting, spoken=pair.spoken)
     if is_other_call(pair.request, response):
         raise Skipped(SkipReason.NOT_A_PROMPT)
     asked = ask(pair.request, pair.request_at, continues=pair.continues)
@@ -175,11 +181,14 @@ def is_other_route(url: object) -> bool:
 
 
 def opened_response(value: object, where: str, nesting: int, *, spoken: bool = False) -> Any:
-    """The response as an object where it was logged as text: JSON, or a stream; else as it is.
+    """The response as an object where it was logged as text (JSON, or a stream) or as a stream's events;
+    else as it is.
 
     With ``spoken`` a string is what the model said: JSON in it stays text unless it is a response
     object of some API, whole or cut off.
     """
+    if stream.is_events(value):
+        return stream.assembled(value, where)
     if not isinstance(value, str) or not value.strip():
         return value
     refuse_cut(value, where)
@@ -189,6 +198,8 @@ def opened_response(value: object, where: str, nesting: int, *, spoken: bool = F
         raise Unreadable(
             DeadReason.INVALID_FIELD, f"{where}: a Python repr, which is not JSON; log JSON"
         )
+    if _ITEM_MARK.match(value) and (items := _items_in(value, where, nesting)) is not None:
+        return items
     if value.lstrip()[:1] != "{" or (spoken and not _RESPONSE_MARK.search(value[:1_000])):
         return value
     try:
@@ -199,6 +210,37 @@ def opened_response(value: object, where: str, nesting: int, *, spoken: bool = F
     if fields.ends_early(value):
         raise fields.truncated(where, "raise its limit on the size of a log")
     return value
+
+
+def _items_in(value: str, where: str, nesting: int) -> Any:
+    """Output items that were logged as text; None where it is other text, such as JSON for the user."""
+    try:
+        given = fields.decode(value, where, nesting)
+    except Unreadable:
+        return None
+    listed = given if isinstance(given, list) else [given]
+    return given if listed and all(map(_is_item, listed)) else None
+
+
+def _is_item(entry: object) -> bool:
+    """An output item of the Responses API, told by its kind and by what that kind must hold."""
+    if not isinstance(entry, dict):
+        return False
+    match entry.get("type"):
+        case "function_call" | "custom_tool_call":
+            return "call_id" in entry
+        case "reasoning":
+            return "summary" in entry
+        case "message":
+            return _is_output(entry.get("content"))
+    return False
+
+
+def _is_output(content: object) -> bool:
+    """Content in the parts that the Responses API alone has."""
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and part.get("type") == "output_text" for part in content
+    )
 
 
 def refuse_cut(value: str, where: str) -> None:
@@ -221,6 +263,8 @@ def answered(value: object, where: str) -> Answer:
 
 
 def _object(response: dict[str, Any], where: str) -> Answer:
+    if _is_item(response):
+        return responses.output({"output": [response]}, where)
     if response.get("choices") is not None:
         return openai.choice(response, where)
     if response.get("error") is not None or response.get("type") == "error":
@@ -294,6 +338,8 @@ def _first(entry: Any) -> Any:
 
 def _listed(value: list[Any], where: str) -> Answer:
     """Messages of one assistant, or TGI's list of one completion."""
+    if all(map(_is_item, value)):
+        return responses.output({"output": value}, where)
     first = value[0]
     if isinstance(first, dict) and "generated_text" in first:
         return _object(first, f"{where}[0]")

@@ -32,6 +32,8 @@ def read(document: Document, settings: IngestSettings) -> Exchange:
         raise Skipped(SkipReason.NOT_A_PROMPT)
     merged = not inside and any(document.get(key) is not None for key in MERGED)
     response = document if merged else document.get("response")
+    at_response = "record" if merged else "response"
+    response = api.opened_response(response, at_response, nesting)
     foreign = Foreign()
     metadata = request.get("metadata")
     name = api.name_of(request, response)
@@ -41,7 +43,7 @@ def read(document: Document, settings: IngestSettings) -> Exchange:
             request=request,
             response=response,
             request_at=at,
-            response_at="record" if merged else "response",
+            response_at=at_response,
             logged=inside or merged or document.get("response") is not None,
             continues=name in ("anthropic", "bedrock"),
         ),

@@ -1,6 +1,6 @@
 """Exports that keep the prompt and its answer side by side: ``input``/``output``, ``prompt``/``completion``.
 
-Langfuse's generations, OpenPipe's and OpenAI's batch lines are of this kind with names of their own.
+OpenPipe's and OpenAI's batch lines are of this kind with names of their own.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from monitor.ingest import fields, parameters
+from monitor.ingest import fields
 from monitor.ingest.dialects import api, exchanges
 from monitor.ingest.dialects.dialect import Dialect, Document
 from monitor.ingest.exchange import Exchange
@@ -27,7 +27,7 @@ def read(document: Document, settings: IngestSettings) -> Exchange:
     answered = any(document.get(key) is not None for key in _ANSWERS)
     given = document.get("input")
     if given is not None and document.get("messages") is None:
-        request = _request(given, document, settings)
+        request = request_of(given, document, settings)
         response: Any = document.get("output")
     else:
         request, response = document, document
@@ -54,7 +54,7 @@ def read(document: Document, settings: IngestSettings) -> Exchange:
     )
 
 
-def _request(given: Any, about: Mapping[str, Any], settings: IngestSettings) -> dict[str, Any]:
+def request_of(given: Any, about: Mapping[str, Any], settings: IngestSettings) -> dict[str, Any]:
     """``input`` as a request: an object with messages, messages alone, or one user message."""
     if isinstance(given, str) and fields.looks_like_json(given):
         given = fields.opened(given, "input", settings.max_nesting, _HELP)
@@ -96,64 +96,6 @@ def told(document: Mapping[str, Any]) -> bool:
     return False
 
 
-def read_langfuse(document: Document, settings: IngestSettings) -> Exchange:
-    """A generation of Langfuse, from its API or its exports; other observations are NOT_A_PROMPT."""
-    if str(document.get("type")).upper() != "GENERATION":
-        raise Skipped(SkipReason.NOT_A_PROMPT)
-    if document.get("input") in (None, ""):
-        raise Skipped(SkipReason.CONTENT_REDACTED)
-    nesting, foreign = settings.max_nesting, Foreign()
-    given = _either(document, "modelParameters", "model_parameters")
-    drawn = fields.opened(given, "modelParameters", nesting, _HELP)
-    request = _request(document["input"], {}, settings)
-    if isinstance(drawn, dict):
-        request = {**drawn, **request}
-    usage = _either(document, "usageDetails", "usage_details", "usage")
-    counted = fields.opened(usage, "usageDetails", nesting, _HELP)
-    if isinstance(counted, dict):
-        counted = {
-            "prompt_tokens": counted.get("input"),
-            "completion_tokens": counted.get("output"),
-        }
-    metadata = fields.opened(document.get("metadata"), "metadata", nesting, _HELP)
-    return api.exchange(
-        "langfuse",
-        api.Pair(
-            request=request,
-            response=document.get("output"),
-            request_at="input.",
-            response_at="output",
-            spoken=True,
-        ),
-        foreign,
-        nesting,
-        counts=parameters.counts(counted),
-        prompt_id=foreign.identifier(document.get("id"), "id"),
-        conversation_id=foreign.identifier(
-            _either(document, "sessionId", "session_id", "traceId", "trace_id"), "traceId"
-        ),
-        model=foreign.name(_either(document, "model", "provided_model_name"), "model"),
-        segment=fields.chosen_labels(
-            metadata if isinstance(metadata, dict) else {}, settings.segment_keys
-        )
-        or None,
-        timestamp=foreign.database_time(_either(document, "endTime", "end_time"), "endTime")
-        or foreign.database_time(_either(document, "startTime", "start_time"), "startTime"),
-    )
-
-
-def _either(document: Mapping[str, Any], *keys: str) -> Any:
-    return next((document[key] for key in keys if document.get(key) is not None), None)
-
-
-def told_langfuse(document: Mapping[str, Any]) -> bool:
-    return (
-        "type" in document
-        and "input" in document
-        and ("traceId" in document or "trace_id" in document)
-    )
-
-
 def read_batch(document: Document, settings: IngestSettings) -> Exchange:
     """A line of an OpenAI batch's input file; a line of its output holds no prompt."""
     if api.is_other_route(document.get("url")):
@@ -180,5 +122,4 @@ def split(document: Document, settings: IngestSettings) -> Sequence[Document]:
 
 
 FLAT: Final = Dialect(name="flat", told=told, read=read, split=split)
-LANGFUSE: Final = Dialect(name="langfuse", told=told_langfuse, read=read_langfuse)
 BATCH: Final = Dialect(name="batch", told=told_batch, read=read_batch)

@@ -191,7 +191,10 @@ def _messages(
 ) -> tuple[Asked, Answer]:
     at, nesting = entry.where, settings.max_nesting
     given = fields.opened(own[_INPUT], at + _INPUT, nesting, _CUT_HELP)
+    if _left_out(given):
+        raise Skipped(SkipReason.CONTENT_REDACTED)
     read = chat.read(given, at + _INPUT)
+    read.join_calls()
     if own.get(_SYSTEM) is not None:
         _add_instructions(read, own[_SYSTEM], at + _SYSTEM, settings)
     answer = NO_ANSWER
@@ -201,6 +204,27 @@ def _messages(
     elif any(key.startswith("gen_ai.completion.") for key in own):
         answer = _indexed_answer(own, at)
     return chat.asked(read, at + _INPUT, tools=_tools(own, at, settings), parameters={}), answer
+
+
+def _left_out(given: object) -> bool:
+    """Content of a role that always says something is missing from a message: half a chat is none.
+
+    OpenTelemetry's instrumentation of OpenAI writes no parts for content in several parts; pydantic-ai
+    writes the kinds of the parts alone when its content is turned off.
+    """
+    return isinstance(given, list) and any(
+        isinstance(message, dict)
+        and message.get("role") in ("system", "developer", "user", "tool")
+        and not message.get("content")
+        and _empty(message.get("parts"))
+        for message in given[: parts.LIMIT]
+    )
+
+
+def _empty(listed: object) -> bool:
+    return isinstance(listed, list) and (
+        not listed or any(part == {"type": "text"} for part in listed[: parts.LIMIT])
+    )
 
 
 def _add_instructions(read: Chat, value: Any, where: str, settings: IngestSettings) -> None:

@@ -51,7 +51,8 @@ def read(document: Document, settings: IngestSettings) -> Exchange:
         given["prompt"] = given["prompts"]
     metadata = about.get("metadata")
     named: dict[str, Any] = metadata if isinstance(metadata, dict) else {}
-    outputs = document.get("outputs")
+    # what a failed run holds is no answer: nothing, part of one, or the error's text
+    outputs = {"error": {}} if document.get("error") else document.get("outputs")
     foreign = Foreign()
     return api.exchange(
         "langsmith",

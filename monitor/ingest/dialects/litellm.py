@@ -20,10 +20,11 @@ REDACTED: Final = "redacted-by-litellm"
 PLACEHOLDER: Final = "default-message-value"
 """What it writes where a call has no messages of its own."""
 
+_ITEM_CALLS: Final = frozenset({"responses", "aresponses"})
 _RAW_CALLS: Final = frozenset({"text_completion", "atext_completion"})
 _CALLS: Final = frozenset(
     {
-        *("completion", "acompletion", "anthropic_messages", "responses", "aresponses"),
+        *("completion", "acompletion", "anthropic_messages", *_ITEM_CALLS),
         *("generate_content", "agenerate_content", "generate_content_stream"),
         *("agenerate_content_stream", "pass_through_endpoint", *_RAW_CALLS),
     }
@@ -50,6 +51,8 @@ def read(document: Document, settings: IngestSettings) -> Exchange:
         raise Skipped(SkipReason.CONTENT_REDACTED)
     if call in _RAW_CALLS:
         request = _raw(request)
+    elif call in _ITEM_CALLS and isinstance(request.get("messages"), list):
+        request["input"] = request.pop("messages")  # items, in which messages are one kind
     asked, answer, response = api.read(
         api.Pair(request=request, response=served, request_at=at, continues=True), nesting
     )

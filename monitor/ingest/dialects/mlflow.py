@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from monitor.ingest import fields
-from monitor.ingest.dialects import api
+from monitor.ingest.dialects import api, otlp
 from monitor.ingest.dialects.dialect import Dialect, Document
 from monitor.ingest.dialects.langsmith import messages_of
+from monitor.ingest.dialects.otlp import Entry
 from monitor.ingest.exchange import Exchange
 from monitor.ingest.fields import Skipped
 from monitor.ingest.foreign import Foreign
 from monitor.settings import IngestSettings
 from monitor.values.prompts import SkipReason
 
+TYPE: Final = "mlflow.spanType"
 _TYPES: Final = frozenset({"CHAT_MODEL", "LLM"})
 _CUT_HELP: Final = "export the whole trace"
 
@@ -29,8 +32,7 @@ def split(document: Document, settings: IngestSettings) -> Sequence[Document]:
         span = fields.mapping(entry, f"{at}[{index}]")
         given = span.get("attributes")
         own: dict[str, Any] = given if isinstance(given, dict) else {}
-        kind = own.get("mlflow.spanType", span.get("span_type"))
-        if isinstance(kind, str) and kind.strip('"') in _TYPES:
+        if is_exchange({TYPE: own.get(TYPE, span.get("span_type"))}):
             found.append({"info": document.get("info"), "span": span, "at": f"{at}[{index}]"})
     if not found:
         raise Skipped(SkipReason.NOT_A_PROMPT)
@@ -77,6 +79,24 @@ def read(item: Document, settings: IngestSettings) -> Exchange:
         or None,
         timestamp=_nanoseconds(span, foreign)
         or foreign.time(about.get("request_time"), "info.request_time"),
+    )
+
+
+def is_exchange(own: Mapping[str, Any]) -> bool:
+    """Whether a span, by its attributes, is a call of a model."""
+    kind = own.get(TYPE)
+    return isinstance(kind, str) and kind.strip('"') in _TYPES
+
+
+def read_span(entry: Entry, settings: IngestSettings) -> Exchange:
+    """A span that MLflow's SDK sent to a collector, where the trace around it is not at hand."""
+    at = entry.where.rstrip(".") or "record"
+    exchange = read({"info": None, "span": {"attributes": entry.own}, "at": at}, settings)
+    return dataclasses.replace(
+        exchange,
+        prompt_id=exchange.prompt_id or otlp.span_id(entry),
+        segment=otlp.labels(entry, settings),
+        timestamp=otlp.time(entry),
     )
 
 

@@ -17,6 +17,7 @@ from monitor.settings import IngestSettings
 from monitor.values.prompts import SkipReason
 
 REDACTED: Final = "__REDACTED__"
+_CALLED: Final = "tool_call.function.name"
 _CUT_HELP: Final = "raise the attribute length limit of the SDK or collector"
 
 
@@ -66,11 +67,17 @@ def _bodies(own: Mapping[str, Any], settings: IngestSettings) -> tuple[Asked, An
     request = _object(own.get("input.value"), settings)
     response = _object(own.get("output.value"), settings)
     known = request.get("messages") or request.get("input") or request.get("prompt")
-    if not known or not {"choices", "output"} & response.keys():
+    anthropic = response.get("type") == "message" and "content" in response
+    if not known or not (anthropic or {"choices", "output"} & response.keys()):
         return None
     try:
         asked, answer, _ = api.read(
-            api.Pair(request=request, response=response, request_at="input.value."),
+            api.Pair(
+                request=request,
+                response=response,
+                request_at="input.value.",
+                continues=anthropic,
+            ),
             settings.max_nesting,
         )
     except (Unreadable, Skipped):
@@ -112,16 +119,21 @@ def _attributes(entry: Entry, settings: IngestSettings) -> tuple[Asked, Answer]:
 def _message(given: Mapping[str, Any]) -> dict[str, Any]:
     """One message's attributes as a message object."""
     own = {key.removeprefix("message."): value for key, value in given.items()}
-    listed = [_part(part) for part in otlp.indexed(own, "contents.", parts.LIMIT)]
+    contents = otlp.indexed(own, "contents.", parts.LIMIT)
+    listed = [_part(part) for part in contents if _CALLED not in part]
+    # calls may stand among the contents too, where they are the same ones
+    called = otlp.indexed(own, "tool_calls.", parts.LIMIT) or [
+        part for part in contents if _CALLED in part
+    ]
     calls = [
         {
             "id": call.get("tool_call.id"),
             "function": {
-                "name": call.get("tool_call.function.name"),
+                "name": call.get(_CALLED),
                 "arguments": call.get("tool_call.function.arguments"),
             },
         }
-        for call in otlp.indexed(own, "tool_calls.", parts.LIMIT)
+        for call in called
     ]
     message = {
         "content": listed or own.get("content"),

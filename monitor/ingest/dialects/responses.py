@@ -100,6 +100,8 @@ def output(response: Mapping[str, Any], where: str) -> Answer:
         if item.get("type") in (None, "message"):
             said = chat.answer(item, at)
             speech.texts += [said.text] if said.text else []
+            speech.reasoning += [said.reasoning] if said.reasoning else []
+            speech.media |= said.media
             speech.calls += said.tool_calls
         else:
             _item(item, at, speech)

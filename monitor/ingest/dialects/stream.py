@@ -10,10 +10,26 @@ from monitor.values.prompts import DeadReason
 
 LIMIT: Final = 100_000
 """Most events of one stream."""
+_ENDED: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+"""How a stream of the Responses API ends; each carries the whole response."""
+_BEGUN: Final = frozenset({"message_start", "response.created"})
 
 
 def is_stream(value: str) -> bool:
     return value.lstrip()[:6] in ("data: ", "event:") or value.lstrip().startswith("data:{")
+
+
+def is_events(value: object) -> bool:
+    """Whether a list holds the events of a stream, as a client dumps them, and not messages."""
+    first = value[0] if isinstance(value, list) and value else None
+    if not isinstance(first, dict):
+        return False
+    if first.get("type") in _BEGUN:
+        return True
+    choices = first.get("choices")
+    return isinstance(choices, list) and not any(
+        isinstance(choice, dict) and "message" in choice for choice in choices
+    )
 
 
 def whole(value: str, where: str, max_nesting: int) -> dict[str, Any]:
@@ -35,16 +51,24 @@ def whole(value: str, where: str, max_nesting: int) -> dict[str, Any]:
 
 
 def assembled(listed: list[Any], where: str, *, done: bool = False) -> dict[str, Any]:
-    """The response object that decoded events amount to; ``done`` when their end mark was seen."""
+    """The response object that decoded events amount to; ``done`` when their end mark was seen.
+
+    An error among them is a failed call: what was said before it is no answer.
+    """
     fields.within(len(listed), LIMIT, where, "events")
     events = [fields.mapping(event, where) for event in listed]
+    for event in events:
+        if event.get("type") == "error" or isinstance(event.get("error"), dict):
+            return {"error": event.get("error", event)}
     if any("choices" in event for event in events):
         return _completion(events, where, done)
     for event in reversed(events):
-        if event.get("type") == "response.completed" and isinstance(event.get("response"), dict):
+        if event.get("type") in _ENDED and isinstance(event.get("response"), dict):
             return dict(event["response"])
     if any(event.get("type") == "message_start" for event in events):
         return _message(events, where)
+    if any(event.get("type") == "response.created" for event in events):
+        raise fields.truncated(where, "log the whole stream")
     raise fields.invalid(where, "a stream of a known API", listed)
 
 
@@ -119,8 +143,9 @@ def _message(events: list[dict[str, Any]], where: str) -> dict[str, Any]:
                     filled.setdefault(index, {}).setdefault(key, []).append(value)
         elif kind == "message_delta" and isinstance(event.get("delta"), dict):
             message |= event["delta"]
-            usage = {**_object(message.get("usage")), **_object(event.get("usage"))}
-            message["usage"] = usage
+            counted = _object(event.get("usage"))
+            given = {key: count for key, count in counted.items() if count is not None}
+            message["usage"] = {**_object(message.get("usage")), **given}
         stopped |= kind == "message_stop"
     if not stopped:
         raise fields.truncated(where, "log the whole stream")

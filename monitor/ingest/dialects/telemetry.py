@@ -1,8 +1,8 @@
 """Telemetry: which spans and log records are exchanges, and in whose convention.
 
-Of OpenTelemetry's GenAI convention (in all its ages), OpenInference, the Vercel AI SDK and MLflow. One
-message may carry many operations, and among them much that is no prompt: that is passed over without a
-number, so that an exchange which several spans enclose is counted once.
+Of OpenTelemetry's GenAI convention (in all its ages), OpenInference, the Vercel AI SDK, Langfuse and
+MLflow. One message may carry many operations, and among them much that is no prompt: that is passed
+over without a number, so that an exchange which several spans enclose is counted once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from monitor.ingest.dialects import genai, messages, openinference, otlp, vercel
+from monitor.ingest.dialects import genai, langfuse, messages, mlflow, openinference, otlp, vercel
 from monitor.ingest.dialects.dialect import Dialect, Document
 from monitor.ingest.dialects.otlp import Entry
 from monitor.ingest.exchange import Exchange, Piece
@@ -20,7 +20,7 @@ from monitor.settings import IngestSettings
 from monitor.values.prompts import SkipReason
 
 _Read = Callable[[Entry, IngestSettings], Exchange | Piece]
-_SIGNS: Final = ("gen_ai.", "llm.", "openinference.", "ai.", "traceloop.")
+_SIGNS: Final = ("gen_ai.", "llm.", "openinference.", "ai.", "traceloop.", "langfuse.", "mlflow.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,10 @@ def _reader(entry: Entry) -> _Read | None:
         return openinference.read if own["openinference.span.kind"] == "LLM" else None
     if isinstance(own.get("ai.operationId"), str):
         return vercel.read if vercel.is_exchange(own) else None
+    if langfuse.TYPE in own:
+        return langfuse.read_span if langfuse.is_exchange(own) else None
+    if mlflow.TYPE in own:
+        return mlflow.read_span if mlflow.is_exchange(own) else None
     if genai.is_message(entry):
         return messages.piece if messages.is_read(entry) else None
     return genai.read if genai.is_exchange(entry) else None

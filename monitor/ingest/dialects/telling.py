@@ -18,8 +18,9 @@ from monitor.ingest.dialects.bodies import HELICONE, PORTKEY
 from monitor.ingest.dialects.databricks import DATABRICKS
 from monitor.ingest.dialects.dialect import Dialect
 from monitor.ingest.dialects.exchanges import OPENAI
-from monitor.ingest.dialects.flat import BATCH, FLAT, LANGFUSE
+from monitor.ingest.dialects.flat import BATCH, FLAT
 from monitor.ingest.dialects.kong import KONG
+from monitor.ingest.dialects.langfuse import LANGFUSE
 from monitor.ingest.dialects.langsmith import LANGSMITH
 from monitor.ingest.dialects.litellm import LITELLM
 from monitor.ingest.dialects.mlflow import MLFLOW
