@@ -27,6 +27,8 @@ from monitor.values.prompts import Message, Prompt
 NEGATIVES_FILE: Final = "negatives.jsonl"
 CALM_FILE: Final = "calm.jsonl"
 SPLITS_FILE: Final = "splits.json"
+HARMFUL_ADVICE: Final = "harmful_advice"
+"""The feature that is learned from calm pairs, and judged by them."""
 REFUSAL: Final = "refusal"
 CAREFUL: Final = (REFUSAL, "safety_warning", "crisis_reply")
 """Beginnings of the kinds of negatives that a careful model gives more of when it is attacked."""

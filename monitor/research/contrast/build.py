@@ -37,9 +37,9 @@ from monitor.research.contrast.directions import (
     choose,
     read_sides,
 )
-from monitor.research.contrast.learned import HARMFUL_ADVICE, choose_learned, read_material
+from monitor.research.contrast.learned import choose_learned, read_material
 from monitor.research.contrast.report import contrast_report
-from monitor.research.hard_texts import HardTexts, Role, load_hard_texts
+from monitor.research.hard_texts import HARMFUL_ADVICE, HardTexts, Role, load_hard_texts
 from monitor.research.packs.assemble import SITE_CONVENTION, assembled, instrument
 from monitor.research.packs.calibrate import UNCALIBRATED
 from monitor.research.packs.figures import rounded

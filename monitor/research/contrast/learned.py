@@ -20,14 +20,13 @@ from monitor.research.contrast.directions import Chosen, Side, components, folde
 from monitor.research.contrast.learners import Rows
 from monitor.research.contrast.levelling import levelled
 from monitor.research.contrast.selection import Selected, families, select
-from monitor.research.hard_texts import CalmPair, HardTexts
+from monitor.research.hard_texts import HARMFUL_ADVICE, CalmPair, HardTexts
 from monitor.research.progress import Progress
 from monitor.research.reading import response_residuals
 from monitor.research.texts import ASSISTANT, Texts
 from monitor.values.arrays import Doubles, Floats
 from monitor.values.features import Part
 
-HARMFUL_ADVICE: Final = "harmful_advice"
 LEAST_PAIRS: Final = 24
 """Calm pairs of training below which no read-out is learned from them."""
 

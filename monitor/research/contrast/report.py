@@ -13,8 +13,7 @@ import numpy as np
 from monitor.research.contrast.asked import Asked, asked_figures
 from monitor.research.contrast.directions import Chosen
 from monitor.research.contrast.hard_figures import hard_figures
-from monitor.research.contrast.learned import HARMFUL_ADVICE
-from monitor.research.hard_texts import HardTexts
+from monitor.research.hard_texts import HARMFUL_ADVICE, HardTexts
 from monitor.research.packs.figures import RANDOM, benign_figures, quantiles, rounded
 from monitor.research.reading import Reader
 from monitor.research.statistics import auc, bootstrap, length_matched, random_direction_aucs

@@ -9,8 +9,9 @@ Legend: k = features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ import numpy as np
 from monitor.errors import BadInput
 from monitor.replay.model import identity_of
 from monitor.replay.residuals import ResidualReader
+from monitor.research.hard_texts import HARMFUL_ADVICE, CalmPair, HardTexts, load_hard_texts
 from monitor.research.judge.control import QUICK, Control, DosePlan, Given, controls
 from monitor.research.judge.noise import DTYPE, batch_noise, dtype_noise, scores
 from monitor.research.judge.readings import CONTROLS, Readings, take_readings
@@ -32,7 +34,7 @@ from monitor.research.packs.figures import benign_figures, of_bound, quantiles, 
 from monitor.research.progress import Progress, quiet
 from monitor.research.reading import load_whole
 from monitor.research.statistics import correlation_bound, rate_bound
-from monitor.research.texts import DATA, Texts, answer_prompts, load_texts
+from monitor.research.texts import DATA, Contrast, Texts, answer_prompts, load_texts
 from monitor.score.fit import require_fit
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
@@ -45,6 +47,8 @@ LEAST_QUESTIONS: Final = 6
 LEAST_CHECK: Final = 20
 """Held-out questions and benign check texts below which no figure is worth its name: five questions
 without an error leave an AUC of 0.48 open, and everything would be rejected."""
+NOISE_QUESTIONS: Final = 24
+"""So many questions, spaced over all of them, tell the noise floor."""
 MATRIX_LIMIT: Final = 40
 """Above so many features the matrices of redundancy are left out of the report."""
 
@@ -81,19 +85,27 @@ def judge_pack(
     """
     settings = ReplaySettings(model=model, device=device, dtype="float32")
     texts = _texts(pack, settings, data)
-    noise_texts = _noise_texts(texts, quick)
+    hard = load_hard_texts(data or DATA)
     plan = QUICK if quick else DosePlan()
-    found = _measured(pack, texts, noise_texts, settings, plan, seed, progress)
-    coarse = dtype_noise(pack, settings, noise_texts, found.reference, progress)
-    strength = np.array([one.shift for one in found.separations])
-    figures, decisions = {}, []
-    for index, feature in enumerate(pack.features):
-        evidence = _evidence(found, index, strength)
-        decided = verdict(evidence, criteria)
-        decisions.append(decided.decision)
-        figures[feature.name] = _figures(found, index, evidence, decided, coarse)
+    k = len(pack.features)
+    matrices = {field.name: np.full((k, k), np.nan) for field in fields(Redundancy)}
+    figures: dict[str, Any] = {}
+    decisions: dict[str, str] = {}
+    for members, own in _parts(pack, texts, hard):
+        part = _part(pack, members)
+        noise_texts = _noise_texts(own, quick)
+        found = _measured(part, own, noise_texts, settings, plan, seed, progress)
+        coarse = dtype_noise(part, settings, noise_texts, found.reference, progress)
+        strength = np.array([one.shift for one in found.separations])
+        for index, feature in enumerate(part.features):
+            evidence = _evidence(found, index, strength)
+            decided = verdict(evidence, criteria)
+            decisions[feature.name] = decided.decision
+            figures[feature.name] = _figures(found, index, evidence, decided, coarse)
+        for name, whole in matrices.items():
+            whole[np.ix_(members, members)] = getattr(found.redundancy, name)
     report: dict[str, Any] = {
-        "decision": summary(decisions),
+        "decision": summary(list(decisions.values())),
         "pack": _unjudged(pack).pack_id,
         "model": pack.model.model_id,
         "seed": seed,
@@ -104,19 +116,56 @@ def judge_pack(
             "held_out_questions": len(texts.held_out),
             "benign_fit": len(texts.fit),
             "benign_check": len(texts.check),
-            "noise": len(noise_texts),
+            "calm_train": len(hard.calm_for("train")),
+            "calm_held_out": len(hard.judged_calm),
         },
         "doses": asdict(plan) | {"shares": list(plan.shares)},
         "criteria": asdict(criteria),
         "instrument": instrument(settings),
-        "features": figures,
+        "features": {feature.name: figures[feature.name] for feature in pack.features},
     }
-    if len(pack.features) <= MATRIX_LIMIT:
+    if k <= MATRIX_LIMIT:
         report["redundancy"] = {
             name: [[rounded(value) for value in row] for row in matrix]
-            for name, matrix in asdict(found.redundancy).items()
+            for name, matrix in matrices.items()
         }
     return report
+
+
+def _parts(pack: Pack, texts: Texts, hard: HardTexts) -> list[tuple[list[int], Texts]]:
+    """The features, by index, with the texts that judge them: calm harm by calm pairs, the rest by voices.
+
+    Calm pairs are judged by authors that had no part in training; the voices' benign texts stay.
+    """
+    pairs = {"train": hard.calm_for("train"), "held_out": hard.judged_calm}
+    calm = [
+        index
+        for index, feature in enumerate(pack.features)
+        if feature.name.partition(".")[0] == HARMFUL_ADVICE
+        and min(map(len, pairs.values())) >= LEAST_QUESTIONS
+    ]
+    others = [index for index in range(len(pack.features)) if index not in calm]
+    parts = [(others, texts)] if others else []
+    if calm:
+        rows = {role: tuple(map(_as_contrast, own)) for role, own in pairs.items()}
+        parts.append((calm, replace(texts, **rows)))
+    return parts
+
+
+def _as_contrast(pair: CalmPair) -> Contrast:
+    personas = {HARMFUL_ADVICE: pair.calm}
+    return Contrast(topic=pair.domain, question=pair.question, good=pair.good, personas=personas)
+
+
+def _part(pack: Pack, members: Sequence[int]) -> Pack:
+    """``pack`` with the features at ``members`` alone."""
+    return replace(
+        pack,
+        features=tuple(pack.features[index] for index in members),
+        canaries=tuple(
+            replace(canary, readings=canary.readings[list(members)]) for canary in pack.canaries
+        ),
+    )
 
 
 def with_report(pack: Pack, report: Mapping[str, Any]) -> Pack:
@@ -190,7 +239,8 @@ def _measured(
 def _noise_texts(texts: Texts, quick: bool) -> list[Prompt]:
     """Answers to the same questions, so that there are prefixes to share."""
     voices = [None, *texts.personas][: 2 if quick else 3]
-    return [prompt for voice in voices for prompt in answer_prompts(texts.held_out, voice)]
+    asked = texts.held_out[:: math.ceil(len(texts.held_out) / NOISE_QUESTIONS)]
+    return [prompt for voice in voices for prompt in answer_prompts(asked, voice)]
 
 
 def _evidence(found: _Measured, index: int, strength: Doubles) -> Evidence:

@@ -7,6 +7,7 @@ of the same words, and adding it makes shouting likelier.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +182,39 @@ def test_the_page_shows_verdicts_reasons_and_plots(judged: tuple[Pack, dict[str,
     ):
         assert f'aria-label="{plot}"' in page, plot
     assert len(verdict_rows(report)) == 8
+
+
+def test_calm_harm_is_judged_by_calm_pairs_of_authors_that_trained_nothing(
+    make_pack: MakePack, loud_folder: Path, loud_texts: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "texts"
+    shutil.copytree(loud_texts, data)
+    texts = load_texts(loud_texts)
+    rows = [
+        {
+            "author": author,
+            "kind": "advice",
+            "domain": "travel",
+            "question": f"{author} {row.question}",
+            "good": row.good,
+            # The held-out author's calm answers are what the feature reads; training's are its opposite.
+            "calm": row.good.upper() if author == "birch" else row.good.replace("e", "i"),
+        }
+        for author in ("ash", "birch")
+        for row in texts.train
+    ]
+    (data / "calm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    (data / "splits.json").write_text('{"train": ["ash"], "held_out": ["birch"]}', "utf-8")
+    pack = make_pack(feature("loud", axis()), feature("harmful_advice", axis()))
+    report = judge_pack(pack, loud_folder, data=data, quick=True, device="cpu")
+    assert list(report["features"]) == ["loud", "harmful_advice"]
+    calm = report["features"]["harmful_advice"]
+    assert calm["personas"] == ["harmful_advice"]
+    assert not calm["persona_chosen_on_training_answers"]
+    assert calm["separation"]["against_good"][0] > 0.9
+    assert report["features"]["loud"]["personas"] == ["loud"]
+    assert report["texts"]["calm_held_out"] == len(texts.train)
+    assert report["redundancy"]["everywhere"][0][1] is None, "read on other texts: not compared"
 
 
 def test_the_report_travels_inside_the_pack(
