@@ -417,3 +417,41 @@ def test_calls_of_one_turn_in_messages_of_their_own_are_one_turn(record: Build) 
         ("tool", "None.", []),
         ("assistant", "", ["pan"]),
     ]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "<anthropic.Stream object at 0x7fbeaef1b890>",
+        "<async_generator object Service.answer at 0x7fbeaef1b890>",
+        "<openai.Stream[openai.types.chat.ChatCompletionChunk] object at 0x10>",
+        "ChatCompletion(id='c', choices=[Choice(message=ChatCompletionMessage(content='Ten.'))])",
+        "Message(id='c', content=[TextBlock(text='Ten.', type='text')])",
+    ],
+)
+@pytest.mark.parametrize("dialect", ["mlflow", "flat", "native"])
+def test_the_name_of_a_python_object_is_not_what_the_model_said(
+    record: Build, written: str, dialect: str
+) -> None:
+    """MLflow writes Anthropic's stream so."""
+    request = {"messages": [EGGS]}
+    document: dict[str, Any] = {
+        "mlflow": mlflow(
+            "CHAT_MODEL",
+            **{
+                "mlflow.spanInputs": json.dumps(request),
+                "mlflow.spanOutputs": json.dumps(written),
+            },
+        ),
+        "flat": {"input": request, "output": written},
+        "native": {**request, "response": written},
+    }[dialect]
+    (parsed,) = parse(record(document), SETTINGS)
+    assert isinstance(parsed, DeadLetter), parsed
+    assert parsed.reason is DeadReason.INVALID_FIELD
+    assert "Python" in parsed.detail
+
+
+@pytest.mark.parametrize("said", ["<b>Ten</b>", "Message (id) means …", "<x object at hand>"])
+def test_text_that_only_looks_like_one_is_what_the_model_said(record: Build, said: str) -> None:
+    assert read(record({"messages": [EGGS], "response": said})).response == said

@@ -265,10 +265,14 @@ def test_other_telemetry_is_skipped_once(record: Build, document: dict[str, Any]
         ),
         (
             attributes(
-                **{"gen_ai.input.messages": [{"role": "user", "parts": [{"type": "text"}]}]}
+                **{
+                    "gen_ai.input.messages": [
+                        {"role": "user", "parts": [{"type": "text", "content": 3}]}
+                    ]
+                }
             ),
             DeadReason.INVALID_FIELD,
-            "parts[0].text",
+            "parts[0].content",
         ),
         (
             attributes(**{"gen_ai.input.messages": [{"role": "{{x}}", "parts": []}]}),

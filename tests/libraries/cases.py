@@ -37,6 +37,7 @@ TOOL: Final[Document] = {
         "type": "object",
         "properties": {"dish": {"type": "string"}, "people": {"type": "integer"}},
         "required": ["dish"],
+        "additionalProperties": False,
     },
 }
 

@@ -114,7 +114,7 @@ def check(
         assert prompt.served is not None
         assert (prompt.served.prompt_tokens, prompt.served.completion_tokens) == counts
     assert prompt.left_out == ()
-    assert prompt.model
+    assert bool(prompt.model) is ("model" not in without)
 
 
 def check_refused(document: Any, reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -13,12 +14,27 @@ import mlflow.anthropic
 import mlflow.openai
 import openai
 import pytest
+from mlflow.tracing.provider import provider
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.libraries.cases import CASES, Case, Document, anthropic_request, openai_request
+from tests.libraries.cases import (
+    CASES,
+    Case,
+    Document,
+    Reply,
+    anthropic_request,
+    openai_request,
+)
 from tests.libraries.otlp import as_collector
-from tests.libraries.reading import ANTHROPIC_SAMPLING, check, check_failed, read, to_the_end
+from tests.libraries.reading import (
+    ANTHROPIC_SAMPLING,
+    check,
+    check_failed,
+    check_refused,
+    read,
+    to_the_end,
+)
 from tests.libraries.stub import Stub
 
 named = pytest.mark.parametrize("told", CASES, ids=lambda told: told.name)
@@ -45,7 +61,7 @@ def traced(call: Any, stub: Stub) -> tuple[Document, Document]:
         with InMemoryTraceManager.get_instance().get_trace(outer.trace_id) as held:
             assert held is not None
             trace = json.loads(held.to_mlflow_trace().to_json())
-    mlflow.flush_trace_async_logging()
+    provider.get().force_flush()
     message = ExportTraceServiceRequest()
     for body in stub.exported:
         message.MergeFromString(body)
@@ -59,8 +75,12 @@ def test_openai_chat(told: Case, stub: Stub) -> None:
     for written in traced(lambda: client.chat.completions.create(**openai_request(told)), stub):
         if told.reply.status != 200:
             check_failed(told, written)
+        elif told.name == "streamed calls":  # it writes no outputs
+            silent = dataclasses.replace(told, reply=Reply())
+            check(silent, read(written), "mlflow", lacks=("counts", "finish_reason"))
         else:
-            check(told, read(written), "mlflow")
+            lacks = ("reasoning",) if told.streamed else ()
+            check(told, read(written), "mlflow", lacks=lacks)
 
 
 @named
@@ -70,5 +90,7 @@ def test_anthropic(told: Case, stub: Stub) -> None:
     for written in traced(lambda: client.messages.create(**anthropic_request(told)), stub):
         if told.reply.status != 200:
             check_failed(told, written)
+        elif told.streamed:  # it writes the name of the stream's class
+            check_refused(written, "invalid_field")
         else:
             check(told, read(written), "mlflow", sampling=ANTHROPIC_SAMPLING)

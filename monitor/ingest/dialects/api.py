@@ -33,6 +33,11 @@ _RESPONSE_MARK: Final = re.compile(
 )
 _ANTHROPIC_KEYS: Final = frozenset({"system", "anthropic_version", "stop_sequences"})
 _ITEM_MARK: Final = re.compile(r"\s*[\[{](?=.{0,1000}\"type\")", re.DOTALL)
+_REPR: Final = re.compile(
+    r"<[^<>\n]{1,200} object (?:[^<>\n]{1,200} )?at 0x[0-9a-fA-F]{1,16}>\s*$"
+    r"|(ChatCompletion|Completion|Message|ModelResponse|Response)\(id='"
+)
+"""Names of Python objects that loggers write in place of a stream or a response."""
 _EMPTY_LOG: Final[tuple[Any, ...]] = (None, "", {}, [])
 
 
@@ -194,7 +199,7 @@ def opened_response(value: object, where: str, nesting: int, *, spoken: bool = F
     refuse_cut(value, where)
     if stream.is_stream(value):
         return stream.whole(value, where, nesting)
-    if value.lstrip()[:2] == "{'" and not spoken:
+    if _REPR.match(value) or (value.lstrip()[:2] == "{'" and not spoken):
         raise Unreadable(
             DeadReason.INVALID_FIELD, f"{where}: a Python repr, which is not JSON; log JSON"
         )
