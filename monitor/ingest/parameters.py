@@ -54,14 +54,18 @@ _TOOL_KEYS: Final = frozenset({"tools", "functions", "toolConfig"})
 
 
 def sampling(given: Mapping[str, Any], finish_reason: str | None = None) -> Sampling | None:
-    """How the answer was drawn; None where nothing is said of it."""
+    """How the answer was drawn; None where nothing is said of it.
+
+    Of two names for the same, the one that stands first in our table counts: a redelivered record gives
+    the same values in every process.
+    """
     found: dict[str, Any] = {}
-    for key in given.keys() & _NUMBERS.keys():
-        if (number := _number(given[key])) is not None:
-            found.setdefault(_NUMBERS[key], number)
-    for key in given.keys() & _WHOLE_NUMBERS.keys():
-        if (count := _count(given, key)) is not None:
-            found.setdefault(_WHOLE_NUMBERS[key], count)
+    for key, name in _NUMBERS.items():
+        if key in given and (number := _number(given[key])) is not None:
+            found.setdefault(name, number)
+    for key, name in _WHOLE_NUMBERS.items():
+        if key in given and (count := _count(given, key)) is not None:
+            found.setdefault(name, count)
     if stop := _stops(given):
         found["stop"] = stop
     if finish_reason is not None:

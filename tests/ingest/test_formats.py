@@ -39,6 +39,7 @@ def prompt_of(record: RawRecord, settings: IngestSettings = SETTINGS) -> Prompt:
 def letter_of(record: RawRecord, settings: IngestSettings = SETTINGS) -> DeadLetter:
     (parsed,) = parse(record, settings)
     assert isinstance(parsed, DeadLetter), parsed
+    assert parsed.key.index == 0
     return parsed
 
 

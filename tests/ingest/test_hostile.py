@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import gzip
+import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -671,6 +672,20 @@ def test_by_hand(record: Build, case: str) -> None:
         assert expected is Prompt
     else:
         assert parsed.reason is expected
+
+
+def test_a_bomb_behind_what_used_up_the_limit_is_never_unpacked(record: Build) -> None:
+    """The limit counts over all layers: once nothing is left of it, no layer is given free rein."""
+    limit, bomb = 100_000, gzip.compress(b" " * 60_000_000 + b"{}")
+    assert len(bomb) < limit
+    packed = gzip.compress(bomb + b"\0" * (limit - len(bomb)))
+    tracemalloc.start()
+    (parsed,) = parse(record(packed), IngestSettings(max_record_bytes=limit))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(parsed, DeadLetter)
+    assert parsed.reason is DeadReason.OVERSIZE
+    assert most < 10 * limit
 
 
 def test_a_50_mb_string_within_the_limit_is_read(record: Build) -> None:

@@ -24,6 +24,8 @@ OWN_KEYS: Final = frozenset(
     }
 )
 """Keys that an OpenAI request does not have: with any of them a record with messages is ours."""
+_OF_OTHERS: Final = frozenset(api.REQUEST_KEYS) - {"messages", "prompt"}
+"""Keys that hold what was asked in other APIs. Here they are unknown, hence passed over."""
 
 
 def native_schema() -> dict[str, Any]:
@@ -44,7 +46,7 @@ def read(document: Document, settings: IngestSettings) -> Exchange:
         raise Unreadable(
             DeadReason.INVALID_FIELD, "messages: expected either messages or prompt, and not both"
         )
-    request = {key: value for key, value in document.items() if key != "input"}
+    request = {key: value for key, value in document.items() if key not in _OF_OTHERS}
     if given is None:
         fields.text(prompt, "prompt")
     else:
