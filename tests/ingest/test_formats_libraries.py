@@ -455,3 +455,36 @@ def test_the_name_of_a_python_object_is_not_what_the_model_said(
 @pytest.mark.parametrize("said", ["<b>Ten</b>", "Message (id) means …", "<x object at hand>"])
 def test_text_that_only_looks_like_one_is_what_the_model_said(record: Build, said: str) -> None:
     assert read(record({"messages": [EGGS], "response": said})).response == said
+
+
+def test_a_stream_in_the_events_of_mlflow_is_the_answer(record: Build) -> None:
+    """MLflow's own output of a stream leaves out calls and reasoning; its events hold every chunk."""
+    call = {"index": 0, "id": "c", "function": {"name": "find_pan", "arguments": "{}"}}
+    deltas: list[dict[str, Any]] = [{"reasoning_content": "Eggs."}, {"tool_calls": [call]}]
+    chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]})
+    message = {"role": "assistant", "content": ""}
+    document = mlflow(
+        "CHAT_MODEL",
+        **{
+            "mlflow.spanInputs": json.dumps({"messages": [EGGS]}),
+            "mlflow.spanOutputs": json.dumps({"choices": [{"message": message}]}),
+        },
+    )
+    span = document["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
+    span["events"] = [
+        {
+            "name": f"mlflow.chunk.item.{index}",
+            "attributes": [
+                {"key": "mlflow.chunk.value", "value": {"stringValue": json.dumps(chunk)}}
+            ],
+        }
+        for index, chunk in enumerate(chunks)
+    ]
+    prompt = read(record(document))
+    assert [call.name for call in prompt.tool_calls] == ["find_pan"]
+    assert prompt.reasoning == "Eggs."
+    assert prompt.sampling is not None
+    assert prompt.sampling.finish_reason == "tool_calls"
+    del span["events"][-1]
+    assert read(record(document)).tool_calls == ()  # not whole: MLflow's own output

@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from monitor.ingest import fields
-from monitor.ingest.dialects import api, otlp
+from monitor.ingest.dialects import api, otlp, stream
 from monitor.ingest.dialects.dialect import Dialect, Document
 from monitor.ingest.dialects.langsmith import messages_of
 from monitor.ingest.dialects.otlp import Entry
 from monitor.ingest.exchange import Exchange
-from monitor.ingest.fields import Skipped
+from monitor.ingest.fields import Skipped, Unreadable
 from monitor.ingest.foreign import Foreign
 from monitor.settings import IngestSettings
 from monitor.values.prompts import SkipReason
 
 TYPE: Final = "mlflow.spanType"
 _TYPES: Final = frozenset({"CHAT_MODEL", "LLM"})
+_CHUNK: Final = "mlflow.chunk.item."
 _CUT_HELP: Final = "export the whole trace"
 
 
@@ -58,6 +59,7 @@ def read(item: Document, settings: IngestSettings) -> Exchange:
         if isinstance(served, str) and served[:1] in ('"', "{", "[", "n")
         else served
     )
+    response = _streamed(span, nesting) or response
     about = item["info"] if isinstance(item["info"], dict) else {}
     metadata = about.get("trace_metadata")
     session = metadata.get("mlflow.trace.session") if isinstance(metadata, dict) else None
@@ -91,13 +93,32 @@ def is_exchange(own: Mapping[str, Any]) -> bool:
 def read_span(entry: Entry, settings: IngestSettings) -> Exchange:
     """A span that MLflow's SDK sent to a collector, where the trace around it is not at hand."""
     at = entry.where.rstrip(".") or "record"
-    exchange = read({"info": None, "span": {"attributes": entry.own}, "at": at}, settings)
+    span = {"attributes": entry.own, "events": entry.document.get("events")}
+    exchange = read({"info": None, "span": span, "at": at}, settings)
     return dataclasses.replace(
         exchange,
         prompt_id=exchange.prompt_id or otlp.span_id(entry),
         segment=otlp.labels(entry, settings),
         timestamp=otlp.time(entry),
     )
+
+
+def _streamed(span: Mapping[str, Any], nesting: int) -> Any:
+    """The response in a span's chunks, which are events; None where there are none, or not all.
+
+    The output that MLflow makes of a stream leaves out its calls and its reasoning.
+    """
+    chunks = []
+    listed = span.get("events")
+    try:
+        for event in listed if isinstance(listed, list) else ():
+            name = event.get("name") if isinstance(event, dict) else None
+            if isinstance(name, str) and name.startswith(_CHUNK):
+                given = otlp.attributes(event.get("attributes")).get("mlflow.chunk.value")
+                chunks.append(fields.opened(given, name, nesting, _CUT_HELP))
+        return stream.assembled(chunks, "events") if stream.is_events(chunks) else None
+    except Unreadable:
+        return None
 
 
 def _nanoseconds(span: Mapping[str, Any], foreign: Foreign) -> Any:
