@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from monitor.ingest import fields
 from monitor.ingest.fields import Unreadable
@@ -19,7 +19,7 @@ def is_stream(value: str) -> bool:
     return value.lstrip()[:6] in ("data: ", "event:") or value.lstrip().startswith("data:{")
 
 
-def is_events(value: object) -> bool:
+def is_events(value: object) -> TypeGuard[list[Any]]:
     """Whether a list holds the events of a stream, as a client dumps them, and not messages."""
     first = value[0] if isinstance(value, list) and value else None
     if not isinstance(first, dict):
