@@ -192,14 +192,13 @@ def psi(window: Counts, baseline: Counts) -> float:
 def deciles(baseline: Counts) -> NDArray[np.intp]:
     """First bins of neighbouring groups that each hold about a tenth of ``baseline``.
 
-    A bin that holds more than a tenth by itself is a group by itself.
+    A bin that holds more than a tenth by itself is a group by itself: it ends one, since one of the
+    tenths falls into it, and begins one.
     """
     n = int(baseline.sum())
-    if n == 0:
-        return np.array([0], dtype=np.intp)
     cuts = np.searchsorted(np.cumsum(baseline), n * np.arange(1, 10) / 10.0, side="left")
     heavy = np.flatnonzero(baseline * 10 > n)
-    starts = np.unique(np.concatenate([[0], cuts + 1, heavy, heavy + 1]))
+    starts = np.unique(np.concatenate([[0], cuts + 1, heavy]))
     return starts[starts < SCORE_BINS].astype(np.intp)
 
 

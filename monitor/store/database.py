@@ -6,6 +6,7 @@ locks belong to a session.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,9 +151,12 @@ _MENDS: Final = (
 )
 
 
+_NAME: Final = re.compile(r"""(["'])[^"']*\1""")
+
+
 def _mend(said: str) -> str:
-    # Behind what was asked for, which names hosts: connection to server at "…" failed: …
-    told = said.rpartition("failed: ")[2]
+    # Hosts, users and databases are told in quotes: their own words are not the server's.
+    told = _NAME.sub('""', said)
     return next(mend for words, mend in _MENDS if words in told)
 
 

@@ -11,7 +11,9 @@ from monitor.drift.histogram import (
     CENTRES,
     EDGES,
     bucket_scores,
+    deciles,
     floor_time,
+    grouped,
     histogram_of,
     ks,
     merge,
@@ -183,3 +185,27 @@ def test_distances_stay_finite_on_disjoint_and_empty():
 def test_times_floor_to_the_bucket():
     assert floor_time(NOW, timedelta(minutes=15)) == datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
     assert floor_time(NOW, timedelta(days=1)) == datetime(2026, 3, 1, tzinfo=UTC)
+
+
+COUNTS = st.lists(
+    st.one_of(st.just(0), st.integers(0, 30), st.integers(0, 3_000)),
+    min_size=SCORE_BINS,
+    max_size=SCORE_BINS,
+).map(lambda counts: np.array(counts, dtype=np.int64))
+
+
+@given(COUNTS)
+def test_groups_hold_about_a_tenth_and_what_holds_more_stands_alone(counts):
+    groups = deciles(counts)
+    held = grouped(counts, groups)
+    ends = [*groups[1:].tolist(), SCORE_BINS]
+    assert groups[0] == 0
+    assert (np.diff(groups) > 0).all()
+    assert held.sum() == counts.sum()
+    heavy = set(np.flatnonzero(counts * 10 > counts.sum()).tolist())
+    for start, end, n in zip(groups.tolist(), ends, held.tolist(), strict=True):
+        alone = end - start == 1
+        assert alone or not heavy & set(range(start, end))
+        assert alone or 10 * n <= 2 * counts.sum()
+    # A tenth each makes ten; more only where one is closed early, before a bin that stands alone.
+    assert len(groups) <= 10 + len(heavy)

@@ -208,12 +208,22 @@ def test_bets_on_a_tail_that_is_not_known_sit_out():
     assert not tail_only.any()
 
 
+def normal(random: np.random.Generator, n: int) -> np.ndarray:
+    return random.normal(size=n)
+
+
+def long_tailed(random: np.random.Generator, n: int) -> np.ndarray:
+    """Variance 1, of which 1 % of the scores, far out on both sides, make two thirds."""
+    far = random.random(n) < 0.01
+    return np.where(far, np.where(random.random(n) < 0.5, 8.0, -8.0), 0.6 * random.normal(size=n))
+
+
+@pytest.mark.parametrize("draw", [normal, long_tailed])
 @pytest.mark.parametrize("direction", [1, -1])
 @pytest.mark.parametrize("shift", [0.1, 0.25, 0.5, 1.0, 2.0])
-def test_a_change_of_any_size_is_bet_on_almost_as_well_as_by_who_knew_it(shift, direction):
+def test_a_change_of_any_size_is_bet_on_almost_as_well_as_by_who_knew_it(draw, shift, direction):
     """Growth of evidence per prompt, against the best stake that the boldest bet leaves room for."""
-    random = np.random.default_rng(12)
-    scores = random.normal(size=400_000)
+    scores = draw(np.random.default_rng(12), 400_000)
     bets = detector(BaselineStream(window=window_of(scores)), limit=LIMIT, streams=1)
     changed = window_of(scores + direction * (MEAN_MARGIN + shift)).histogram / scores.size
     mean_bets = [gains for gains in bets.bin_gains if gains.any() and gains @ changed > 0]

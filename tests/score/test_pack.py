@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import save_file
 
 from monitor.errors import PackError
-from monitor.score.fit import fit_problems
 from monitor.score.pack import (
     LARGEST_MANIFEST,
     load_pack,
@@ -167,10 +166,24 @@ def test_tensors_may_be_larger_than_a_manifest(
     model = replace(pack().model, hidden_size=wide)
     weight = np.full(wide, 0.5, dtype=np.float32)
     save_pack(pack(model=model, features=(feature(weight=weight),), canaries=()), tmp_path)
-    limit = 4 * wide - 1
-    assert (tmp_path / "pack.json").stat().st_size < limit
+    limit = (tmp_path / "pack.json").stat().st_size
+    assert limit < 4 * wide
     monkeypatch.setattr("monitor.score.pack.LARGEST_MANIFEST", limit)
     np.testing.assert_array_equal(load_pack(tmp_path).weights[0], weight)
+    monkeypatch.setattr("monitor.score.pack.LARGEST_MANIFEST", limit - 1)
+    with pytest.raises(PackError, match=r"pack\.json is larger than"):
+        load_pack(tmp_path)
+
+
+@pytest.mark.parametrize("width", [1, WIDTH - 1, WIDTH + 1])
+def test_features_of_another_width_make_no_pack(width: int) -> None:
+    of_another = feature(weight=np.ones(width, dtype=np.float32))
+    with pytest.raises(PackError, match="feature malicious: weight has shape"):
+        pack(features=(of_another,), canaries=())
+
+
+def test_features_of_the_models_width_make_one() -> None:
+    assert pack(features=(feature(),), canaries=()).weights.shape == (1, WIDTH)
 
 
 def test_missing_parts_are_named(folder: Path, tmp_path: Path) -> None:
@@ -179,18 +192,6 @@ def test_missing_parts_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / "features.safetensors").unlink()
     with pytest.raises(PackError, match=r"features\.safetensors"):
         load_pack(folder)
-
-
-def test_fit_problems_say_what_differs() -> None:
-    model = pack().model
-    assert fit_problems(pack(), model) == []
-    assert fit_problems(pack(), replace(model, model_id="elsewhere", template_hash="c")) == []
-    wrong = replace(model, hidden_size=16, weights_hash="b" * 64)
-    problems = fit_problems(pack(), wrong)
-    assert len(problems) == 2
-    assert "8 wide" in problems[0]
-    assert "16" in problems[0]
-    assert "weights differ" in problems[1]
 
 
 def test_a_canary_is_a_prompt_of_the_reserved_topic() -> None:

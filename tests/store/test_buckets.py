@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -268,3 +269,42 @@ def test_histograms_larger_than_one_bin_count_survive(database: Engine) -> None:
     (window,) = windows(database, (NOON, NOON + HOUR))
     assert window.histogram.tolist() == [3_000_000] * SCORE_BINS
     assert (window.total, window.total_squares, window.tail_count) == (4.5, 7.5, 21)
+
+
+def test_segments_that_become_one_when_they_are_cut_are_added_up(database: Engine) -> None:
+    """Nothing of either is lost: each figure is the sum, and each score keeps its bin."""
+    long = "route=" + "x" * 300
+    rows = [
+        row
+        for which in "ab"
+        for row in series(
+            20,
+            start=20 * (which == "b"),
+            seed=ord(which),
+            segments=("all", long + which, f"route={which}"),
+        )
+    ]
+    keep(database, chunk(rows, start=0, end=40))
+    read = {(w.feature, w.segment): w for w in windows(database, (NOON, NOON + HOUR))}
+    (cut,) = {segment for _, segment in read if segment.endswith("…")}
+    assert len(read) == 4 * len(FEATURES)
+    for feature in range(len(FEATURES)):
+        joined, whole = read[feature, cut], read[feature, "all"]
+        assert (joined.n, joined.tail_count) == (whole.n, whole.tail_count)
+        assert joined.total == pytest.approx(whole.total)
+        assert joined.total_squares == pytest.approx(whole.total_squares)
+        assert joined.histogram.tolist() == whole.histogram.tolist()
+
+
+def test_a_tail_that_one_of_two_does_not_know_is_not_known_of_their_sum(database: Engine) -> None:
+    long = "route=" + "x" * 300
+    of_all = [b for b in buckets_of(series(5)) if b.feature == 2]
+    given = [
+        replace(bucket, segment=long + which, tail_count=None if which == "b" else 1)
+        for bucket in of_all
+        for which in "ab"
+    ]
+    with transaction(database) as c:
+        add_buckets(c, lineage_id_of(c, LINEAGE), given)
+    (window,) = windows(database, (NOON, NOON + HOUR))
+    assert (window.n, window.tail_count) == (2 * sum(b.n for b in of_all), None)

@@ -41,6 +41,47 @@ def test_no_server_asks_for_a_retry_and_shows_no_password() -> None:
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("who", "where", "mend"),
+    [
+        ("ada:wrong", "monitor", "Mend the user or the password"),
+        ("eve", "monitor", "Let this host and user in in pg_hba.conf"),
+        ("nobody", "monitor", "Mend the user in postgres.url, or create that role"),
+        ("postgres", "password", "Create the database, or mend its name"),
+    ],
+)
+def test_a_log_in_that_fails_is_told_its_own_mend(
+    restartable_postgres: Postgres, who: str, where: str, mend: str
+) -> None:
+    restartable_postgres.create_database("monitor")
+    hba = restartable_postgres.folder / "data" / "pg_hba.conf"
+    ways = ("ada all scram-sha-256", "eve all reject")
+    rules = [f"host all {user} {host} {way}" for user, host, way in map(str.split, ways)]
+    hba.write_text("\n".join([*rules, hba.read_text(encoding="utf-8")]), encoding="utf-8")
+    owner = connect(PostgresSettings(url=restartable_postgres.url))
+    with transaction(owner) as c:
+        c.execute(text("CREATE ROLE ada LOGIN PASSWORD 'right'"))
+        c.execute(text("CREATE ROLE eve LOGIN"))
+        c.execute(text("SELECT pg_reload_conf()"))
+    owner.dispose()
+    url = f"postgresql://{who}@127.0.0.1:{restartable_postgres.port}/{where}"
+    engine = connect(PostgresSettings(url=url))
+    with pytest.raises(DatabaseUnavailable) as raised, transaction(engine):
+        pass
+    assert raised.value.hint.startswith(mend), raised.value
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:1", "password.invalid", "pg_hba.conf.invalid", "127.0.0.1:1/password"]
+)
+def test_words_of_what_was_asked_for_are_no_words_of_the_server(host: str) -> None:
+    engine = connect(PostgresSettings(url=f"postgresql://ada@{host}"))
+    with pytest.raises(DatabaseUnavailable) as raised, transaction(engine):
+        pass
+    assert raised.value.hint.startswith("Mend host, port, user, password and database")
+
+
 def test_statements_of_the_wrong_kind_are_told_apart(database: Engine) -> None:
     cases: list[tuple[str, type[Exception]]] = [
         ("SELECT * FROM monitor_data.no_such_table", SchemaError),

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.errors import PackError
-from monitor.score.fit import fit_problems, pack_or_shipped, require_fit, shipped_pack
-from monitor.score.pack import SHIPPED, load_pack
 from monitor.values.identity import BaselineFingerprint, Copy, ModelIdentity
 
 MODEL = ModelIdentity(
@@ -50,32 +46,6 @@ def test_a_difference_is_told_with_its_hashes_cut() -> None:
     assert found.short == ("bbbbbbbbbbbb…", "dddddddddddd…")
     (found,) = MODEL.differences(replace(MODEL, vocab_size=401))
     assert found.short == ("400", "401")
-
-
-def test_every_field_that_can_differ_has_a_sentence_and_a_refusal_tells_all() -> None:
-    pack = load_pack(SHIPPED / "smollm2-135m-instruct")
-    other = replace(
-        MODEL, architecture="gpt2", hidden_size=1, layers=1, vocab_size=1, model_id="other"
-    )
-    assert len(fit_problems(pack, other)) == len(pack.model.differences(other)) == 7
-    with pytest.raises(PackError, match="does not fit the served model: the pack reads a ") as no:
-        require_fit(pack, other, "the served model")
-    assert "chat template differs" in str(no.value)
-    assert "monitor pack build contrast" in no.value.hint
-    require_fit(pack, pack.model)
-
-
-def test_a_fine_tune_of_the_packs_model_is_let_pass_on_demand_only() -> None:
-    pack = load_pack(SHIPPED / "smollm2-135m-instruct")
-    tuned = replace(pack.model, weights_hash="0" * 64)
-    assert shipped_pack(tuned) is None
-    with pytest.raises(PackError, match="no pack is shipped for the model in /models/x"):
-        pack_or_shipped(None, tuned, where=Path("/models/x"), hint="")
-    with pytest.raises(PackError, match="weights differ"):
-        require_fit(pack, tuned)
-    found = pack_or_shipped(None, tuned.with_any_weights(), where=SHIPPED, hint="")
-    assert found.pack_id == pack.pack_id
-    require_fit(pack, tuned.with_any_weights())
 
 
 def test_a_baseline_knows_the_models_that_it_was_made_with() -> None:
