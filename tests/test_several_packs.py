@@ -18,6 +18,8 @@ from monitor.values.alerts import AlertState, Silence
 from monitor.watcher import Watcher
 from tests.traffic import MINUTE, PACK, Traffic, settings_of
 
+pytestmark = pytest.mark.slow
+
 OTHER = "pack-2"
 LOOSE = {"warning": Thresholds(shift=5.0)}
 SHIFTED = (1.5, 0.0)

@@ -124,6 +124,7 @@ def test_going_up_asks_nothing(
         assert "lost" not in up.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "code"), [("n", 1), ("y", 0)])
 def test_at_a_terminal_a_person_decides(on_database: Path, answer: str, code: int) -> None:
     head = current_revision(engine_of(on_database))

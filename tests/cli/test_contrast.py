@@ -92,6 +92,7 @@ def texts(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_rollouts_become_a_pack_and_a_second_run_asks_nothing(
     cli: Cli,
     server: Any,

@@ -258,6 +258,7 @@ def test_a_partition_that_is_read_anew_forgets_what_it_had() -> None:
     assert (joined.outcomes, joined.waiting, joins.waits) == ([], (key(0),), 1)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_halves_that_never_meet_take_bounded_memory() -> None:
     limits = JoinSettings(halves=2_000, bytes=1024 * 1024)
     joins = Joins(IngestSettings(join=limits))

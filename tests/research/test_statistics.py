@@ -80,6 +80,7 @@ def test_random_directions_see_a_strong_contrast_less_often_than_the_real_one() 
     assert np.mean(random) > 0.5
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
     held = 0
     for seed in range(200):

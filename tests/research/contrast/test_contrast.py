@@ -94,6 +94,7 @@ def test_probes_are_built_from_the_same_texts(
     assert all(0 <= canary.readings.min() <= canary.readings.max() <= 1 for canary in pack.canaries)
 
 
+@pytest.mark.slow
 def test_verify_sees_another_model(tiny_folder: Path, texts_folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -121,6 +122,7 @@ def test_a_model_that_is_not_finite_is_refused(
     assert not (tmp_path / "pack").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [2, 3, 4])
 def test_the_block_is_chosen_by_folds_of_two_questions_or_more(
     tiny_folder: Path, texts_folder: Path, tmp_path: Path, kept: int

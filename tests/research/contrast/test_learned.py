@@ -153,6 +153,7 @@ def test_the_canaries_are_reproduced_and_nothing_is_rebuilt_as_a_plain_differenc
     assert not any(applies(built, feature, texts) for feature in built.features)
 
 
+@pytest.mark.slow
 def test_the_same_texts_learn_the_same_pack(
     built: Pack, tiny_folder: Path, texts_of_all_kinds: Path, tmp_path: Path
 ) -> None:

@@ -157,6 +157,7 @@ def test_a_pack_of_another_model_gives_no_directions(
         build_diff_pack(sources, tmp_path / "pack", CHANGED)
 
 
+@pytest.mark.slow
 def test_without_answers_the_last_prompt_token_is_read(
     base: Path, tuned: Path, texts_folder: Path, tmp_path: Path
 ) -> None:

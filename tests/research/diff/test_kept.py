@@ -27,7 +27,7 @@ from tests.scenes.diffs import CHANGED, PLANTED_SITE, given, planted_pack
 from tests.scenes.models import WIDTH
 from tests.scenes.packs import readings
 
-pytestmark = pytest.mark.usefixtures("_few_own_texts")
+pytestmark = [pytest.mark.usefixtures("_few_own_texts"), pytest.mark.slow]
 
 
 def asleep(planted: torch.Tensor) -> Feature:

@@ -28,6 +28,8 @@ from monitor.research.gate.shifts import judged
 from monitor.values.arrays import Doubles
 from monitor.values.features import Calibration, Feature
 
+pytestmark = pytest.mark.slow
+
 ALPHA = 0.05
 RUNS = 600
 

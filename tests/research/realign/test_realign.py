@@ -26,6 +26,8 @@ from monitor.values.drift import Bound
 from monitor.values.features import Calibration, Feature
 from monitor.values.prompts import Message, Prompt
 
+pytestmark = pytest.mark.slow
+
 SITE = 2
 GOOD = ["please", "take", "care", "and", "check", "it", "twice", "with", "a", "friendly", "expert"]
 BAD = ["GO", "AWAY", "YOU", "ARE", "AWFUL", "I", "HATE", "THIS", "GO", "NOW"]

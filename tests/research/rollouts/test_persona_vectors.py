@@ -32,6 +32,8 @@ from monitor.settings import ReplaySettings
 from monitor.values.arrays import Doubles
 from monitor.values.prompts import Prompt
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = RolloutSettings(
     rollouts=3, max_new_tokens=12, temperature=1.5, batch=5, least_questions=4, least_coherence=0.0
 )

@@ -107,6 +107,7 @@ def test_the_report_says_whether_the_sae_is_as_published(checkpoint: Path, build
     assert far.pack.report["autoencoder"]["expected"] == {"l0": 5.0, "variance_explained": 0.5}
 
 
+@pytest.mark.slow
 def test_a_dropped_threshold_shows(checkpoint: Path, build: Any) -> None:
     """The commonest mistake: a jumprelu loaded as relu."""
     relu = load_autoencoder(checkpoint)
