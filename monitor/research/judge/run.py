@@ -28,7 +28,15 @@ from monitor.research.judge.redundancy import Redundancy, redundancy
 from monitor.research.judge.separation import Separation, separation
 from monitor.research.judge.stability import Stability, stability
 from monitor.research.judge.tails import RATES, Tail, tail
-from monitor.research.judge.verdict import Criteria, Evidence, Steering, Verdict, summary, verdict
+from monitor.research.judge.verdict import (
+    Criteria,
+    Decision,
+    Evidence,
+    Steering,
+    Verdict,
+    summary,
+    verdict,
+)
 from monitor.research.packs.assemble import instrument
 from monitor.research.packs.figures import benign_figures, of_bound, quantiles, rounded
 from monitor.research.progress import Progress, quiet
@@ -90,7 +98,7 @@ def judge_pack(
     k = len(pack.features)
     matrices = {field.name: np.full((k, k), np.nan) for field in fields(Redundancy)}
     figures: dict[str, Any] = {}
-    decisions: dict[str, str] = {}
+    decisions: dict[str, Decision] = {}
     for members, own in _parts(pack, texts, hard):
         part = _part(pack, members)
         noise_texts = _noise_texts(own, quick)
@@ -137,18 +145,22 @@ def _parts(pack: Pack, texts: Texts, hard: HardTexts) -> list[tuple[list[int], T
 
     Calm pairs are judged by authors that had no part in training; the voices' benign texts stay.
     """
-    pairs = {"train": hard.calm_for("train"), "held_out": hard.judged_calm}
+    train, held_out = hard.calm_for("train"), hard.judged_calm
     calm = [
         index
         for index, feature in enumerate(pack.features)
         if feature.name.partition(".")[0] == HARMFUL_ADVICE
-        and min(map(len, pairs.values())) >= LEAST_QUESTIONS
+        and min(len(train), len(held_out)) >= LEAST_QUESTIONS
     ]
     others = [index for index in range(len(pack.features)) if index not in calm]
     parts = [(others, texts)] if others else []
     if calm:
-        rows = {role: tuple(map(_as_contrast, own)) for role, own in pairs.items()}
-        parts.append((calm, replace(texts, **rows)))
+        own = replace(
+            texts,
+            train=tuple(map(_as_contrast, train)),
+            held_out=tuple(map(_as_contrast, held_out)),
+        )
+        parts.append((calm, own))
     return parts
 
 
