@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 # the same cores wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import psutil
 import psycopg
 import pytest
 from hypothesis import settings
@@ -84,9 +85,15 @@ def _folder(name: str) -> Iterator[Path]:
     """A folder for a server's data, outside pytest's own temporary root.
 
     Every new pytest session closes that root to other users, and PostgreSQL, started by root, runs as
-    another user: a session beside this one would take its data away.
+    another user: a session beside this one would take its data away. What a killed session left is
+    removed, for it may lie in memory.
     """
-    path = Path(tempfile.mkdtemp(prefix=f"monitor-tests-{name}-", dir=_memory()))
+    parent = _memory() or Path(tempfile.gettempdir())
+    for left in parent.glob("monitor-tests-*-*-*"):
+        with suppress(ValueError):
+            if not psutil.pid_exists(int(left.name.split("-")[3])):
+                shutil.rmtree(left, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=f"monitor-tests-{name}-{os.getpid()}-", dir=parent))
     try:
         yield path
     finally:
