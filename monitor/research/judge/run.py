@@ -30,7 +30,6 @@ from monitor.research.judge.stability import Stability, stability
 from monitor.research.judge.tails import RATES, Tail, tail
 from monitor.research.judge.verdict import (
     Criteria,
-    Decision,
     Evidence,
     Steering,
     Verdict,
@@ -98,22 +97,15 @@ def judge_pack(
     k = len(pack.features)
     matrices = {field.name: np.full((k, k), np.nan) for field in fields(Redundancy)}
     figures: dict[str, Any] = {}
-    decisions: dict[str, Decision] = {}
     for members, own in _parts(pack, texts, hard):
-        part = _part(pack, members)
-        noise_texts = _noise_texts(own, quick)
+        part, noise_texts = _part(pack, members), _noise_texts(own, quick)
         found = _measured(part, own, noise_texts, settings, plan, seed, progress)
         coarse = dtype_noise(part, settings, noise_texts, found.reference, progress)
-        strength = np.array([one.shift for one in found.separations])
-        for index, feature in enumerate(part.features):
-            evidence = _evidence(found, index, strength)
-            decided = verdict(evidence, criteria)
-            decisions[feature.name] = decided.decision
-            figures[feature.name] = _figures(found, index, evidence, decided, coarse)
+        figures |= _decided(found, coarse, criteria)
         for name, whole in matrices.items():
             whole[np.ix_(members, members)] = getattr(found.redundancy, name)
     report: dict[str, Any] = {
-        "decision": summary(list(decisions.values())),
+        "decision": summary([one["decision"] for one in figures.values()]),
         "pack": _unjudged(pack).pack_id,
         "model": pack.model.model_id,
         "seed": seed,
@@ -138,6 +130,18 @@ def judge_pack(
             for name, matrix in matrices.items()
         }
     return report
+
+
+def _decided(found: _Measured, coarse: Doubles, criteria: Criteria) -> dict[str, Any]:
+    """Figures and verdict of every feature that was measured, by its name."""
+    strength = np.array([one.shift for one in found.separations])
+    figures = {}
+    for index, feature in enumerate(found.readings.pack.features):
+        evidence = _evidence(found, index, strength)
+        figures[feature.name] = _figures(
+            found, index, evidence, verdict(evidence, criteria), coarse
+        )
+    return figures
 
 
 def _parts(pack: Pack, texts: Texts, hard: HardTexts) -> list[tuple[list[int], Texts]]:
