@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.null_replay import NullReplay, null_pack
-from monitor.app import Instrument, run_loops
+from monitor.app import run_loops
+from monitor.instrument import Instrument
 from monitor.logs import configure
 from monitor.settings import load
 

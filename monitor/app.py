@@ -13,21 +13,19 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Engine
 
-from monitor.canaries import Replay
 from monitor.courier import Courier
 from monitor.errors import DatabaseUnavailable, MonitorError
 from monitor.heartbeat import Heartbeat
 from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
+from monitor.instrument import Instrument, build_instrument
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.patience import Patience, rest_until
-from monitor.score.fit import pack_or_shipped, require_fit
-from monitor.score.pack import Pack, manifest
+from monitor.score.pack import manifest
 from monitor.settings import Settings, secret
 from monitor.signals import stopped_by_signals
 from monitor.store.chunks import start_offsets
@@ -35,7 +33,6 @@ from monitor.store.database import connect, require_schema, transaction
 from monitor.store.halves import waiting_halves
 from monitor.store.packs import register_pack
 from monitor.unanswered import Unanswered
-from monitor.values.identity import ModelIdentity
 from monitor.watcher import Watcher
 from monitor.web.app import create_app
 from monitor.web.server import WebServer
@@ -63,47 +60,6 @@ class Readiness:
         except MonitorError as error:
             return str(error)
         return True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instrument:
-    """The copy of the model with the pack that reads it."""
-
-    pack: Pack
-    engine: Replay
-
-
-def build_instrument(settings: Settings) -> Instrument:
-    """Load pack and model, and refuse a pack that was made for another model.
-
-    torch is imported here and not above: watcher, courier and web run without it.
-    """
-    from monitor.replay.engine import ReplayEngine
-    from monitor.replay.model import load_model
-
-    pack, model = pack_in_use(settings)
-    require_fit(pack, model, f"the model in {settings.replay.model}")
-    loaded = load_model(settings.replay, pack.deepest_site, full=settings.replay.answers)
-    return Instrument(pack=pack, engine=ReplayEngine(loaded, pack.features, settings.replay))
-
-
-def pack_in_use(settings: Settings) -> tuple[Pack, ModelIdentity]:
-    """The pack that ``settings`` names, or the one shipped for the model, and which model it is.
-
-    The model's weights are not read, and whether the pack fits them is not asked.
-    """
-    from monitor.replay.model import identity_of
-
-    model = identity_of(settings.replay)
-    if settings.pack.other_weights:
-        model = model.with_any_weights()
-    pack = pack_or_shipped(
-        settings.pack.path,
-        model,
-        where=settings.replay.model,
-        hint="Set pack.path, or build a pack with `monitor pack build contrast`.",
-    )
-    return pack, model
 
 
 Build = Callable[[Settings], Instrument]

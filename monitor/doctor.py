@@ -13,11 +13,11 @@ from monitor.alert import replays
 from monitor.alert.probe import knock, send_test
 from monitor.alert.selection import Blind, blind
 from monitor.alert.webhook import new_client
-from monitor.app import build_instrument, pack_in_use
 from monitor.canaries import canary_run
 from monitor.drift.lateness import reach
 from monitor.errors import MonitorError, PackError, RefuseToStart
 from monitor.ingest.kafka import describe, newest_records, readable_codecs
+from monitor.instrument import build_instrument, pack_in_use
 from monitor.operate import TAILS_MEND, tails_not_known
 from monitor.score.pack import load_pack
 from monitor.settings import Endpoint, Settings

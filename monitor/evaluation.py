@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -33,7 +33,7 @@ from monitor.subjects import Examined, Subject, pack_health, watched_packs
 from monitor.values.alerts import Alert, Condition, Event
 from monitor.values.drift import Baseline, Cause, DetectorState, Drift
 from monitor.values.fidelity import Compared
-from monitor.values.presence import PackPresence
+from monitor.values.presence import IngestHealth, PackPresence
 from monitor.values.prompts import CANARY, WHOLE
 
 MOST_BUCKETS_A_STEP: Final = 60
@@ -70,8 +70,8 @@ class Evaluation:
 class Ingest:
     """How far the consumer group has read, whatever packs its workers have."""
 
-    status: Mapping[str, Any]
-    """See `store.ingest.ingest_health`; its outcomes are those of the shortest window that is evaluated."""
+    health: IngestHealth
+    """Its outcomes are those of the shortest window that is evaluated."""
     reach: Reach
     """Where windows end, and what they wait for."""
     replays: Mapping[str, Compared]
@@ -116,14 +116,15 @@ def evaluate(
 def ingest_of(c: Connection, settings: Settings, now: datetime) -> Ingest:
     """How far is read, and what became of the records that are evaluated."""
     shortest, group = min(settings.drift.windows.values()), settings.kafka.group_id
-    status = ingest_health(c, now - shortest, now, group_id=group)
-    seen = reach(status["progress"], settings.drift, now)
+    health = ingest_health(c, now - shortest, now, group_id=group)
+    seen = reach(health.progress, settings.drift, now)
     if seen.waiting_for:
         # What is read late lies before the last minutes: shares of records are judged where it lies.
-        status["outcomes"] = outcomes_between(c, seen.until - shortest, now, group_id=group)
+        outcomes = outcomes_between(c, seen.until - shortest, now, group_id=group)
+        health = replace(health, outcomes=outcomes)
     asked = any(rule.name == "replay_mismatch" for rule in settings.drift.silence_rules)
     replays = replays_compared(c, seen.until - shortest, seen.until) if asked else {}
-    return Ingest(status=status, reach=seen, replays=replays)
+    return Ingest(health=health, reach=seen, replays=replays)
 
 
 def examine(
@@ -263,15 +264,15 @@ def judge(
     now: datetime,
 ) -> list[Condition]:
     """What the rules say about each pack's drifts and instrument, and once about the ingest."""
-    drift, status, reach = settings.drift, ingest.status, ingest.reach
+    drift, reading, reach = settings.drift, ingest.health, ingest.reach
     health = Health(
         since=reach.until - min(drift.windows.values()),
         until=reach.until,
         watching_since=watching_since,
-        lag=status["lag"],
-        progress=status["progress"],
-        last_scored_at=status["last_scored_at"],
-        outcomes=status["outcomes"],
+        lag=reading.lag,
+        progress=reading.progress,
+        last_scored_at=reading.last_scored_at,
+        outcomes=reading.outcomes,
         packs=[
             pack_health(pack.subject, ingest.replays.get(pack.subject.pack_id)) for pack in examined
         ],

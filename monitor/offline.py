@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from monitor.app import Instrument
 from monitor.errors import BadInput
 from monitor.ingest.files import read_file
 from monitor.ingest.joining import Joins
+from monitor.instrument import Instrument
 from monitor.outcomes import letter_of, nothing_to_read
 from monitor.score.scorer import Scorer
 from monitor.settings import IngestSettings, Settings

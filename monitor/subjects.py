@@ -60,7 +60,7 @@ def watched_packs(
     """
     since = now - settings.drift.unwatched_after
     runs = latest_canaries(c, now - CANARY_INTERVALS * settings.pack.canary_interval)
-    alive = {worker["worker_id"] for worker in live_workers(c, now - ALIVE)}
+    alive = {worker.worker_id for worker in live_workers(c, now - ALIVE)}
     found = []
     for pack in presence:
         if pack.last_seen_at is None or pack.last_seen_at < since:

@@ -234,7 +234,7 @@ class Watcher:
 
     def _tell_delay(self, done: Evaluation) -> None:
         METRICS.delay.clear()
-        for one in done.ingest.status["progress"]:
+        for one in done.ingest.health.progress:
             delay = one.delay(done.at)
             if delay is not None:
                 labels = {"topic": one.topic, "partition": str(one.partition)}

@@ -166,7 +166,7 @@ def score(
     Prints one JSON line per prompt; records that cannot be read are lines with their reason, and
     make the exit code 1.
     """
-    from monitor.app import build_instrument
+    from monitor.instrument import build_instrument
     from monitor.offline import score_file
 
     overrides: dict[str, Any] = {}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -14,6 +12,7 @@ from monitor.store.packs import ALIVE
 from monitor.store.progress import progress_of
 from monitor.store.workers import live_workers
 from monitor.values.checks import utc
+from monitor.values.presence import IngestHealth
 from monitor.values.prompts import DeadLetter
 from monitor.values.scores import IngestCount
 
@@ -82,25 +81,15 @@ def ingest_health(
     *,
     group_id: str | None = None,
     alive: timedelta = ALIVE,
-) -> dict[str, Any]:
-    """What the watcher needs to know of the workers of a consumer group (None: of all groups).
-
-    ``progress``: how far every partition is read, as `Progress`; ``lag``: records behind the log's end
-    by ``topic/partition``, None where nothing is known; ``outcomes``: records since ``since`` (by their own time) by outcome; ``last_scored_at``: when an
-    offset last moved; ``workers``: those seen within ``alive``, as dicts (worker_id, group_id,
-    pack_id, state, seen_at).
-    """
-    progress = progress_of(c, now, group_id)
-    lag: Counter[str] = Counter()
-    for one in progress:
-        lag[one.source] += one.lag
-    return {
-        "progress": progress,
-        "lag": dict(lag) or None,
-        "outcomes": outcomes_between(c, since, now, group_id=group_id),
-        "last_scored_at": last_progress(c, group_id),
-        "workers": live_workers(c, now - alive),
-    }
+) -> IngestHealth:
+    """The health of a consumer group (None: of all groups), with the outcomes since ``since`` and the
+    workers seen within ``alive``."""
+    return IngestHealth(
+        progress=progress_of(c, now, group_id),
+        outcomes=outcomes_between(c, since, now, group_id=group_id),
+        last_scored_at=last_progress(c, group_id),
+        workers=live_workers(c, now - alive),
+    )
 
 
 def outcomes_between(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Connection, RowMapping, text
 
 from monitor.store.border import clean
 from monitor.store.buckets import add_buckets
 from monitor.store.packs import lineage_id_of
+from monitor.values.presence import WorkerPresence
 from monitor.values.scores import Bucket, CanaryRun, Lineage
 
 
@@ -62,7 +63,7 @@ def record_canary_run(c: Connection, run: CanaryRun, buckets: Sequence[Bucket] =
     add_buckets(c, lineage_id, buckets)
 
 
-def live_workers(c: Connection, since: datetime) -> list[dict[str, Any]]:
+def live_workers(c: Connection, since: datetime) -> list[WorkerPresence]:
     """Workers that showed themselves since then and did not say that they stopped."""
     rows = c.execute(
         text("""
@@ -73,7 +74,7 @@ def live_workers(c: Connection, since: datetime) -> list[dict[str, Any]]:
         """),
         {"since": since},
     )
-    return [dict(row) for row in rows.mappings()]
+    return [WorkerPresence(**row) for row in rows.mappings()]
 
 
 def latest_canaries(c: Connection, since: datetime) -> list[CanaryRun]:

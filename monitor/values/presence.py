@@ -1,10 +1,13 @@
-"""Which packs are at work: who scores with them, and whether their drift is watched."""
+"""Who is at work: packs, the workers that score with them, and how far a consumer group has read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+
+from monitor.values.progress import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +22,40 @@ class PackPresence:
     live_workers: int
     baseline_id: str | None
     """Its approved baseline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPresence:
+    """A worker as it last showed itself."""
+
+    worker_id: str
+    group_id: str
+    pack_id: str
+    state: str
+    started_at: datetime
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestHealth:
+    """What is known of a consumer group: how far it reads, what it made of the records, who reads."""
+
+    progress: Sequence[Progress]
+    """One for each partition."""
+    outcomes: Mapping[str, int]
+    """Records of an interval, by their own time: ``scored``, ``dead:<reason>``, ``skipped:<reason>``."""
+    last_scored_at: datetime | None
+    """When an offset last moved."""
+    workers: Sequence[WorkerPresence]
+    """Those that live."""
+
+    @property
+    def lag(self) -> Mapping[str, int] | None:
+        """Records behind the log's end by ``topic/partition``; None where nothing is known."""
+        lag: Counter[str] = Counter()
+        for one in self.progress:
+            lag[one.source] += one.lag
+        return dict(lag) or None
 
 
 def live(packs: Sequence[PackPresence]) -> list[PackPresence]:

@@ -108,9 +108,9 @@ def state_of_things(c: Reader, now: datetime, given: str | None = None) -> dict[
     compared = replays_compared(c, now - overview.LOOKED_AT, now).get(shown or "")
     alerts = overview.alerts_now(c, now - timedelta(hours=24), MOST_ALERTS)
     health = ingest_health(c, now - timedelta(hours=1), now)
-    delays = {one.source: one.delay(now) for one in health["progress"]}
+    delays = {one.source: one.delay(now) for one in health.progress}
     known = {source: delay for source, delay in delays.items() if delay is not None}
-    alive = {worker["worker_id"] for worker in health["workers"]}
+    alive = {worker.worker_id for worker in health.workers}
     return {
         "now": now,
         "pack": pack,
@@ -126,13 +126,13 @@ def state_of_things(c: Reader, now: datetime, given: str | None = None) -> dict[
         # Of the last quarter of an hour; null: no record carries the server's token counts.
         "fidelity": asdict(compared) | {"share": compared.share} if compared else None,
         "ingest": {
-            "lag_records": sum((health["lag"] or {}).values()),
-            "lag": health["lag"] or {},
+            "lag_records": sum((health.lag or {}).values()),
+            "lag": health.lag or {},
             "delay_seconds": max(known.values(), default=None),
             "slowest": max(known, key=known.__getitem__, default=None),
-            "last_hour": health["outcomes"],
-            "last_stored_at": health["last_scored_at"],
-            "workers": health["workers"],
+            "last_hour": health.outcomes,
+            "last_stored_at": health.last_scored_at,
+            "workers": [asdict(worker) for worker in health.workers],
         },
         "alerts": [alert for alert in alerts if alert["state"] in ("pending", "firing")],
         "resolved": [alert for alert in alerts if alert["state"] == "resolved"],

@@ -59,8 +59,8 @@ def test_chunk_is_stored_whole(database: Engine) -> None:
     with transaction(database) as c:
         assert start_offsets(c, "monitor", [("prompts", 0), ("prompts", 1)]) == {("prompts", 0): 51}
         health = ingest_health(c, NOON - timedelta(hours=1), NOON + timedelta(hours=1))
-    assert health["outcomes"] == {"scored": 50, "dead:not_json": 1}
-    assert health["lag"] == {"prompts/0": 9}
+    assert health.outcomes == {"scored": 50, "dead:not_json": 1}
+    assert health.lag == {"prompts/0": 9}
 
 
 def test_bucket_sums_equal_the_sums_of_the_scores(database: Engine) -> None:

@@ -200,6 +200,6 @@ def test_presence_tells_live_packs_from_those_whose_workers_are_gone(database: E
             "pack-3": (0, None),
         }
         health = ingest_health(c, NOON, NOON + 2 * HOUR)
-        assert [worker["worker_id"] for worker in health["workers"]] == ["b"]
-        assert health["lag"] is None
-        assert health["last_scored_at"] is None
+        assert [worker.worker_id for worker in health.workers] == ["b"]
+        assert health.lag is None
+        assert health.last_scored_at is None

@@ -57,7 +57,7 @@ def lag_rule_sees(database: Engine, settings: Settings) -> int:
     now = datetime.now(UTC)
     with transaction(database) as c:
         health = ingest_health(c, now - timedelta(hours=1), now, group_id=settings.kafka.group_id)
-    return sum((health["lag"] or {}).values())
+    return sum((health.lag or {}).values())
 
 
 def test_lag_is_the_true_one_while_a_chunk_holds_the_worker_up(

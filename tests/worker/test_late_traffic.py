@@ -165,7 +165,7 @@ def test_windows_and_detectors_wait_for_a_worker_that_is_behind(
         drifting = [one for one in behind.conditions if one.kind == "drift"]
         assert drifting
         assert all(one.summary.endswith(behind.reach.sentence) for one in drifting)
-        assert behind.ingest.status["outcomes"]["scored"] > 0, "shares are judged where it reads"
+        assert behind.ingest.health.outcomes["scored"] > 0, "shares are judged where it reads"
         assert max(delay_measured(made.topic)) > 40 * 60
         again = made.watcher.step()
         assert again.drifts == (), "what was evaluated is not evaluated again while it waits"

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import Engine, text
 
-from monitor.app import Instrument, build_instrument
+from monitor.instrument import Instrument, build_instrument
 from monitor.score.pack import Pack, save_pack
 from monitor.settings import PackSettings, ReplaySettings, Settings
 from monitor.store.database import transaction

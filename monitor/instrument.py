@@ -1,0 +1,52 @@
+"""The copy of the model with the pack that reads it: what worker, offline scoring and doctor build alike.
+
+torch is imported when one is built and not above: watcher, courier and web run without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from monitor.canaries import Replay
+from monitor.score.fit import pack_or_shipped, require_fit
+from monitor.score.pack import Pack
+from monitor.settings import Settings
+from monitor.values.identity import ModelIdentity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instrument:
+    """The copy of the model with the pack that reads it."""
+
+    pack: Pack
+    engine: Replay
+
+
+def build_instrument(settings: Settings) -> Instrument:
+    """Load pack and model, and refuse a pack that was made for another model."""
+    from monitor.replay.engine import ReplayEngine
+    from monitor.replay.model import load_model
+
+    pack, model = pack_in_use(settings)
+    require_fit(pack, model, f"the model in {settings.replay.model}")
+    loaded = load_model(settings.replay, pack.deepest_site, full=settings.replay.answers)
+    return Instrument(pack=pack, engine=ReplayEngine(loaded, pack.features, settings.replay))
+
+
+def pack_in_use(settings: Settings) -> tuple[Pack, ModelIdentity]:
+    """The pack that ``settings`` names, or the one shipped for the model, and which model it is.
+
+    The model's weights are not read, and whether the pack fits them is not asked.
+    """
+    from monitor.replay.model import identity_of
+
+    model = identity_of(settings.replay)
+    if settings.pack.other_weights:
+        model = model.with_any_weights()
+    pack = pack_or_shipped(
+        settings.pack.path,
+        model,
+        where=settings.replay.model,
+        hint="Set pack.path, or build a pack with `monitor pack build contrast`.",
+    )
+    return pack, model
