@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from monitor.score.pack import Pack
-from monitor.values.features import Calibration, Feature
+from monitor.values.features import Calibration, Covariate, Feature
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Prompt
 from monitor.values.scores import Lineage, Replayed, Unreplayable
@@ -17,7 +17,13 @@ from monitor.values.scores import Lineage, Replayed, Unreplayable
 WIDTH = 8
 
 
-def null_pack(features: int = 32, *, falling: int = 0, tail_threshold: float = 2.0) -> Pack:
+def null_pack(
+    features: int = 32,
+    *,
+    falling: int = 0,
+    tail_threshold: float = 2.0,
+    covariates: Sequence[Covariate] = (),
+) -> Pack:
     """A pack of directions that no model has, calibrated for `NullReplay`'s standard normal readings.
 
     The last ``falling`` of its features are expected to fall.
@@ -42,6 +48,7 @@ def null_pack(features: int = 32, *, falling: int = 0, tail_threshold: float = 2
             )
             for index in range(features)
         ),
+        covariates=tuple(covariates),
     )
 
 

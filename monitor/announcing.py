@@ -106,11 +106,13 @@ def _with_strongest(c: Connection, alert: Alert, examined: Sequence[Examined]) -
         shown.window_start,
         shown.window_end,
         STRONGEST_PROMPTS,
+        adjusted_by=shown.baseline_id if shown.adjusted else None,
     )
     prompts = [
         {
             "prompt_id": row["prompt_id"],
             "score": round(row["score"], 3),
+            **({"adjusted": round(row["adjusted"], 3)} if shown.adjusted else {}),
             "recorded_at": row["recorded_at"].isoformat(),
             "record": f"{row['topic']}/{row['partition']}/{row['record_offset']}",
         }

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -22,7 +22,7 @@ from monitor.drift.bets import Bets, Stream, bets_on
 from monitor.drift.cause import cause_of
 from monitor.drift.histogram import floor_time
 from monitor.drift.lateness import Reach, reach
-from monitor.drift.tests import compare
+from monitor.drift.tests import compare, with_raw
 from monitor.settings import DriftSettings, Settings
 from monitor.store.drift import load_detectors, save_detectors, save_drifts
 from monitor.store.fidelity import replays_compared
@@ -31,7 +31,7 @@ from monitor.store.packs import pack_presence, served_models
 from monitor.store.windows import new_buckets, read_windows
 from monitor.subjects import Examined, Subject, pack_health, watched_packs
 from monitor.values.alerts import Alert, Condition, Event
-from monitor.values.drift import Baseline, Cause, DetectorState, Drift
+from monitor.values.drift import Baseline, Cause, DetectorState, Drift, Window
 from monitor.values.fidelity import Compared
 from monitor.values.presence import IngestHealth, PackPresence
 from monitor.values.prompts import CANARY, WHOLE
@@ -142,7 +142,7 @@ def examine(
     end = reach.until
     cause = _cause(c, subject, baseline, end - min(settings.windows.values()), end)
     if bets is None or bets.baseline_id != baseline.baseline_id:
-        bets = bets_on(baseline, settings)
+        bets = bets_on(baseline, subject.features, settings)
     drifts: Sequence[Drift] = ()
     if not _stands_still(reach, bets):
         drifts = compare_all(c, settings, subject, baseline, bets, cause, end, now)
@@ -186,29 +186,57 @@ def compare_all(
     names = [feature.name for feature in subject.features]
     drifts = []
     for window_name, length in settings.windows.items():
-        for window in read_windows(c, baseline.pack_id, [(end - length, end)]):
-            found = baseline_for(baseline, window.feature, window.segment, settings.min_segment_n)
+        for raw, given_prompt in _windows(c, baseline, bets, end - length, end):
+            window = given_prompt or raw
+            streams, references = (
+                (baseline.adjusted, bets.adjusted)
+                if given_prompt
+                else (baseline.streams, bets.references)
+            )
+            found = baseline_for(streams, window.feature, window.segment, settings.min_segment_n)
             if window.segment == CANARY or found is None:
                 continue
             key = window.feature, window.segment
             compared_with, pooled = found
-            drifts.append(
-                compare(
-                    window,
-                    bets.references[compared_with],
-                    confidence=settings.confidence,
-                    feature=names[window.feature],
-                    pack_id=baseline.pack_id,
-                    baseline_id=baseline.baseline_id,
-                    pooled=pooled,
-                    window_name=window_name,
-                    evidence=evidence.get(key, 0.0),
-                    evidence_limit=bets.limit if key in evidence else float("inf"),
-                    cause=cause,
-                    now=now,
-                )
+            drift = compare(
+                window,
+                references[compared_with],
+                confidence=settings.confidence,
+                feature=names[window.feature],
+                pack_id=baseline.pack_id,
+                baseline_id=baseline.baseline_id,
+                pooled=pooled,
+                window_name=window_name,
+                evidence=evidence.get(key, 0.0),
+                evidence_limit=bets.limit if key in evidence else float("inf"),
+                cause=cause,
+                now=now,
             )
+            if given_prompt:
+                drift = with_raw(
+                    drift, raw, bets.references[compared_with], confidence=settings.confidence
+                )
+            drifts.append(drift)
     return drifts
+
+
+ENOUGH_ADJUSTED: Final = 0.5
+"""A window is compared by its scores given the prompt once so large a share of its prompts has one: not
+while a baseline is new, and not while workers that know nothing of it score."""
+
+
+def _windows(
+    c: Connection, baseline: Baseline, bets: Bets, start: datetime, end: datetime
+) -> Iterator[tuple[Window, Window | None]]:
+    """Every stream's window of raw scores, and of the scores given the prompt where those are watched."""
+    adjusted: dict[Stream, Window] = {}
+    if bets.adjusted:
+        found = read_windows(c, baseline.pack_id, [(start, end)], adjusted_by=baseline.baseline_id)
+        adjusted = {(window.feature, window.segment): window for window in found}
+    for raw in read_windows(c, baseline.pack_id, [(start, end)]):
+        given_prompt = adjusted.get((raw.feature, raw.segment))
+        enough = given_prompt is not None and given_prompt.n >= ENOUGH_ADJUSTED * raw.n
+        yield raw, given_prompt if enough else None
 
 
 def take_in(
@@ -233,10 +261,14 @@ def take_in(
     last = min(state.last_bucket for state in states.values())
     until = min(end - bucket, last + MOST_BUCKETS_A_STEP * bucket)
     if until > last and not held:
-        for closed in new_buckets(c, baseline.pack_id, last, until + bucket):
-            key = closed.feature, closed.segment
-            if key in states:
-                states[key] = sequential.update(states[key], closed, bets.detectors[key])
+        for adjusted_by in (None, baseline.baseline_id) if bets.adjusted else (None,):
+            closed_ones = new_buckets(
+                c, baseline.pack_id, last, until + bucket, adjusted_by=adjusted_by
+            )
+            for closed in closed_ones:
+                key = closed.feature, closed.segment
+                if key in states and (key in bets.adjusted) == (adjusted_by is not None):
+                    states[key] = sequential.update(states[key], closed, bets.detectors[key])
     states = {key: sequential.pass_over(state, until) for key, state in states.items()}
     save_detectors(c, states.values())
     return {key: sequential.evidence(state, bets.detectors[key]) for key, state in states.items()}

@@ -30,7 +30,8 @@ def build_instrument(settings: Settings) -> Instrument:
     pack, model = pack_in_use(settings)
     require_fit(pack, model, f"the model in {settings.replay.model}")
     loaded = load_model(settings.replay, pack.deepest_site, full=settings.replay.answers)
-    return Instrument(pack=pack, engine=ReplayEngine(loaded, pack.features, settings.replay))
+    engine = ReplayEngine(loaded, pack.features, settings.replay, pack.covariates)
+    return Instrument(pack=pack, engine=engine)
 
 
 def pack_in_use(settings: Settings) -> tuple[Pack, ModelIdentity]:

@@ -179,6 +179,12 @@ class Metrics:
             "Latest standardised mean shift of a feature against its baseline, segment all.",
             action="A view of the trend only: alerts rest on confidence bounds and stand in SQL.",
         )
+        self.drift_adjusted = self._gauge(
+            "monitor_drift_adjusted",
+            ("pack_id", "feature", "window"),
+            "1 while the figures of drift are of scores given the prompt, 0 while they are of raw ones; segment all.",
+            action="0 beside a baseline that adjusts: it is new, or workers of an earlier release score.",
+        )
         self.drift_tail_ratio = self._gauge(
             "monitor_drift_tail_ratio",
             ("pack_id", "feature", "window"),

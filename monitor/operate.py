@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from monitor.adjusting import adjusted_baseline
 from monitor.drift import baseline as baselines
+from monitor.drift.tails import fewest
 from monitor.errors import BadInput
 from monitor.settings import Settings
 from monitor.store.alerts import add_silence
@@ -40,15 +42,19 @@ def capture_baseline(
 ) -> Baseline:
     """Freeze [start, end) of one pack's scores as a draft, and store it.
 
-    ``pack``: see `pack_meant`. Both times are floored to whole buckets. Raises `BadInput` when no pack
+    With ``drift.adjust``, and a pack that reads its prompts, what the prompt alone lets a score be is frozen
+    with it. ``pack``: see `pack_meant`. Both times are floored to whole buckets. Raises `BadInput` when no pack
     has scored anything yet, or the interval holds too few prompts.
     """
     pack_id = pack_meant(pack_presence(c, now), pack)
     bucket = settings.drift.bucket
     start, end = floored(start, bucket), floored(min(end, now), bucket)
     lineages = lineages_between(c, pack_id, start, end)
+    features = pack_features(c, pack_id)
     captured = baselines.capture(
         read_windows(c, pack_id, baselines.intervals(start, end, bucket)),
+        features,
+        confidence=settings.drift.confidence,
         baseline_id=f"bl-{start:%Y%m%d}-{secrets.token_hex(4)}",
         pack_id=pack_id,
         name=name,
@@ -65,6 +71,8 @@ def capture_baseline(
         ),
         min_n=settings.drift.min_baseline_n,
     )
+    if settings.drift.adjust:
+        captured = adjusted_baseline(c, captured, features, settings.drift)
     save_baseline(c, captured)
     return captured
 
@@ -85,6 +93,22 @@ def tails_not_known(c: Connection, baseline: Baseline) -> str:
         f"the tail of {', '.join(names)} is not watched under {baseline.baseline_id}: the baseline's"
         " was counted on the wrong side, by workers of an earlier release"
     )
+
+
+def tails_too_thin(c: Connection, baseline: Baseline, confidence: float) -> str:
+    """A sentence that names the tail levels which this baseline is too small to watch; empty: none."""
+    missing = baselines.levels_not_watched(baseline)
+    if not missing:
+        return ""
+    names = {f.ordinal: f.name for f in pack_features(c, baseline.pack_id)}
+    watched = {feature for feature, _ in baseline.streams}
+    said = [
+        f"the last {share:.1%} of "
+        + ("any feature" if len(few) == len(watched) else ", ".join(names[one] for one in few))
+        + f" (it takes {fewest(share, confidence)} prompts that do not depend on each other)"
+        for share, few in missing.items()
+    ]
+    return f"{baseline.baseline_id} is too small to watch {', '.join(said)}"
 
 
 def pack_meant(packs: Sequence[PackPresence], given: str | None) -> str:

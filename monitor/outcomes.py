@@ -86,6 +86,7 @@ def scored_prompt(
             answer_tolerance=replay.answer_count_tolerance,
         ),
         left_out=tuple(dict.fromkeys(map(without_indices, prompt.left_out))),
+        covariates=outcome.covariates,
     )
 
 

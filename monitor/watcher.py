@@ -23,7 +23,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import Engine
 
 from monitor.alert.selection import Blind, blind
-from monitor.drift.baseline import tails_not_known, unwatched
+from monitor.drift.baseline import levels_not_watched, tails_not_known, unwatched
 from monitor.drift.bets import Bets
 from monitor.errors import Discard, RefuseToStart, Retry, StopLoudly
 from monitor.evaluation import Evaluation, evaluate
@@ -248,10 +248,12 @@ class Watcher:
             if drift.segment == EVERYTHING:
                 labels = drift.pack_id, drift.feature, drift.window
                 METRICS.drift_shift.labels(*labels).set(drift.shift.value)
+                METRICS.drift_adjusted.labels(*labels).set(drift.adjusted)
                 METRICS.drift_tail_ratio.labels(*labels).set(drift.tail_ratio.value)
                 shown.add(labels)
         for labels in self._shown - shown:
             METRICS.drift_shift.remove(*labels)
+            METRICS.drift_adjusted.remove(*labels)
             METRICS.drift_tail_ratio.remove(*labels)
         self._shown = shown
 
@@ -274,6 +276,10 @@ class Watcher:
             shift=round(furthest.shift.value, 4) if furthest else None,
             unwatched=[features[index].name for index in thin],
             tails_not_known=[features[index].name for index in tailless],
+            levels_not_watched={
+                f"{share:g}": [features[index].name for index in few]
+                for share, few in (levels_not_watched(baseline) if baseline else {}).items()
+            },
             active=sum(condition.active for condition in done.conditions),
             announced=len(done.events),
             until=done.reach.until.isoformat(),

@@ -21,6 +21,7 @@ from typing import Protocol
 import numpy as np
 from sqlalchemy import Engine
 
+from monitor.adjusting import GivenThePrompt
 from monitor.canaries import Replay, canary_run
 from monitor.drift.histogram import bucket_scores
 from monitor.errors import (
@@ -49,18 +50,8 @@ from monitor.store.workers import heartbeat, record_canary_run
 from monitor.unanswered import Unanswered
 from monitor.values.arrays import Floats
 from monitor.values.losses import SCORED, outcome_of
-from monitor.values.prompts import (
-    DeadLetter,
-    DeadReason,
-    Prompt,
-    Skip,
-)
-from monitor.values.scores import (
-    ChunkResult,
-    Replayed,
-    ScoredPrompt,
-    Unreplayable,
-)
+from monitor.values.prompts import DeadLetter, DeadReason, Prompt, Skip
+from monitor.values.scores import ChunkResult, Replayed, ScoredPrompt, Unreplayable
 
 log = get_logger(__name__)
 
@@ -121,6 +112,7 @@ class Worker:
             clock=clock,
         )
         self._scorer = Scorer(pack)
+        self._given = GivenThePrompt(pack.pack_id, pack.features, settings.drift)
         self._lineage = replay.lineage(pack.pack_id)
         self._segments: set[str] = set()
         self._lookback = Lookback(settings.ingest)
@@ -200,7 +192,7 @@ class Worker:
         dead = (*prepared.dead, *(letter_of(one) for one in failed if one not in empty))
         lost = chain[DeadLetter | Skip](skipped, dead)
         self._lookback.take([SCORED] * len(replayed) + [outcome_of(one) for one in lost])
-        scored = self._scored(replayed)
+        scored = self._given.adjusted(self._scored(replayed))
         METRICS.chunk_seconds.labels(stage="replay").observe(time.monotonic() - started)
         return ChunkResult(
             group_id=self._settings.kafka.group_id,
@@ -209,6 +201,8 @@ class Worker:
             lineage=self._lineage,
             scored=scored,
             buckets=bucket_scores(scored, self._pack.features, bucket=self._settings.drift.bucket),
+            adjusted_by=self._given.baseline_id,
+            adjusted_buckets=self._given.buckets(scored),
             dead_letters=with_bytes(dead, records_of(prepared.chunk), self._settings.ingest),
             counts=count_outcomes(scored, dead, skipped, self._settings.drift.bucket),
             watermarks=prepared.watermarks,
@@ -360,3 +354,5 @@ class Worker:
                 state=state,
                 at=self._clock(),
             )
+            if self._given.look(connection):
+                log.info("scores.adjusted", baseline_id=self._given.baseline_id)

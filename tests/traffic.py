@@ -74,6 +74,8 @@ class Traffic:
     Every pack has a worker and a partition of its own.
     """
 
+    features = FEATURES
+
     def __init__(self, database, *, seed=1, pack=PACK, worker="w1", partition=0):
         self.database = database
         self.pack = pack
@@ -86,7 +88,7 @@ class Traffic:
         self.canaries = True
         self.model = "served"
         with transaction(database) as c:
-            register_pack(c, pack, "test pack", {}, FEATURES)
+            register_pack(c, pack, "test pack", {}, self.features)
 
     def resumed(self, database):
         """The same traffic on a copy of its database: what comes next is the same there."""
@@ -127,15 +129,23 @@ class Traffic:
                 seen.append(watcher.step())
         return seen
 
-    def _store(self, per_minute, shift, rare, segment):
+    def scores(self, per_minute, shift, rare):
         scores = self.random.normal(size=(per_minute, 2)) + np.array(shift)
         scores[:, 0] = np.where(self.random.random(per_minute) < rare, 5.0, scores[:, 0])
+        return scores
+
+    def adjusted(self, prompts):
+        """The prompts as stored, and what `ChunkResult` says of their scores given the prompt."""
+        return prompts, {}
+
+    def _store(self, per_minute, shift, rare, segment):
+        scores = self.scores(per_minute, shift, rare)
         prompts = [
             ScoredPrompt(
                 key=RecordKey(topic="prompts", partition=self.partition, offset=self.offset + i),
                 recorded_at=self.minute + i * MINUTE / per_minute,
                 prompt_id=f"prompt-{self.offset + i}",
-                content_hash=b"hash",
+                content_hash=f"hash-{self.offset + i}".encode(),
                 conversation_hash=None,
                 segments=("all", segment) if segment else ("all",),
                 model=self.model,
@@ -150,6 +160,7 @@ class Traffic:
             )
             for i, row in enumerate(scores)
         ]
+        prompts, given_the_prompt = self.adjusted(prompts)
         with transaction(self.database) as c:
             store_chunk(
                 c,
@@ -167,7 +178,8 @@ class Traffic:
                     ),
                     lineage=self.lineage,
                     scored=tuple(prompts),
-                    buckets=bucket_scores(prompts, FEATURES, bucket=MINUTE),
+                    buckets=bucket_scores(prompts, self.features, bucket=MINUTE),
+                    **given_the_prompt,
                     dead_letters=(),
                     counts=(
                         IngestCount(

@@ -21,12 +21,15 @@ from fnmatch import fnmatchcase
 from typing import Any, Final, Protocol, get_args
 
 from monitor.alert import sentences
+from monitor.alert.sentences import most_grown
 from monitor.settings import DriftRule, Thresholds
 from monitor.values.alerts import Condition, Severity
 from monitor.values.drift import Bound, Cause, Drift
 from monitor.values.features import Expected, selected
 from monitor.values.prompts import CANARY
 
+EFFECTS: Final = ("shift", "psi", "ks", "tail_ratio", "tail_growth")
+"""Thresholds with a limit of their own; `process_change` has the detectors'."""
 SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
 """From the mildest to the gravest."""
 
@@ -99,7 +102,7 @@ def conditions(
     with ``direction: either``, in any:
 
     * ``shift``: `Drift.shift`, turned towards the persona. ``tail_ratio``: the tail is counted on that
-      side already.
+      side already. ``tail_growth``: the largest of `Drift.tails`, likewise.
     * ``psi`` and ``ks`` (`Drift.psi_low`, `Drift.ks_low`) have no direction of their own: under
       ``expected`` they count only while the mean has moved the expected way.
     * ``process_change``: `Drift.evidence` has reached `Drift.evidence_limit`.
@@ -140,6 +143,7 @@ def _judged(drift: Drift, rule: DriftRule, lows: Mapping[str, float]) -> _Findin
                         "statistic": name,
                         "lower_bound": figure(low),
                         "threshold": figure(limit),
+                        **_level(drift, name),
                     }
                     for name, low, limit in crossed
                 ),
@@ -149,11 +153,17 @@ def _judged(drift: Drift, rule: DriftRule, lows: Mapping[str, float]) -> _Findin
 
 
 def _limits(thresholds: Thresholds, drift: Drift) -> dict[str, float]:
-    given = {name: getattr(thresholds, name) for name in ("shift", "psi", "ks", "tail_ratio")}
+    given = {name: getattr(thresholds, name) for name in EFFECTS}
     limits: dict[str, float] = {name: limit for name, limit in given.items() if limit is not None}
     if thresholds.process_change and math.isfinite(drift.evidence_limit):
         limits["process_change"] = drift.evidence_limit
     return limits
+
+
+def _level(drift: Drift, statistic: str) -> dict[str, Any]:
+    """At which level a tail grew most."""
+    grown = most_grown(drift) if statistic == "tail_growth" else None
+    return {"share": grown.share} if grown else {}
 
 
 def _lower_bounds(drift: Drift, rule: DriftRule, feature: FeatureInfo) -> dict[str, float]:
@@ -165,6 +175,7 @@ def _lower_bounds(drift: Drift, rule: DriftRule, feature: FeatureInfo) -> dict[s
         "psi": drift.psi_low if seen else -math.inf,
         "ks": drift.ks_low if seen else -math.inf,
         "tail_ratio": drift.tail_ratio.low,
+        "tail_growth": grown.ratio.low if (grown := most_grown(drift)) else -math.inf,
         "process_change": drift.evidence,
     }
 
@@ -262,8 +273,20 @@ def _figures(drift: Drift) -> dict[str, Any]:
             "mean": figure(drift.mean),
             "tail_rate": figure(drift.tail_rate),
         },
+        "adjusted": drift.adjusted,
+        **({"raw_shift": _bound(drift.raw_shift)} if drift.adjusted else {}),
         "shift": _bound(drift.shift),
         "tail_ratio": _bound(drift.tail_ratio),
+        "tails": [
+            {
+                "share": level.share,
+                "threshold": level.threshold,
+                "rate": figure(level.rate),
+                "baseline_rate": figure(level.baseline_rate),
+                "ratio": _bound(level.ratio),
+            }
+            for level in drift.tails
+        ],
         "psi": {"value": figure(drift.psi), "low": figure(drift.psi_low)},
         "ks": {"value": figure(drift.ks), "low": figure(drift.ks_low)},
         "evidence": {"value": figure(drift.evidence), "limit": figure(drift.evidence_limit)},

@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from monitor.values.alerts import Alert, Condition
-from monitor.values.drift import Drift
+from monitor.values.drift import Drift, TailGrowth
 
 WHEN_FIRED: Final = "when_fired"
 """Where an alert's details keep what it read when it fired, or last became graver."""
@@ -26,14 +26,20 @@ def shown(drift: Drift, statistics: AbstractSet[str]) -> str:
     """The summary of a drift that crossed thresholds of these statistics, led by the plainest of them."""
     window = drift.window
     mean = (
-        f"mean {drift.shift.value:+.2f} SD [{drift.shift.low:+.2f}, {drift.shift.high:+.2f}]"
-        " from baseline"
+        f"mean{' given the prompt' if drift.adjusted else ''} {drift.shift.value:+.2f} SD"
+        f" [{drift.shift.low:+.2f}, {drift.shift.high:+.2f}] from baseline"
     )
     tail = f"tail {_share(drift.tail_rate)} against {_share(drift.baseline_tail_rate)}"
     if "shift" in statistics:
         said = f"{'rose' if drift.shift.value >= 0 else 'fell'} over {window}: {mean}, {tail}"
     elif "tail_ratio" in statistics:
         said = f"has more tail prompts over {window}: {tail}, {mean}"
+    elif "tail_growth" in statistics and (grown := most_grown(drift)):
+        said = (
+            f"has more extreme prompts over {window}: {_share(grown.rate)} lie where the last"
+            f" {_share(grown.share)} of the baseline begins, at least {grown.ratio.low:.1f} times as"
+            f" many as before; {mean}"
+        )
     elif {"psi", "ks"}.intersection(statistics):
         said = (
             f"is distributed otherwise over {window}: PSI at least {drift.psi_low:.2f},"
@@ -45,6 +51,11 @@ def shown(drift: Drift, statistics: AbstractSet[str]) -> str:
             f" limit {drift.evidence_limit:.1f}; over {window}: {mean}, {tail}"
         )
     return f"{_stream(drift.feature, drift.segment)} {said} (n={drift.n})"
+
+
+def most_grown(drift: Drift) -> TailGrowth | None:
+    """The level at which the tail grew by the largest factor, by its lower bound."""
+    return max(drift.tails, key=lambda level: level.ratio.low, default=None)
 
 
 def clear(drift: Drift) -> str:

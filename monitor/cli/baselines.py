@@ -62,10 +62,18 @@ def baseline_capture(
         if approve:
             approve_baseline(c, made.baseline_id, who(by), now)
         unknown = operate.tails_not_known(c, made)
+        thin = operate.tails_too_thin(c, made, settings.drift.confidence)
     status = "approved" if approve else "draft"
-    row = {"baseline_id": made.baseline_id, "pack_id": made.pack_id, "n": made.n, "status": status}
+    row = {
+        "baseline_id": made.baseline_id,
+        "pack_id": made.pack_id,
+        "n": made.n,
+        "features_given_the_prompt": len(made.expectations),
+        "status": status,
+    }
     show([row], as_json)
     _warn(unknown)
+    _note(thin)
 
 
 def _warn(unknown: str) -> None:
@@ -75,6 +83,12 @@ def _warn(unknown: str) -> None:
     if unknown:
         err.print(f"[bold yellow]warning:[/] {plain(unknown)}", highlight=False, soft_wrap=True)
         err.print(f"  {plain(TAILS_MEND)}", highlight=False, soft_wrap=True)
+
+
+def _note(thin: str) -> None:
+    """Say on the error stream which tail levels a baseline is too small to watch."""
+    if thin:
+        err.print(f"note: {plain(thin)}", highlight=False, soft_wrap=True)
 
 
 @baseline.command("list")
@@ -94,7 +108,7 @@ def baseline_approve(
     yes: YesOption = False,
 ) -> None:
     """Compare with this baseline from now on; the one approved before is retired."""
-    from monitor.operate import tails_not_known
+    from monitor.operate import tails_not_known, tails_too_thin
     from monitor.store.baselines import approve_baseline, load_baseline
 
     settings = load(config_file)
@@ -107,8 +121,10 @@ def baseline_approve(
         approve_baseline(c, baseline_id, who(by), datetime.now(UTC))
         approved = load_baseline(c, baseline_id)
         unknown = tails_not_known(c, approved) if approved else ""
+        thin = tails_too_thin(c, approved, settings.drift.confidence) if approved else ""
     out.print(f"{baseline_id} is approved")
     _warn(unknown)
+    _note(thin)
 
 
 @baseline.command("retire")

@@ -17,7 +17,8 @@ from monitor.cli.contrast import pack_build_contrast
 from monitor.cli.diff import pack_build_diff
 from monitor.cli.judge import pack_judge
 from monitor.cli.sae import pack_import_sae
-from monitor.cli.show import out, plain, show
+from monitor.cli.show import out as console
+from monitor.cli.show import plain, progress, show
 from monitor.errors import BadInput
 
 pack = typer.Typer(help="Feature packs: look at, verify, build, import, join.")
@@ -44,8 +45,8 @@ def pack_inspect(folder: Path, as_json: JsonOption = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps(manifest(found), indent=2) + "\n")
         return
-    out.print(f"[bold]{plain(found.name)}[/] {found.version}  id {found.pack_id[:12]}")
-    out.print(
+    console.print(f"[bold]{plain(found.name)}[/] {found.version}  id {found.pack_id[:12]}")
+    console.print(
         f"made for {found.model.model_id}: {found.model.architecture}, {found.model.layers} blocks"
     )
     held_out: dict[str, Any] = {}
@@ -112,6 +113,33 @@ def pack_join(
     made = joined([load_pack(one) for one in folders], name, version)
     save_pack(made, folder)
     row = {"pack": str(folder), "id": made.pack_id, "features": len(made.features)}
+    show([row], as_json)
+
+
+@pack.command("covariates")
+def pack_covariates(
+    folder: Annotated[Path, typer.Argument(metavar="PACK", help="Pack to begin with.")],
+    model: Annotated[Path, typer.Option(help="Model folder or GGUF file.")],
+    out: Annotated[Path, typer.Option(help="Where the pack with covariates is written.")],
+    components: Annotated[
+        int, typer.Option(min=1, help="Principal components of benign prompts to read.")
+    ] = 10,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of texts; null: the project's own.")
+    ] = None,
+    as_json: JsonOption = False,
+    yes: YesOption = False,
+) -> None:
+    """The same features, with what is read off the prompt beside them: for scores given the prompt."""
+    from monitor.research.packs.covariates import with_covariates
+    from monitor.score.pack import load_pack
+
+    if out.resolve() == folder.resolve():
+        raise BadInput(f"--out {out} is the pack itself: a pack is never edited in place")
+    ask(replaced_pack(out), "Replace it?", yes=yes)
+    with progress() as said:
+        made = with_covariates(load_pack(folder), model, out, components, data, said)
+    row = {"pack": str(out), "id": made.pack_id, "covariates": len(made.covariates)}
     show([row], as_json)
 
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
 import numpy as np
 
+from monitor.drift.dependence import design_effect
+from monitor.drift.tails import LEVELS, levels
 from monitor.drift.tests import variance
 from monitor.errors import BadInput
+from monitor.values.adjustment import Expectation
 from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, Window
+from monitor.values.features import Directed
 from monitor.values.identity import BaselineFingerprint
 from monitor.values.prompts import CANARY, EVERYTHING, GENERATED, WHOLE
 from monitor.values.scores import tail_sum
 
 MOST_INTERVALS: Final = 144
-_FEWEST_BATCHES: Final = 12
-"""Fewer batches say too little about dependence."""
-_COARSENINGS: Final = (1, 2, 4, 8)
 
 
 def intervals(
@@ -40,7 +42,9 @@ def intervals(
 
 def capture(
     windows: Iterable[Window],
+    features: Sequence[Directed],
     *,
+    confidence: float,
     baseline_id: str,
     pack_id: str,
     name: str,
@@ -52,16 +56,15 @@ def capture(
 ) -> Baseline:
     """A draft baseline of the windows of consecutive `intervals` of [start, end), canaries left out.
 
+    ``features`` [k] are the pack's, in its order: they say on which side a tail lies. ``confidence`` is
+    that of the tails' thresholds, see `tails.levels`.
+
     Raises BadInput when not one feature has ``min_n`` prompts in segment ``all`` (or ``generated``): the
     interval must be widened. A feature with fewer (its region is often absent) gets no stream there and
     in no slice of it, and is not watched; `unwatched` finds those that are nowhere, and every window's
     log event names them.
     """
-    groups: dict[tuple[int, str], list[Window]] = defaultdict(list)
-    for window in windows:
-        if window.segment != CANARY and window.n:
-            groups[window.feature, window.segment].append(window)
-    streams = {key: _stream(members, start, end) for key, members in sorted(groups.items())}
+    streams = _streams(windows, features, start, end, confidence)
     whole = {key: stream.window.n for key, stream in streams.items() if key[1] in WHOLE}
     enough = {key for key, n in whole.items() if n >= min_n}
     n = max(whole.values(), default=0)
@@ -97,7 +100,56 @@ def _whole_of(segment: str) -> str:
     return GENERATED if segment == GENERATED else EVERYTHING
 
 
-def _stream(windows: Sequence[Window], start: datetime, end: datetime) -> BaselineStream:
+def with_adjustment(
+    baseline: Baseline,
+    expectations: Mapping[int, Expectation],
+    windows: Iterable[Window],
+    features: Sequence[Directed],
+    *,
+    confidence: float,
+    min_n: int,
+) -> Baseline:
+    """The draft with expectations frozen into it, and the streams of its own scores given the prompt.
+
+    ``windows`` are of consecutive equal stretches of its interval, as for `capture`. Left out are streams
+    of fewer than ``min_n`` such scores in segment ``all`` (or ``generated``) with all slices of it, and those that
+    there is no raw one of.
+    """
+    streams = _streams(windows, features, baseline.window_start, baseline.window_end, confidence)
+    enough = {
+        key for key, one in streams.items() if key[1] in WHOLE and one.window.n >= min_n
+    } & set(baseline.streams)
+    return replace(
+        baseline,
+        expectations={key: one for key, one in expectations.items() if key in dict(enough)},
+        adjusted={
+            key: stream
+            for key, stream in streams.items()
+            if key in baseline.streams and (key[0], _whole_of(key[1])) in enough
+        },
+    )
+
+
+def _streams(
+    windows: Iterable[Window],
+    features: Sequence[Directed],
+    start: datetime,
+    end: datetime,
+    confidence: float,
+) -> dict[tuple[int, str], BaselineStream]:
+    groups: dict[tuple[int, str], list[Window]] = defaultdict(list)
+    for window in windows:
+        if window.segment != CANARY and window.n:
+            groups[window.feature, window.segment].append(window)
+    return {
+        key: _stream(members, start, end, features[key[0]].sign, confidence)
+        for key, members in sorted(groups.items())
+    }
+
+
+def _stream(
+    windows: Sequence[Window], start: datetime, end: datetime, sign: int, confidence: float
+) -> BaselineStream:
     first = windows[0]
     whole = Window(
         feature=first.feature,
@@ -116,6 +168,7 @@ def _stream(windows: Sequence[Window], start: datetime, end: datetime) -> Baseli
         window=whole,
         design_effect=design_effect(counts, [w.total for w in ordered], variance(whole)),
         tail_design_effect=_tail_design_effect(whole, ordered),
+        tails=levels(whole.histogram, [w.histogram for w in ordered], sign, confidence),
     )
 
 
@@ -128,47 +181,19 @@ def _tail_design_effect(whole: Window, parts: Sequence[Window]) -> float:
     return design_effect(counts, [float(tail) for tail in tails], rate * (1.0 - rate))
 
 
-def design_effect(counts: Sequence[int], totals: Sequence[float], variance: float) -> float:
-    """How much more the means of consecutive batches scatter than independent prompts would make them.
-
-        deff = Σ_j n_j (m_j - m)² / ((J - 1) s²)
-
-    over J batches with n_j prompts and mean m_j (the ratio of mean squares of a one-way analysis of
-    variance; Kish 1965), s² the variance of single prompts. Computed for the batches given and for
-    2, 4 and 8 of them joined, as long as twelve remain, and the largest counts: dependence that
-    outlasts a batch (long conversations, hours of the day) shows in the longer ones only, as in the
-    method of batch means (Flegal and Jones, Annals of Statistics 38, 2010). At least 1; 1 when there
-    are too few batches to tell.
-    """
-    n, total = np.asarray(counts, dtype=np.float64), np.asarray(totals, dtype=np.float64)
-    if variance <= 0.0:
-        return 1.0
-    largest = 1.0
-    for joined in _COARSENINGS:
-        size = n.size // joined
-        if size < _FEWEST_BATCHES:
-            break
-        some = n[: size * joined].reshape(size, joined).sum(axis=1)
-        sums = total[: size * joined].reshape(size, joined).sum(axis=1)
-        centre = sums.sum() / some.sum()
-        between = float((some * (sums / some - centre) ** 2).sum()) / (size - 1)
-        largest = max(largest, between / variance)
-    return largest
-
-
 def baseline_for(
-    baseline: Baseline, feature: int, segment: str, min_n: int
+    streams: Mapping[tuple[int, str], BaselineStream], feature: int, segment: str, min_n: int
 ) -> tuple[tuple[int, str], bool] | None:
-    """The key of the stream to compare with, and whether it is the pooled one.
+    """The key of the stream of a baseline to compare with, and whether it is the pooled one.
 
     A segment's own stream from ``min_n`` prompts on, else the feature's stream over all traffic; never
     another one for answers of the copy's own. None when the feature has no such stream in this baseline.
     """
     key, pooled = (feature, segment), (feature, _whole_of(segment))
-    own = baseline.streams.get(key)
+    own = streams.get(key)
     if own is not None and (segment in WHOLE or own.window.n >= min_n):
         return key, False
-    return (pooled, True) if pooled in baseline.streams else None
+    return (pooled, True) if pooled in streams else None
 
 
 def tails_not_known(baseline: Baseline) -> tuple[int, ...]:
@@ -188,3 +213,16 @@ def unwatched(baseline: Baseline, features: int) -> tuple[int, ...]:
     """Indices of the pack's features that this baseline holds no stream of."""
     held = {feature for feature, segment in baseline.streams if segment in WHOLE}
     return tuple(i for i in range(features) if i not in held)
+
+
+def levels_not_watched(baseline: Baseline) -> Mapping[float, tuple[int, ...]]:
+    """By level, the indices of the features whose tail this baseline is too small to watch there.
+
+    Nothing is said of a baseline that was captured before it set its own tails.
+    """
+    missing: dict[float, set[int]] = {share: set() for share in LEVELS}
+    for (feature, segment), stream in baseline.streams.items():
+        if segment in WHOLE and stream.tails is not None:
+            for share in set(LEVELS) - {level.share for level in stream.tails}:
+                missing[share].add(feature)
+    return {share: tuple(sorted(few)) for share, few in missing.items() if few}

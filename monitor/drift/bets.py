@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from monitor.drift import sequential
+from monitor.drift.tails import levels
 from monitor.drift.tests import Reference, reference
 from monitor.settings import DriftSettings
-from monitor.values.drift import Baseline
+from monitor.values.drift import Baseline, BaselineStream
+from monitor.values.features import Directed
 from monitor.values.prompts import WHOLE
 
 Stream = tuple[int, str]
@@ -22,29 +24,49 @@ class Bets:
 
     baseline_id: str
     references: Mapping[Stream, Reference]
+    adjusted: Mapping[Stream, Reference]
+    """The streams that are watched by their scores given the prompt."""
     detectors: Mapping[Stream, sequential.Detector]
     limit: float
     evaluated_until: datetime | None = None
     """Where the windows of the last evaluation ended."""
 
 
-def bets_on(baseline: Baseline, settings: DriftSettings) -> Bets:
-    """Detectors of all streams that have a baseline of their own.
+def bets_on(baseline: Baseline, features: Sequence[Directed], settings: DriftSettings) -> Bets:
+    """Detectors of all streams that have a baseline of their own; ``features`` are the pack's.
 
     Against the pooled one a segment that has always been different would alarm.
     """
+    adjusted = baseline.adjusted if settings.adjust else {}
     own = {
         key: stream
-        for key, stream in baseline.streams.items()
+        for key, stream in {**baseline.streams, **adjusted}.items()
         if key[1] in WHOLE or stream.window.n >= settings.min_segment_n
     }
     limit = sequential.threshold(settings.average_run_length, len(own), settings.bucket)
     return Bets(
         baseline_id=baseline.baseline_id,
-        references={key: reference(stream) for key, stream in baseline.streams.items()},
+        references={
+            key: _reference(stream, features[key[0]].sign, settings)
+            for key, stream in baseline.streams.items()
+        },
+        adjusted={
+            key: _reference(stream, features[key[0]].sign, settings)
+            for key, stream in adjusted.items()
+        },
         detectors={
             key: sequential.detector(stream, limit=limit, streams=len(own))
             for key, stream in own.items()
         },
         limit=limit,
     )
+
+
+def _reference(stream: BaselineStream, sign: int, settings: DriftSettings) -> Reference:
+    """The stream made ready; one captured before there were tail levels gets them from its histogram."""
+    tails = stream.tails
+    if tails is None:
+        # How far the tail itself depends was not kept: the larger of what was stands in.
+        effect = max(stream.design_effect, stream.tail_design_effect)
+        tails = levels(stream.window.histogram, (), sign, settings.confidence, effect)
+    return reference(stream, sign, tails)

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.values.adjustment import Sided
 from monitor.values.arrays import Counts, Doubles, Floats
 from monitor.values.drift import Window
-from monitor.values.features import Feature
 from monitor.values.prompts import CANARY
 from monitor.values.scores import SCORE_BIN_EDGES, SCORE_BINS, Bucket, ScoredPrompt, tail_sum
 
@@ -29,6 +29,12 @@ CENTRES: Final[Doubles] = np.concatenate([[-_OUTER], (EDGES[1:] + EDGES[:-1]) / 
 """The score that stands for each bin [b]."""
 
 
+class Counted(Sided, Protocol):
+    """What is asked of a feature here; `Feature` and the store's are such."""
+
+    def in_tail(self, scores: Floats | Doubles) -> NDArray[np.bool_]: ...
+
+
 def floor_time(moment: datetime, step: timedelta) -> datetime:
     """The start of the interval of length ``step`` (whole seconds, counted from 1970) around it."""
     seconds = int(step.total_seconds())
@@ -37,7 +43,7 @@ def floor_time(moment: datetime, step: timedelta) -> datetime:
 
 def bucket_scores(
     scored: Sequence[ScoredPrompt],
-    features: Sequence[Feature],
+    features: Sequence[Counted],
     *,
     bucket: timedelta,
     canary: bool = False,
@@ -151,6 +157,14 @@ def merge(buckets: Iterable[Bucket]) -> tuple[Window, ...]:
         )
         for (feature, segment), members in sorted(groups.items())
     )
+
+
+def windows_of(buckets: Iterable[Bucket]) -> tuple[Window, ...]:
+    """One window per bucket's time, feature and segment, of all sources together."""
+    times: dict[datetime, list[Bucket]] = defaultdict(list)
+    for bucket in buckets:
+        times[bucket.bucket_start].append(bucket)
+    return tuple(window for _, members in sorted(times.items()) for window in merge(members))
 
 
 def quantile(histogram: Counts, q: float) -> float:

@@ -13,16 +13,26 @@ Array legend: b = `SCORE_BINS` bins, g = groups of bins.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, chdtri, ndtri, stdtrit
+from scipy.special import chdtri, ndtri, stdtrit
 
 from monitor.drift.histogram import CENTRES, deciles, grouped
+from monitor.drift.tails import rate_ratio, tail_growth
 from monitor.values.arrays import Counts, Doubles
-from monitor.values.drift import UNKNOWN, BaselineStream, Bound, Cause, Drift, Window
+from monitor.values.drift import (
+    UNKNOWN,
+    BaselineStream,
+    Bound,
+    Cause,
+    Drift,
+    TailGrowth,
+    TailLevel,
+    Window,
+)
 
 NOTHING_KNOWN = Bound(value=0.0, low=-math.inf, high=math.inf)
 
@@ -104,31 +114,14 @@ def _shape(histogram: Counts) -> tuple[float, float]:
 def tail_ratio(
     window: Window, baseline: Window, *, confidence: float, design_effect: float = 1.0
 ) -> Bound:
-    """Rate of tail prompts over the baseline's rate, with an exact bound on the ratio.
-
-    Given the sum of both tail counts, the window's count is binomial with
-    ``π = n_w ρ / (n_w ρ + n_b)``, ρ the ratio of the rates (Przyborowski and Wilenski, Biometrika
-    31, 1940: exact for Poisson counts, conservative for binomial ones). Clopper and Pearson's
-    interval for π (Biometrika 26, 1934), turned back into ρ, is the bound.
-
-    The value adds half a count to both sides (Haldane-Anscombe) and so stays finite. Without a tail
-    prompt in the baseline ``high`` is infinite, without one in the window ``low`` is 0. `UNKNOWN`
-    where either tail is not known.
-    """
+    """Rate of tail prompts over the baseline's rate, see `rate_ratio`; `UNKNOWN` where a tail is."""
     if window.tail_count is None or baseline.tail_count is None:
         return UNKNOWN
-    if window.n == 0 or baseline.n == 0:
-        return Bound(value=1.0, low=0.0, high=math.inf)
-    exposure = baseline.n / window.n
-    value = exposure * (window.tail_count + 0.5) / (baseline.tail_count + 0.5)
-    ours, theirs = window.tail_count / design_effect, baseline.tail_count / design_effect
-    error = (1.0 - confidence) / 2
-    low = float(betaincinv(ours, theirs + 1.0, error)) if ours else 0.0
-    high = float(betaincinv(ours + 1.0, theirs, 1.0 - error)) if theirs else 1.0
-    return Bound(
-        value=value,
-        low=exposure * low / (1.0 - low),
-        high=exposure * high / (1.0 - high) if high < 1.0 else math.inf,
+    return rate_ratio(
+        (window.tail_count, window.n),
+        (baseline.tail_count, baseline.n),
+        error=(1.0 - confidence) / 2,
+        design_effect=design_effect,
     )
 
 
@@ -184,6 +177,9 @@ class Reference:
     """One stream of a baseline, with what every comparison would compute anew."""
 
     stream: BaselineStream
+    sign: int
+    """1 where the persona raises the score, -1 where it lowers it."""
+    tails: tuple[TailLevel, ...]
     shape: tuple[float, float]
     """Skewness and kurtosis."""
     groups: NDArray[np.intp]
@@ -192,12 +188,19 @@ class Reference:
     """Share of the scores up to each bin's end [b]."""
 
 
-def reference(stream: BaselineStream) -> Reference:
-    """The stream, made ready for `compare`."""
+def reference(
+    stream: BaselineStream, sign: int = 1, tails: tuple[TailLevel, ...] | None = None
+) -> Reference:
+    """The stream of a feature that moves to the side of ``sign``, made ready for `compare`.
+
+    ``tails`` are for a stream that was captured without any.
+    """
     histogram = stream.window.histogram
     groups = deciles(histogram)
     return Reference(
         stream=stream,
+        sign=sign,
+        tails=(stream.tails if tails is None else tails) or (),
         shape=_shape(histogram),
         groups=groups,
         grouped=grouped(histogram, groups),
@@ -209,6 +212,16 @@ def _ks(window: Window, against: Reference) -> float:
     """Largest distance between the two distributions, on the edges of the score bins."""
     shares = np.cumsum(window.histogram) / max(window.n, 1)
     return float(np.abs(shares - against.distribution).max()) if window.n else 0.0
+
+
+def _tails(window: Window, against: Reference, confidence: float) -> tuple[TailGrowth, ...]:
+    return tail_growth(
+        window.histogram,
+        against.tails,
+        baseline_n=against.stream.window.n,
+        sign=against.sign,
+        confidence=confidence,
+    )
 
 
 def compare(
@@ -263,8 +276,27 @@ def compare(
             confidence=confidence,
             design_effect=against.stream.tail_design_effect,
         ),
+        tails=_tails(window, against, confidence),
         evidence=evidence,
         evidence_limit=evidence_limit,
         cause=cause,
         evaluated_at=now,
+    )
+
+
+def with_raw(drift: Drift, raw: Window, against: Reference, *, confidence: float) -> Drift:
+    """The comparison of scores given the prompt, with what the raw scores of the window say beside it."""
+    stream = against.stream
+    return replace(
+        drift,
+        adjusted=True,
+        raw_mean=mean(raw),
+        raw_baseline_mean=mean(stream.window),
+        raw_shift=mean_shift(
+            raw,
+            stream.window,
+            confidence=confidence,
+            design_effect=stream.design_effect,
+            shape=against.shape,
+        ),
     )

@@ -25,7 +25,7 @@ from monitor.replay.regions import CUT_RULE, Tokens
 from monitor.replay.tokens import Tokeniser
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Floats
-from monitor.values.features import Feature
+from monitor.values.features import Covariate, Feature
 from monitor.values.fidelity import counted
 from monitor.values.prompts import DeadReason, Prompt
 from monitor.values.scores import Lineage, Replayed, Unreplayable
@@ -75,12 +75,18 @@ class ReplayEngine:
     """Reads a pack's features off a loaded model. One thread may run it at a time."""
 
     def __init__(
-        self, loaded: LoadedModel, features: Sequence[Feature], settings: ReplaySettings
+        self,
+        loaded: LoadedModel,
+        features: Sequence[Feature],
+        settings: ReplaySettings,
+        covariates: Sequence[Covariate] = (),
     ) -> None:
-        """Raises `PackError` when the features do not fit the model's width."""
+        """Raises `PackError` when features or covariates do not fit the model's width."""
         self.loaded = loaded
         self.settings = settings
-        self._bank = FeatureBank(features, loaded.config.hidden_size, loaded.device)
+        read = (*features, *(one.as_feature() for one in covariates))
+        self._features = len(features)
+        self._bank = FeatureBank(read, loaded.config.hidden_size, loaded.device)
         self._limit = positions_limit(settings, loaded.config)
         self._tokeniser = tokeniser(loaded, settings)
         self._statistics = Statistics()
@@ -283,8 +289,9 @@ class ReplayEngine:
                 reason=DeadReason.OUT_OF_MEMORY,
                 detail=f"{len(tokens.ids)} tokens do not fit into memory even alone",
             )
+        k = self._features
         present = reading.pooled_tokens > 0
-        if not present.any():
+        if not present[:k].any():
             return Unreplayable(
                 prompt=prompt,
                 reason=DeadReason.NO_TOKENS,
@@ -299,8 +306,9 @@ class ReplayEngine:
             )
         return Replayed(
             prompt=prompt,
-            readings=reading.readings,
-            pooled_tokens=reading.pooled_tokens,
+            readings=reading.readings[:k],
+            pooled_tokens=reading.pooled_tokens[:k],
+            covariates=reading.readings[k:] if reading.readings.size > k else None,
             prompt_tokens=tokens.prompt_tokens,
             response_tokens=tokens.response_tokens,
             reasoning_tokens=tokens.reasoning_tokens,

@@ -23,7 +23,7 @@ SOURCES: Final = "sources"
 def joined(packs: Sequence[Pack], name: str, version: str) -> Pack:
     """The features of ``packs``, in their order, as one pack: each reads and scores as it did before.
 
-    Canaries hold the readings of all; top-k latents of equal encoders share one. Provenance and
+    Canaries hold the readings of all; covariates are those of the first pack that has any; top-k latents of equal encoders share one. Provenance and
     report keep those of each source under `SOURCES` and its name (with its id behind it where two
     have one name). Raises `BadInput` for fewer than two packs, packs of different models, a feature's
     name that two of them have, and canaries that are not the same texts.
@@ -42,6 +42,7 @@ def joined(packs: Sequence[Pack], name: str, version: str) -> Pack:
         model=first.model,
         features=_sharing_encoders([feature for pack in packs for feature in pack.features]),
         canaries=_canaries(packs),
+        covariates=next((pack.covariates for pack in packs if pack.covariates), ()),
         provenance={
             "method": "joined, every feature as it was in its source",
             SOURCES: {

@@ -2,10 +2,10 @@
 
 Arrays: weights live in ``features.safetensors`` as ``weights`` float32 [k, d], rows in the order of
 ``features``, the weights of composites at their further sites as ``parts`` [p, d], feature by
-feature, and whole encoders as ``NAME.weight`` [n, d], ``NAME.bias`` [n]; everything else is here.
+feature, covariates as ``covariates`` [c, d], and whole encoders as ``NAME.weight`` [n, d], ``NAME.bias`` [n]; everything else is here.
 JSON has no NaN: a canary's absent reading is ``null``.
 
-A pack is of version 3 when it has a composite (``parts``), else of version 2 when it uses what
+A pack is of version 3 when it has a composite (``parts``) or covariates, else of version 2 when it uses what
 version 1 did not know (encoders, ``largest_norm``). Any other is still written as version 1, with
 the bytes and the id that it always had.
 """
@@ -13,7 +13,7 @@ the bytes and the id that it always had.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,8 +22,8 @@ from monitor.values.features import Activation, Expected, FeatureKind, InputNorm
 
 FIRST_VERSION = 1
 ENCODER_VERSION = 2
-PARTS_VERSION = 3
-VERSIONS = (FIRST_VERSION, ENCODER_VERSION, PARTS_VERSION)
+LATEST_VERSION = 3
+VERSIONS = (FIRST_VERSION, ENCODER_VERSION, LATEST_VERSION)
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[
@@ -80,6 +80,14 @@ class FeatureEntry(Entry):
     """A composite's further sites, in the order of their rows in the tensor ``parts``."""
 
 
+class CovariateEntry(Entry):
+    """A reading of the prompt side, for scores given the prompt alone; its row is in ``covariates``."""
+
+    name: Name
+    site: int = Field(ge=0)
+    region: Literal["prompt", "last_prompt_token"]
+
+
 class EncoderEntry(Entry):
     """`monitor.values.features.Encoder` without its tensors."""
 
@@ -109,6 +117,7 @@ class Manifest(Entry):
     model: ModelEntry
     features: list[FeatureEntry] = Field(min_length=1)
     encoders: list[EncoderEntry] = Field(default_factory=list)
+    covariates: list[CovariateEntry] = Field(default_factory=list)
     canaries: list[CanaryEntry]
     provenance: dict[str, Any]
     report: dict[str, Any]

@@ -1,7 +1,7 @@
 """Packs: a versioned, hashed set of persona features for one model, as a folder.
 
 ``pack.json`` (see `monitor.score.manifest`) and ``features.safetensors`` with ``weights`` float32
-[k, d], with ``parts`` [p, d] where composites read further sites, and with the whole encoder
+[k, d], with ``parts`` [p, d] where composites read further sites, with ``covariates`` [c, d], and with the whole encoder
 (n latents) of each top-k SAE that a feature is a latent of. The
 id is the SHA-256 of the canonical manifest (without the id) and the tensors' bytes: the same
 features have the same id wherever they lie, and altered content is refused. No pickles.
@@ -25,7 +25,7 @@ from safetensors.numpy import save as save_tensors
 from monitor.errors import BadInput, PackError
 from monitor.score import manifest as schema
 from monitor.values.arrays import Floats
-from monitor.values.features import Calibration, Encoder, Feature, Part
+from monitor.values.features import Calibration, Covariate, Encoder, Feature, Part
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import CANARY, Message, Prompt, RecordKey
 from monitor.writing import write_whole
@@ -73,6 +73,8 @@ class Pack:
     """A hash of None is not compared."""
     features: tuple[Feature, ...]
     canaries: tuple[Canary, ...] = ()
+    covariates: tuple[Covariate, ...] = ()
+    """Read beside the features, never watched: what scores given the prompt are fitted on."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
     pack_id: str = field(init=False)
@@ -94,7 +96,8 @@ class Pack:
     @property
     def deepest_site(self) -> int:
         """The last decoder block (from 0) that is read: how much of the model must be loaded."""
-        return max(feature.sites[-1] for feature in self.features)
+        read = [feature.sites[-1] for feature in self.features]
+        return max(read + [one.site for one in self.covariates])
 
 
 def manifest(pack: Pack) -> dict[str, Any]:
@@ -130,7 +133,7 @@ def load_pack(path: Path) -> Pack:
         )
     _refuse_pickles(path)
     entry = schema.parse(_read(path / MANIFEST_FILE), str(path / MANIFEST_FILE))
-    weights, parts, encoders = _load_tensors(path / TENSOR_FILE, entry)
+    weights, parts, covariates, encoders = _load_tensors(path / TENSOR_FILE, entry)
     try:
         pack = Pack(
             name=entry.name,
@@ -141,6 +144,10 @@ def load_pack(path: Path) -> Pack:
                 for one, weight, further in zip(entry.features, weights, parts, strict=True)
             ),
             canaries=tuple(map(_canary, entry.canaries)),
+            covariates=tuple(
+                Covariate(**one.model_dump(), weight=weight)
+                for one, weight in zip(entry.covariates, covariates, strict=True)
+            ),
             provenance=entry.provenance,
             report=entry.report,
         )
@@ -161,18 +168,22 @@ def _check_consistent(pack: Pack) -> None:
         raise PackError("features: a pack needs at least one")
     if len(set(names)) != len(names):
         raise PackError("features: names must differ")
-    for feature in pack.features:
-        where = f"feature {feature.name}"
-        if feature.weight.shape != (pack.model.hidden_size,):
+    if len({one.name for one in pack.covariates}) != len(pack.covariates):
+        raise PackError("covariates: names must differ")
+    read = [(f"feature {f.name}", f.weight, f.sites[-1]) for f in pack.features]
+    read += [(f"covariate {one.name}", one.weight, one.site) for one in pack.covariates]
+    for where, weight, site in read:
+        if weight.shape != (pack.model.hidden_size,):
             raise PackError(
-                f"{where}: weight has shape {feature.weight.shape}, "
+                f"{where}: weight has shape {weight.shape}, "
                 f"the model is {pack.model.hidden_size} wide"
             )
-        if feature.sites[-1] >= pack.model.layers:
+        if site >= pack.model.layers:
             raise PackError(
-                f"{where}: site {feature.sites[-1]} is beyond the last block, "
-                f"{pack.model.layers - 1}"
+                f"{where}: site {site} is beyond the last block, {pack.model.layers - 1}"
             )
+    for feature in pack.features:
+        where = f"feature {feature.name}"
         allowed = schema.ACTIVATION_OF_KIND[feature.kind]
         if feature.activation not in allowed:
             raise PackError(
@@ -198,6 +209,9 @@ def _check_consistent(pack: Pack) -> None:
 
 def _body(pack: Pack) -> dict[str, Any]:
     encoders = [{"name": e.name, "latents": len(e.bias), "places": e.places} for e in pack.encoders]
+    covariates = [
+        {"name": one.name, "site": one.site, "region": one.region} for one in pack.covariates
+    ]
     return {
         "schema_version": _schema_version(pack),
         "name": pack.name,
@@ -205,6 +219,7 @@ def _body(pack: Pack) -> dict[str, Any]:
         "model": pack.model.entry(),
         "features": [_feature_entry(feature) for feature in pack.features],
         **({"encoders": encoders} if encoders else {}),
+        **({"covariates": covariates} if covariates else {}),
         "canaries": [_canary_entry(canary) for canary in pack.canaries],
         "provenance": dict(pack.provenance),
         "report": dict(pack.report),
@@ -213,8 +228,8 @@ def _body(pack: Pack) -> dict[str, Any]:
 
 def _schema_version(pack: Pack) -> int:
     """The oldest that knows all of ``pack``: others keep their bytes and their id."""
-    if any(feature.parts for feature in pack.features):
-        return schema.PARTS_VERSION
+    if pack.covariates or any(feature.parts for feature in pack.features):
+        return schema.LATEST_VERSION
     later = bool(pack.encoders) or any(f.largest_norm is not None for f in pack.features)
     return schema.ENCODER_VERSION if later else schema.FIRST_VERSION
 
@@ -289,7 +304,9 @@ def _tensors(pack: Pack) -> dict[str, Floats]:
     """What ``features.safetensors`` holds, in the order in which it is hashed."""
     further = [part.weight for feature in pack.features for part in feature.parts]
     parts = {"parts": np.stack(further).astype(np.float32)} if further else {}
-    return {"weights": pack.weights, **parts, **_encoder_tensors(pack.encoders)}
+    read = [one.weight for one in pack.covariates]
+    covariates = {"covariates": np.stack(read).astype(np.float32)} if read else {}
+    return {"weights": pack.weights, **parts, **covariates, **_encoder_tensors(pack.encoders)}
 
 
 def _encoder_tensors(encoders: Sequence[Encoder]) -> dict[str, Floats]:
@@ -302,8 +319,8 @@ def _encoder_tensors(encoders: Sequence[Encoder]) -> dict[str, Floats]:
 
 def _load_tensors(
     path: Path, entry: schema.Manifest
-) -> tuple[Floats, list[Floats], dict[str, Encoder]]:
-    """Weights [k, d], those of each feature's parts, and encoders by name.
+) -> tuple[Floats, list[Floats], Floats, dict[str, Encoder]]:
+    """Weights [k, d], those of each feature's parts, covariates [c, d], and encoders by name.
 
     Raises `PackError` unless shapes, types and numbers are right.
     """
@@ -316,6 +333,8 @@ def _load_tensors(
     counts = [len(one.parts or ()) for one in entry.features]
     if any(counts):
         shapes["parts"] = (sum(counts), width)
+    if entry.covariates:
+        shapes["covariates"] = (len(entry.covariates), width)
     for one in entry.encoders:
         shapes |= {f"{one.name}.weight": (one.latents, width), f"{one.name}.bias": (one.latents,)}
     if set(tensors) != set(shapes):
@@ -349,7 +368,7 @@ def _load_tensors(
         }
     except ValueError as error:
         raise PackError(f"{path}: {error}", hint=schema.REBUILD) from None
-    return weights, parts, encoders
+    return weights, parts, tensors.get("covariates", further[:0]), encoders
 
 
 def _refuse_pickles(path: Path) -> None:

@@ -26,15 +26,23 @@ class Thresholds(Section):
     psi: float | None = Field(None, gt=0.0, description="population stability index")
     ks: float | None = Field(None, gt=0.0, le=1.0, description="Kolmogorov-Smirnov distance")
     tail_ratio: float | None = Field(None, gt=1.0, description="tail rate against the baseline's")
+    tail_growth: float | None = Field(
+        None,
+        gt=1.0,
+        description="rate beyond one of the baseline's own thresholds, for its last 1 %, 0.5 % and 0.1 %, "
+        "against the baseline's",
+    )
     process_change: bool = Field(
         False, description="the sequential detector crossed its bound, in either direction"
     )
 
     @model_validator(mode="after")
     def _something(self) -> Thresholds:
-        if self.shift is self.psi is self.ks is self.tail_ratio is None and not self.process_change:
+        effects = (self.shift, self.psi, self.ks, self.tail_ratio, self.tail_growth)
+        if effects == (None,) * len(effects) and not self.process_change:
             raise ValueError(
-                "a threshold needs at least one of shift, psi, ks, tail_ratio, process_change"
+                "a threshold needs at least one of shift, psi, ks, tail_ratio, tail_growth, "
+                "process_change"
             )
         return self
 
@@ -130,7 +138,7 @@ def _default_rules() -> tuple[DriftRule, ...]:
         DriftRule(
             name="persona-drift",
             severities={
-                "warning": Thresholds(shift=0.3, tail_ratio=3.0),
+                "warning": Thresholds(shift=0.3, tail_ratio=3.0, tail_growth=3.0),
                 "critical": Thresholds(shift=0.8, tail_ratio=10.0),
             },
         ),
@@ -180,6 +188,11 @@ class DriftSettings(Section):
         description="how long windows and detectors wait for a partition that is read late",
     )
     confidence: float = Field(0.99, gt=0.5, lt=1.0, description="of the two-sided bounds")
+    adjust: bool = Field(
+        True,
+        description="watch scores given the prompt, where the pack reads its side and the baseline was "
+        "captured with this on; off: raw scores, as they are stored in either case",
+    )
     min_segment_n: int = Field(
         500,
         ge=2,

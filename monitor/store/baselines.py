@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,8 +12,9 @@ from sqlalchemy import Connection, RowMapping, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from monitor.errors import BadInput
+from monitor.store.adjustments import load_expectations, save_expectations
 from monitor.store.border import clean, clean_json
-from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, Window
+from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, TailLevel, Window
 from monitor.values.identity import BaselineFingerprint
 
 
@@ -44,24 +47,31 @@ def save_baseline(c: Connection, baseline: Baseline) -> None:
     )
     if not new.rowcount:
         raise BadInput(f"baseline {baseline.baseline_id!r} exists already")
-    _insert_streams(c, baseline)
+    _insert_streams(c, _RAW, baseline.baseline_id, baseline.streams)
+    _insert_streams(c, _ADJUSTED, baseline.baseline_id, baseline.adjusted)
+    save_expectations(c, baseline.baseline_id, baseline.expectations)
 
 
-def _insert_streams(c: Connection, baseline: Baseline) -> None:
-    if not baseline.streams:
+_RAW: Final = "monitor_data.baseline_windows"
+_ADJUSTED: Final = "monitor_data.adjusted_baseline_windows"
+_Streams = Mapping[tuple[int, str], BaselineStream]
+
+
+def _insert_streams(c: Connection, table: str, baseline_id: str, streams: _Streams) -> None:
+    if not streams:
         return
     c.execute(
-        text("""
-            INSERT INTO monitor_data.baseline_windows
+        text(f"""
+            INSERT INTO {table}
                 (baseline_id, feature, segment, n, tail_count, tail_n, total, total_squares, histogram,
-                 design_effect, tail_design_effect)
+                 design_effect, tail_design_effect, tails)
             VALUES
                 (:baseline_id, :feature, :segment, :n, :tail_count, :tail_n, :total, :total_squares,
-                 :histogram, :design_effect, :tail_design_effect)
-        """),
+                 :histogram, :design_effect, :tail_design_effect, :tails)
+        """).bindparams(bindparam("tails", type_=JSONB(none_as_null=True))),
         [
             {
-                "baseline_id": clean(baseline.baseline_id),
+                "baseline_id": clean(baseline_id),
                 "feature": feature,
                 "segment": clean(segment),
                 "n": stream.window.n,
@@ -72,8 +82,9 @@ def _insert_streams(c: Connection, baseline: Baseline) -> None:
                 "histogram": stream.window.histogram.tolist(),
                 "design_effect": stream.design_effect,
                 "tail_design_effect": stream.tail_design_effect,
+                "tails": None if stream.tails is None else [asdict(one) for one in stream.tails],
             }
-            for (feature, segment), stream in baseline.streams.items()
+            for (feature, segment), stream in streams.items()
         ],
     )
 
@@ -103,44 +114,54 @@ def load_baseline(
 
 
 def _baseline(c: Connection, row: RowMapping) -> Baseline:
-    streams = c.execute(
-        text("""
-            SELECT feature, segment, n, total, total_squares, histogram, design_effect,
-                tail_design_effect,
-                CASE WHEN tail_n = n OR feature <> ALL(ARRAY(
-                    SELECT ordinal FROM monitor_data.pack_features
-                    WHERE pack_id = :pack_id AND sign = -1)) THEN tail_count END AS tail_count
-            FROM monitor_data.baseline_windows
-            WHERE baseline_id = :baseline_id
-            ORDER BY feature, segment
-        """),
-        {"baseline_id": row["baseline_id"], "pack_id": row["pack_id"]},
-    )
     return Baseline(
         **{
             **row,
             "status": BaselineStatus(row["status"]),
             "fingerprint": BaselineFingerprint.read(row["fingerprint"]),
         },
-        streams={
-            (stream.feature, stream.segment): BaselineStream(
-                window=Window(
-                    feature=stream.feature,
-                    segment=stream.segment,
-                    start=row["window_start"],
-                    end=row["window_end"],
-                    n=stream.n,
-                    tail_count=stream.tail_count,
-                    total=stream.total,
-                    total_squares=stream.total_squares,
-                    histogram=np.array(stream.histogram, dtype=np.int64),
-                ),
-                design_effect=stream.design_effect,
-                tail_design_effect=stream.tail_design_effect,
-            )
-            for stream in streams
-        },
+        streams=_streams(c, _RAW, row),
+        expectations=load_expectations(c, row["baseline_id"]),
+        adjusted=_streams(c, _ADJUSTED, row),
     )
+
+
+def _streams(c: Connection, table: str, row: RowMapping) -> _Streams:
+    """The streams of the baseline in ``row``."""
+    streams = c.execute(
+        text(f"""
+            SELECT feature, segment, n, total, total_squares, histogram, design_effect,
+                tail_design_effect, tails,
+                CASE WHEN tail_n = n OR feature <> ALL(ARRAY(
+                    SELECT ordinal FROM monitor_data.pack_features
+                    WHERE pack_id = :pack_id AND sign = -1)) THEN tail_count END AS tail_count
+            FROM {table}
+            WHERE baseline_id = :baseline_id
+            ORDER BY feature, segment
+        """),
+        {"baseline_id": row["baseline_id"], "pack_id": row["pack_id"]},
+    )
+    return {
+        (stream.feature, stream.segment): BaselineStream(
+            window=Window(
+                feature=stream.feature,
+                segment=stream.segment,
+                start=row["window_start"],
+                end=row["window_end"],
+                n=stream.n,
+                tail_count=stream.tail_count,
+                total=stream.total,
+                total_squares=stream.total_squares,
+                histogram=np.array(stream.histogram, dtype=np.int64),
+            ),
+            design_effect=stream.design_effect,
+            tail_design_effect=stream.tail_design_effect,
+            tails=None
+            if stream.tails is None
+            else tuple(TailLevel(**level) for level in stream.tails),
+        )
+        for stream in streams
+    }
 
 
 def list_baselines(c: Connection, pack_id: str | None = None) -> list[dict[str, Any]]:

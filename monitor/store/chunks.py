@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 from monitor.errors import StaleChunk
+from monitor.store.adjustments import adjusted_lineage_of
 from monitor.store.buckets import add_buckets
 from monitor.store.halves import keep_halves, settle_halves
 from monitor.store.ingest import add_counts, insert_dead_letters
@@ -50,7 +51,11 @@ def store_chunk(c: Connection, result: ChunkResult) -> None:
     if result.scored or result.buckets:
         lineage_id = lineage_id_of(c, result.lineage)
         add_buckets(c, lineage_id, result.buckets)
-        copy_scores(c, lineage_id, result.scored)
+        adjusted_id = None
+        if result.adjusted_by is not None:
+            adjusted_id = adjusted_lineage_of(c, lineage_id, result.adjusted_by)
+            add_buckets(c, adjusted_id, result.adjusted_buckets)
+        copy_scores(c, lineage_id, result.scored, adjusted_id)
     settle_halves(c, result.group_id, result.settled)
     keep_halves(c, result.group_id, result.waiting)
     add_counts(c, result.group_id, result.counts)

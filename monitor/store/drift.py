@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, bindparam, text
+from sqlalchemy.dialects.postgresql import JSONB
 
-from monitor.store.border import clean
+from monitor.store.border import clean, clean_json
 from monitor.values.checks import utc
 from monitor.values.drift import DetectorState, Drift
 
@@ -18,7 +19,8 @@ _DRIFT_FIELDS: Final = (
     *("window_start", "window_end", "n", "baseline_n", "pooled_baseline", "mean", "baseline_mean"),
     *("shift", "shift_low", "shift_high", "psi", "psi_low", "ks", "ks_low", "tail_rate"),
     *("baseline_tail_rate", "tail_ratio", "tail_ratio_low", "tail_ratio_high", "evidence"),
-    *("evidence_limit", "cause"),
+    *("evidence_limit", "cause", "tails", "adjusted", "raw_mean"),
+    *("raw_baseline_mean", "raw_shift", "raw_shift_low", "raw_shift_high"),
 )
 
 
@@ -31,7 +33,7 @@ def save_drifts(c: Connection, drifts: Iterable[Drift]) -> None:
                 INSERT INTO monitor_data.drifts ({", ".join(_DRIFT_FIELDS)})
                 VALUES ({", ".join(f":{name}" for name in _DRIFT_FIELDS)})
                 ON CONFLICT DO NOTHING
-            """),
+            """).bindparams(bindparam("tails", type_=JSONB(none_as_null=True))),
             rows,
         )
 
@@ -66,8 +68,31 @@ def _drift_row(drift: Drift) -> dict[str, Any]:
         "evidence": drift.evidence,
         "evidence_limit": drift.evidence_limit,
         "cause": drift.cause.value,
+        "adjusted": drift.adjusted,
+        "raw_mean": drift.raw_mean,
+        "raw_baseline_mean": drift.raw_baseline_mean,
+        "raw_shift": drift.raw_shift.value,
+        "raw_shift_low": drift.raw_shift.low,
+        "raw_shift_high": drift.raw_shift.high,
+        "tails": clean_json(_tails(drift)) if drift.tails else None,
     }
     return {name: _number(value) for name, value in row.items()}
+
+
+def _tails(drift: Drift) -> list[dict[str, float]]:
+    """One object per level; what is not finite becomes null on the way."""
+    return [
+        {
+            "share": level.share,
+            "threshold": level.threshold,
+            "rate": level.rate,
+            "baseline_rate": level.baseline_rate,
+            "ratio": level.ratio.value,
+            "ratio_low": level.ratio.low,
+            "ratio_high": level.ratio.high,
+        }
+        for level in drift.tails
+    ]
 
 
 def _number(value: Any) -> Any:

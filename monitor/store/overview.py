@@ -96,11 +96,18 @@ def drift_views(c: Connection, pack_id: str, since: datetime) -> dict[str, list[
 
 _FACTS: Final = (
     *("evaluated_at", "window_start", "window_end"),
-    *("n", "baseline_n", "pooled_baseline", "cause"),
+    *("n", "baseline_n", "pooled_baseline", "cause", "adjusted"),
 )
 _FIGURES: Final = (
     *("mean", "baseline_mean", "shift", "shift_low", "shift_high", "psi", "ks", "tail_rate"),
-    *("baseline_tail_rate", "tail_ratio", "tail_ratio_low", "tail_ratio_high", "evidence"),
+    *(
+        "baseline_tail_rate",
+        "tail_ratio",
+        "tail_ratio_low",
+        "tail_ratio_high",
+        "evidence",
+        "raw_shift",
+    ),
 )
 DRIFT_KEYS: Final = (*_FACTS, *_FIGURES)
 

@@ -22,7 +22,7 @@ _COPY_SCORES: Final = """
         content_hash, conversation_hash, segments, model, model_revision, prompt_tokens,
         response_tokens, cut, generated, inclusion_probability, readings, scores,
         served_prompt_tokens, served_answer_tokens, prompt_difference, answer_difference, fidelity,
-        left_out)
+        left_out, covariates, adjusted, adjusted_id)
     FROM STDIN (FORMAT BINARY)
 """
 
@@ -30,11 +30,17 @@ _SCORE_TYPES: Final = (
     *("timestamptz", "text", "int4", "int8", "int4", "int4", "text", "bytea", "bytea", "text[]"),
     *("text", "text", "int4", "int4", "bool", "bool", "float4", "float4[]", "float4[]"),
     *("int8", "int8", "int8", "int8", "text", "text[]"),
+    *("float4[]", "float4[]", "int4"),
 )
 
 
-def copy_scores(c: Connection, lineage_id: int, scored: Iterable[ScoredPrompt]) -> None:
-    """COPY one row per prompt, on the driver connection of the same transaction. NaN becomes NULL."""
+def copy_scores(
+    c: Connection, lineage_id: int, scored: Iterable[ScoredPrompt], adjusted_id: int | None = None
+) -> None:
+    """COPY one row per prompt, on the driver connection of the same transaction. NaN becomes NULL.
+
+    ``adjusted_id`` is the lineage of the adjusted scores, where there are any.
+    """
     driver: Any = c.connection.driver_connection
     connection: psycopg.Connection = driver
     with connection.cursor() as cursor, cursor.copy(_COPY_SCORES) as copy:
@@ -63,6 +69,9 @@ def copy_scores(c: Connection, lineage_id: int, scored: Iterable[ScoredPrompt]) 
                     _reals(row.scores),
                     *_compared(row),
                     [clean(field) for field in row.left_out] or None,
+                    None if row.covariates is None else _reals(row.covariates),
+                    None if row.adjusted is None else _reals(row.adjusted),
+                    None if row.adjusted is None else adjusted_id,
                 )
             )
 
@@ -95,26 +104,33 @@ def strongest_prompts(
     start: datetime,
     end: datetime,
     limit: int,
+    *,
+    adjusted_by: str | None = None,
 ) -> list[dict[str, Any]]:
     """The prompts of [start, end) whose scores lie furthest towards the feature's persona.
 
-    Of those whose score counts in ``segment`` (see `ScoredPrompt.counted_in`).
+    Of those whose score counts in ``segment`` (see `ScoredPrompt.counted_in`). With ``adjusted_by``, a
+    baseline, the scores given the prompt decide, of the prompts that it adjusted.
 
-    Keys: prompt_id, recorded_at, topic, partition, record_offset, record_index, score, reading,
+    Keys: prompt_id, recorded_at, topic, partition, record_offset, record_index, score, adjusted, reading,
     response_tokens, segments.
     """
+    by = "scores" if adjusted_by is None else "adjusted"
     rows = c.execute(
-        text("""
+        text(f"""
             SELECT prompt_id, recorded_at, topic, partition, record_offset, record_index,
-                scores[:ordinal] AS score, readings[:ordinal] AS reading, response_tokens, segments
+                scores[:ordinal] AS score, adjusted[:ordinal] AS adjusted, readings[:ordinal] AS reading, response_tokens, segments
             FROM monitor_data.scores
             WHERE recorded_at >= :start AND recorded_at < :end
                 AND lineage_id = ANY(
                     ARRAY(SELECT lineage_id FROM monitor_data.lineages WHERE pack_id = :pack_id))
                 AND :segment = ANY(segments)
                 AND (NOT generated OR :of_generated)
-                AND scores[:ordinal] IS NOT NULL
-            ORDER BY :sign * scores[:ordinal] DESC, recorded_at, record_offset
+                AND {by}[:ordinal] IS NOT NULL
+                AND (CAST(:adjusted_by AS text) IS NULL OR adjusted_id = ANY(ARRAY(
+                    SELECT adjusted_id FROM monitor_data.adjusted_lineages
+                    WHERE baseline_id = CAST(:adjusted_by AS text))))
+            ORDER BY :sign * {by}[:ordinal] DESC, recorded_at, record_offset
             LIMIT :limit
         """),
         {
@@ -123,6 +139,7 @@ def strongest_prompts(
             "sign": feature.sign,
             "segment": clean(segment),
             "of_generated": feature.of_prompt is not (segment == GENERATED),
+            "adjusted_by": adjusted_by,
             "start": start,
             "end": end,
             "limit": limit,

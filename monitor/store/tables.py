@@ -113,6 +113,15 @@ lineages = Table(
     ),
 )
 
+adjusted_lineages = Table(
+    "adjusted_lineages",
+    metadata,
+    Column("adjusted_id", INTEGER, Identity(always=True, start=-1, increment=-1), primary_key=True),
+    Column("lineage_id", INTEGER, ForeignKey("monitor_data.lineages.lineage_id"), nullable=False),
+    Column("baseline_id", TEXT, ForeignKey("monitor_data.baselines.baseline_id"), nullable=False),
+    UniqueConstraint("lineage_id", "baseline_id"),
+)
+
 # --- one prompt, one row -------------------------------------------------------------------------
 
 scores = Table(
@@ -143,6 +152,9 @@ scores = Table(
     Column("answer_difference", BIGINT),
     Column("fidelity", TEXT),
     Column("left_out", ARRAY(TEXT)),
+    Column("covariates", ARRAY(REAL)),
+    Column("adjusted", ARRAY(REAL)),
+    Column("adjusted_id", INTEGER),
     PrimaryKeyConstraint(
         "topic", "partition", "record_offset", "record_index", "lineage_id", "recorded_at"
     ),
@@ -361,7 +373,39 @@ baseline_windows = Table(
     Column("histogram", ARRAY(BIGINT), nullable=False),
     Column("design_effect", DOUBLE_PRECISION, nullable=False),
     Column("tail_design_effect", DOUBLE_PRECISION, nullable=False),
+    Column("tails", JSONB),
     PrimaryKeyConstraint("baseline_id", "feature", "segment"),
+)
+
+adjusted_baseline_windows = Table(
+    "adjusted_baseline_windows",
+    metadata,
+    Column("baseline_id", TEXT, ForeignKey("monitor_data.baselines.baseline_id"), nullable=False),
+    Column("feature", SMALLINT, nullable=False),
+    Column("segment", TEXT, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    Column("tail_count", BIGINT, nullable=False),
+    Column("tail_n", BIGINT),
+    Column("total", DOUBLE_PRECISION, nullable=False),
+    Column("total_squares", DOUBLE_PRECISION, nullable=False),
+    Column("histogram", ARRAY(BIGINT), nullable=False),
+    Column("design_effect", DOUBLE_PRECISION, nullable=False),
+    Column("tail_design_effect", DOUBLE_PRECISION, nullable=False),
+    Column("tails", JSONB),
+    PrimaryKeyConstraint("baseline_id", "feature", "segment"),
+)
+
+adjustments = Table(
+    "adjustments",
+    metadata,
+    Column("baseline_id", TEXT, ForeignKey("monitor_data.baselines.baseline_id"), nullable=False),
+    Column("feature", SMALLINT, nullable=False),
+    Column("intercept", DOUBLE_PRECISION, nullable=False),
+    Column("weights", ARRAY(DOUBLE_PRECISION), nullable=False),
+    Column("penalty", DOUBLE_PRECISION, nullable=False),
+    Column("explained", DOUBLE_PRECISION, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    PrimaryKeyConstraint("baseline_id", "feature"),
 )
 
 drifts = Table(
@@ -395,6 +439,13 @@ drifts = Table(
     Column("evidence", DOUBLE_PRECISION),
     Column("evidence_limit", DOUBLE_PRECISION),
     Column("cause", TEXT, nullable=False),
+    Column("tails", JSONB),
+    Column("adjusted", BOOLEAN, nullable=False, server_default=text("false")),
+    Column("raw_mean", DOUBLE_PRECISION),
+    Column("raw_baseline_mean", DOUBLE_PRECISION),
+    Column("raw_shift", DOUBLE_PRECISION),
+    Column("raw_shift_low", DOUBLE_PRECISION),
+    Column("raw_shift_high", DOUBLE_PRECISION),
     PrimaryKeyConstraint(
         "feature", "segment", "evaluated_at", "window_start", "window_end", "baseline_id"
     ),

@@ -18,7 +18,12 @@ from monitor.values.scores import Bucket
 _FIELDS: Final = "feature, segment, n, tail_count, tail_n, total, total_squares, histogram"
 
 _MINE: Final = """lineage_id = ANY(
-    ARRAY(SELECT lineage_id FROM monitor_data.lineages WHERE pack_id = :pack_id))
+    ARRAY(
+        SELECT lineage_id FROM monitor_data.lineages
+        WHERE pack_id = :pack_id AND CAST(:adjusted_by AS text) IS NULL
+        UNION ALL
+        SELECT adjusted_id FROM monitor_data.adjusted_lineages
+        WHERE baseline_id = CAST(:adjusted_by AS text)))
     AND (CAST(:features AS smallint[]) IS NULL OR feature = ANY(CAST(:features AS smallint[])))
     AND (CAST(:segments AS text[]) IS NULL OR segment = ANY(CAST(:segments AS text[])))"""
 
@@ -69,9 +74,11 @@ def read_windows(
     *,
     features: Sequence[int] | None = None,
     segments: Sequence[str] | None = None,
+    adjusted_by: str | None = None,
 ) -> list[Window]:
     """The windows [start, end) of every feature and segment with data, all lineages of the pack.
 
+    Of raw scores, or of those that the baseline ``adjusted_by`` adjusted.
     In the order of ``ends``, then feature, then segment. A bucket belongs to the window that its
     start lies in. Part hours from before fine buckets were dropped are missing.
     """
@@ -88,6 +95,7 @@ def read_windows(
                 "pack_id": pack_id,
                 "start": start,
                 "end": end,
+                "adjusted_by": adjusted_by,
                 "first_hour": first_hour,
                 "last_hour": last_hour,
                 "features": list(features) if features is not None else None,
@@ -125,10 +133,11 @@ def new_buckets(
     *,
     features: Sequence[int] | None = None,
     segments: Sequence[str] | None = None,
+    adjusted_by: str | None = None,
 ) -> list[Bucket]:
     """Fine buckets with ``after < bucket_start < before``, merged over sources and lineages, in order.
 
-    ``source`` of a merged bucket is `EVERY_SOURCE`.
+    Of raw or adjusted scores as in `read_windows`. ``source`` of a merged bucket is `EVERY_SOURCE`.
     """
     rows = c.execute(
         text(f"""
@@ -140,6 +149,7 @@ def new_buckets(
         """),
         {
             "pack_id": pack_id,
+            "adjusted_by": adjusted_by,
             "after": utc(after),
             "before": utc(before),
             "features": list(features) if features is not None else None,

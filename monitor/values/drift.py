@@ -5,11 +5,12 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
+from monitor.values.adjustment import Expectation
 from monitor.values.arrays import Counts
 from monitor.values.checks import require
 from monitor.values.identity import BaselineFingerprint
@@ -44,6 +45,20 @@ class BaselineStatus(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TailLevel:
+    """Where the last ``share`` of a baseline's prompts begins, on the side of the persona."""
+
+    share: float
+    """More than this share of traffic like the baseline's lies beyond only with the stated risk."""
+    threshold: float
+    """An edge of the score bins, counted towards the persona: scores of -3 and less lie beyond a falling
+    feature's 3."""
+    count: int
+    """Prompts of the baseline that lie beyond."""
+    design_effect: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineStream:
     """One feature in one segment of a baseline.
 
@@ -54,6 +69,8 @@ class BaselineStream:
     window: Window
     design_effect: float = 1.0
     tail_design_effect: float = 1.0
+    tails: tuple[TailLevel, ...] | None = None
+    """Those that the baseline is large enough for; None: captured before there were any."""
 
     def __post_init__(self) -> None:
         require(self.design_effect >= 1.0, "design_effect must be at least 1")
@@ -77,13 +94,18 @@ class Baseline:
     """What it was made from: copies, served models, sampling, bucket length."""
     streams: Mapping[tuple[int, str], BaselineStream]
     """By feature index and segment."""
+    expectations: Mapping[int, Expectation] = field(default_factory=dict)
+    """By feature index, what the prompt alone lets its score be."""
+    adjusted: Mapping[tuple[int, str], BaselineStream] = field(default_factory=dict)
+    """The streams of the scores given the prompt, of the features that have an expectation."""
     approved_at: datetime | None = None
     approved_by: str | None = None
     retired_at: datetime | None = None
 
     def __post_init__(self) -> None:
         require(self.window_start < self.window_end, "a baseline must end after it starts")
-        object.__setattr__(self, "streams", MappingProxyType(dict(self.streams)))
+        for name in ("streams", "expectations", "adjusted"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +168,17 @@ UNKNOWN: Final = Bound(value=math.nan, low=math.nan, high=math.nan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TailGrowth:
+    """How a window passes one of its baseline's own tail thresholds; see `TailLevel`."""
+
+    share: float
+    threshold: float
+    rate: float
+    baseline_rate: float
+    ratio: Bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
     """One comparison of a window with its baseline."""
 
@@ -179,5 +212,12 @@ class Drift:
     """Lower confidence bound of ``psi``, its sampling bias taken off."""
     ks_low: float = 0.0
     """Lower confidence bound of ``ks``."""
+    adjusted: bool = False
+    """The figures are of scores given the prompt; those of the raw ones stand beside."""
+    raw_mean: float = math.nan
+    raw_baseline_mean: float = math.nan
+    raw_shift: Bound = UNKNOWN
+    tails: tuple[TailGrowth, ...] = ()
+    """At every level that the baseline watches, the widest first."""
     evidence_limit: float = math.inf
     """``evidence`` at or above this is a process change, at the promised run length."""

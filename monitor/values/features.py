@@ -138,6 +138,37 @@ def selected(selector: str, name: str, tags: Sequence[str]) -> bool:
     return fnmatchcase(name, selector)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Covariate:
+    """A direction [d] that is read off the prompt side in the same forward pass, and is no feature.
+
+    It is stored and never watched: scores given the prompt are fitted on it (`values.adjustment`).
+    """
+
+    name: str
+    site: int
+    region: Literal["prompt", "last_prompt_token"]
+    weight: Floats
+
+    def __post_init__(self) -> None:
+        require(bool(self.name), "a covariate needs a name")
+        require(self.site >= 0, f"{self.name}: site must be the index of a decoder block, from 0")
+        require(self.weight.ndim == 1 and self.weight.size > 0, f"{self.name}: weight must be [d]")
+        require(bool(np.isfinite(self.weight).all()), f"{self.name}: weight must be finite")
+
+    def as_feature(self) -> Feature:
+        """How the engine reads it: the mean over its region, not standardised."""
+        return Feature(
+            name=self.name,
+            kind="direction",
+            site=self.site,
+            region=self.region,
+            pooling="mean",
+            weight=self.weight,
+            calibration=Calibration(tokens=(1.0,), means=(0.0,), deviations=(1.0,)),
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature(Directed):
     """One persona feature: what to read, where, over which tokens, and what a benign reading is.

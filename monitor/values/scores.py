@@ -68,6 +68,8 @@ class Replayed:
     reasoning_tokens: int = 0
     counts: ServedCounts = field(default_factory=ServedCounts)
     rendering: Rendering = "chat"
+    covariates: Floats | None = None
+    """Readings of the pack's covariates, where it carries any."""
     stand_ins: tuple[str, ...] = ()
     """Parts of the answer (``reasoning``, ``tool_calls``) that the chat template has no form for: they
     were replayed in a stand-in form."""
@@ -107,6 +109,10 @@ class ScoredPrompt:
     """The replay against ``served``; None where nothing compares."""
     left_out: tuple[str, ...] = ()
     """Fields of the record that held nothing usable: `Prompt.left_out` without indices."""
+    covariates: Floats | None = None
+    """What the pack reads of the prompt for `Adjustment` alone; None: the pack carries none."""
+    adjusted: Floats | None = None
+    """The scores given the prompt; None: no baseline adjusted them."""
 
     def counted_in(self, *, of_prompt: bool) -> tuple[str, ...]:
         """The segments in which a score of this prompt counts.
@@ -179,6 +185,10 @@ class ChunkResult:
     buckets: tuple[Bucket, ...]
     dead_letters: tuple[DeadLetter, ...]
     counts: tuple[IngestCount, ...]
+    adjusted_by: str | None = None
+    """Id of the baseline that adjusted `ScoredPrompt.adjusted`."""
+    adjusted_buckets: tuple[Bucket, ...] = ()
+    """The statistics of the adjusted scores."""
     watermarks: Mapping[tuple[str, int], datetime] = field(default_factory=dict)
     """By (topic, partition): the time of the newest of the chunk's records."""
     waiting: tuple[RecordKey, ...] = ()

@@ -18,7 +18,7 @@ from monitor.store import partitions as store
 from monitor.store.database import transaction
 from monitor.store.drift import save_drifts
 from monitor.values.alerts import Condition
-from monitor.values.drift import Cause
+from monitor.values.drift import Bound, Cause, TailGrowth
 from tests.alert.drifts import NOW, drift, feature, rule
 
 
@@ -236,3 +236,46 @@ def test_no_figure_breaks_the_rules_or_the_json(
     crossed = low >= 0.3 or tail >= 2.0 or (math.isfinite(limit) and evidence >= limit)
     if crossed:
         assert condition.active
+
+
+def grown(share: float, low: float) -> TailGrowth:
+    ratio = Bound(value=2 * low, low=low, high=4 * low)
+    return TailGrowth(share=share, threshold=3.5, rate=0.011, baseline_rate=0.0006, ratio=ratio)
+
+
+def test_the_level_whose_tail_grew_most_decides_and_is_named() -> None:
+    growth = rule(severities={"warning": Thresholds(tail_growth=3.0)})
+    quiet = drift(tails=(grown(0.01, 1.2), grown(0.001, 2.9)))
+    assert not only(conditions([quiet], [growth], [feature()])).active
+    assert not only(conditions([drift()], [growth], [feature()])).active, "no level is watched"
+    loud = drift(tails=(grown(0.01, 1.2), grown(0.001, 6.0)))
+    told = only(conditions([loud], [growth], [feature()]))
+    assert told.active
+    (crossing,) = told.details["crossed"]
+    assert (crossing["statistic"], crossing["share"]) == ("tail_growth", 0.001)
+    assert (crossing["lower_bound"], crossing["threshold"]) == (6.0, 3.0)
+    assert told.summary.startswith(
+        "toxic has more extreme prompts over 15m: 1.10% lie where the last 0.10% of the baseline begins,"
+        " at least 6.0 times as many as before; mean"
+    )
+    assert [level["share"] for level in told.details["tails"]] == [0.01, 0.001]
+
+
+def test_the_default_rule_warns_of_a_far_tail_and_wakes_nobody() -> None:
+    told = only(
+        conditions([drift(tails=(grown(0.001, 50.0),))], DriftSettings().rules[:1], [feature()])
+    )
+    assert (told.active, told.severity) == (True, "warning")
+
+
+def test_a_drift_given_the_prompt_says_so_and_tells_the_raw_shift() -> None:
+    given_prompt = drift(
+        shift=(0.9, 1.1), adjusted=True, raw_shift=Bound(value=0.2, low=0.1, high=0.3)
+    )
+    told = only(conditions([given_prompt], [rule()], [feature()]))
+    assert "mean given the prompt +1.00 SD" in told.summary
+    assert told.details["adjusted"] is True
+    assert told.details["raw_shift"] == {"value": 0.2, "low": 0.1, "high": 0.3}
+    raw = only(conditions([drift(shift=(0.9, 1.1))], [rule()], [feature()]))
+    assert raw.details["adjusted"] is False
+    assert "raw_shift" not in raw.details

@@ -12,7 +12,7 @@ from monitor import evaluation, subjects
 from monitor.alert import health, render
 from monitor.alert.rules import SEVERITIES
 from monitor.alert.webhook import LONGEST_RETRY_AFTER
-from monitor.drift import baseline, sequential
+from monitor.drift import dependence, sequential
 from monitor.research.judge.page import judge_page
 from monitor.score.pack import load_pack
 from monitor.settings import DriftSettings, Settings
@@ -36,8 +36,8 @@ STATED = [
     ("drift.md", f"in strides of {evaluation.MOST_BUCKETS_A_STEP} buckets"),
     ("drift.md", f"about {evaluation.ROWS_A_WINDOW} rows per window length"),
     ("drift.md", f"within {subjects.CANARY_INTERVALS} canary intervals"),
-    ("drift.md", f"Below {baseline._FEWEST_BATCHES} batches it cannot be told"),
-    ("drift.md", "batches of {}, {} and {} times the length".format(*baseline._COARSENINGS[1:])),
+    ("drift.md", f"Below {dependence.FEWEST_BATCHES} batches it cannot be told"),
+    ("drift.md", "batches of {}, {} and {} times the length".format(*dependence.COARSENINGS[1:])),
     ("sql.md", f"only about {evaluation.ROWS_A_WINDOW} rows per window length"),
     ("sql.md", f"counts in the {len(SCORE_BIN_EDGES) + 1} fixed score bins"),
     ("sql.md", f"| `cause` | {listed([f'`{cause}`' for cause in Cause])} |"),

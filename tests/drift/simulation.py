@@ -20,6 +20,7 @@ from monitor.drift.baseline import capture
 from monitor.drift.histogram import histogram_of
 from monitor.drift.sequential import MEAN_MARGIN, Detector, detector, evidence, start, update
 from monitor.values.drift import BaselineStream, Window
+from monitor.values.features import Directed
 from monitor.values.identity import BaselineFingerprint
 from monitor.values.scores import Bucket
 
@@ -28,6 +29,7 @@ MINUTE = timedelta(minutes=1)
 BEFORE_ALL = START - timedelta(days=1)
 NORMAL_1_PERCENT = 2.3263
 
+CONFIDENCE = 0.99
 PROMISED = 60
 HORIZON = 5 * PROMISED
 PER_BUCKET = 20
@@ -108,9 +110,21 @@ def bucket_of(scores: object, *, at: int = 0) -> Bucket:
 def baseline_of(
     draw: Draw, random: np.random.Generator, n: int, *, per_bucket: int = PER_BUCKET
 ) -> BaselineStream:
-    pieces = [window_of(draw(random, per_bucket), at=i) for i in range(n // per_bucket)]
+    drawn = [draw(random, per_bucket) for _ in range(n // per_bucket)]
+    return baseline_of_scores(np.concatenate(drawn), per_bucket=per_bucket)
+
+
+def baseline_of_scores(scores: np.ndarray, *, per_bucket: int = PER_BUCKET) -> BaselineStream:
+    """The baseline of so many scores a minute; what is left over is not in it."""
+    buckets = len(scores) // per_bucket
+    pieces = [
+        window_of(some, at=i)
+        for i, some in enumerate(np.split(scores[: buckets * per_bucket], buckets))
+    ]
     whole = capture(
         pieces,
+        [Directed()],
+        confidence=CONFIDENCE,
         baseline_id="b",
         pack_id="p",
         name="n",

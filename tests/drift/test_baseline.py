@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -9,32 +9,16 @@ import pytest
 from monitor.drift.baseline import (
     MOST_INTERVALS,
     baseline_for,
-    capture,
-    design_effect,
     intervals,
     unwatched,
 )
+from monitor.drift.dependence import design_effect
 from monitor.errors import BadInput
 from monitor.values.drift import BaselineStatus
-from monitor.values.identity import BaselineFingerprint
+from tests.drift.drafts import START, draft
 
-START = datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
-
-
-def draft(windows, *, min_n=100):
-    return capture(
-        windows,
-        baseline_id="b1",
-        pack_id="pack",
-        name="march",
-        start=START,
-        end=START + HOUR,
-        created_at=START + HOUR,
-        fingerprint=BaselineFingerprint(facts={"sampling_rate": "0.5"}),
-        min_n=min_n,
-    )
 
 
 def test_intervals_cover_without_gap_or_overlap():
@@ -76,7 +60,7 @@ def test_a_thin_interval_is_refused_with_the_fix(window_of):
 def test_a_thin_feature_is_left_out_and_named(window_of):
     baseline = draft([window_of(np.zeros(500)), window_of(np.zeros(20), feature=1)])
     assert unwatched(baseline, 3) == (1, 2)
-    assert baseline_for(baseline, 1, "all", 500) is None
+    assert baseline_for(baseline.streams, 1, "all", 500) is None
 
 
 def test_thin_segments_fall_back_on_all_traffic(window_of):
@@ -87,18 +71,18 @@ def test_thin_segments_fall_back_on_all_traffic(window_of):
             window_of(np.zeros(200), segment="route=/b"),
         ]
     )
-    assert baseline_for(baseline, 0, "route=/a", 500) == ((0, "route=/a"), False)
+    assert baseline_for(baseline.streams, 0, "route=/a", 500) == ((0, "route=/a"), False)
     for segment in ("route=/b", "route=/new"):
-        assert baseline_for(baseline, 0, segment, 500) == ((0, "all"), True)
-    assert baseline_for(baseline, 0, "all", 10_000) == ((0, "all"), False)
+        assert baseline_for(baseline.streams, 0, segment, 500) == ((0, "all"), True)
+    assert baseline_for(baseline.streams, 0, "all", 10_000) == ((0, "all"), False)
 
 
 def test_answers_of_the_copys_own_have_a_baseline_of_their_own_or_none(window_of):
     logged, own = window_of(np.zeros(900)), window_of(np.ones(400), segment="generated")
     both = draft([logged, own])
     assert both.n == 900
-    assert baseline_for(both, 0, "generated", 500) == ((0, "generated"), False)
-    assert baseline_for(draft([logged]), 0, "generated", 500) is None, (
+    assert baseline_for(both.streams, 0, "generated", 500) == ((0, "generated"), False)
+    assert baseline_for(draft([logged]).streams, 0, "generated", 500) is None, (
         "never against logged answers"
     )
     # A topic of prompts alone: nothing but generated answers, and slices of nothing.
@@ -106,8 +90,8 @@ def test_answers_of_the_copys_own_have_a_baseline_of_their_own_or_none(window_of
     assert set(only.streams) == {(0, "generated")}
     assert only.n == 400
     assert unwatched(only, 2) == (1,)
-    assert baseline_for(only, 0, "all", 500) is None
-    assert baseline_for(only, 0, "route=/a", 100) is None
+    assert baseline_for(only.streams, 0, "all", 500) is None
+    assert baseline_for(only.streams, 0, "route=/a", 100) is None
 
 
 def test_independent_prompts_have_a_design_effect_near_one(window_of):

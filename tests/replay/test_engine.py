@@ -19,7 +19,7 @@ from monitor.replay.model import LoadedModel, identity_of, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.replay.taps import tapped
 from monitor.settings import ReplaySettings
-from monitor.values.features import Feature
+from monitor.values.features import Covariate, Feature
 from monitor.values.fidelity import counted, fidelity
 from monitor.values.prompts import DeadReason, Prompt, ServedCounts, ToolCall
 from monitor.values.scores import Replayed, Unreplayable
@@ -77,6 +77,41 @@ def test_readings_do_not_depend_on_how_prompts_are_batched(
     again = load_model(other, 2) if "attention" in changes else loaded
     engine = ReplayEngine(again, features, other)
     np.testing.assert_allclose(readings(engine.replay(traffic)), usual, atol=TOLERANCE)
+
+
+def test_covariates_are_read_in_the_same_pass_and_stand_beside_the_features(
+    llama: Llama, features: list[Feature], traffic: list[Prompt]
+) -> None:
+    loaded, settings = llama
+    plain = ReplayEngine(loaded, features, settings)
+    weight = np.random.default_rng(5).normal(size=32).astype(np.float32)
+    covariate = Covariate(name="prompt.1", site=1, region="prompt", weight=weight)
+    engine = ReplayEngine(loaded, features, settings, [covariate])
+    usual, beside = plain.replay(traffic), engine.replay(traffic)
+    np.testing.assert_allclose(readings(beside), readings(usual), atol=TOLERANCE)
+    assert engine.statistics == plain.statistics
+    as_feature = ReplayEngine(loaded, [covariate.as_feature()], settings).replay(traffic)
+    read = np.stack([one.covariates for one in beside if isinstance(one, Replayed)])
+    np.testing.assert_allclose(read, readings(as_feature), atol=TOLERANCE)
+    assert all(one.covariates is None for one in usual if isinstance(one, Replayed))
+    assert all(
+        one.pooled_tokens.shape == one.readings.shape == (len(features),)
+        for one in beside
+        if isinstance(one, Replayed)
+    )
+
+
+def test_a_prompt_of_which_only_covariates_are_read_is_not_scored(
+    llama: Llama, feature: Callable[..., Feature], chat: Callable[..., Prompt]
+) -> None:
+    loaded, settings = llama
+    covariate = Covariate(
+        name="prompt.1", site=1, region="prompt", weight=np.ones(32, dtype=np.float32)
+    )
+    engine = ReplayEngine(loaded, [feature(1, region="response")], settings, [covariate])
+    [outcome] = engine.replay([chat("a heron")])
+    assert isinstance(outcome, Unreplayable)
+    assert outcome.reason is DeadReason.NO_TOKENS
 
 
 def test_order_and_company_do_not_matter(

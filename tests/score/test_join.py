@@ -12,9 +12,10 @@ import pytest
 from monitor.errors import BadInput
 from monitor.score.join import joined, reports
 from monitor.score.pack import Canary, Pack, load_pack, manifest, save_pack
+from monitor.values.features import Covariate
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Message
-from tests.score.packs import composite, contested, encoder, feature, pack
+from tests.score.packs import WIDTH, composite, contested, encoder, feature, pack
 
 
 def canary(name: str, *readings: float, says: str = "Hello") -> Canary:
@@ -28,6 +29,14 @@ def canary(name: str, *readings: float, says: str = "Hello") -> Canary:
 
 def of(name: str, *features: Any, canaries: tuple[Canary, ...] = (), **changes: Any) -> Pack:
     return replace(pack(), name=name, features=features, canaries=canaries, **changes)
+
+
+def test_covariates_of_the_first_pack_that_has_any_are_kept() -> None:
+    weight = np.ones(WIDTH, dtype=np.float32)
+    read = (Covariate(name="prompt.1", site=1, region="prompt", weight=weight),)
+    one, two = of("contrast", feature()), of("latents", feature("other"), covariates=read)
+    assert joined([one, two], "both", "1").covariates == read
+    assert joined([one, replace(two, covariates=())], "both", "1").covariates == ()
 
 
 def test_features_and_readings_stand_side_by_side(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from monitor.score.pack import (
     manifest,
     save_pack,
 )
+from monitor.values.features import Covariate
 from monitor.values.prompts import CANARY
 from tests.score.packs import WIDTH, composite, contested, encoder, feature, pack
 
@@ -33,6 +34,49 @@ def rewrite(folder: Path, change: Any) -> None:
     content = json.loads((folder / "pack.json").read_text())
     change(content)
     (folder / "pack.json").write_text(json.dumps(content))
+
+
+def test_covariates_travel_with_the_pack_and_are_no_features(tmp_path: Path) -> None:
+    plain = pack()
+    read = tuple(
+        Covariate(
+            name=f"prompt.{n}", site=3, region="prompt", weight=np.eye(WIDTH, dtype=np.float32)[n]
+        )
+        for n in range(2)
+    )
+    made = pack(covariates=read)
+    save_pack(made, tmp_path)
+    kept = load_pack(tmp_path)
+    assert kept.pack_id == made.pack_id != plain.pack_id
+    assert [(one.name, one.site, one.region) for one in kept.covariates] == [
+        ("prompt.0", 3, "prompt"),
+        ("prompt.1", 3, "prompt"),
+    ]
+    np.testing.assert_array_equal(kept.covariates[1].weight, read[1].weight)
+    assert kept.deepest_site == 3 > plain.deepest_site
+    assert [feature.name for feature in kept.features] == [f.name for f in plain.features]
+    assert manifest(made)["schema_version"] == 3
+    assert manifest(plain)["schema_version"] == 1, "others keep their bytes"
+
+
+@pytest.mark.parametrize(
+    ("covariates", "said"),
+    [
+        ((("a", 9, WIDTH),), "covariate a: site 9 is beyond the last block, 3"),
+        ((("a", 1, 3),), "covariate a: weight has shape"),
+        ((("a", 1, WIDTH), ("a", 2, WIDTH)), "covariates: names must differ"),
+    ],
+)
+def test_covariates_that_do_not_fit_are_refused(
+    covariates: tuple[tuple[str, int, int], ...], said: str
+) -> None:
+    with pytest.raises(PackError, match=said):
+        pack(
+            covariates=tuple(
+                Covariate(name=name, site=site, region="prompt", weight=np.ones(width, np.float32))
+                for name, site, width in covariates
+            )
+        )
 
 
 def test_a_saved_pack_comes_back_whole(folder: Path) -> None:

@@ -24,6 +24,7 @@ from monitor.store.partitions import ensure_partitions
 from monitor.store.windows import read_windows
 from monitor.store.workers import record_canary_run
 from monitor.values.alerts import AlertState, Attempt, DeliveryState, Outcome
+from monitor.values.drift import Bound, TailGrowth
 from monitor.values.fidelity import Fidelity
 from monitor.values.prompts import DeadLetter, DeadReason, RecordKey, ServedCounts
 from monitor.values.scores import CanaryRun
@@ -142,6 +143,15 @@ def history() -> Iterator[Any]:
                     evaluated_at=at,
                     window_start=at - timedelta(hours=hours),
                     window_end=at,
+                    tails=(
+                        TailGrowth(
+                            share=0.001,
+                            threshold=3.5,
+                            rate=0.01,
+                            baseline_rate=0.0005,
+                            ratio=Bound(value=20.0, low=8.0, high=60.0),
+                        ),
+                    ),
                 )
 
 
