@@ -29,6 +29,7 @@ from monitor.errors import ConfigurationError, DatabaseUnavailable
 from monitor.heartbeat import Heartbeat
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
+from monitor.patience import Patience, rest_until
 from monitor.settings import Endpoint, Settings
 from monitor.store.database import transaction
 from monitor.store.outbox import claim_deliveries, disable_endpoint, record_attempt
@@ -45,8 +46,6 @@ JITTER: Final = 0.2
 """A delay is stretched by up to this share, so that deliveries put off together come back apart."""
 SLOW_DOWN: Final = timedelta(seconds=60)
 """How long an endpoint that asks to slow down, and does not say for how long, gets nothing."""
-SHORTEST_DATABASE_WAIT: Final = 1.0
-LONGEST_DATABASE_WAIT: Final = 30.0
 
 
 def _now() -> datetime:
@@ -142,17 +141,17 @@ class Courier:
             self._heartbeat.retire("courier")
 
     def _serve(self, post: _Post, stop: threading.Event) -> None:
-        wait = SHORTEST_DATABASE_WAIT
         while not stop.is_set():
             try:
-                busy = self._deliver_next(post)
-            except DatabaseUnavailable as error:
-                METRICS.retries.labels(dependency="database").inc()
-                log.warning("courier.waiting_for_database", error=str(error), seconds=wait)
-                stop.wait(wait)
-                wait = min(2 * wait, LONGEST_DATABASE_WAIT)
-                continue
-            wait = SHORTEST_DATABASE_WAIT
+                busy = Patience(first_seconds=1.0).until_done(
+                    lambda: self._deliver_next(post),
+                    passing=DatabaseUnavailable,
+                    told=_waiting,
+                    rest=rest_until(stop),
+                    give_up=stop.is_set,
+                )
+            except DatabaseUnavailable:
+                return  # told to stop while it was away: the next run sends what is left
             if not busy:
                 stop.wait(self._settings.poll_every.total_seconds())
 
@@ -272,3 +271,8 @@ class _Post:
         while self.sent and self.sent[0] <= now - timedelta(minutes=1):
             self.sent.popleft()
         return len(self.sent) < self.endpoint.rate_per_minute
+
+
+def _waiting(error: Exception, seconds: float) -> None:
+    METRICS.retries.labels(dependency="database").inc()
+    log.warning("courier.waiting_for_database", error=str(error), seconds=seconds)

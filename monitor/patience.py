@@ -24,13 +24,15 @@ class Patience:
     """Rests of ``first_seconds``, doubled after each failure up to ``longest_seconds``.
 
     Each rest is stretched or shortened by up to ``jitter`` of itself, so that replicas that failed
-    together do not come back together. ``at_most_seconds`` bounds the time spent before the last try.
+    together do not come back together. ``at_most_seconds`` bounds the time spent before the last try,
+    ``at_most_tries`` their number.
     """
 
     first_seconds: float = 0.5
     longest_seconds: float = 30.0
     jitter: float = 0.2
     at_most_seconds: float = math.inf
+    at_most_tries: float = math.inf
 
     def until_done(
         self,
@@ -40,23 +42,33 @@ class Patience:
         told: Callable[[Exception, float], None],
         rest: Callable[[float], None] = time.sleep,
         give_up: Callable[[], bool] = lambda: False,
+        asked: Callable[[Exception], float | None] = lambda failure: None,
         chance: random.Random | None = None,
     ) -> Result:
         """The result of ``action``, tried again while it raises one of ``passing``.
 
         ``told`` gets every failure with the rest before the next try, in seconds. The last failure is
-        raised once ``give_up()`` is true after it, or the time is spent; other exceptions at once.
+        raised once ``give_up()`` is true after it, or time or tries are spent; other exceptions at
+        once. ``asked`` gives the seconds that a failure itself asks for, in place of the policy's.
         """
         chance = chance or random.Random()
 
         def seconds(state: tenacity.RetryCallState) -> float:
+            failure = state.outcome.exception() if state.outcome else None
+            wanted = asked(failure) if isinstance(failure, Exception) else None
+            if wanted is not None:
+                return wanted
             plain = min(
                 self.first_seconds * 2.0 ** min(state.attempt_number - 1, 60), self.longest_seconds
             )
             return plain * chance.uniform(1.0 - self.jitter, 1.0 + self.jitter)
 
         def spent(state: tenacity.RetryCallState) -> bool:
-            return give_up() or (state.seconds_since_start or 0.0) > self.at_most_seconds
+            return (
+                give_up()
+                or state.attempt_number >= self.at_most_tries
+                or (state.seconds_since_start or 0.0) > self.at_most_seconds
+            )
 
         def tell(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None

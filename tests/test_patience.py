@@ -86,3 +86,18 @@ def test_time_that_is_spent_ends_the_trying() -> None:
             action, passing=ConnectionError, told=lambda *_: None
         )
     assert 2 <= action.tries < 100
+
+
+def test_tries_are_counted_and_a_failure_may_ask_for_its_own_rest() -> None:
+    rests: list[float] = []
+    action = Flaky(5)
+    with pytest.raises(ConnectionError):
+        Patience(first_seconds=1.0, jitter=0.0, at_most_tries=4).until_done(
+            action,
+            passing=ConnectionError,
+            told=lambda *_: None,
+            rest=rests.append,
+            asked=lambda _failure: 7.0 if len(rests) == 1 else None,
+        )
+    assert action.tries == 4
+    assert rests == [1.0, 7.0, 4.0]

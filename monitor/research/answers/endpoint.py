@@ -20,6 +20,7 @@ import orjson
 from pydantic import SecretStr
 
 from monitor.errors import BadInput, ConfigurationError, JudgeUnavailable
+from monitor.patience import Patience
 from monitor.research.journal import journal
 from monitor.values.arrays import Doubles
 from monitor.values.prompts import Prompt
@@ -174,36 +175,58 @@ class EndpointJudge:
         self, client: httpx.Client, messages: list[dict[str, str]], temperature: float
     ) -> httpx.Response | None:
         """What the endpoint answers; None when it will not take the content."""
-        fault = ""
-        for attempt in range(self._attempts):
-            plain = self._plain
-            body: dict[str, Any] = {"model": self._model, "messages": messages}
-            if not plain:
-                body |= {"temperature": temperature, "response_format": SCHEMA}
-            wait = min(2.0**attempt, LONGEST_WAIT)
-            try:
-                response = client.post(self._url, json=body)
-            except httpx.RequestError as error:
-                fault = type(error).__name__
-                self._sleep(wait)
-                continue
-            status = response.status_code
-            if status == 200:
-                return response
-            if status in (400, 422):
-                if plain:
-                    return None
-                # Some servers know no schema, some models no temperature: the rubric asks for JSON anyway.
-                self._plain = True
-                continue
-            if status not in (408, 429) and status < 500:
-                raise ConfigurationError(f"{self._where}: HTTP {status}", hint=_hint(status))
-            fault = f"HTTP {status}"
-            self._sleep(_retry_after(response, wait))
-        raise JudgeUnavailable(
-            f"{self._where} did not answer in {self._attempts} attempts: {fault}",
-            hint="run the same command again later: ratings so far are kept",
+        patience = Patience(
+            first_seconds=1.0,
+            longest_seconds=LONGEST_WAIT,
+            jitter=0.0,
+            at_most_tries=self._attempts,
         )
+        try:
+            return patience.until_done(
+                lambda: self._asked(client, messages, temperature),
+                passing=_Away,
+                told=lambda _failure, _seconds: None,
+                rest=self._sleep,
+                asked=lambda failure: getattr(failure, "retry_after", None),
+            )
+        except _Away as fault:
+            raise JudgeUnavailable(
+                f"{self._where} did not answer in {self._attempts} attempts: {fault}",
+                hint="run the same command again later: ratings so far are kept",
+            ) from None
+
+    def _asked(
+        self, client: httpx.Client, messages: list[dict[str, str]], temperature: float
+    ) -> httpx.Response | None:
+        """As `_completion`, asked once; `_Away` for what may pass by itself."""
+        plain = self._plain
+        body: dict[str, Any] = {"model": self._model, "messages": messages}
+        if not plain:
+            body |= {"temperature": temperature, "response_format": SCHEMA}
+        try:
+            response = client.post(self._url, json=body)
+        except httpx.RequestError as error:
+            raise _Away(type(error).__name__) from None
+        status = response.status_code
+        if status == 200:
+            return response
+        if status in (400, 422):
+            if plain:
+                return None
+            # Some servers know no schema, some models no temperature: the rubric asks for JSON anyway.
+            self._plain = True
+            return self._asked(client, messages, temperature)
+        if status not in (408, 429) and status < 500:
+            raise ConfigurationError(f"{self._where}: HTTP {status}", hint=_hint(status))
+        raise _Away(f"HTTP {status}", _retry_after(response))
+
+
+class _Away(Exception):
+    """The endpoint did not answer this time; ``retry_after`` seconds if it said so itself."""
+
+    def __init__(self, fault: str, retry_after: float | None = None) -> None:
+        super().__init__(fault)
+        self.retry_after = retry_after
 
 
 def _parsed(url: str) -> httpx.URL:
@@ -237,9 +260,9 @@ def _parsed_rating(response: httpx.Response | None) -> Rating | None:
     return values[0] / 100, values[1] / 100
 
 
-def _retry_after(response: httpx.Response, otherwise: float) -> float:
+def _retry_after(response: httpx.Response) -> float | None:
     text = response.headers.get("retry-after", "").strip()
-    return min(float(text), LONGEST_WAIT) if text.isascii() and text.isdigit() else otherwise
+    return min(float(text), LONGEST_WAIT) if text.isascii() and text.isdigit() else None
 
 
 def _hint(status: int) -> str:
