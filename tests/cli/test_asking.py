@@ -41,6 +41,7 @@ ASKS = {
     "pack build contrast": "a pack in --out is replaced",
     "pack import sae": "a pack in --out is replaced",
     "pack join": "a pack in --out is replaced",
+    "pack covariates": "a pack in --out is replaced",
     "pack judge": "with --write the pack gets another id",
 }
 HARMLESS = {
