@@ -12,6 +12,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from tests.cli.conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def examples(tmp_path: Path) -> Path:

@@ -16,6 +16,8 @@ from tests.cli.conftest import Cli
 from tests.scenes.models import WIDTH
 from tests.scenes.texts import part_of_texts
 
+pytestmark = pytest.mark.slow
+
 
 def write_exact(folder: Path, width: int, **changes: Any) -> Path:
     """± every coordinate: an SAE that rebuilds any residual whole, from half of its latents."""

@@ -20,6 +20,8 @@ from monitor.worker import Worker
 from tests.ingest.halves import ANSWER, QUESTION, kserve, logs, message
 from tests.worker.working import number, prompts, run_until, send, settings_for, wait_for, working
 
+pytestmark = pytest.mark.slow
+
 SCORED = "SELECT count(*) FROM monitor_data.scores"
 WAITING = "SELECT count(*) FROM monitor_data.halves"
 READ = "SELECT coalesce(sum(next_offset), 0) FROM monitor_data.offsets"

@@ -22,6 +22,8 @@ from monitor.store.drift import load_detectors
 from monitor.watcher import Watcher
 from tests.worker.working import HeldUp, at_work, lag_shown, settings_for, stored, wait_for, working
 
+pytestmark = pytest.mark.slow
+
 MINUTE = timedelta(minutes=1)
 SETTLE = timedelta(seconds=30)
 A_MINUTE = 20

@@ -18,6 +18,8 @@ from monitor.score.pack import Pack, load_pack
 from monitor.settings import ReplaySettings
 from tests.scenes.texts import three_voices, write_rows
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("refusal_short", "refusal_long", "poem", "code", "terse")
 ANSWERS = {
     "refusal_short": "no, that is not for me to do",

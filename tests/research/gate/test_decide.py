@@ -23,6 +23,8 @@ from monitor.settings import ReplaySettings
 from tests.scenes.gates import Scene, exchanges
 from tests.scenes.packs import on_cpu as settings
 
+pytestmark = pytest.mark.slow
+
 Planted = Callable[..., Path]
 
 

@@ -30,6 +30,8 @@ from tests.scenes.models import PLAIN, WIDTH, changed_model, save_tiny
 from tests.scenes.packs import feature, on_cpu
 from tests.scenes.texts import loud_voice
 
+pytestmark = pytest.mark.slow
+
 SITE = 1
 
 

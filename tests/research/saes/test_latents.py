@@ -24,6 +24,8 @@ from monitor.research.texts import load_texts
 from monitor.score.pack import load_pack
 from monitor.settings import ReplaySettings
 
+pytestmark = pytest.mark.slow
+
 WIDTH, LATENTS, SITE = 32, 64, 1
 
 
