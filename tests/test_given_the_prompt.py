@@ -15,6 +15,8 @@ from monitor.store.database import transaction
 from monitor.watcher import Watcher
 from tests.traffic import MINUTE, Traffic, feature, settings_of
 
+pytestmark = pytest.mark.slow
+
 TOPICS = np.array([-1.0, 0.0, 2.0])
 USUAL, STORM = (0.6, 0.35, 0.05), (0.3, 0.2, 0.5)
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.drift.adjusting_simulation import RUNS, SCENARIOS, Scenario, row, runs
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[2] / "docs" / "drift.md").read_text(encoding="utf-8")
 UNCHANGED, TOPIC, PERSONA, BOTH = SCENARIOS
 

@@ -17,6 +17,8 @@ from tests.drift.tail_simulation import (
     wrongly_grown,
 )
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[2] / "docs" / "drift.md").read_text(encoding="utf-8")
 
 

@@ -23,6 +23,8 @@ from monitor.ingest.kafka import KafkaSource
 from monitor.settings import IngestSettings, KafkaSettings
 from monitor.values.prompts import Chunk, OffsetSpan
 
+pytestmark = pytest.mark.slow
+
 Partition = tuple[str, int]
 SOON = 20.0
 

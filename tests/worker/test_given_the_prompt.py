@@ -21,6 +21,8 @@ from monitor.values.prompts import Prompt
 from monitor.values.scores import Replayed
 from tests.worker.working import FEATURES, number, prompts, run_until, send, settings_for, working
 
+pytestmark = pytest.mark.slow
+
 SCORED = "SELECT count(*) FROM monitor_data.scores"
 ADJUSTED = "SELECT count(adjusted) FROM monitor_data.scores"
 COVARIATES = tuple(

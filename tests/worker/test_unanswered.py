@@ -21,6 +21,8 @@ from tests.scenes.models import CHATML, normal_weights, save_tiny
 from tests.scenes.packs import drawn, feature, pack_of
 from tests.worker.working import number, run_until, send, settings_for, working
 
+pytestmark = pytest.mark.slow
+
 REGIONS = ("prompt", "last_prompt_token", "response", "all")
 SEEN = "SELECT coalesce(sum(n), 0) FROM monitor_data.ingest_counts"
 BUCKETS = """

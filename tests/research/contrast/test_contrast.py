@@ -20,6 +20,8 @@ from monitor.research.texts import load_texts
 from monitor.score.pack import load_pack, manifest
 from monitor.settings import ReplaySettings
 
+pytestmark = pytest.mark.slow
+
 
 def build(model: Path, out: Path, data: Path, seed: int = 0) -> None:
     build_contrast_pack(model, out, seed, data)

@@ -33,6 +33,8 @@ from monitor.settings import ReplaySettings
 from monitor.values.features import Calibration, Feature, Part
 from monitor.values.prompts import Message, Prompt
 
+pytestmark = pytest.mark.slow
+
 
 def asked(*questions: str) -> list[Prompt]:
     return [exchange((Message(role="user", content=question),), None) for question in questions]
