@@ -149,7 +149,7 @@ class Stage:
                 "rules": [
                     {
                         "name": "persona-drift",
-                        "features": ["malicious", "reckless", "deceptive"],
+                        "features": ["tag:misaligned"],
                         "min_n": 25,
                         "for": 6,
                         "cooldown": 60,
