@@ -101,6 +101,7 @@ def test_calm_harm_and_the_prompt_side_stand_beside_the_personas(built: Pack) ->
         "harmful_advice",
         "harmful_advice.peak",
         "malicious_prompt",
+        "malicious_prompt.whole",
     ]
     by_name = {feature.name: feature for feature in built.features}
     prompt = by_name["malicious_prompt"]
@@ -118,6 +119,7 @@ def test_every_read_out_says_how_it_was_chosen(built: Pack, texts_of_all_kinds: 
         "assistant",
         "harmful_advice",
         "malicious_prompt",
+        "malicious_prompt.whole",
     }
     names = [family.name for family in families(2)]
     for one in chosen.values():
