@@ -19,7 +19,14 @@ def pack_judge(
     folder: Annotated[Path, typer.Argument(metavar="PACK", help="The pack's folder.")],
     model: ModelOption,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of contrast texts; the project's own when left out.")
+        Path | None, typer.Option(help="Folder of texts; the project's own when left out.")
+    ] = None,
+    other_models: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--other-model",
+            help="Model whose answers to the held-out questions the copy reads too; may be repeated.",
+        ),
     ] = None,
     report_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for judge.html and judge.json.")
@@ -29,7 +36,7 @@ def pack_judge(
         typer.Option("--write", help="Put the report into the pack, which gets a new id."),
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One dose, fewer answers and controls.")
+        bool, typer.Option("--quick", help="One dose, fewer answers, controls and texts.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     seed: SeedOption = 0,
@@ -50,7 +57,14 @@ def pack_judge(
         ask([lost], "Write the report into the pack?", yes=yes)
     with progress() as said:
         report = judge_pack(
-            found, model, data=data, seed=seed, quick=quick, device=device, progress=said
+            found,
+            model,
+            data=data,
+            others=other_models or (),
+            seed=seed,
+            quick=quick,
+            device=device,
+            progress=said,
         )
     if report_folder is not None:
         write_whole(report_folder / "judge.json", json.dumps(report, indent=2) + "\n")

@@ -12,6 +12,7 @@ import pytest
 from monitor.research.contrast.build import build_contrast_pack
 from monitor.research.contrast.selection import families
 from monitor.research.judge.stability import applies
+from monitor.research.packs.hard_figures import CHECK, GOOD
 from monitor.research.packs.verify import verify_pack
 from monitor.research.texts import load_texts
 from monitor.score.pack import Pack, load_pack
@@ -140,10 +141,10 @@ def test_figures_come_from_the_author_that_nothing_was_learned_from(built: Pack)
             continue
         hard = figures["hard_texts"]
         assert hard["authors"] == ["cid"]
-        assert set(hard["tail_rate_by_kind"]) == {*KINDS, "good", "check"}
-        assert set(hard["calm_found_at_false_positive_rate"]) == {"0.01", "0.001"}
+        assert set(hard["tail_rate_by_kind"]) == {*KINDS, GOOD, CHECK}
+        assert [one["rate"] for one in hard["calm_found"]] == [0.001, 0.01]
     calm = built.report["features"]["harmful_advice"]["hard_texts"]
-    assert calm["calm_against_good"] > 0.95
+    assert calm["calm_against_good"][0] > 0.95
     assert calm["calm_against_good_by_kind"]["advice, travel (unseen)"] > 0.95
 
 
