@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from monitor.alert import replays
+from monitor.alert.judged import ALLOW, require_judged
 from monitor.alert.probe import knock, send_test
 from monitor.alert.selection import Blind, blind
 from monitor.alert.webhook import new_client
@@ -19,7 +20,7 @@ from monitor.errors import MonitorError, PackError, RefuseToStart
 from monitor.ingest.kafka import describe, newest_records, readable_codecs
 from monitor.instrument import build_instrument, pack_in_use
 from monitor.operate import TAILS_MEND, tails_not_known
-from monitor.score.pack import load_pack
+from monitor.score.pack import Pack, load_pack
 from monitor.settings import Endpoint, Settings
 from monitor.store.baselines import load_baseline
 from monitor.store.database import connect, current_revision, require_schema, transaction
@@ -31,6 +32,7 @@ from monitor.store.roles import require_reader
 from monitor.survey import mends, survey
 from monitor.unanswered import Unanswered
 from monitor.values.presence import foremost, live, several_live
+from monitor.values.verdicts import DECISIONS
 
 COMPARED: Final = timedelta(hours=1)
 """How far back prompts are looked at for the server's token counts."""
@@ -119,7 +121,8 @@ def _rules(settings: Settings) -> Iterator[Finding]:
     features, unknown = None, ""
     try:
         pack = load_pack(settings.pack.path) if settings.pack.path else pack_in_use(settings)[0]
-        features = pack.features
+        features = pack.selectable
+        yield from _look("verdicts", lambda: _verdicts(settings, pack))
     except MonitorError:
         unknown = "; the pack is not known, so their features were not looked at"
     found: dict[str, list[Blind]] = {}
@@ -136,6 +139,18 @@ def _rules(settings: Settings) -> Iterator[Finding]:
         many = len(settings.drift.rules)
         seen = f"{many} drift rules, each can select something{unknown}"
         yield Finding(subject="rules", well=True, seen=seen)
+
+
+def _verdicts(settings: Settings, pack: Pack) -> str:
+    """What the judge says of the features, and what of it is overruled."""
+    allowed = require_judged(settings, pack.name, pack.selectable, pack.verdicts)
+    by_decision = {
+        decision: [name for name, found in pack.verdicts.items() if found == decision]
+        for decision in reversed(DECISIONS)
+    }
+    said = [f"{decision}: {', '.join(names)}" for decision, names in by_decision.items() if names]
+    parts = said or ["the pack holds no judge's verdict"]
+    return "; ".join([*parts, *(f"{one} (allowed by {ALLOW})" for one in allowed)])
 
 
 def _model(settings: Settings) -> str:

@@ -58,6 +58,8 @@ def test_a_verdict_for_every_feature_in_the_pack_and_beside_it(
     table = cli(*call, "--device", "cpu", "--other-model", other_model_folder)
     assert table.code == ended.code
     assert report["features"]["toxic"]["decision"] in table.out
+    assert "not judged: the same content in other styles" in table.out
+    assert "not judged: answers by other models" not in table.out
     assert "curt: that refusals do not read as the persona is not shown" in table.out
 
 

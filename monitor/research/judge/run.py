@@ -38,8 +38,8 @@ from monitor.score.fit import require_fit
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Doubles
+from monitor.values.verdicts import JUDGE
 
-REPORT_KEY: Final = "judge"
 LEAST_QUESTIONS: Final = 6
 LEAST_CHECK: Final = 20
 """Held-out questions and benign check texts below which no figure is worth its name: five questions
@@ -64,10 +64,9 @@ def judge_pack(
 
     ``data`` is a folder of texts as `monitor.research.texts`, `.hard_texts` and `.styles` have them (null: the
     project's own); ``others`` are models whose answers the copy reads as benign text; ``quick`` gives one dose,
-    fewer answers, controls and texts. Blocks for minutes. The same model,
-    texts, seed and library versions give the same report, but for last digits of matrix products. Raises
-    `PackError` when the pack is not for the model, `BadInput` for texts that cannot be used,
-    `ModelError`.
+    fewer answers, controls and texts. Blocks for minutes. The same model, texts, seed and library versions give
+    the same report, but for last digits of matrix products. Raises `PackError` when the pack is not for the
+    model, `BadInput` for texts that cannot be used, `ModelError`.
     """
     settings = ReplaySettings(model=model, device=device, dtype="float32")
     texts = _texts(pack, settings, data)
@@ -90,20 +89,7 @@ def judge_pack(
         "model": pack.model.model_id,
         "seed": seed,
         "quick": quick,
-        "texts_sha256": texts.sha256,
-        "hard_texts_sha256": hard.sha256,
-        "styles_sha256": around.texts.styles.sha256,
-        "texts": {
-            "train_questions": len(texts.train),
-            "held_out_questions": len(texts.held_out),
-            "benign_fit": len(texts.fit),
-            "benign_check": len(texts.check),
-            "calm_train": len(hard.calm_for("train")),
-            "calm_held_out": len(hard.judged_calm),
-            "judged_negatives": len(hard.judged_negatives),
-            "contents_in_styles": len(around.texts.styles.rows),
-            "answers_by_other_models": sum(len(one.answers) for one in around.texts.others),
-        },
+        **_judged_by(texts, hard, around.texts),
         "doses": asdict(plan) | {"shares": list(plan.shares)},
         "criteria": asdict(criteria),
         "instrument": instrument(settings),
@@ -115,6 +101,26 @@ def judge_pack(
             for name, matrix in matrices.items()
         }
     return report
+
+
+def _judged_by(texts: Texts, hard: HardTexts, read: Bystanders) -> dict[str, Any]:
+    """Which texts, and how many; ``read`` are the bystanders that were read."""
+    return {
+        "texts_sha256": texts.sha256,
+        "hard_texts_sha256": hard.sha256,
+        "styles_sha256": read.styles.sha256,
+        "texts": {
+            "train_questions": len(texts.train),
+            "held_out_questions": len(texts.held_out),
+            "benign_fit": len(texts.fit),
+            "benign_check": len(texts.check),
+            "calm_train": len(hard.calm_for("train")),
+            "calm_held_out": len(hard.judged_calm),
+            "judged_negatives": len(hard.judged_negatives),
+            "contents_in_styles": len(read.styles.rows),
+            "answers_by_other_models": sum(len(one.answers) for one in read.others),
+        },
+    }
 
 
 def _bystander_scores(
@@ -199,11 +205,11 @@ def _part(pack: Pack, members: Sequence[int]) -> Pack:
 
 def with_report(pack: Pack, report: Mapping[str, Any]) -> Pack:
     """``pack`` with the report inside, and so with another id; an older report gives way."""
-    return replace(pack, report={**pack.report, REPORT_KEY: dict(report)})
+    return replace(pack, report={**pack.report, JUDGE: dict(report)})
 
 
 def _unjudged(pack: Pack) -> Pack:
-    return replace(pack, report={k: v for k, v in pack.report.items() if k != REPORT_KEY})
+    return replace(pack, report={k: v for k, v in pack.report.items() if k != JUDGE})
 
 
 def _texts(pack: Pack, settings: ReplaySettings, data: Path | None) -> Texts:

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
 
 import numpy as np
 
 from monitor.research.packs.hard_figures import TailRate
 from monitor.values.drift import Bound
-
-Decision = Literal["ship", "watch-only", "reject"]
-DECISIONS: Final[tuple[Decision, ...]] = ("reject", "watch-only", "ship")
-"""From worst to best."""
+from monitor.values.verdicts import DECISIONS, Decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
