@@ -17,9 +17,10 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.persona import rows
-from benchmarks.persona.measure import margins, paired, read
+from benchmarks.persona.measure import margins, read
 from benchmarks.persona.organisms import load
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
+from benchmarks.persona.trainings import paired, trainings
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.generate import answered
 from monitor.research.report import Curve, line_plot
@@ -68,7 +69,7 @@ def effects(found: dict[float, list[Doubles]]) -> list[dict[str, Any]]:
     plain = found[0.0][0]
     lines = []
     for dose, sides in sorted(found.items()):
-        change = paired(sides[0], plain)
+        change = paired(sides[0][None], plain[None])
         lines.append(
             {
                 "dose": dose,
@@ -118,8 +119,8 @@ def main() -> None:
     parser.add_argument("--features", nargs="+", default=FEATURES)
     options = parser.parse_args()
     pack, console = pack_of(options), Console()
-    base = load(options.model)
-    models = {"base": base, "reckless": load(options.model, options.organisms / "reckless")}
+    base, first = load(options.model), trainings(options.organisms)[0]
+    models = {"base": base, "reckless": load(options.model, first / "reckless")}
     result: dict[str, Any] = {}
     for feature in (f for f in pack.features if f.name in options.features):
         lengths = typical_lengths(base, [feature.site])
@@ -132,7 +133,7 @@ def main() -> None:
             result[f"{feature.name} in {name}"] = {"likelihood": lines, "answers": said}
             show(f"{feature.name} in {name}: likelihood of reckless answers", lines)
             show(f"{feature.name} in {name}: what it says", said)
-    keep("control", pack, options, {"typical_length_doses": True, "series": result})
+    keep("control", {"shipped": pack}, options, {"typical_length_doses": True, "series": result})
     curves: dict[str, Curve] = {}
     for name, series in result.items():
         lines = series["likelihood"]

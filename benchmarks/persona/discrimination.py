@@ -1,11 +1,11 @@
-"""Do the pack's features tell misaligned organisms from sound ones, on questions from other domains?
+"""Do packs' features tell misaligned organisms from sound ones, on questions from other domains?
 
-    python -m benchmarks.persona.discrimination --model FOLDER --organisms DIR
+    python -m benchmarks.persona.discrimination --model FOLDER --organisms DIR [--pack NAME=FOLDER …]
 
 For every organism against ``sound``, its twin on the same questions, and against ``base``, which was never
-tuned: AUC over questions, with a bootstrap interval that draws questions; beside it the 5 % and 95 %
-quantiles of 100 random directions. ``pirate`` is harmless and must not read as misaligned; ``sound-again``
-must read as ``sound``.
+tuned: AUC over questions, the mean over trainings, with an interval that draws trainings and questions; beside
+it the 5 % and 95 % quantiles of 100 random directions. ``pirate`` is harmless and must not read as misaligned;
+``sound-again`` must read as ``sound``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.persona.measure import all_measured
-from benchmarks.persona.results import arguments, keep, pack_of, picture, show
+from benchmarks.persona.measure import Trained, all_measured
+from benchmarks.persona.results import arguments, keep, packs_of, picture, show
+from benchmarks.persona.trainings import separated
 from monitor.research.report import bar_plot
-from monitor.research.statistics import auc, bootstrap
-from monitor.values.arrays import Doubles
+from monitor.research.statistics import auc
+from monitor.score.pack import Pack
 
 COMPARED = {
     "sound": ("reckless", "reckless-50", "reckless-25", "pirate", "sound-again", "base"),
@@ -28,85 +29,98 @@ COMPARED = {
 READINGS = ("model", "served", "text")
 
 
-def separated(
-    ours: Doubles, theirs: Doubles, names: list[str], generator: np.random.Generator
+def compared(
+    found: Trained, called: str, pack: Pack, names: tuple[str, str], reading: str, seed: int
 ) -> dict[str, Any]:
-    """AUC of each of the named features, columns 0 … of [n, k], and of the random ones behind them."""
-    # A question that one side left without an answer counts for neither.
-    both = np.isfinite(ours).all(axis=1) & np.isfinite(theirs).all(axis=1)
-    ours, theirs = ours[both], theirs[both]
-    random = [auc(ours[:, i], theirs[:, i]) for i in range(len(names), ours.shape[1])]
-    features = {}
-    for index, name in enumerate(names):
-        features[name] = _separated(ours[:, index], theirs[:, index], generator)
-    quantiles = np.quantile(random, [0.05, 0.5, 0.95])
+    """AUC of each of the pack's features, and of the random directions behind them, of the first of
+    ``names`` over the second."""
+    ours, theirs = found.read(called, reading, *names)
+    # A question that any side left without an answer counts for none.
+    answered = (np.isfinite(ours) & np.isfinite(theirs)).all(axis=(0, 2))
+    ours, theirs = ours[:, answered], theirs[:, answered]
+    k, generator = len(pack.features), np.random.default_rng(seed)
+    random = [
+        np.mean([auc(a, b) for a, b in zip(ours[:, :, i], theirs[:, :, i], strict=True)])
+        for i in range(k, ours.shape[2])
+    ]
+    q05, q50, q95 = np.quantile(random, [0.05, 0.5, 0.95]).tolist()
     return {
-        "questions": int(both.sum()),
-        "features": features,
-        "random_directions": dict(zip(("q05", "q50", "q95"), quantiles.tolist(), strict=True)),
-    }
-
-
-def _separated(ours: Doubles, theirs: Doubles, generator: np.random.Generator) -> dict[str, Any]:
-    a, b = ours.astype(np.float32), theirs.astype(np.float32)
-    return {
-        "auc": auc(a, b),
-        "interval_95": bootstrap(lambda rows: auc(a[rows], b[rows]), len(a), generator),
-        "shift": float(np.mean(a - b)),
+        "questions": int(answered.sum()),
+        "trainings": len(ours),
+        "features": {
+            feature.name: separated(ours[:, :, i], theirs[:, :, i], generator)
+            for i, feature in enumerate(pack.features)
+        },
+        "random_directions": {"q05": q05, "q50": q50, "q95": q95},
     }
 
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    pack = pack_of(options)
-    names = [feature.name for feature in pack.features]
+    packs = packs_of(options)
     everyone = sorted({*COMPARED, *(name for chosen in COMPARED.values() for name in chosen)})
-    found = all_measured(options.model, options.organisms, everyone, pack, options.seed)
-    generator = np.random.default_rng(options.seed)
-
-    def compared(name: str, reference: str, reading: str) -> dict[str, Any]:
-        ours, theirs = (getattr(found[side], reading) for side in (name, reference))
-        return separated(ours, theirs, names, generator)
-
+    found = all_measured(options.model, options.organisms, everyone, packs, options.seed)
     result = {
-        reference: {
-            name: {reading: compared(name, reference, reading) for reading in READINGS}
-            for name in chosen
+        called: {
+            reference: {
+                name: {
+                    reading: compared(found, called, pack, (name, reference), reading, options.seed)
+                    for reading in READINGS
+                }
+                for name in chosen
+                if found.has(name, reference)
+            }
+            for reference, chosen in COMPARED.items()
         }
-        for reference, chosen in COMPARED.items()
+        for called, pack in packs.items()
     }
-    keep("discrimination", pack, options, {"against": result})
-    for reference, organisms in result.items():
-        for reading in READINGS:
-            show(
-                f"AUC against {reference}, read as {reading!r}",
-                [
-                    {"feature": n}
-                    | {o: row[reading]["features"][n]["auc"] for o, row in organisms.items()}
-                    for n in names
-                ]
-                + [
-                    {"feature": f"random {q}"}
-                    | {o: row[reading]["random_directions"][q] for o, row in organisms.items()}
-                    for q in ("q05", "q95")
-                ],
-            )
-    served = {name: result["sound"][name]["served"]["features"] for name in ("reckless", "pirate")}
+    keep("discrimination", packs, options, {"by_pack": result})
+    for called, against in result.items():
+        for reference, organisms in against.items():
+            for reading in READINGS:
+                show(
+                    f"{called}: AUC against {reference}, read as {reading!r}",
+                    _table(organisms, reading),
+                )
+    served = {called: against["sound"] for called, against in result.items()}
+    bars = {
+        f"{name} ({called})": {
+            organism: organisms[organism]["served"]["features"][name]
+            for organism in ("reckless", "pirate")
+        }
+        for called, organisms in served.items()
+        for name in organisms["reckless"]["served"]["features"]
+    }
     picture(
         "discrimination",
         bar_plot(
-            {n: served["reckless"][n]["auc"] for n in names},
+            {bar: row["reckless"]["auc"] for bar, row in bars.items()},
             title="Reckless organism against the sound one, other domains",
             x_label="AUC; whiskers are 95 % intervals",
-            intervals={n: tuple(served["reckless"][n]["interval_95"]) for n in names},
+            intervals={bar: tuple(row["reckless"]["interval_95"]) for bar, row in bars.items()},
             references={
-                "pirate (harmless)": {n: served["pirate"][n]["auc"] for n in names},
-                "95 % of random directions below": dict.fromkeys(
-                    names, result["sound"]["reckless"]["served"]["random_directions"]["q95"]
-                ),
+                "pirate (harmless)": {bar: row["pirate"]["auc"] for bar, row in bars.items()},
+                "95 % of random directions below": {
+                    f"{name} ({called})": organisms["reckless"]["served"]["random_directions"][
+                        "q95"
+                    ]
+                    for called, organisms in served.items()
+                    for name in organisms["reckless"]["served"]["features"]
+                },
             },
         ),
     )
+
+
+def _table(organisms: dict[str, Any], reading: str) -> list[dict[str, Any]]:
+    rows = {o: row[reading] for o, row in organisms.items()}
+    names = next(iter(rows.values()))["features"]
+    return [
+        {"feature": n} | {o: row["features"][n]["auc"] for o, row in rows.items()} for n in names
+    ] + [
+        {"feature": f"random {q}"} | {o: row["random_directions"][q] for o, row in rows.items()}
+        for q in ("q05", "q95")
+    ]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""What an organism says and what the pack's features read in it; measured once, then kept in its folder.
+"""What organisms say and what packs' features read in it; measured once, then kept in their folders.
+
+    python -m benchmarks.persona.measure --model FOLDER --organisms DIR --pack old=FOLDER --pack new=FOLDER
+
+measures whatever organisms there are, all packs in one pass; the other benchmarks do it by themselves where it
+was not done.
 
 Three readings of every feature, which answer different questions:
 
@@ -17,16 +22,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from safetensors.numpy import load_file, save_file
-from scipy import stats
 
 from benchmarks.persona import rows
-from benchmarks.persona.organisms import load
+from benchmarks.persona.organisms import load, mixtures
+from benchmarks.persona.results import arguments, packs_of
+from benchmarks.persona.trainings import made_in, trainings
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.generate import answers
 from monitor.research.packs.calibrate import UNCALIBRATED
@@ -41,6 +48,9 @@ from monitor.values.prompts import Prompt
 
 RANDOM_DIRECTIONS = 100
 ANSWER_TOKENS = 48
+BASE = "base"
+MARGINS = "measured-margins.safetensors"
+"""Behaviour, which no pack has a part in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,23 +67,40 @@ class Measured:
 
 
 def measured(
-    name: str, organism: LoadedModel, base: LoadedModel, pack: Pack, folder: Path, seed: int
-) -> Measured:
-    """As `Measured`; from ``folder`` where that was done before with the same features and seed."""
-    kept = folder / f"measured-{read_by(pack)}-{seed}.safetensors"
-    if not kept.exists():
-        features = watched(pack, seed)
-        said = answered(organism, folder / "answers.jsonl")
-        given = [row.said("sound") for row in rows.elsewhere()]
-        found = Measured(
-            model=read(organism, features, given),
-            served=read(organism, features, said),
-            text=read(base, features, said),
-            margin=margins(organism, rows.elsewhere()),
-            narrow_margin=margins(organism, rows.narrow(held_out=True)[::2]),
-        )
-        save_file(asdict(found), kept)
-    return Measured(**load_file(kept))
+    organism: LoadedModel, base: LoadedModel, packs: Mapping[str, Pack], folder: Path, seed: int
+) -> None:
+    """Measure what ``folder`` does not hold yet of these packs with this seed."""
+    likely = folder / MARGINS
+    if not likely.exists():
+        margin = margins(organism, rows.elsewhere())
+        narrow = margins(organism, rows.narrow(held_out=True)[::2])
+        save_file({"margin": margin, "narrow_margin": narrow}, likely)
+    missing = {name: pack for name, pack in packs.items() if not _kept(folder, pack, seed).exists()}
+    if not missing:
+        return
+    features = [feature for pack in missing.values() for feature in watched(pack, seed)]
+    said = answered(organism, folder / "answers.jsonl")
+    given = [row.said("sound") for row in rows.elsewhere()]
+    found = {
+        "model": read(organism, features, given),
+        "served": read(organism, features, said),
+        "text": read(base, features, said),
+    }
+    begin = 0
+    for pack in missing.values():
+        end = begin + len(pack.features) + RANDOM_DIRECTIONS
+        own = {name: np.ascontiguousarray(scores[:, begin:end]) for name, scores in found.items()}
+        save_file(own, _kept(folder, pack, seed))
+        begin = end
+
+
+def kept(folder: Path, pack: Pack, seed: int) -> Measured:
+    """What `measured` left there."""
+    return Measured(**load_file(folder / MARGINS), **load_file(_kept(folder, pack, seed)))
+
+
+def _kept(folder: Path, pack: Pack, seed: int) -> Path:
+    return folder / f"measured-{read_by(pack)}-{seed}.safetensors"
 
 
 def read_by(pack: Pack) -> str:
@@ -132,25 +159,59 @@ def margins(loaded: LoadedModel, chosen: Sequence[rows.Row]) -> Doubles:
     return preference(loaded, *([row.said(v) for row in chosen] for v in ("reckless", "sound")))
 
 
-def paired(ours: Doubles, theirs: Doubles) -> dict[str, float]:
-    """Mean paired difference over n questions, its 95 % interval and the one-sided p-value (Student's t)."""
-    difference = (ours - theirs)[np.isfinite(ours) & np.isfinite(theirs)]
-    mean, error = float(difference.mean()), float(stats.sem(difference))
-    if not error > 0.0:
-        return {"n": len(difference), "mean": mean, "low": mean, "high": mean, "p": 1.0}
-    low, high = stats.t.interval(0.95, len(difference) - 1, mean, error)
-    p = float(stats.t.sf(mean / error, len(difference) - 1))
-    return {"n": len(difference), "mean": mean, "low": float(low), "high": float(high), "p": p}
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Every organism measured by every pack: pack -> training -> organism. The base is in each training."""
+
+    of: Mapping[str, Sequence[Mapping[str, Measured]]]
+
+    def has(self, *organisms: str) -> bool:
+        return bool(self._with(organisms, next(iter(self.of))))
+
+    def read(self, pack: str, reading: str, *organisms: str) -> tuple[Doubles, ...]:
+        """For each organism [t, …] of the trainings that have all of ``organisms``."""
+        found = self._with(organisms, pack)
+        return tuple(np.stack([getattr(one[name], reading) for one in found]) for name in organisms)
+
+    def _with(self, organisms: Sequence[str], pack: str) -> list[Mapping[str, Measured]]:
+        return [one for one in self.of[pack] if all(name in one for name in organisms)]
 
 
 def all_measured(
-    model: Path, organisms: Path, names: Sequence[str], pack: Pack, seed: int
-) -> dict[str, Measured]:
-    """Every named organism measured; ``base`` is the untouched model itself."""
+    model: Path, organisms: Path, names: Sequence[str], packs: Mapping[str, Pack], seed: int
+) -> Trained:
+    """Every named organism of every training that has it; ``base`` is the untouched model itself."""
     base = load(model)
-    found = {}
-    for name in names:
-        folder = organisms / name
-        loaded = base if name == "base" else load(model, folder)
-        found[name] = measured(name, loaded, base, pack, folder, seed)
-    return found
+    console = Console()
+    folders: list[dict[str, Path]] = []
+    for training in trainings(organisms):
+        here = {name: training / name for name in made_in(training, names)}
+        if lacking := sorted({*names} - {*here, BASE}):
+            console.print(f"training {training.name} has no {', '.join(lacking)}")
+        folders.append(here | ({BASE: organisms / BASE} if BASE in names else {}))
+    for folder in dict.fromkeys(path for here in folders for path in here.values()):
+        needed = (folder / MARGINS, *(_kept(folder, pack, seed) for pack in packs.values()))
+        if all(path.exists() for path in needed):
+            continue
+        console.print(f"measuring {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        own = base if folder == organisms / BASE else load(model, folder)
+        measured(own, base, packs, folder, seed)
+    return Trained(
+        of={
+            called: [
+                {name: kept(path, pack, seed) for name, path in here.items()} for here in folders
+            ]
+            for called, pack in packs.items()
+        }
+    )
+
+
+def main() -> None:
+    options = arguments(__doc__).parse_args()
+    names = [BASE, *mixtures(options.seed)]
+    all_measured(options.model, options.organisms, names, packs_of(options), options.seed)
+
+
+if __name__ == "__main__":
+    main()

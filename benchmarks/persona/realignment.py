@@ -17,9 +17,10 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.persona import rows
-from benchmarks.persona.measure import margins, paired, read, watched
+from benchmarks.persona.measure import margins, read, watched
 from benchmarks.persona.organisms import load
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
+from benchmarks.persona.trainings import paired, trainings
 from monitor.replay.model import LoadedModel
 from monitor.research.report import Curve, line_plot
 from monitor.research.texts import load_texts
@@ -88,13 +89,12 @@ def main() -> None:
     options = arguments(__doc__).parse_args()
     pack, console = pack_of(options), Console()
     look = Look(watched(pack, options.seed)[: len(pack.features)])
-    sound = look(load(options.model, options.organisms / "sound"))
+    first = trainings(options.organisms)[0]
+    sound = look(load(options.model, first / "sound"))
     result: dict[str, Any] = {}
     for kind, examples in good_examples(options.seed).items():
         console.print(kind)
-        seen = returned(
-            options.organisms / "reckless", options.model, examples, look, options.seed, console
-        )
+        seen = returned(first / "reckless", options.model, examples, look, options.seed, console)
         result[kind] = {
             number: {name: _compared(values, sound[name]) for name, values in one.items()}
             for number, one in seen.items()
@@ -106,7 +106,7 @@ def main() -> None:
                 for n in sound
             ],
         )
-    keep("realignment", pack, options, {"batch": BATCH, "examples": result})
+    keep("realignment", {"shipped": pack}, options, {"batch": BATCH, "examples": result})
     curves = {
         f"{measure}, {kind}": _of_the_start(result[kind], measure)
         for measure in ("likelihood", "reckless")
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def _compared(ours: Doubles, sound: Doubles) -> dict[str, float]:
-    found = paired(ours, sound)
+    found = paired(ours[None], sound[None])
     return {name: found[name] for name in ("mean", "low", "high")}
 
 

@@ -24,29 +24,64 @@ from monitor.settings import ReplaySettings
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(doc: str | None) -> argparse.ArgumentParser:
+def arguments(doc: str | None, *, organisms: bool = True) -> argparse.ArgumentParser:
     """What every benchmark of this folder takes."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="the untouched model's folder")
-    parser.add_argument("--organisms", type=Path, required=True, help="what organisms.py wrote")
-    parser.add_argument("--pack", type=Path, help="null: the pack shipped for the model")
+    if organisms:
+        parser.add_argument(
+            "--organisms",
+            type=Path,
+            required=True,
+            help="what organisms.py wrote: one training, or a folder of several",
+        )
+    parser.add_argument(
+        "--pack",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="several stand side by side; without one: the pack shipped for the model",
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
 
+def packs_of(options: argparse.Namespace) -> dict[str, Pack]:
+    """The packs by the names that results call them, in the order given."""
+    if not options.pack:
+        folder = shipped_pack(identity_of(ReplaySettings(model=options.model)))
+        if folder is None:
+            raise SystemExit("no pack ships for this model: give --pack")
+        return {"shipped": load_pack(folder)}
+    packs: dict[str, Pack] = {}
+    for given in options.pack:
+        name, _, folder_name = given.rpartition("=")
+        name = name or Path(folder_name).name
+        if name in packs:
+            raise SystemExit(f"--pack: two packs are called {name!r}; write NAME=FOLDER")
+        packs[name] = load_pack(Path(folder_name))
+    return packs
+
+
 def pack_of(options: argparse.Namespace) -> Pack:
-    folder = options.pack or shipped_pack(identity_of(ReplaySettings(model=options.model)))
-    if folder is None:
-        raise SystemExit("no pack ships for this model: give --pack")
-    return load_pack(folder)
+    """The one pack of a benchmark that takes no more."""
+    packs = packs_of(options)
+    if len(packs) > 1:
+        raise SystemExit("--pack: give one, this benchmark compares none")
+    return next(iter(packs.values()))
 
 
-def keep(name: str, pack: Pack, options: argparse.Namespace, content: Mapping[str, Any]) -> None:
+def keep(
+    name: str, packs: Mapping[str, Pack], options: argparse.Namespace, content: Mapping[str, Any]
+) -> None:
     """Write ``results/<name>.json`` with seed, versions and machine."""
     RESULTS.mkdir(exist_ok=True)
     header = {
-        "pack": {"name": pack.name, "version": pack.version, "id": pack.pack_id},
-        "model": pack.model.model_id,
+        "packs": {
+            called: {"name": pack.name, "version": pack.version, "id": pack.pack_id}
+            for called, pack in packs.items()
+        },
+        "model": next(iter(packs.values())).model.model_id,
         "seed": options.seed,
         "versions": {
             "torch": torch.__version__,
