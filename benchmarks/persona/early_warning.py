@@ -148,7 +148,7 @@ def main() -> None:
             for name, row in table.items()
         ],
     )
-    drawn = [n for n in table if ": reckless (" in n and "text" not in n or "behaviour" in n]
+    drawn = [n for n in table if (": reckless (" in n and "text" not in n) or "behaviour" in n]
     picture(
         "early_warning",
         line_plot(
