@@ -80,7 +80,7 @@ def pooled(model: Path, groups: Mapping[str, Sequence[Prompt]], packs: Mapping[s
             scores=own[:, :k],
             covariates=covariates_of(own[:, :k], carried, pack.features),
         )
-    present, members, start = np.isfinite(scores).all(axis=1), {}, 0
+    present, members, start = ~np.isnan(scores).any(axis=1), {}, 0
     for name, group in groups.items():
         indices = np.arange(start, start + len(group))
         members[name], start = indices[present[indices]], start + len(group)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,7 +163,7 @@ def _windows(
 ) -> Iterator[Window]:
     """The windows of the baseline's consecutive intervals, of every feature that has scores."""
     end = START + len(baseline) * settings.bucket
-    present = np.isfinite(scores.scores[baseline.ravel()]).all(axis=0)
+    present = ~np.isnan(scores.scores[baseline.ravel()]).any(axis=0)
     for index in np.flatnonzero(present[: len(features)]).tolist():
         minutes = Minutes.of(scores, baseline, index, settings)
         for first, after in intervals(START, end, settings.bucket):
@@ -227,7 +228,10 @@ class Minutes:
         )
 
 
-def _summed(rows: NDArray[np.generic]) -> NDArray[np.generic]:
+_Sums = TypeVar("_Sums", Doubles, Counts)
+
+
+def _summed(rows: _Sums) -> _Sums:
     return np.concatenate([np.zeros_like(rows[:1]), np.cumsum(rows, axis=0)])
 
 

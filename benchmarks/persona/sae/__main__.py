@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "selection": selection,
     }
     if options.keep:
-        keep("sae", pack, options, content)
+        keep("sae", {"shipped": pack}, options, content)
     _report(selection)
 
 
