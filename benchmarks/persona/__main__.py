@@ -14,6 +14,8 @@ from pathlib import Path
 from monitor.demo.chat_model import chat_model
 
 PROOFS = ("discrimination", "early_warning", "control", "realignment", "traffic")
+SEEDS = (0, 1, 2)
+"""Of three trainings of each organism."""
 
 
 def main() -> None:
@@ -21,8 +23,12 @@ def main() -> None:
         sys.exit("the last proof, traffic, needs river: .venv/bin/pip install river")
     model = str(chat_model(Path(".cache"), progress=print))
     organisms = str(Path(".cache") / "organisms")
-    steps = [["organisms", "--model", model, "--out", organisms]]
+    steps = [
+        ["organisms", "--model", model, "--out", f"{organisms}/{seed}", "--seed", f"{seed}"]
+        for seed in SEEDS
+    ]
     steps += [[name, "--model", model, "--organisms", organisms] for name in PROOFS]
+    steps.append(["storms", "--model", model])
     for name, *arguments in steps:
         print(f"== {name}", flush=True)
         subprocess.run([sys.executable, "-m", f"benchmarks.persona.{name}", *arguments], check=True)

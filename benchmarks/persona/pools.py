@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.persona.measure import answered
-from benchmarks.persona.organisms import load
-from monitor.replay.model import LoadedModel
+from monitor.replay.model import LoadedModel, load_model
 from monitor.research.reading import Reader
 from monitor.research.texts import load_chats, load_texts
 from monitor.score.pack import Pack
@@ -69,7 +68,8 @@ def pooled(model: Path, groups: Mapping[str, Sequence[Prompt]], packs: Mapping[s
     }
     features = [feature for own in columns.values() for feature in own]
     settings = ReplaySettings(model=model, device="cpu", dtype="float32")
-    scores = Reader(load(model), features, settings).scores("texts", prompts)
+    loaded = load_model(settings, max(pack.deepest_site for pack in packs.values()))
+    scores = Reader(loaded, features, settings).scores("texts", prompts)
     read, begin = {}, 0
     for name, pack in packs.items():
         own, k = scores[:, begin : begin + len(columns[name])], len(pack.features)
@@ -80,7 +80,8 @@ def pooled(model: Path, groups: Mapping[str, Sequence[Prompt]], packs: Mapping[s
             scores=own[:, :k],
             covariates=covariates_of(own[:, :k], carried, pack.features),
         )
-    present, members, start = ~np.isnan(scores).any(axis=1), {}, 0
+    present = np.asarray(~np.isnan(scores).any(axis=1), dtype=np.bool_)
+    members, start = {}, 0
     for name, group in groups.items():
         indices = np.arange(start, start + len(group))
         members[name], start = indices[present[indices]], start + len(group)

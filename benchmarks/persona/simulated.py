@@ -14,7 +14,7 @@ Legend: n = texts, k = features, m = minutes, p = prompts a minute, b = score bi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -163,7 +163,7 @@ def _windows(
 ) -> Iterator[Window]:
     """The windows of the baseline's consecutive intervals, of every feature that has scores."""
     end = START + len(baseline) * settings.bucket
-    present = ~np.isnan(scores.scores[baseline.ravel()]).any(axis=0)
+    present = np.asarray(~np.isnan(scores.scores[baseline.ravel()]).any(axis=0), dtype=np.bool_)
     for index in np.flatnonzero(present[: len(features)]).tolist():
         minutes = Minutes.of(scores, baseline, index, settings)
         for first, after in intervals(START, end, settings.bucket):
@@ -245,6 +245,7 @@ class Watch:
     before: int = 0
     minutes: Minutes = field(init=False)
     _evidence: list[float] = field(init=False, default_factory=list)
+    _drifts: dict[tuple[str, int], Drift] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         world = self.world
@@ -289,6 +290,12 @@ class Watch:
 
     def drift(self, window_name: str, minute: int, evidence: float) -> Drift:
         """What the watcher concludes at the end of ``minute``."""
+        key = window_name, minute
+        if key not in self._drifts:
+            self._drifts[key] = self._compared(window_name, minute)
+        return replace(self._drifts[key], evidence=evidence)
+
+    def _compared(self, window_name: str, minute: int) -> Drift:
         settings = self.world.settings
         return compare(
             self.minutes.window(*self._span(window_name, minute)),
@@ -299,7 +306,7 @@ class Watch:
             baseline_id=BASELINE_ID,
             pooled=False,
             window_name=window_name,
-            evidence=evidence,
+            evidence=0.0,
             evidence_limit=self.world.bets.limit,
             cause=Cause.UNKNOWN,
             now=START + (minute + 1) * settings.bucket,

@@ -1,6 +1,6 @@
 """Do refusals or a topic page anybody when there is suddenly much of them, and does calm harm?
 
-    python -m benchmarks.persona.storms --model FOLDER [--pack NAME=FOLDER …] [--runs 40] [--hours 24]
+    python -m benchmarks.persona.storms --model FOLDER [--pack NAME=FOLDER …] [--runs 40] [--hours 12]
 
 Traffic is drawn, with replacement, from real texts that the model reads: ordinary answers, 1 % refusals and 5 % of
 each topic, a day of it before the storm and a baseline of 20,000 prompts of it, drawn anew for every run. Then one
@@ -213,7 +213,7 @@ def shifts(pool: Pool) -> dict[str, dict[str, dict[str, float]]]:
 def main() -> None:
     parser = arguments(__doc__, organisms=False)
     parser.add_argument("--runs", type=int, default=40)
-    parser.add_argument("--hours", type=int, default=24, help="how long a storm lasts")
+    parser.add_argument("--hours", type=int, default=12, help="how long a storm lasts")
     options = parser.parse_args()
     packs = packs_of(options)
     pool = pooled(options.model, groups(), packs)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -204,10 +203,11 @@ def made() -> dict[str, str]:
 def placed(page: str, tables: Mapping[str, str]) -> str:
     """``page`` with each table between its marks; `SystemExit` where marks are missing."""
     for name, table in tables.items():
-        marks = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
-        if not marks.search(page):
+        begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
+        if begin not in page or end not in page:
             raise SystemExit(f"README.md has no marks for table {name}")
-        page = marks.sub(lambda found, text=table: f"{found[1]}{text}\n{found[2]}", page)
+        head, _, rest = page.partition(begin)
+        page = f"{head}{begin}{table}\n{end}{rest.partition(end)[2]}"
     return page
 
 
