@@ -25,7 +25,7 @@ from benchmarks.persona.pools import Readings
 from monitor.alert.policy import conditions, transition
 from monitor.alert.rules import matches
 from monitor.drift import sequential
-from monitor.drift.adjusting import fit, fold_of
+from monitor.drift.adjusting import fit
 from monitor.drift.baseline import capture, intervals, with_adjustment
 from monitor.drift.bets import Bets, bets_on
 from monitor.drift.histogram import EDGES, histogram_of
@@ -39,6 +39,7 @@ from monitor.values.drift import Baseline, Cause, Drift, Window
 from monitor.values.features import Feature
 from monitor.values.identity import BaselineFingerprint
 from monitor.values.prompts import EVERYTHING
+from monitor.values.ridge import fold_of
 from monitor.values.scores import SCORE_BINS, Bucket
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
