@@ -10,7 +10,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Final
@@ -25,12 +25,11 @@ from monitor.instrument import Instrument, build_instrument
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.patience import Patience, rest_until
+from monitor.reading_points import StoredPoints
 from monitor.score.pack import manifest
 from monitor.settings import Settings, secret
 from monitor.signals import stopped_by_signals
-from monitor.store.chunks import start_offsets
 from monitor.store.database import connect, require_schema, transaction
-from monitor.store.halves import waiting_halves
 from monitor.store.packs import register_pack
 from monitor.unanswered import Unanswered
 from monitor.watcher import Watcher
@@ -180,13 +179,15 @@ class _Loops:
             self._remarks.append(f"{unanswered.told}: {unanswered.mend}")
         if not until_answered(lambda: self._register(instrument), stop):
             return
+        worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         with ExitStack() as open_parts:
             sink = None
             if settings.kafka.dead_letter_topic:
                 sink = open_parts.enter_context(DeadLetterProducer(settings.kafka))
-            source = open_parts.enter_context(
-                KafkaSource(settings.kafka, settings.ingest, self._start_offsets, self._waiting)
+            points = StoredPoints(
+                self._database, group_id=settings.kafka.group_id, worker_id=worker_id
             )
+            source = open_parts.enter_context(KafkaSource(settings.kafka, settings.ingest, points))
             checks["model"] = lambda: True
             checks["assignment"] = lambda: (
                 bool(source.assigned()) or source.problem or "no partition yet"
@@ -198,7 +199,7 @@ class _Loops:
                 database=self._database,
                 settings=settings,
                 hash_key=hash_key(settings),
-                worker_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}",
+                worker_id=worker_id,
                 dead_letters=sink,
                 heartbeat=self._heartbeat,
             ).run(stop)
@@ -236,18 +237,6 @@ class _Loops:
         ).set(1)
         with transaction(self._database) as connection:
             register_pack(connection, pack.pack_id, pack.name, manifest(pack), pack.features)
-
-    def _start_offsets(
-        self, partitions: Collection[tuple[str, int]]
-    ) -> Mapping[tuple[str, int], int]:
-        with transaction(self._database) as connection:
-            return start_offsets(connection, self._settings.kafka.group_id, partitions)
-
-    def _waiting(
-        self, partitions: Collection[tuple[str, int]]
-    ) -> Mapping[tuple[str, int], Mapping[int, frozenset[int]]]:
-        with transaction(self._database) as connection:
-            return waiting_halves(connection, self._settings.kafka.group_id, partitions)
 
 
 def hash_key(settings: Settings) -> bytes:

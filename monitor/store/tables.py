@@ -38,6 +38,7 @@ from sqlalchemy.dialects.postgresql import (
     SMALLINT,
     TEXT,
     TIMESTAMP,
+    UUID,
 )
 
 DATA_SCHEMA: Final = "monitor_data"
@@ -278,7 +279,18 @@ offsets = Table(
     Column("updated_at", MOMENT, nullable=False, server_default=NOW),
     Column("worker_id", TEXT, nullable=False),
     Column("watermark", MOMENT),
+    Column("begins_at", BIGINT, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("group_id", "topic", "partition"),
+)
+
+topics = Table(
+    "topics",
+    metadata,
+    Column("group_id", TEXT, nullable=False),
+    Column("topic", TEXT, nullable=False),
+    Column("topic_id", UUID),
+    Column("begun_at", MOMENT, nullable=False, server_default=NOW),
+    PrimaryKeyConstraint("group_id", "topic"),
 )
 
 log_ends = Table(

@@ -7,6 +7,7 @@ from monitor.ingest.kafka.codecs import readable_codecs
 from monitor.ingest.kafka.dead_letters import DeadLetterProducer
 from monitor.ingest.kafka.newest import Newest, newest_records
 from monitor.ingest.kafka.options import client_options
+from monitor.ingest.kafka.placing import ReadingPoints
 from monitor.ingest.kafka.report import BrokerReport, describe
 from monitor.ingest.kafka.source import KafkaSource
 
@@ -15,6 +16,7 @@ __all__ = [
     "DeadLetterProducer",
     "KafkaSource",
     "Newest",
+    "ReadingPoints",
     "client_options",
     "describe",
     "newest_records",

@@ -16,8 +16,8 @@ from kafka.errors import KafkaError
 
 from monitor.errors import BrokerUnavailable
 from monitor.ingest.kafka.natives import look_up
-from monitor.ingest.kafka.reading import Partition
 from monitor.logs import get_logger
+from monitor.values.reading import Partition
 
 log = get_logger(__name__)
 

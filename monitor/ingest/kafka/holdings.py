@@ -12,11 +12,12 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
-from monitor.ingest.kafka.reading import Partition, Places, Readings, without
+from monitor.ingest.kafka.reading import Readings, without
 from monitor.metrics import METRICS
 from monitor.settings import IngestSettings
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import Chunk, OffsetSpan, RawRecord
+from monitor.values.reading import Partition, ReadingPoint
 
 QUEUED_CHUNKS: Final = 2
 """Whole chunks read ahead, beside the one that is being filled."""
@@ -104,36 +105,27 @@ class Holdings:
 
     def begin(
         self,
-        starts: Mapping[Partition, int],
+        points: Mapping[Partition, ReadingPoint],
         *,
-        told: Collection[Partition],
         state: int,
         seek: Callable[[Partition, int], None],
-        now: float,
-        wanted: Mapping[Partition, Places],
     ) -> bool:
-        """Read from ``starts`` on; False when they were rewound or lost since ``state``: ask again.
+        """Read from ``points`` on; False when they were rewound or lost since ``state``: ask again.
 
-        ``told`` are those whose start the store knows; ``wanted`` the records below it that are to be
-        handed out again. ``seek`` is called under the lock.
+        Records below a point that hold waiting halves are handed out again. ``seek`` is called under the
+        lock.
         """
         with self._changed:
             if state != self._assignments:
                 return False
-            for partition, offset in starts.items():
+            for partition, point in points.items():
                 self._assignments += 1
-                again = {at: ns for at, ns in wanted.get(partition, {}).items() if at < offset}
+                offset = point.next_offset
+                again = {at: which for at, which in point.waiting.items() if at < offset}
                 seek(partition, min(again, default=offset))
                 self._stored[partition] = offset
-                self._readings.begin(
-                    partition,
-                    offset,
-                    assignment=self._assignments,
-                    told=partition in told,
-                    now=now,
-                    wanted=again,
-                )
-            self._unplaced -= set(starts)
+                self._readings.begin(partition, offset, assignment=self._assignments, wanted=again)
+            self._unplaced -= set(points)
             return True
 
     def being_read(self) -> frozenset[Partition]:

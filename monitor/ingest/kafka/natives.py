@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
-from kafka import TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 
 from monitor.errors import BrokerUnavailable, StopLoudly
-from monitor.ingest.kafka.reading import Partition
 from monitor.values.prompts import RawRecord
+from monitor.values.reading import Partition
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS: Final = 253_402_300_799_000  # 9999-12-31T23:59:59Z
@@ -40,6 +41,12 @@ def raw_record(record: Any) -> RawRecord:
         key=record.key,
         headers=tuple((name, content or b"") for name, content in record.headers or ()),
     )
+
+
+def topic_id(consumer: KafkaConsumer, topic: str) -> UUID | None:
+    """The broker's id of the topic, as of the last metadata; None from a broker without such ids."""
+    found: UUID | None = consumer._client.cluster.topic_id(topic)
+    return found
 
 
 def look_up(

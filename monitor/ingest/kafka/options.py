@@ -30,6 +30,7 @@ from monitor.ingest.kafka.tokens import ClientCredentials, FileToken
 from monitor.settings import KafkaSettings, secret
 
 CLIENT_ID: Final = "persona-monitor"
+METADATA_MS: Final = 30_000
 
 FIXED: Final = frozenset(
     {
@@ -76,6 +77,8 @@ def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
         "heartbeat_interval_ms": settings.heartbeat_interval_ms,
         "max_poll_interval_ms": settings.max_poll_interval_ms,
         "max_partition_fetch_bytes": settings.max_partition_fetch_bytes,
+        # Partitions that are added are noticed within this time; the library's own five minutes are long.
+        "metadata_max_age_ms": METADATA_MS,
         # Records of aborted transactions were never sent, as far as their producer is concerned.
         "isolation_level": "read_committed",
         # Spreads several topics evenly. Not the library's cooperative-sticky one: when a member

@@ -12,10 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from monitor.values.prompts import Chunk, OffsetSpan, RawRecord, Recalled
-
-Partition = tuple[str, int]
-Places = Mapping[int, frozenset[int]]
-"""Of one partition: offsets of records, and which of the halves in them still wait."""
+from monitor.values.reading import Partition, Places
 
 CHUNK_BYTES: Final = 64 * 1024 * 1024
 """A chunk is full at this size however few records it holds."""
@@ -28,8 +25,6 @@ class _Reading:
     start: int
     end: int
     log_end: int | None = None
-    told: bool = True
-    """False while the store has not been told where reading began."""
     records: list[RawRecord] = field(default_factory=list)
     wanted: dict[int, frozenset[int]] = field(default_factory=dict)
     """Records below where reading began that are to be read again."""
@@ -67,20 +62,15 @@ class Readings:
         offset: int,
         *,
         assignment: int,
-        told: bool,
-        now: float,
         wanted: Places | None = None,
     ) -> None:
         """Read ``partition`` from ``offset`` on, forgetting what was buffered of it.
 
-        ``wanted`` are records below ``offset`` that are handed out once more, in `Chunk.recalled`. With ``told`` false the next chunk holds its span even when there is no record: the store
-        then knows the start, and a crash before the first record cannot move it.
+        ``wanted`` are records below ``offset`` that are handed out once more, in `Chunk.recalled`.
         """
         self._open[partition] = _Reading(
-            partition, assignment, offset, offset, told=told, wanted=dict(wanted or {})
+            partition, assignment, offset, offset, wanted=dict(wanted or {})
         )
-        if not told:
-            self._waiting_since = self._waiting_since or now
 
     def drop(self, partitions: Iterable[Partition]) -> None:
         """Forget partitions and what was buffered of them."""
@@ -133,7 +123,7 @@ class Readings:
             recalled=tuple(one for reading in due.values() for one in reading.recalled),
         )
         for reading in due.values():
-            reading.start, reading.told = reading.end, True
+            reading.start = reading.end
             reading.records, reading.recalled = [], []
         return chunk
 
@@ -173,7 +163,7 @@ class Readings:
 
     @staticmethod
     def _due(reading: _Reading) -> bool:
-        return reading.end > reading.start or not reading.told or bool(reading.recalled)
+        return reading.end > reading.start or bool(reading.recalled)
 
 
 def without(chunk: Chunk, partitions: Iterable[Partition]) -> Chunk | None:

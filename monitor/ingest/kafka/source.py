@@ -3,14 +3,14 @@
 The thread goes on polling whatever the worker does: while the queue is full the partitions are
 paused, so a chunk may take longer than the poll interval without costing the membership. Where to
 read from is decided by the store alone: a partition that is assigned to us waits, paused, until
-``start_offsets`` has answered. Kafka's own commits follow the store, for lag tools.
+the store has answered. Kafka's own commits follow the store, for lag tools.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -31,12 +31,13 @@ from monitor.ingest.kafka.natives import (
     truncated,
 )
 from monitor.ingest.kafka.options import consumer_options, refusal
-from monitor.ingest.kafka.reading import Partition, Places
+from monitor.ingest.kafka.placing import OFFSETS_MS, ReadingPoints, reading_points
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.settings import IngestSettings, KafkaSettings
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import Chunk, OffsetSpan
+from monitor.values.reading import Partition
 
 log = get_logger(__name__)
 
@@ -53,24 +54,16 @@ REFUSALS: Final = 3
 """Refusals that end a source which has worked before: the first may be a secret being rotated."""
 SETTLED_SECONDS: Final = 60.0
 """A connection that lasted this long makes earlier refusals forgotten."""
-OFFSETS_MS: Final = 10_000
 CLOSE_SECONDS: Final = 15.0
-
-StartOffsets = Callable[[Collection[Partition]], Mapping[Partition, int]]
-Waiting = Callable[[Collection[Partition]], Mapping[Partition, Places]]
-
-
-def none_waits(partitions: Collection[Partition]) -> Mapping[Partition, Places]:
-    return {}
 
 
 class KafkaSource:
     """A member of the consumer group; a context manager.
 
-    ``start_offsets`` answers, for (topic, partition) pairs, the next offset that the store waits
-    for; a partition that it leaves out begins at ``settings.start_at``. It is called from the
-    source's own thread and may raise `Retry`, which is waited out. ``waiting`` answers, after it, which
-    records below that offset hold halves that still wait: these are read again (`Chunk.recalled`).
+    ``points`` is asked where to read from, and told where topics and partitions begin that the store does
+    not know (see `reading_points`), before anything is read of them. It is called from the source's own
+    thread and may raise `Retry`, which is waited out. Records that hold halves which still wait are read
+    again (`Chunk.recalled`).
 
     Chunks come with contiguous spans per partition. All methods may be called from any thread.
     """
@@ -79,13 +72,11 @@ class KafkaSource:
         self,
         settings: KafkaSettings,
         ingest: IngestSettings,
-        start_offsets: StartOffsets,
-        waiting: Waiting = none_waits,
+        points: ReadingPoints,
     ) -> None:
         consumer_options(settings)  # refuses what is wrong before anything is started
         self._settings = settings
-        self._start_offsets = start_offsets
-        self._waiting = waiting
+        self._points = points
         self._holdings = Holdings(ingest)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kafka-source", daemon=True)
@@ -131,7 +122,7 @@ class KafkaSource:
         self._holdings.store_holds(spans)
 
     def rewind(self) -> None:
-        """Drop all that is buffered and read every partition again from ``start_offsets``.
+        """Drop all that is buffered and read every partition again from where the store wants it.
 
         Returns at once; spans handed out before are revoked.
         """
@@ -241,38 +232,24 @@ class KafkaSource:
             return
         consumer.pause(*map(native, unplaced))
         try:
-            stored = self._start_offsets(unplaced)
-            wanted = self._waiting(unplaced)
-            fresh = self._fresh_offsets(consumer, unplaced - stored.keys())
+            points = reading_points(consumer, self._points, unplaced, self._settings.start_at)
         except (Retry, KafkaError) as error:
             self._place_at = now + RETRY_SECONDS
             self._say(f"where to read from is not known: {error}")
             return
         begun = self._holdings.begin(
-            {**fresh, **stored},
-            told=unplaced if self._settings.start_at == "earliest" else stored.keys(),
+            points,
             state=state,
             seek=lambda partition, offset: consumer.seek(native(partition), offset),
-            now=now,
-            wanted=wanted,
         )
         if not begun:
             return  # rewound meanwhile: ask again
+        if points.keys() < unplaced:
+            self._place_at = now + RETRY_SECONDS  # another member is just beginning the topic
         if not self._held:
-            consumer.resume(*map(native, unplaced))
+            consumer.resume(*map(native, points))
         self._say("")
-        log.info(
-            "kafka.reading", partitions=names_of(unplaced), without_stored_offset=names_of(fresh)
-        )
-
-    def _fresh_offsets(
-        self, consumer: KafkaConsumer, partitions: Collection[Partition]
-    ) -> dict[Partition, int]:
-        if not partitions:
-            return {}
-        earliest = self._settings.start_at == "earliest"
-        ask = consumer.beginning_offsets if earliest else consumer.end_offsets
-        return look_up(ask, partitions, OFFSETS_MS)
+        log.info("kafka.reading", partitions=names_of(points))
 
     def _look_around(self, consumer: KafkaConsumer) -> None:
         """Ask for the ends of the logs when it is time, and show the lag: whatever is paused."""

@@ -1,0 +1,29 @@
+"""Where a group began to read: topics with the broker's id of them, and where each partition began.
+
+Revision ID: 0009
+Revises: 0008
+"""
+
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+
+
+def upgrade() -> None:
+    op.execute("""
+        CREATE TABLE monitor_data.topics (
+            group_id TEXT NOT NULL,
+            topic TEXT NOT NULL,
+            topic_id UUID,
+            begun_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+            CONSTRAINT topics_pkey PRIMARY KEY (group_id, topic)
+        )
+    """)
+    # Where reading began is not known of what was read before: all below counts as read.
+    op.execute("ALTER TABLE monitor_data.offsets ADD COLUMN begins_at BIGINT DEFAULT 0 NOT NULL")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE monitor_data.offsets DROP COLUMN begins_at")
+    op.execute("DROP TABLE monitor_data.topics")
