@@ -54,7 +54,10 @@ REFUSALS: Final = 3
 """Refusals that end a source which has worked before: the first may be a secret being rotated."""
 SETTLED_SECONDS: Final = 60.0
 """A connection that lasted this long makes earlier refusals forgotten."""
-CLOSE_SECONDS: Final = 15.0
+LEAVE_SECONDS: Final = 1.0
+"""Enough to commit and leave the group where the broker answers; then the line is cut."""
+CUT_AGAIN_SECONDS: Final = 0.1
+CLOSE_SECONDS: Final = 5.0
 
 
 class KafkaSource:
@@ -83,6 +86,8 @@ class KafkaSource:
         # Written by the thread alone, read by all.
         self._failure: BaseException | None = None
         self._problem = "not connected yet"
+        self._connected = False
+        self._line = connection.Line()
         # The source's own thread alone uses these.
         self._ends = EndsAsked()
         self._held = False
@@ -161,11 +166,20 @@ class KafkaSource:
         return self._problem
 
     def close(self) -> None:
-        """Commit what was told, leave the group, end the thread; within `CLOSE_SECONDS`."""
+        """Commit what was told, leave the group, end the thread: within a second or two.
+
+        A thread that the store does not answer is left behind after `CLOSE_SECONDS`.
+        """
         self._stop.set()
         self._holdings.wake()
-        if self._thread.ident is not None:
-            self._thread.join(CLOSE_SECONDS)
+        if self._thread.ident is None:
+            return
+        began = time.monotonic()
+        if self._connected:
+            self._thread.join(LEAVE_SECONDS)
+        while self._thread.is_alive() and time.monotonic() - began < CLOSE_SECONDS:
+            self._line.cut()
+            self._thread.join(CUT_AGAIN_SECONDS)
 
     # --- the thread ----------------------------------------------------------------------------
 
@@ -174,8 +188,8 @@ class KafkaSource:
         while not self._stop.is_set():
             consumer: KafkaConsumer | None = None
             try:
-                consumer = connection.connect(self._settings)
-                connected_at = time.monotonic()
+                consumer = connection.connect(self._settings, self._line)
+                connected_at, self._connected = time.monotonic(), True
                 self._say("")
                 self._read(consumer)
             except (BrokerUnavailable, KafkaError, ConfigurationError) as error:
@@ -191,6 +205,7 @@ class KafkaSource:
             finally:
                 if consumer is not None:
                     connection.close(consumer)
+                self._connected = False
                 self._holdings.lose_all()
             self._stop.wait(RETRY_SECONDS)
 
