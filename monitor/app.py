@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 from monitor.courier import Courier
 from monitor.errors import DatabaseUnavailable, MonitorError
 from monitor.heartbeat import Heartbeat
-from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
+from monitor.ingest.kafka import DeadLetterTopic, KafkaSource
 from monitor.instrument import Instrument, build_instrument
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
@@ -139,12 +139,13 @@ class _Loops:
         self._readiness = Readiness(database)
         web = settings.web
         self._remarks: list[str] = []
+        self._said: Callable[[], Sequence[str]] = tuple
         app = create_app(
             database,
             self._heartbeat,
             self._readiness.report,
             live_within=web.live_within,
-            own_remarks=lambda: tuple(self._remarks),
+            own_remarks=lambda: (*self._remarks, *self._said()),
         )
         self.face = WebServer(app, web)
 
@@ -183,11 +184,15 @@ class _Loops:
         with ExitStack() as open_parts:
             sink = None
             if settings.kafka.dead_letter_topic:
-                sink = open_parts.enter_context(DeadLetterProducer(settings.kafka))
+                sink = open_parts.enter_context(DeadLetterTopic(settings.kafka))
             points = StoredPoints(
                 self._database, group_id=settings.kafka.group_id, worker_id=worker_id
             )
             source = open_parts.enter_context(KafkaSource(settings.kafka, settings.ingest, points))
+            self._said = lambda: (
+                *source.remarks(),
+                *([sink.problem] if sink and sink.problem else ()),
+            )
             checks["model"] = lambda: True
             checks["assignment"] = lambda: (
                 bool(source.assigned()) or source.problem or "no partition yet"
@@ -201,6 +206,7 @@ class _Loops:
                 hash_key=hash_key(settings),
                 worker_id=worker_id,
                 dead_letters=sink,
+                remarks=self._said,
                 heartbeat=self._heartbeat,
             ).run(stop)
 

@@ -83,6 +83,19 @@ class Metrics:
             action="Read the view dead_letters for topic, offset and reason; a jump after a deploy upstream "
             "is a changed record format.",
         )
+        self.dead_letters_waiting = self._gauge(
+            "monitor_dead_letters_waiting",
+            (),
+            "Dead letters of this worker that the table holds and the dead-letter topic has not been told yet.",
+            action="Above 0 for minutes: kafka.dead_letter_topic is away or may not be written; the page and the "
+            "log say why.",
+        )
+        self.dead_letters_untold = self._counter(
+            "monitor_dead_letters_untold_total",
+            (),
+            "Dead letters that the dead-letter topic is never told: it was away for too long.",
+            action="Whoever mends records by the topic reads these in the view dead_letters.",
+        )
         self.halves_waiting = self._gauge(
             "monitor_halves_waiting",
             (),

@@ -1,5 +1,7 @@
 """Where a group began to read: topics with the broker's id of them, and where each partition began.
 
+Workers say in ``remarks`` what is wrong with what they read and tell.
+
 Revision ID: 0009
 Revises: 0008
 """
@@ -22,8 +24,10 @@ def upgrade() -> None:
     """)
     # Where reading began is not known of what was read before: all below counts as read.
     op.execute("ALTER TABLE monitor_data.offsets ADD COLUMN begins_at BIGINT DEFAULT 0 NOT NULL")
+    op.execute("ALTER TABLE monitor_data.workers ADD COLUMN remarks TEXT[] DEFAULT '{}' NOT NULL")
 
 
 def downgrade() -> None:
+    op.execute("ALTER TABLE monitor_data.workers DROP COLUMN remarks")
     op.execute("ALTER TABLE monitor_data.offsets DROP COLUMN begins_at")
     op.execute("DROP TABLE monitor_data.topics")

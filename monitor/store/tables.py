@@ -329,6 +329,7 @@ workers = Table(
     Column("state", TEXT, nullable=False),
     Column("started_at", MOMENT, nullable=False),
     Column("seen_at", MOMENT, nullable=False),
+    Column("remarks", ARRAY(TEXT), nullable=False, server_default=text("'{}'")),
 )
 
 canary_runs = Table(

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 
 from benchmarks.null_replay import NullReplay, null_pack
 from monitor.canaries import Replay
-from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
+from monitor.ingest.kafka import DeadLetterTopic, KafkaSource
 from monitor.reading_points import StoredPoints
 from monitor.score.pack import Pack, manifest
 from monitor.settings import IngestSettings, KafkaSettings, Settings
@@ -42,6 +42,7 @@ def working(
     *,
     pack: Pack | None = None,
     worker_id: str = "test",
+    letters_to: DeadLetterTopic | None = None,
 ) -> Iterator[Worker]:
     pack = pack or null_pack(FEATURES)
     with transaction(database) as c:
@@ -50,9 +51,9 @@ def working(
     with ExitStack() as parts:
         points = StoredPoints(database, group_id=settings.kafka.group_id, worker_id=worker_id)
         source = parts.enter_context(KafkaSource(settings.kafka, settings.ingest, points))
-        sink = None
+        sink = letters_to
         if settings.kafka.dead_letter_topic:
-            sink = parts.enter_context(DeadLetterProducer(settings.kafka))
+            sink = parts.enter_context(DeadLetterTopic(settings.kafka))
         yield Worker(
             source=source,
             replay=replay or NullReplay(FEATURES),
@@ -62,6 +63,7 @@ def working(
             hash_key=b"test",
             worker_id=worker_id,
             dead_letters=sink,
+            remarks=lambda: [sink.problem] if sink and sink.problem else [],
         )
 
 

@@ -4,6 +4,7 @@ The only package that speaks to the client library; its exceptions end here.
 """
 
 from monitor.ingest.kafka.codecs import readable_codecs
+from monitor.ingest.kafka.dead_letter_topic import DeadLetterTopic
 from monitor.ingest.kafka.dead_letters import DeadLetterProducer
 from monitor.ingest.kafka.newest import Newest, newest_records
 from monitor.ingest.kafka.options import client_options
@@ -14,6 +15,7 @@ from monitor.ingest.kafka.source import KafkaSource
 __all__ = [
     "BrokerReport",
     "DeadLetterProducer",
+    "DeadLetterTopic",
     "KafkaSource",
     "Newest",
     "ReadingPoints",

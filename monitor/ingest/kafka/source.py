@@ -54,6 +54,7 @@ REFUSALS: Final = 3
 """Refusals that end a source which has worked before: the first may be a secret being rotated."""
 SETTLED_SECONDS: Final = 60.0
 """A connection that lasted this long makes earlier refusals forgotten."""
+NOT_YET: Final = "not connected yet"
 LEAVE_SECONDS: Final = 1.0
 """Enough to commit and leave the group where the broker answers; then the line is cut."""
 CUT_AGAIN_SECONDS: Final = 0.1
@@ -85,7 +86,7 @@ class KafkaSource:
         self._thread = threading.Thread(target=self._run, name="kafka-source", daemon=True)
         # Written by the thread alone, read by all.
         self._failure: BaseException | None = None
-        self._problem = "not connected yet"
+        self._problem = NOT_YET
         self._connected = False
         self._line = connection.Line()
         # The source's own thread alone uses these.
@@ -164,6 +165,11 @@ class KafkaSource:
         A broker that goes away later is waited for by the client library, which logs it.
         """
         return self._problem
+
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences about what is wrong with what is read, for the page."""
+        problem = self._problem
+        return (f"Kafka: {problem}",) if problem not in ("", NOT_YET) else ()
 
     def close(self) -> None:
         """Commit what was told, leave the group, end the thread: within a second or two.
