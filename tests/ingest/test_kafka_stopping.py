@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
 import pytest
 
 from monitor.demo.services import Broker
@@ -23,6 +22,7 @@ from tests.ingest.test_kafka_source import (
     settings,
     wait_for,
 )
+from tests.kafka.apache import Cluster
 
 SOON = 4.0
 """Well below what is waited for in each of these: a bootstrap of 15 s, requests of 10 s and more."""
@@ -75,28 +75,19 @@ def test_while_a_topic_is_looked_for(kafka_bootstrap: str) -> None:
 
 
 @pytest.mark.slow
-def test_while_a_broker_that_was_read_from_is_frozen(restartable_broker: Broker) -> None:
+def test_while_a_broker_that_was_read_from_is_frozen(restartable_broker: Broker | Cluster) -> None:
     bootstrap, topic = restartable_broker.bootstrap, "stream"
     restartable_broker.create_topic(topic)
     produce(bootstrap, topic, range(10))
     source = KafkaSource(settings(bootstrap, topic), ingest(), Offsets())
+    (broker,) = getattr(restartable_broker, "nodes", (restartable_broker,))
     try:
         with ends_soon(source):
             chunks = drain(source, holding(10))
-            restartable_broker_signal(restartable_broker, signal.SIGSTOP)
+            broker._server.send(signal.SIGSTOP)
             source.commit(chunks[-1].spans)
             source.rewind()
             wait_for(lambda: bool(source._holdings.unplaced()[0]), "it is to be placed again")
             time.sleep(1.0)
     finally:
-        restartable_broker_signal(restartable_broker, signal.SIGCONT)
-
-
-def restartable_broker_signal(broker: Broker, which: signal.Signals) -> None:
-    for connection in psutil.net_connections("tcp4"):
-        if (
-            connection.status == "LISTEN"
-            and connection.laddr.port == broker.port
-            and connection.pid
-        ):
-            psutil.Process(connection.pid).send_signal(which)
+        broker._server.send(signal.SIGCONT)

@@ -73,7 +73,8 @@ class DeadLetterProducer:
         except (KafkaError, OSError) as error:
             # The next attempt starts clean, with secrets read anew.
             self.close()
-            if isinstance(error, AuthorizationError):
+            # Who may write to no topic at all is refused a producer's id, in an error of no kind.
+            if isinstance(error, AuthorizationError) or "AuthorizationFailedError" in str(error):
                 raise ConfigurationError(
                     f"Kafka at {self._settings.bootstrap_servers}: {error}",
                     hint=f"Allow this principal to WRITE and DESCRIBE the topic {self._topic}, or set "
