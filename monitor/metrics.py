@@ -152,6 +152,20 @@ class Metrics:
             "Offsets below the start of the log when they were to be read: its retention was too short.",
             action="Records were lost before they were read: raise the topic's retention, catch up faster.",
         )
+        self.behind_transactions = self._gauge(
+            "monitor_partitions_behind_a_transaction",
+            (),
+            "Partitions of this worker that are read up to a transaction which has been open for a minute.",
+            action="Its producer must commit or abort it: `kafka-transactions.sh find-hanging` names it, the page "
+            "the partition.",
+        )
+        self.partitions_stalled = self._counter(
+            "monitor_partitions_stalled_total",
+            ("topic",),
+            "Partitions that stood still for a minute while records that may be read waited in their log.",
+            action="A new connection is tried once by itself. Growing: restart the worker, and look at the "
+            "partition's leader.",
+        )
         self.stale_chunks = self._counter(
             "monitor_stale_chunks_total",
             (),

@@ -144,6 +144,15 @@ class Holdings:
         with self._changed:
             self._readings.add(partition, records, position=position, log_end=log_end, now=now)
 
+    def moved(self, positions: Mapping[Partition, int]) -> set[Partition]:
+        """The partitions that are read up to elsewhere than ``positions``, and hold no record of it."""
+        with self._changed:
+            return {
+                one
+                for one in self._readings.assignments
+                if one in positions and self._readings.behind(one, positions[one])
+            }
+
     def end(self, partition: Partition) -> int:
         """Up to where the partition is read; 0 for one that is not."""
         with self._changed:

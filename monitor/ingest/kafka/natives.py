@@ -8,6 +8,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import Fetcher
+from kafka.consumer.subscription_state import SubscriptionState
 
 from monitor.errors import BrokerUnavailable, StopLoudly
 from monitor.values.prompts import RawRecord
@@ -47,6 +49,30 @@ def topic_id(consumer: KafkaConsumer, topic: str) -> UUID | None:
     """The broker's id of the topic, as of the last metadata; None from a broker without such ids."""
     found: UUID | None = consumer._client.cluster.topic_id(topic)
     return found
+
+
+def positions(consumer: KafkaConsumer) -> dict[Partition, int]:
+    """Where the next record of each assigned partition is expected; without asking anybody.
+
+    `KafkaConsumer.position` walks over all partitions for each that it is asked for.
+    """
+    standing = consumer._subscription.all_consumed_offsets()
+    return {key_of(one): position.offset for one, position in standing.items()}
+
+
+def high_watermarks(
+    consumer: KafkaConsumer,
+) -> Callable[[list[TopicPartition], int], dict[TopicPartition, int]]:
+    """As ``consumer.end_offsets``, but up to the end of the log, also behind open transactions."""
+    fetcher = Fetcher(
+        consumer._client,
+        SubscriptionState(),
+        isolation_level="read_uncommitted",
+        request_timeout_ms=consumer.config["request_timeout_ms"],
+        retry_backoff_ms=consumer.config["retry_backoff_ms"],
+    )
+    ask: Callable[[list[TopicPartition], int], dict[TopicPartition, int]] = fetcher.end_offsets
+    return ask
 
 
 def look_up(

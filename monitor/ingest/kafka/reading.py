@@ -158,6 +158,11 @@ class Readings:
     def end(self, partition: Partition) -> int:
         return self._open[partition].end
 
+    def behind(self, partition: Partition, position: int) -> bool:
+        """Whether what is known of the partition is out of date at ``position``."""
+        reading = self._open[partition]
+        return reading.end < position or bool(reading.wanted)
+
     def __contains__(self, partition: Partition) -> bool:
         return partition in self._open
 

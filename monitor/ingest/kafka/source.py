@@ -19,7 +19,7 @@ from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from monitor.errors import BrokerUnavailable, ConfigurationError, MonitorError, Retry
 from monitor.ingest.kafka import connection
-from monitor.ingest.kafka.ends import EndsAsked
+from monitor.ingest.kafka.ends import Ends, EndsAsked
 from monitor.ingest.kafka.group import Listener, is_stable, poll_ms
 from monitor.ingest.kafka.holdings import Holdings
 from monitor.ingest.kafka.natives import (
@@ -27,11 +27,13 @@ from monitor.ingest.kafka.natives import (
     look_up,
     names_of,
     native,
+    positions,
     raw_record,
     truncated,
 )
 from monitor.ingest.kafka.options import consumer_options, refusal
 from monitor.ingest.kafka.placing import OFFSETS_MS, ReadingPoints, reading_points
+from monitor.ingest.kafka.standing import Standing
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.settings import IngestSettings, KafkaSettings
@@ -59,6 +61,10 @@ LEAVE_SECONDS: Final = 1.0
 """Enough to commit and leave the group where the broker answers; then the line is cut."""
 CUT_AGAIN_SECONDS: Final = 0.1
 CLOSE_SECONDS: Final = 5.0
+
+
+class Stalled(Exception):
+    """A partition stands still for no reason: a new consumer is tried."""
 
 
 class KafkaSource:
@@ -91,6 +97,7 @@ class KafkaSource:
         self._line = connection.Line()
         # The source's own thread alone uses these.
         self._ends = EndsAsked()
+        self._standing = Standing()
         self._held = False
         self._sweep_at = 0.0
         self._show_at = 0.0
@@ -169,7 +176,8 @@ class KafkaSource:
     def remarks(self) -> tuple[str, ...]:
         """Sentences about what is wrong with what is read, for the page."""
         problem = self._problem
-        return (f"Kafka: {problem}",) if problem not in ("", NOT_YET) else ()
+        said = (f"Kafka: {problem}",) if problem not in ("", NOT_YET) else ()
+        return (*said, *self._standing.said())
 
     def close(self) -> None:
         """Commit what was told, leave the group, end the thread: within a second or two.
@@ -206,6 +214,8 @@ class KafkaSource:
                 if refused and (connected_at is None or refusals >= REFUSALS):
                     return self._fail(refused)
                 self._say(str(error))
+            except Stalled as error:
+                log.warning("kafka.new_consumer", reason=str(error))
             except BaseException as error:
                 return self._fail(error)
             finally:
@@ -218,6 +228,7 @@ class KafkaSource:
     def _read(self, consumer: KafkaConsumer) -> None:
         consumer.subscribe(list(self._settings.topics), listener=Listener(self._holdings, consumer))
         self._held = False
+        self._standing.restart()
         rest = SHORTEST_REST_SECONDS
         while not self._stop.is_set():
             self._place(consumer)
@@ -274,16 +285,32 @@ class KafkaSource:
 
     def _look_around(self, consumer: KafkaConsumer) -> None:
         """Ask for the ends of the logs when it is time, and show the lag: whatever is paused."""
-        if is_stable(consumer):
-            told = self._ends.ask(consumer, self._holdings.being_read())
-            if told:
-                self._holdings.ends_told(*told)
         now = time.monotonic()
+        if is_stable(consumer):
+            standing = positions(consumer)
+            read = {one: standing[one] for one in self._holdings.being_read() if one in standing}
+            ends = self._ends.ask(consumer, read)
+            if ends:
+                self._holdings.ends_told(ends.log, ends.asked_at)
+                self._watch(read, ends, now)
         if now < self._show_at:
             return
         self._show_at = now + SWEEP_SECONDS
         for (topic, number), lag in self._holdings.lag().items():
             METRICS.lag.labels(topic=topic, partition=str(number)).set(lag)
+
+    def _watch(self, read: Mapping[Partition, int], ends: Ends, now: float) -> None:
+        """Name the partitions that stand still; raises `Stalled` when a new consumer is to be tried."""
+        if self._held:
+            return
+        stalled = self._standing.look(read, ends, now)
+        METRICS.behind_transactions.set(len(self._standing.behind_transactions))
+        for topic, _ in stalled:
+            METRICS.partitions_stalled.labels(topic=topic).inc()
+        if stalled:
+            log.error("kafka.partitions_stalled", partitions=names_of(stalled))
+        if due := self._standing.cure(now):
+            raise Stalled(f"{', '.join(names_of(due))} stood still while the log grew")
 
     def _hold(self, consumer: KafkaConsumer, hold: bool) -> None:
         placed = [native(partition) for partition in self._holdings.being_read()]
@@ -292,21 +319,29 @@ class KafkaSource:
         elif self._held:
             consumer.resume(*placed)
         self._held = hold
+        if hold:
+            self._standing.held_up()
 
     def _take(self, consumer: KafkaConsumer, fetched: Mapping[TopicPartition, list[Any]]) -> None:
         now = time.monotonic()
-        moved = set(fetched)
+        if not fetched and now < self._sweep_at:
+            return
+        standing = positions(consumer)
+        moved = {key_of(one) for one in fetched} & standing.keys()
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_SECONDS
-            moved |= consumer.assignment()
-        for one in moved & consumer.assignment():
-            self._holdings.add(
-                key_of(one),
-                [raw_record(record) for record in fetched.get(one, ())],
-                position=consumer.position(one, timeout_ms=0) or 0,
-                log_end=consumer.highwater(one),
-                now=now,
-            )
+            moved |= self._holdings.moved(standing)
+        assigned = consumer.assignment()
+        for partition in moved:
+            one = native(partition)
+            if one in assigned:
+                self._holdings.add(
+                    partition,
+                    [raw_record(record) for record in fetched.get(one, ())],
+                    position=standing[partition],
+                    log_end=consumer.highwater(one),
+                    now=now,
+                )
 
     def _bridge(self, consumer: KafkaConsumer, out_of_range: Mapping[TopicPartition, int]) -> None:
         """The stored offset is not in the log: go on behind a gap, or stop loudly."""
