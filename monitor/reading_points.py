@@ -27,6 +27,10 @@ class StoredPoints:
         with transaction(self._database) as c:
             return reading.topics_begun(c, self._group_id, names)
 
+    def know_topic(self, topic: str, topic_id: UUID) -> None:
+        with transaction(self._database) as c:
+            reading.know_topic(c, self._group_id, topic, topic_id)
+
     def begin_topic(self, topic: str, topic_id: UUID | None, starts: Mapping[int, int]) -> None:
         with transaction(self._database) as c:
             reading.begin_topic(c, self._group_id, self._worker_id, topic, topic_id, starts)

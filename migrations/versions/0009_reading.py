@@ -22,6 +22,16 @@ def upgrade() -> None:
             CONSTRAINT topics_pkey PRIMARY KEY (group_id, topic)
         )
     """)
+    op.execute("""
+        CREATE TABLE monitor_data.read_spans (
+            group_id TEXT NOT NULL,
+            topic TEXT NOT NULL,
+            partition INTEGER NOT NULL,
+            first_offset BIGINT NOT NULL,
+            end_offset BIGINT NOT NULL,
+            CONSTRAINT read_spans_pkey PRIMARY KEY (group_id, topic, partition, first_offset)
+        )
+    """)
     # Where reading began is not known of what was read before: all below counts as read.
     op.execute("ALTER TABLE monitor_data.offsets ADD COLUMN begins_at BIGINT DEFAULT 0 NOT NULL")
     op.execute("ALTER TABLE monitor_data.workers ADD COLUMN remarks TEXT[] DEFAULT '{}' NOT NULL")
@@ -30,4 +40,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("ALTER TABLE monitor_data.workers DROP COLUMN remarks")
     op.execute("ALTER TABLE monitor_data.offsets DROP COLUMN begins_at")
+    op.execute("DROP TABLE monitor_data.read_spans")
     op.execute("DROP TABLE monitor_data.topics")

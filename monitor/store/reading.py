@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from monitor.store.border import clean
 from monitor.store.chunks import start_offsets
 from monitor.store.halves import waiting_halves
-from monitor.values.reading import Partition, ReadingPoint
+from monitor.values.reading import Partition, ReadingPoint, Span
 
 
 def topics_begun(c: Connection, group_id: str, topics: Collection[str]) -> dict[str, UUID | None]:
@@ -93,7 +93,50 @@ def reading_points(
     """Where the group reads on, of the partitions that it has begun."""
     offsets = start_offsets(c, group_id, partitions)
     waiting = waiting_halves(c, group_id, offsets.keys())
+    read = spans_read(c, group_id, offsets.keys())
     return {
-        partition: ReadingPoint(next_offset=offset, waiting=waiting.get(partition, {}))
+        partition: ReadingPoint(
+            next_offset=offset,
+            waiting=waiting.get(partition, {}),
+            read=tuple(span for span in read.get(partition, ()) if span[1] > offset),
+        )
         for partition, offset in offsets.items()
+    }
+
+
+def know_topic(c: Connection, group_id: str, topic: str, topic_id: UUID) -> None:
+    """Keep the id of a topic that was begun without one."""
+    c.execute(
+        text("""
+            INSERT INTO monitor_data.topics AS kept (group_id, topic, topic_id)
+            VALUES (:group_id, :topic, :topic_id)
+            ON CONFLICT (group_id, topic) DO UPDATE SET topic_id = excluded.topic_id
+            WHERE kept.topic_id IS NULL
+        """),
+        {"group_id": group_id, "topic": topic, "topic_id": topic_id},
+    )
+
+
+def spans_read(
+    c: Connection, group_id: str, partitions: Collection[Partition]
+) -> dict[Partition, tuple[Span, ...]]:
+    """What was read of each partition before its reading point was moved, in order."""
+    rows = c.execute(
+        text("""
+            SELECT topic, partition, array_agg(ARRAY[first_offset, end_offset] ORDER BY first_offset)
+                AS spans
+            FROM monitor_data.read_spans
+            JOIN unnest(CAST(:topics AS text[]), CAST(:partitions AS int[]))
+                AS asked (topic, partition) USING (topic, partition)
+            WHERE group_id = :group_id
+            GROUP BY topic, partition
+        """),
+        {
+            "group_id": group_id,
+            "topics": [topic for topic, _ in partitions],
+            "partitions": [partition for _, partition in partitions],
+        },
+    )
+    return {
+        (row.topic, row.partition): tuple((first, end) for first, end in row.spans) for row in rows
     }

@@ -293,6 +293,17 @@ topics = Table(
     PrimaryKeyConstraint("group_id", "topic"),
 )
 
+read_spans = Table(
+    "read_spans",
+    metadata,
+    Column("group_id", TEXT, nullable=False),
+    Column("topic", TEXT, nullable=False),
+    Column("partition", INTEGER, nullable=False),
+    Column("first_offset", BIGINT, nullable=False),
+    Column("end_offset", BIGINT, nullable=False),
+    PrimaryKeyConstraint("group_id", "topic", "partition", "first_offset"),
+)
+
 log_ends = Table(
     "log_ends",
     metadata,

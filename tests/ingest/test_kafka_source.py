@@ -36,13 +36,20 @@ class Offsets:
     def __init__(self, begun: Mapping[Partition, int] | None = None) -> None:
         self.lock = threading.Lock()
         self.next: dict[Partition, int] = dict(begun or {})
+        self.ids: dict[str, UUID] = {}
         self.values: dict[Partition, list[int]] = defaultdict(list)
 
     def topics(self, names: Collection[str]) -> Mapping[str, UUID | None]:
         with self.lock:
-            return {topic: None for topic, _ in self.next if topic in names}
+            return {topic: self.ids.get(topic) for topic, _ in self.next if topic in names}
+
+    def know_topic(self, topic: str, topic_id: UUID) -> None:
+        with self.lock:
+            self.ids[topic] = topic_id
 
     def begin_topic(self, topic: str, topic_id: UUID | None, starts: Mapping[int, int]) -> None:
+        if topic_id:
+            self.know_topic(topic, topic_id)
         self.begin_partitions({(topic, number): at for number, at in starts.items()})
 
     def begin_partitions(self, starts: Mapping[Partition, int]) -> None:

@@ -16,7 +16,7 @@ from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
 from monitor.errors import BrokerUnavailable
-from monitor.ingest.kafka.natives import high_watermarks, look_up
+from monitor.ingest.kafka.natives import high_watermarks, look_up, positions
 from monitor.logs import get_logger
 from monitor.values.reading import Partition
 
@@ -35,6 +35,8 @@ class Ends:
     """The high watermark: the offset that the next record will get."""
     readable: Mapping[Partition, int]
     """The last stable offset: no record at or above it may be read, for a transaction before it is open."""
+    positions: Mapping[Partition, int]
+    """Up to where each was read when the broker was asked."""
     asked_at: datetime
 
 
@@ -46,22 +48,26 @@ class EndsAsked:
         self._due_at = 0.0
         self._known: frozenset[Partition] = frozenset()
 
-    def ask(self, consumer: KafkaConsumer, positions: Mapping[Partition, int]) -> Ends | None:
-        """The ends of the partitions that are read, given where each is read to; None when it is not
-        time, or in vain.
+    def ask(self, consumer: KafkaConsumer, partitions: frozenset[Partition]) -> Ends | None:
+        """The ends of the partitions that are read; None when it is not time, or in vain.
 
         It is time every `ASK_SECONDS`, and at once when there are new partitions.
         """
-        now, asked = time.monotonic(), frozenset(positions)
+        now, asked = time.monotonic(), partitions
         if not asked or (now < self._due_at and asked <= self._known):
             return None
         self._due_at, self._known = now + ASK_SECONDS, asked
-        at = self._clock()
+        at, standing = self._clock(), positions(consumer)
         try:
             ends = look_up(high_watermarks(consumer), asked, TIMEOUT_MS)
-            behind = [one for one, end in ends.items() if positions[one] < end]
+            behind = [one for one, end in ends.items() if standing.get(one, end) < end]
             readable = look_up(consumer.end_offsets, behind, TIMEOUT_MS) if behind else {}
         except (KafkaError, BrokerUnavailable) as error:
             log.info("kafka.ends_not_told", error=str(error) or type(error).__name__)
             return None
-        return Ends(log=ends, readable={**ends, **readable}, asked_at=at)
+        return Ends(
+            log=ends,
+            readable={**ends, **readable},
+            positions={one: standing[one] for one in asked if one in standing},
+            asked_at=at,
+        )

@@ -112,7 +112,7 @@ class Holdings:
     ) -> bool:
         """Read from ``points`` on; False when they were rewound or lost since ``state``: ask again.
 
-        Records below a point that hold waiting halves are handed out again. ``seek`` is called under the
+        Records that were read and hold waiting halves are handed out again. ``seek`` is called under the
         lock.
         """
         with self._changed:
@@ -121,10 +121,21 @@ class Holdings:
             for partition, point in points.items():
                 self._assignments += 1
                 offset = point.next_offset
-                again = {at: which for at, which in point.waiting.items() if at < offset}
-                seek(partition, min(again, default=offset))
+                again = {
+                    at: which
+                    for at, which in point.waiting.items()
+                    if at < offset or any(first <= at < end for first, end in point.read)
+                }
                 self._stored[partition] = offset
-                self._readings.begin(partition, offset, assignment=self._assignments, wanted=again)
+                self._readings.begin(
+                    partition,
+                    offset,
+                    assignment=self._assignments,
+                    wanted=again,
+                    passed=point.read,
+                )
+                below = (at for at in again if at < offset)
+                seek(partition, min(below, default=self._readings.beyond(partition, offset)))
             self._unplaced -= set(points)
             return True
 
@@ -158,9 +169,23 @@ class Holdings:
         with self._changed:
             return self._readings.end(partition) if partition in self._readings else 0
 
-    def lost_records(self, partition: Partition, offsets: int) -> None:
+    def beyond(self, partition: Partition, position: int) -> int:
+        """Where to read on at ``position``: behind what was read before the reading point was moved."""
         with self._changed:
-            self._gaps[partition] = self._gaps.get(partition, 0) + offsets
+            known = partition in self._readings
+            return self._readings.beyond(partition, position) if known else position
+
+    def lost_below(self, partition: Partition, first: int, earliest: int) -> int:
+        """Count and return the offsets from ``first`` to ``earliest`` that were never read."""
+        with self._changed:
+            lost = self._readings.unread(partition, first, earliest)
+            self._gaps[partition] = self._gaps.get(partition, 0) + lost
+            return lost
+
+    def commit_again(self, partitions: Collection[Partition]) -> None:
+        """Commit to Kafka once more what is stored of these."""
+        with self._changed:
+            self._to_commit |= {one: self._stored[one] for one in partitions if one in self._stored}
 
     def ends_told(self, ends: Mapping[Partition, int], asked_at: datetime) -> None:
         """The broker's answer; partitions that were lost meanwhile are passed over."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -91,10 +91,27 @@ def look_up(
     return {key_of(one): offset for one, offset in found.items()}
 
 
-def truncated(partitions: Iterable[Partition]) -> StopLoudly:
+def truncated(ends: Mapping[Partition, tuple[int, int | None]]) -> StopLoudly:
+    """``ends``: up to which offset a partition was read, and where its log ends now (None: not known)."""
+    told = ", ".join(
+        f"{names_of([one])[0]} (read up to {read}, the log {'ends at ' + str(end) if end is not None else 'is another'})"
+        for one, (read, end) in sorted(ends.items())
+    )
+    topics = " ".join(f"--topic {topic}" for topic in sorted({topic for topic, _ in ends}))
     return StopLoudly(
-        f"the log of {', '.join(names_of(partitions))} ends before the stored offset: the topic was "
-        "made anew, records were lost in an unclean leader election, or this is another cluster",
-        hint="Nothing was skipped. When this is what you want, give the monitor another "
-        "kafka.group_id: it then begins at kafka.start_at.",
+        f"a log ends before the stored offset: {told}. The topic was made anew, records were lost in an "
+        "unclean leader election, or this is another cluster",
+        hint=f"Nothing was skipped. Decide where reading goes on: `monitor offsets move {topics} --to earliest` "
+        "(what the log holds and was not read), or `--to latest`.",
+    )
+
+
+def made_anew(topics: Mapping[str, tuple[UUID, UUID]]) -> StopLoudly:
+    """``topics``: the id that the group began to read, and the id that the broker tells now."""
+    named = ", ".join(f"{topic} (id {old}, now {new})" for topic, (old, new) in topics.items())
+    options = " ".join(f"--topic {topic}" for topic in topics)
+    return StopLoudly(
+        f"the topic was made anew since it was read: {named}. The stored offsets are those of another log",
+        hint=f"Decide where reading goes on: `monitor offsets move {options} --to earliest` reads all that it "
+        "holds, `--to latest` what comes from now on.",
     )

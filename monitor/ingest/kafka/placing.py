@@ -8,7 +8,7 @@ from uuid import UUID
 
 from kafka import KafkaConsumer
 
-from monitor.ingest.kafka.natives import look_up, names_of, topic_id
+from monitor.ingest.kafka.natives import look_up, made_anew, names_of, topic_id
 from monitor.logs import get_logger
 from monitor.values.reading import Partition, ReadingPoint
 
@@ -22,6 +22,9 @@ class ReadingPoints(Protocol):
 
     def topics(self, names: Collection[str]) -> Mapping[str, UUID | None]:
         """Those that the group has begun to read, with their ids; None where no id is known."""
+
+    def know_topic(self, topic: str, topic_id: UUID) -> None:
+        """Keep the id of a topic that was begun without one."""
 
     def begin_topic(self, topic: str, topic_id: UUID | None, starts: Mapping[int, int]) -> None:
         """Begin a topic, all partitions at once; nothing when it has been begun."""
@@ -45,14 +48,20 @@ def reading_points(
     partition that comes later begins at its beginning: its records were sent while the group read the
     topic. One may be missing in the answer while another worker begins its topic; ask again.
 
-    Raises `BrokerUnavailable`, `Retry` and the client library's `KafkaError`.
+    Raises `BrokerUnavailable`, `Retry` and the client library's `KafkaError`; `StopLoudly` when a topic is
+    not the one that the group began to read.
     """
+    begun = store.topics({topic for topic, _ in partitions})
+    require_same_topics(consumer, begun)
+    for topic, kept in begun.items():
+        told = topic_id(consumer, topic)
+        if kept is None and told is not None:
+            store.know_topic(topic, told)
     known = store.points(partitions)
     unknown = set(partitions) - known.keys()
     if not unknown:
         return known
     topics = {topic for topic, _ in unknown}
-    begun = store.topics(topics)
     for topic in sorted(topics - begun.keys()):
         numbers = {number for of, number in unknown if of == topic}
         _begin(consumer, store, topic, numbers, start_at)
@@ -61,6 +70,18 @@ def reading_points(
         store.begin_partitions(look_up(consumer.beginning_offsets, added, OFFSETS_MS))
         log.info("kafka.partitions_added", partitions=names_of(added), read_from="their beginning")
     return store.points(partitions)
+
+
+def require_same_topics(consumer: KafkaConsumer, begun: Mapping[str, UUID | None]) -> None:
+    """Raises `StopLoudly` when one of the topics has another id than the one it was begun with."""
+    now = {topic: topic_id(consumer, topic) for topic in begun}
+    changed = {
+        topic: (kept, told)
+        for topic, kept in begun.items()
+        if kept is not None and (told := now[topic]) is not None and told != kept
+    }
+    if changed:
+        raise made_anew(changed)
 
 
 def _begin(

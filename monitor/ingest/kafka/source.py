@@ -13,12 +13,14 @@ import time
 from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
+from uuid import UUID
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from monitor.errors import BrokerUnavailable, ConfigurationError, MonitorError, Retry
 from monitor.ingest.kafka import connection
+from monitor.ingest.kafka.committed import ours, set_by_others, told
 from monitor.ingest.kafka.ends import Ends, EndsAsked
 from monitor.ingest.kafka.group import Listener, is_stable, poll_ms
 from monitor.ingest.kafka.holdings import Holdings
@@ -29,17 +31,23 @@ from monitor.ingest.kafka.natives import (
     native,
     positions,
     raw_record,
+    topic_id,
     truncated,
 )
 from monitor.ingest.kafka.options import consumer_options, refusal
-from monitor.ingest.kafka.placing import OFFSETS_MS, ReadingPoints, reading_points
+from monitor.ingest.kafka.placing import (
+    OFFSETS_MS,
+    ReadingPoints,
+    reading_points,
+    require_same_topics,
+)
 from monitor.ingest.kafka.standing import Standing
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.settings import IngestSettings, KafkaSettings
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import Chunk, OffsetSpan
-from monitor.values.reading import Partition
+from monitor.values.reading import Partition, ReadingPoint
 
 log = get_logger(__name__)
 
@@ -56,6 +64,8 @@ REFUSALS: Final = 3
 """Refusals that end a source which has worked before: the first may be a secret being rotated."""
 SETTLED_SECONDS: Final = 60.0
 """A connection that lasted this long makes earlier refusals forgotten."""
+SAID_SECONDS: Final = 3_600.0
+"""How long what is said once stays on the page."""
 NOT_YET: Final = "not connected yet"
 LEAVE_SECONDS: Final = 1.0
 """Enough to commit and leave the group where the broker answers; then the line is cut."""
@@ -98,6 +108,8 @@ class KafkaSource:
         # The source's own thread alone uses these.
         self._ends = EndsAsked()
         self._standing = Standing()
+        self._topics: dict[str, UUID | None] = {}
+        self._said, self._said_until = "", 0.0
         self._held = False
         self._sweep_at = 0.0
         self._show_at = 0.0
@@ -177,6 +189,8 @@ class KafkaSource:
         """Sentences about what is wrong with what is read, for the page."""
         problem = self._problem
         said = (f"Kafka: {problem}",) if problem not in ("", NOT_YET) else ()
+        if self._said and time.monotonic() < self._said_until:
+            said = (*said, self._said)
         return (*said, *self._standing.said())
 
     def close(self) -> None:
@@ -228,6 +242,7 @@ class KafkaSource:
     def _read(self, consumer: KafkaConsumer) -> None:
         consumer.subscribe(list(self._settings.topics), listener=Listener(self._holdings, consumer))
         self._held = False
+        self._topics.clear()
         self._standing.restart()
         rest = SHORTEST_REST_SECONDS
         while not self._stop.is_set():
@@ -249,7 +264,13 @@ class KafkaSource:
             except OffsetOutOfRangeError as error:
                 self._bridge(consumer, error.args[0])
             except LogTruncationError as error:
-                raise truncated(map(key_of, error.divergent_offsets)) from None
+                at, diverged = positions(consumer), error.divergent_offsets
+                raise truncated(
+                    {
+                        key_of(one): (at.get(key_of(one), 0), end.offset if end else None)
+                        for one, end in diverged.items()
+                    }
+                ) from None
             self._commit(consumer)
         self._commit(consumer, wait=True)
 
@@ -281,29 +302,41 @@ class KafkaSource:
         if not self._held:
             consumer.resume(*map(native, points))
         self._say("")
+        self._topics |= {topic: topic_id(consumer, topic) for topic, _ in points}
         log.info("kafka.reading", partitions=names_of(points))
+        self._compare_commits(consumer, points)
+
+    def _compare_commits(
+        self, consumer: KafkaConsumer, points: Mapping[Partition, ReadingPoint]
+    ) -> None:
+        """Say once that somebody else set the group's offsets, and commit ours over them."""
+        others = set_by_others(consumer, points)
+        if others:
+            self._said = told(others, points)
+            self._said_until = time.monotonic() + SAID_SECONDS
+            log.warning("kafka.offsets_set_from_outside", said=self._said)
+            self._holdings.commit_again(others)
 
     def _look_around(self, consumer: KafkaConsumer) -> None:
         """Ask for the ends of the logs when it is time, and show the lag: whatever is paused."""
         now = time.monotonic()
         if is_stable(consumer):
-            standing = positions(consumer)
-            read = {one: standing[one] for one in self._holdings.being_read() if one in standing}
-            ends = self._ends.ask(consumer, read)
+            ends = self._ends.ask(consumer, self._holdings.being_read())
             if ends:
                 self._holdings.ends_told(ends.log, ends.asked_at)
-                self._watch(read, ends, now)
+                self._watch(ends, now)
         if now < self._show_at:
             return
         self._show_at = now + SWEEP_SECONDS
+        require_same_topics(consumer, self._topics)
         for (topic, number), lag in self._holdings.lag().items():
             METRICS.lag.labels(topic=topic, partition=str(number)).set(lag)
 
-    def _watch(self, read: Mapping[Partition, int], ends: Ends, now: float) -> None:
+    def _watch(self, ends: Ends, now: float) -> None:
         """Name the partitions that stand still; raises `Stalled` when a new consumer is to be tried."""
         if self._held:
             return
-        stalled = self._standing.look(read, ends, now)
+        stalled = self._standing.look(ends, now)
         METRICS.behind_transactions.set(len(self._standing.behind_transactions))
         for topic, _ in stalled:
             METRICS.partitions_stalled.labels(topic=topic).inc()
@@ -342,6 +375,9 @@ class KafkaSource:
                     log_end=consumer.highwater(one),
                     now=now,
                 )
+                beyond = self._holdings.beyond(partition, standing[partition])
+                if beyond > standing[partition]:
+                    consumer.seek(one, beyond)
 
     def _bridge(self, consumer: KafkaConsumer, out_of_range: Mapping[TopicPartition, int]) -> None:
         """The stored offset is not in the log: go on behind a gap, or stop loudly."""
@@ -350,9 +386,8 @@ class KafkaSource:
         latest = look_up(consumer.end_offsets, wanted, OFFSETS_MS)
         for partition, offset in wanted.items():
             if offset > latest[partition]:
-                raise truncated([partition])
-            # Below the end of what is read stand only records that would have been read again.
-            lost = max(0, earliest[partition] - max(offset, self._holdings.end(partition)))
+                raise truncated({partition: (offset, latest[partition])})
+            lost = self._holdings.lost_below(partition, offset, earliest[partition])
             consumer.seek(native(partition), max(offset, earliest[partition]))
             self._holdings.add(
                 partition,
@@ -361,7 +396,6 @@ class KafkaSource:
                 log_end=latest[partition],
                 now=time.monotonic(),
             )
-            self._holdings.lost_records(partition, lost)
             if lost:
                 METRICS.offset_gaps.labels(topic=partition[0]).inc(lost)
                 log.error(
@@ -369,14 +403,12 @@ class KafkaSource:
                     partition=names_of([partition]),
                     offsets=lost,
                     first=offset,
+                    end=earliest[partition],
                     reason="retention removed them before they were read",
                 )
 
     def _commit(self, consumer: KafkaConsumer, *, wait: bool = False) -> None:
-        offsets = {
-            native(partition): OffsetAndMetadata(offset, "", -1)
-            for partition, offset in self._holdings.take_commits().items()
-        }
+        offsets = ours(self._holdings.take_commits())
         if not offsets:
             return
         if not wait:

@@ -40,13 +40,11 @@ class Standing:
         self.behind_transactions: Mapping[Partition, int] = {}
         """Everything is read that may be, and has been for `STAND_SECONDS`: how many records wait."""
 
-    def look(
-        self, positions: Mapping[Partition, int], ends: Ends, now: float
-    ) -> frozenset[Partition]:
-        """Those that have just been found stalled. All of ``positions`` are read, and none is paused."""
+    def look(self, ends: Ends, now: float) -> frozenset[Partition]:
+        """Those that have just been found stalled. All of ``ends`` are read, and none is paused."""
         before, self._still = self._still, {}
         stalled, waiting = set(), {}
-        for partition, position in positions.items():
+        for partition, position in ends.positions.items():
             readable, end = ends.readable.get(partition), ends.log.get(partition)
             if readable is None or end is None or position >= end:
                 self._cured.pop(partition, None)
