@@ -10,6 +10,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from sqlalchemy import Engine
 
+from monitor.ingest.kafka import group
 from monitor.settings import Settings
 from tests.worker.working import number, prompts, send, settings_for, wait_for, working
 
@@ -84,6 +85,23 @@ def test_what_is_sent_to_new_partitions_before_they_are_noticed_is_stored(
         grow(topic, 6)
         send_to(kafka_bootstrap, topic, range(6), 60)
         wait_for(lambda: number(database, STORED) == 90, "everything is stored")
+
+
+def test_a_join_that_ends_between_two_polls_is_finished(
+    database: Engine,
+    kafka_bootstrap: str,
+    make_topic: Callable[..., str],
+    grow: Callable[[str, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The client library forgets one that new partitions began: then every partition is silent for good."""
+    monkeypatch.setattr(group, "POLL_SECONDS", 0.0005)
+    topic = make_topic(partitions=1)
+    with at_work(database, reading(kafka_bootstrap, topic)):
+        wait_for(begun(database, 1), "reading has begun")
+        for partitions in range(2, 6):
+            grow(topic, partitions)
+            wait_for(begun(database, partitions), f"partition {partitions - 1} is read")
 
 
 def test_partitions_added_while_no_worker_runs_are_read_from_their_beginning(

@@ -6,6 +6,7 @@ The only package that speaks to the client library; its exceptions end here.
 from monitor.ingest.kafka.codecs import readable_codecs
 from monitor.ingest.kafka.dead_letter_topic import DeadLetterTopic
 from monitor.ingest.kafka.dead_letters import DeadLetterProducer
+from monitor.ingest.kafka.logs_now import LogsNow, group_members, logs_now
 from monitor.ingest.kafka.newest import Newest, newest_records
 from monitor.ingest.kafka.options import client_options
 from monitor.ingest.kafka.placing import ReadingPoints
@@ -17,10 +18,13 @@ __all__ = [
     "DeadLetterProducer",
     "DeadLetterTopic",
     "KafkaSource",
+    "LogsNow",
     "Newest",
     "ReadingPoints",
     "client_options",
     "describe",
+    "group_members",
+    "logs_now",
     "newest_records",
     "readable_codecs",
 ]

@@ -22,7 +22,7 @@ from monitor.errors import BrokerUnavailable, ConfigurationError, MonitorError, 
 from monitor.ingest.kafka import connection
 from monitor.ingest.kafka.committed import ours, set_by_others, told
 from monitor.ingest.kafka.ends import Ends, EndsAsked
-from monitor.ingest.kafka.group import Listener, is_stable, poll_ms
+from monitor.ingest.kafka.group import Listener, finish_join, is_stable, poll_ms
 from monitor.ingest.kafka.holdings import Holdings
 from monitor.ingest.kafka.natives import (
     key_of,
@@ -253,6 +253,7 @@ class KafkaSource:
             if room == 0 and is_stable(consumer) and self._worker_takes_a_chunk():
                 continue
             self._hold(consumer, room == 0)
+            finish_join(consumer)
             try:
                 fetched = consumer.poll(poll_ms(consumer), max(room, 1))
                 self._take(consumer, fetched)
