@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Protocol
@@ -25,9 +26,11 @@ from monitor.canaries import Replay, canary_run
 from monitor.drift.histogram import bucket_scores
 from monitor.errors import (
     DatabaseUnavailable,
+    MonitorError,
     RegistryUnavailable,
     Retry,
     StaleChunk,
+    StopLoudly,
 )
 from monitor.fetching import Fetching, Prepared, Source
 from monitor.heartbeat import Heartbeat
@@ -156,6 +159,11 @@ class Worker:
             except (StaleChunk, Retry) as error:
                 # `_patiently` gives up only once it is told to stop: nothing is lost by leaving.
                 log.warning("worker.last_chunk_not_stored", error=str(error), effect="read again")
+            except StopLoudly:
+                # Else it counts as alive for minutes, and what mends it is refused meanwhile.
+                with suppress(MonitorError):
+                    self._show_presence("stopped")
+                raise
 
     def _flow(
         self, stop: threading.Event, fetching: ThreadPoolExecutor, storing: ThreadPoolExecutor

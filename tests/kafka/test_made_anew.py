@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from kafka import KafkaAdminClient
 from sqlalchemy import Engine
@@ -36,8 +38,7 @@ def test_a_topic_that_was_made_anew_stops_loudly_and_a_command_decides(
         working(database, settings) as worker,
         pytest.raises(StopLoudly, match="made anew") as stopped,
     ):
-        for _ in range(60):
-            worker.step()
+        worker.run(threading.Event())
     assert f"monitor offsets move --topic {topic} --to earliest" in stopped.value.hint
     assert number(database, STORED) == 20
     (planned,) = moved(database, settings, EARLIEST)
