@@ -15,6 +15,7 @@ from monitor.errors import BrokerUnavailable, StopLoudly
 from monitor.values.prompts import RawRecord
 from monitor.values.reading import Partition
 
+NAMED: Final = 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS: Final = 253_402_300_799_000  # 9999-12-31T23:59:59Z
 
@@ -28,8 +29,9 @@ def key_of(native: TopicPartition) -> Partition:
 
 
 def names_of(partitions: Iterable[Partition]) -> list[str]:
-    """``topic/number`` of each, in order."""
-    return [f"{topic}/{number}" for topic, number in sorted(partitions)]
+    """``topic/number`` of each, in order; of very many the first, and how many more there are."""
+    names = [f"{topic}/{number}" for topic, number in sorted(partitions)]
+    return names if len(names) <= NAMED else [*names[:NAMED], f"and {len(names) - NAMED} more"]
 
 
 def raw_record(record: Any) -> RawRecord:

@@ -31,6 +31,7 @@ from monitor.settings import KafkaSettings, secret
 
 CLIENT_ID: Final = "persona-monitor"
 METADATA_MS: Final = 30_000
+FETCH_WAIT_MS: Final = 1_000
 
 FIXED: Final = frozenset(
     {
@@ -77,6 +78,9 @@ def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
         "heartbeat_interval_ms": settings.heartbeat_interval_ms,
         "max_poll_interval_ms": settings.max_poll_interval_ms,
         "max_partition_fetch_bytes": settings.max_partition_fetch_bytes,
+        # A fetch names every partition: idle ones should not be asked about twice a second. Records that
+        # come are answered at once.
+        "fetch_max_wait_ms": min(FETCH_WAIT_MS, settings.request_timeout_ms // 2),
         # Partitions that are added are noticed within this time; the library's own five minutes are long.
         "metadata_max_age_ms": METADATA_MS,
         # Records of aborted transactions were never sent, as far as their producer is concerned.

@@ -58,7 +58,9 @@ polling on would spin beside the model."""
 HOLD_SECONDS: Final = 0.5
 """While the queue is full, one poll in this time keeps the membership."""
 SWEEP_SECONDS: Final = 1.0
-"""How often positions that moved without a record are looked for, and the lag is shown."""
+"""How often positions that moved without a record are looked for."""
+SHOW_SECONDS: Final = 3.0
+"""How often the lag is shown, and the topics' ids are looked at."""
 RETRY_SECONDS: Final = 1.0
 REFUSALS: Final = 3
 """Refusals that end a source which has worked before: the first may be a secret being rotated."""
@@ -328,7 +330,7 @@ class KafkaSource:
                 self._watch(ends, now)
         if now < self._show_at:
             return
-        self._show_at = now + SWEEP_SECONDS
+        self._show_at = now + SHOW_SECONDS
         require_same_topics(consumer, self._topics)
         for (topic, number), lag in self._holdings.lag().items():
             METRICS.lag.labels(topic=topic, partition=str(number)).set(lag)

@@ -106,7 +106,7 @@ class Standing:
 
 
 def _named(partitions: Collection[Partition]) -> str:
-    names = names_of(partitions)
-    verb = "is" if len(names) == 1 else "are"
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more} {verb}"
+    names = names_of(sorted(partitions)[:NAMED])
+    verb = "is" if len(partitions) == 1 else "are"
+    more = f" and {len(partitions) - NAMED} more" if len(partitions) > NAMED else ""
+    return f"{', '.join(names)}{more} {verb}"
