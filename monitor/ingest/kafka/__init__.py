@@ -6,8 +6,9 @@ The only package that speaks to the client library; its exceptions end here.
 from monitor.ingest.kafka.codecs import readable_codecs
 from monitor.ingest.kafka.dead_letters import DeadLetterProducer
 from monitor.ingest.kafka.newest import Newest, newest_records
-from monitor.ingest.kafka.options import client_options
+from monitor.ingest.kafka.options import client_options, principal
 from monitor.ingest.kafka.report import BrokerReport, describe
+from monitor.ingest.kafka.rights import Rights, rights
 from monitor.ingest.kafka.source import KafkaSource
 
 __all__ = [
@@ -15,8 +16,11 @@ __all__ = [
     "DeadLetterProducer",
     "KafkaSource",
     "Newest",
+    "Rights",
     "client_options",
     "describe",
     "newest_records",
+    "principal",
     "readable_codecs",
+    "rights",
 ]

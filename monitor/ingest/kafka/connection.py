@@ -18,7 +18,9 @@ from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
 
 from monitor.errors import BrokerUnavailable, ConfigurationError
-from monitor.ingest.kafka.options import consumer_options, refusal
+from monitor.ingest.kafka import last_words
+from monitor.ingest.kafka.listener import Address, mismatch
+from monitor.ingest.kafka.options import consumer_options, principal, refusal
 from monitor.settings import KafkaSettings
 
 CONNECT_SECONDS: Final = 3.0
@@ -29,6 +31,10 @@ TOPIC_SECONDS: Final = 5.0
 REACH: Final = (
     "Mend kafka.bootstrap_servers and kafka.security_protocol, start the broker, or let this host "
     "reach it: DNS, firewall, the network policy's ports."
+)
+LISTENER: Final = (
+    "Mend kafka.security_protocol or the certificate, or name another listener's port in "
+    "kafka.bootstrap_servers."
 )
 
 
@@ -47,8 +53,9 @@ def connect(settings: KafkaSettings) -> KafkaConsumer:
     if missing:
         close(consumer)
         raise ConfigurationError(
-            f"kafka.topics: {', '.join(missing)} not found at {settings.bootstrap_servers}",
-            hint="Create the topic, mend the name, or allow this principal to DESCRIBE it.",
+            f"kafka.topics: {', '.join(missing)} not found at {settings.bootstrap_servers}, or "
+            f"{principal(settings)} may not DESCRIBE it: brokers do not tell which",
+            hint="Create the topic, mend the name, or allow this principal to READ it.",
         )
     return consumer
 
@@ -56,11 +63,16 @@ def connect(settings: KafkaSettings) -> KafkaConsumer:
 def open_client(kind: type, settings: KafkaSettings, options: Mapping[str, Any]) -> Any:
     """A `KafkaConsumer` or `KafkaProducer` that has reached the cluster; errors as `connect`."""
     if not {"proxy_url", "socks5_proxy"} & options.keys():
-        _require_listener(options["bootstrap_servers"])
+        said = mismatch(_require_listener(options["bootstrap_servers"]), options)
+        if said:
+            raise BrokerUnavailable(said, hint=LISTENER)
     clients: list[KafkaNetClient] = []
 
+    def refused(error: BaseException) -> object:
+        return refusal(error, settings)
+
     def remembered(**configs: Any) -> KafkaNetClient:
-        clients.append(KafkaNetClient(**configs))
+        clients.append(last_words.heard(KafkaNetClient(**configs), refused))
         return clients[-1]
 
     defaults = {"bootstrap_timeout_ms": BOOTSTRAP_SECONDS * 1_000, "kafka_client": remembered}
@@ -73,9 +85,8 @@ def open_client(kind: type, settings: KafkaSettings, options: Mapping[str, Any])
                 with suppress(KafkaError, OSError):
                     client.close()
             for cause in (error, *causes):
-                refused = refusal(cause, settings)
-                if refused:
-                    raise refused from None
+                if found := refusal(cause, settings):
+                    raise found from None
             because = causes[-1] if causes else error
             raise BrokerUnavailable(
                 f"Kafka at {settings.bootstrap_servers} cannot be used: {because}", hint=REACH
@@ -100,13 +111,14 @@ def close(consumer: KafkaConsumer) -> None:
         consumer.close(autocommit=False, timeout_ms=5_000)
 
 
-def _require_listener(servers: Sequence[str]) -> None:
-    """Fail at once, and cheaply, while nothing listens at any of the addresses."""
+def _require_listener(servers: Sequence[str]) -> Address:
+    """The first of the addresses at which something listens; fails at once, and cheaply, if none is."""
     problems = []
     for server in servers:
         host, _, port = server.rpartition(":") if ":" in server else (server, "", "9092")
         try:
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+            address = host.strip("[]"), int(port)
+            socket.create_connection(address, CONNECT_SECONDS).close()
         except ValueError:
             raise ConfigurationError(
                 f"kafka.bootstrap_servers: {server!r} is not host:port"
@@ -114,7 +126,7 @@ def _require_listener(servers: Sequence[str]) -> None:
         except OSError as error:
             problems.append(f"{server}: {error.strerror or error}")
         else:
-            return
+            return address
     raise BrokerUnavailable(f"no Kafka broker answers ({'; '.join(problems)})", hint=REACH)
 
 

@@ -32,7 +32,7 @@ from monitor.ingest.kafka.natives import (
 )
 from monitor.ingest.kafka.options import consumer_options, refusal
 from monitor.ingest.kafka.reading import Partition, Places
-from monitor.logs import get_logger
+from monitor.logs import Once, get_logger
 from monitor.metrics import METRICS
 from monitor.settings import IngestSettings, KafkaSettings
 from monitor.values.progress import LogEnd
@@ -49,10 +49,14 @@ HOLD_SECONDS: Final = 0.5
 SWEEP_SECONDS: Final = 1.0
 """How often positions that moved without a record are looked for, and the lag is shown."""
 RETRY_SECONDS: Final = 1.0
+LONGEST_RETRY_SECONDS: Final = 5.0
+"""Rest before connecting again, twice as long after each failure: brokers log every attempt, too."""
 REFUSALS: Final = 3
 """Refusals that end a source which has worked before: the first may be a secret being rotated."""
 SETTLED_SECONDS: Final = 60.0
 """A connection that lasted this long makes earlier refusals forgotten."""
+SAY_SECONDS: Final = 60.0
+"""How often a problem that lasts is logged."""
 OFFSETS_MS: Final = 10_000
 CLOSE_SECONDS: Final = 15.0
 
@@ -92,6 +96,7 @@ class KafkaSource:
         # Written by the thread alone, read by all.
         self._failure: BaseException | None = None
         self._problem = "not connected yet"
+        self._once = Once(SAY_SECONDS)
         # The source's own thread alone uses these.
         self._ends = EndsAsked()
         self._held = False
@@ -179,12 +184,12 @@ class KafkaSource:
     # --- the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        refusals, connected_at = 0, None
+        refusals, connected_at, rest = 0, None, RETRY_SECONDS
         while not self._stop.is_set():
             consumer: KafkaConsumer | None = None
             try:
                 consumer = connection.connect(self._settings)
-                connected_at = time.monotonic()
+                connected_at, rest = time.monotonic(), RETRY_SECONDS
                 self._say("")
                 self._read(consumer)
             except (BrokerUnavailable, KafkaError, ConfigurationError) as error:
@@ -201,7 +206,8 @@ class KafkaSource:
                 if consumer is not None:
                     connection.close(consumer)
                 self._holdings.lose_all()
-            self._stop.wait(RETRY_SECONDS)
+            self._stop.wait(rest)
+            rest = min(2 * rest, LONGEST_RETRY_SECONDS)
 
     def _read(self, consumer: KafkaConsumer) -> None:
         consumer.subscribe(list(self._settings.topics), listener=Listener(self._holdings, consumer))
@@ -357,8 +363,8 @@ class KafkaSource:
     # --- reports -------------------------------------------------------------------------------
 
     def _say(self, problem: str) -> None:
-        changed, self._problem = problem != self._problem, problem
-        if changed and problem:
+        self._problem = problem
+        if problem and self._once.may_say(problem, time.monotonic()):
             log.warning("kafka.waiting", problem=problem)
 
     def _fail(self, error: BaseException) -> None:
