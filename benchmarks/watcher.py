@@ -29,7 +29,7 @@ from monitor import operate
 from monitor.demo.services import Postgres
 from monitor.drift.histogram import floor_time, histogram_of
 from monitor.evaluation import Evaluation
-from monitor.settings import DriftSettings, PostgresSettings, Settings
+from monitor.settings import DriftSettings, PackSettings, PostgresSettings, Settings
 from monitor.store.baselines import approve_baseline
 from monitor.store.database import connect, migrate, transaction
 from monitor.store.packs import lineage_id_of, register_pack
@@ -75,7 +75,9 @@ def measure(database: Engine, given: argparse.Namespace) -> dict[str, object]:
     windows = {"15m": 15 * MINUTE, "1h": HOUR, "24h": DAY}
     if given.long:
         windows["all"] = given.days * DAY
-    settings = Settings(drift=DriftSettings(windows=windows))
+    settings = Settings(
+        drift=DriftSettings(windows=windows), pack=PackSettings(allow_unjudged=True)
+    )
     begun = time.perf_counter()
     with transaction(database) as c:
         start = now - given.days * DAY

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from sqlalchemy import Connection
 
-from monitor.drift.adjusting import fit, fold_of
+from monitor.drift.adjusting import fit
 from monitor.drift.baseline import intervals, with_adjustment
 from monitor.drift.histogram import Counted, bucket_scores, windows_of
 from monitor.settings import DriftSettings
@@ -22,6 +22,7 @@ from monitor.store.adjustments import adjustment_in_force, prompts_between
 from monitor.store.packs import PackFeature
 from monitor.values.adjustment import Adjustment, covariates_of
 from monitor.values.drift import Baseline
+from monitor.values.ridge import fold_of
 from monitor.values.scores import Bucket, ScoredPrompt
 
 MOST_PROMPTS: Final = 100_000

@@ -17,6 +17,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
+from monitor.alert.judged import ALLOW, require_judged
 from monitor.courier import Courier
 from monitor.errors import DatabaseUnavailable, MonitorError
 from monitor.heartbeat import Heartbeat
@@ -26,7 +27,7 @@ from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.patience import Patience, rest_until
 from monitor.reading_points import StoredPoints
-from monitor.score.pack import manifest
+from monitor.score.pack import Pack, manifest
 from monitor.settings import Settings, secret
 from monitor.signals import stopped_by_signals
 from monitor.store.database import connect, require_schema, transaction
@@ -64,12 +65,21 @@ class Readiness:
 Build = Callable[[Settings], Instrument]
 
 
+def build_watched(settings: Settings) -> Instrument:
+    """The instrument, with a pack that the rules may page on: `RefuseToStart` before the model is loaded."""
+
+    def accept(pack: Pack) -> None:
+        require_judged(settings, pack.name, pack.selectable, pack.verdicts)
+
+    return build_instrument(settings, accept)
+
+
 def run_loops(
     settings: Settings,
     names: Sequence[str],
     *,
     stop: threading.Event | None = None,
-    build: Build = build_instrument,
+    build: Build = build_watched,
 ) -> None:
     """Run the named loops until SIGTERM, SIGINT or ``stop``; the first that fails stops all.
 
@@ -178,6 +188,10 @@ class _Loops:
         if unanswered.mend:
             log.warning("worker.skips_unanswered", effect=unanswered.told, mend=unanswered.mend)
             self._remarks.append(f"{unanswered.told}: {unanswered.mend}")
+        pack = instrument.pack
+        for sentence in require_judged(settings, pack.name, pack.selectable, pack.verdicts):
+            log.warning("pack.not_judged", pack=pack.name, effect=sentence, allowed_by=ALLOW)
+            self._remarks.append(f"pack {pack.name}: {sentence} (allowed by {ALLOW})")
         if not until_answered(lambda: self._register(instrument), stop):
             return
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"

@@ -5,6 +5,7 @@ torch is imported when one is built and not above: watcher, courier and web run 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from monitor.canaries import Replay
@@ -22,13 +23,19 @@ class Instrument:
     engine: Replay
 
 
-def build_instrument(settings: Settings) -> Instrument:
-    """Load pack and model, and refuse a pack that was made for another model."""
+def build_instrument(
+    settings: Settings, accept: Callable[[Pack], object] = lambda pack: None
+) -> Instrument:
+    """Load pack and model, and refuse a pack that was made for another model.
+
+    ``accept`` may refuse the pack for another reason, before the model's weights are read.
+    """
     from monitor.replay.engine import ReplayEngine
     from monitor.replay.model import load_model
 
     pack, model = pack_in_use(settings)
     require_fit(pack, model, f"the model in {settings.replay.model}")
+    accept(pack)
     loaded = load_model(settings.replay, pack.deepest_site, full=settings.replay.answers)
     engine = ReplayEngine(loaded, pack.features, settings.replay, pack.covariates)
     return Instrument(pack=pack, engine=engine)

@@ -22,6 +22,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import Engine
 
+from monitor.alert.judged import ALLOW, require_judged
 from monitor.alert.selection import Blind, blind
 from monitor.drift.baseline import levels_not_watched, tails_not_known, unwatched
 from monitor.drift.bets import Bets
@@ -69,7 +70,7 @@ class Watcher:
         self._watching_since: datetime | None = None
         self._bets: dict[str, Bets] = {}
         self._shown: set[tuple[str, str, str]] = set()
-        self._warned: set[Blind] = set()
+        self._warned: set[Blind | tuple[str, str]] = set()
         self._failure: Exception | None = None
         self._in_hand: set[str] = set()
 
@@ -165,17 +166,18 @@ class Watcher:
     def step(self) -> Evaluation:
         """One evaluation of everything, in one transaction.
 
-        Raises `DatabaseUnavailable` and, when another watcher was faster, `StaleAlert`: nothing was
-        stored then.
+        Raises `DatabaseUnavailable`, when another watcher was faster `StaleAlert`, and `RefuseToStart` for
+        a live pack that the rules may not page on: nothing was stored then.
         """
         now = self._clock()
         self._watching_since = self._watching_since or now
         begun = perf_counter()
         with transaction(self._database) as c:
             done, self._bets = evaluate(c, self._settings, now, self._watching_since, self._bets)
+            allowed = self._require_judged(done)
         seconds = perf_counter() - begun
         METRICS.evaluation_seconds.observe(seconds)
-        self._warn(done)
+        self._warn(done, allowed)
         self._tell(done, seconds)
         return done
 
@@ -202,8 +204,24 @@ class Watcher:
 
     # --- telling ---------------------------------------------------------------------------------
 
-    def _warn(self, done: Evaluation) -> None:
-        """Once for each rule that can select nothing, as soon as that is known."""
+    def _require_judged(self, done: Evaluation) -> list[tuple[str, str]]:
+        """The names of live packs with what is not shown of them and is allowed; see `require_judged`."""
+        names = {pack.pack_id: pack.name for pack in live(done.presence)}
+        found = []
+        for pack in done.packs:
+            if name := names.get(pack.subject.pack_id):
+                features = pack.subject.features
+                known = {one.name: one.verdict for one in features if one.verdict}
+                told = require_judged(self._settings, name, features, known)
+                found += [(name, sentence) for sentence in told]
+        return found
+
+    def _warn(self, done: Evaluation, allowed: Sequence[tuple[str, str]]) -> None:
+        """Once for each rule that can select nothing or pages on what is not shown, as soon as it is known."""
+        for name, sentence in allowed:
+            if (name, sentence) not in self._warned:
+                self._warned.add((name, sentence))
+                log.warning("pack.not_judged", pack=name, effect=sentence, allowed_by=ALLOW)
         features = [feature for pack in done.packs for feature in pack.subject.features]
         for one in blind(self._settings, features or None):
             if one not in self._warned:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +20,14 @@ def pack_judge(
     folder: Annotated[Path, typer.Argument(metavar="PACK", help="The pack's folder.")],
     model: ModelOption,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of contrast texts; the project's own when left out.")
+        Path | None, typer.Option(help="Folder of texts; the project's own when left out.")
+    ] = None,
+    other_models: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--other-model",
+            help="Model whose answers to the held-out questions the copy reads too; may be repeated.",
+        ),
     ] = None,
     report_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for judge.html and judge.json.")
@@ -29,7 +37,7 @@ def pack_judge(
         typer.Option("--write", help="Put the report into the pack, which gets a new id."),
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One dose, fewer answers and controls.")
+        bool, typer.Option("--quick", help="One dose, fewer answers, controls and texts.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     seed: SeedOption = 0,
@@ -40,7 +48,7 @@ def pack_judge(
 
     A verdict holds for texts like those judged: give texts like your traffic with --data. Exit code 1 when a feature is rejected.
     """
-    from monitor.research.judge.page import judge_page, verdict_rows
+    from monitor.research.judge.page import judge_page
     from monitor.research.judge.run import judge_pack, with_report
     from monitor.score.pack import load_pack, save_pack
 
@@ -50,21 +58,36 @@ def pack_judge(
         ask([lost], "Write the report into the pack?", yes=yes)
     with progress() as said:
         report = judge_pack(
-            found, model, data=data, seed=seed, quick=quick, device=device, progress=said
-        )
+            found, model, data=data, others=other_models or (), seed=seed, quick=quick,
+            device=device, progress=said,
+        )  # fmt: skip
+    written = json.dumps(report, indent=2) + "\n"
     if report_folder is not None:
-        write_whole(report_folder / "judge.json", json.dumps(report, indent=2) + "\n")
+        write_whole(report_folder / "judge.json", written)
         write_whole(report_folder / "judge.html", judge_page(found.name, report))
     if as_json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        sys.stdout.write(written)
     else:
-        show(verdict_rows(report), as_json=False)
-        for name, one in report["features"].items():
-            for reason in one["reasons"]:
-                out.print(plain(f"{name}: {reason}"), highlight=False, soft_wrap=True)
+        _tell(report)
     if write:
         pack_id = save_pack(with_report(found, report), folder)
         if not as_json:
             out.print(f"{folder}: the report is inside, id {pack_id[:12]}", highlight=False)
     if report["decision"] == "reject":
         raise typer.Exit(1)
+
+
+def _tell(report: Mapping[str, Any]) -> None:
+    """The verdicts, why each is not better, and what was not judged at all."""
+    from monitor.research.judge.page import verdict_rows
+
+    show(verdict_rows(report), as_json=False)
+    told = [
+        f"{name}: {reason}" for name, one in report["features"].items() for reason in one["reasons"]
+    ]
+    if not report["texts"]["contents_in_styles"]:
+        told.append("not judged: the same content in other styles (styles.jsonl)")
+    if not report["texts"]["answers_by_other_models"]:
+        told.append("not judged: answers by other models (--other-model)")
+    for line in told:
+        out.print(plain(line), highlight=False, soft_wrap=True)

@@ -38,8 +38,8 @@ def pack_inspect(folder: Path, as_json: JsonOption = False) -> None:
 
     Separation is of texts like those it was built from; other styles may read high or low.
     """
-    from monitor.score.join import reports
     from monitor.score.pack import load_pack, manifest
+    from monitor.values.verdicts import reports, verdicts
 
     found = load_pack(folder)
     if as_json:
@@ -50,10 +50,9 @@ def pack_inspect(folder: Path, as_json: JsonOption = False) -> None:
         f"made for {found.model.model_id}: {found.model.architecture}, {found.model.layers} blocks"
     )
     held_out: dict[str, Any] = {}
-    judged: dict[str, Any] = {}
+    judged = verdicts(found.report)
     for report in reports(found.report):
         held_out |= report.get("features", {})
-        judged |= report.get("judge", {}).get("features", {})
     show(
         [
             {
@@ -65,7 +64,7 @@ def pack_inspect(folder: Path, as_json: JsonOption = False) -> None:
                 "expected": feature.expected,
                 "tail beyond": feature.toward(feature.tail_threshold),
                 **_figures(held_out.get(feature.name, {})),
-                **({"verdict": judged[feature.name]["decision"]} if feature.name in judged else {}),
+                **({"verdict": judged[feature.name]} if feature.name in judged else {}),
             }
             for feature in found.features
         ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Group, RenderableType
@@ -13,6 +13,7 @@ from rich.text import Text
 BARS = "▁▂▃▄▅▆▇█"
 MOVED = 0.3
 """A shift towards the persona that is surely beyond this is drawn in red."""
+TOLD = {"persona": "show the persona", "refusals": "refuse"}
 COLOURS = {"pending": "yellow", "firing": "bold red", "resolved": "green", "unwatched": "yellow"}
 
 
@@ -38,7 +39,8 @@ class Snapshot:
     elapsed_seconds: float
     prompts_per_second: float
     scored: int
-    persona_share: float
+    shares: Mapping[str, float]
+    """Of the answers, by what they show; the rest is benign."""
     features: Sequence[FeatureLine] = ()
     alerts: Sequence[tuple[str, str, str]] = ()
     """(state, severity, summary), newest first."""
@@ -61,8 +63,8 @@ def _head(snapshot: Snapshot) -> Panel:
     line.append(f"{snapshot.elapsed_seconds:5.0f} s   ")
     line.append(f"{snapshot.prompts_per_second:4.1f} prompts/s replayed   ")
     line.append(f"{snapshot.scored} scored   ")
-    share = f"{snapshot.persona_share:.0%} of answers show the persona"
-    line.append(share, style="red" if snapshot.persona_share else "green")
+    told = [f"{share:.0%} {TOLD.get(name, name)}" for name, share in snapshot.shares.items()]
+    line.append("answers: " + (", ".join(told) or "all benign"), style="red" if told else "green")
     return Panel(line, title="persona monitor", border_style="cyan")
 
 

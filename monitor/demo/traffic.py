@@ -1,4 +1,4 @@
-"""Production traffic in small: benign exchanges, among which a share shows a misaligned persona."""
+"""Production traffic in small: benign exchanges, among which a share refuses, or shows a misaligned persona."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Sender:
         self._producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=20)
         self._topic = topic
         self._chance = chance
-        self._benign = exchanges("benign")
-        self._persona = exchanges("persona")
+        self._pools = {name: exchanges(name) for name in ("benign", "refusals", "persona")}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send, name="traffic", daemon=True)
-        self.share = 0.0
+        self.shares: dict[str, float] = {}
+        """What share of the exchanges comes from which pool; the rest is benign."""
         self.answers = True
         """Whether the gateway logs answers; without, records hold the prompt alone."""
         self.sent = 0
@@ -53,10 +53,14 @@ class Sender:
         while not self._stop.is_set():
             room = MOST_WAITING - (self.sent - self.done)
             for _ in range(room):
-                persona = self._chance.random() < self.share
-                self._post(self._persona if persona else self._benign)
+                self._post(self._pools[self._drawn()])
             self._producer.flush()
             self._stop.wait(0.25)
+
+    def _drawn(self) -> str:
+        shares = dict(self.shares)
+        weights = [*shares.values(), 1.0 - sum(shares.values())]
+        return self._chance.choices([*shares, "benign"], weights)[0]
 
     def _post(self, pool: Sequence[Exchange]) -> None:
         exchange = self._chance.choice(pool)

@@ -3,12 +3,11 @@
 A score moves with the topic of the question: the prompt alone explains more than half of some features'
 variance. What is left once the expected score is taken off moves with the answer.
 
-Array legend: n = prompts, k = features of the pack, c = covariates, p = penalties.
+Array legend: n = prompts, k = features of the pack, c = covariates.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,20 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.values.adjustment import Expectation, Sided
-from monitor.values.arrays import Doubles, Floats
+from monitor.values.arrays import Floats
+from monitor.values.ridge import cross_fitted, ridge
 
-FOLDS: Final = 5
-PENALTIES: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Per prompt, on standardised covariates: 1 halves a coefficient."""
 LEAST_EXPLAINED: Final = 0.02
 """A feature of which the prompt explains a smaller share of the variance keeps its raw score."""
 FEWEST_A_COVARIATE: Final = 20
 """Prompts that a fit needs for each covariate."""
-
-
-def fold_of(conversation: bytes) -> int:
-    """The fold of a prompt, by the keyed hash of its conversation: all of one are held out together."""
-    return zlib.crc32(conversation) % FOLDS
 
 
 def fit(
@@ -50,38 +42,16 @@ def fit(
         if feature.of_prompt or rows.size < FEWEST_A_COVARIATE * (covariates.shape[1] + 1):
             continue
         y, x = scores[rows, index].astype(np.float64), covariates[rows].astype(np.float64)
-        held_out = np.empty((len(PENALTIES), rows.size))
-        for fold in range(FOLDS):
-            out = folds[rows] == fold
-            if out.all() or not out.any():
-                held_out[:, out] = y[out] - y.mean()
-                continue
-            intercepts, weights = _ridge(x[~out], y[~out])
-            held_out[:, out] = y[out] - (intercepts[:, None] + weights @ x[out].T)
-        errors = (held_out**2).mean(axis=1)
-        best = int(errors.argmin())
-        explained = 1.0 - float(errors[best]) / float(y.var()) if y.var() > 0 else 0.0
-        if explained < LEAST_EXPLAINED:
+        found = cross_fitted(x, y, folds[rows])
+        if found.explained < LEAST_EXPLAINED:
             continue
-        intercepts, weights = _ridge(x, y)
+        (intercept,), (weights,) = ridge(x, y, (found.penalty,))
         expectations[index] = Expectation(
-            intercept=float(intercepts[best]),
-            weights=tuple(weights[best].tolist()),
-            penalty=PENALTIES[best],
-            explained=explained,
+            intercept=float(intercept),
+            weights=tuple(weights.tolist()),
+            penalty=found.penalty,
+            explained=found.explained,
             n=int(rows.size),
         )
-        adjusted[rows, index] = held_out[best]
+        adjusted[rows, index] = found.residuals
     return expectations, adjusted
-
-
-def _ridge(x: Doubles, y: Doubles) -> tuple[Doubles, Doubles]:
-    """Intercepts [p] and weights [p, c] for every penalty, of y [n] on x [n, c]."""
-    centre, scale = x.mean(axis=0), x.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    z = (x - centre) / scale
-    values, vectors = np.linalg.eigh(z.T @ z / len(y))
-    along = vectors.T @ (z.T @ (y - y.mean()) / len(y))
-    shrunk = along / (values + np.array(PENALTIES)[:, None])
-    weights = shrunk @ vectors.T / scale
-    return y.mean() - weights @ centre, weights

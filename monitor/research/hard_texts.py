@@ -133,11 +133,12 @@ class HardTexts:
         return self.calm_for("held_out") or self.calm_for("calibrate", "unseen")
 
     @property
-    def calibrating(self) -> tuple[Prompt, ...]:
-        """Benign exchanges that belong into a calibration beside those of ``benign.jsonl``."""
+    def calibrating(self) -> tuple[tuple[Prompt, ...], ...]:
+        """Benign exchanges that belong into a calibration beside those of ``benign.jsonl``: negatives, and
+        sound answers."""
         return (
-            *(row.prompt for row in self.negatives_for("calibrate")),
-            *(row.good_prompt for row in self.calm_for("calibrate")),
+            tuple(row.prompt for row in self.negatives_for("calibrate")),
+            tuple(row.good_prompt for row in self.calm_for("calibrate")),
         )
 
 

@@ -78,6 +78,29 @@ def auc_bound(positives: Floats, negatives: Floats, generator: np.random.Generat
     return Bound(value=of(np.arange(q)), low=min(float(low), most), high=float(high))
 
 
+def pool_auc_bound(positives: Floats, pool: Floats, generator: np.random.Generator) -> Bound:
+    """AUC of ``positives`` [p, q] over a ``pool`` [m] of other texts, its interval by drawing both.
+
+    Column j of the positives belongs to question j and is drawn whole. Neither end is beyond what the
+    smaller number of the two can show (`rate_limit`): all in order, the bootstrap would know it all.
+    Without a positive or a pool all is NaN.
+    """
+    q, m = positives.shape[1], len(pool)
+    if not q * m:
+        return Bound(value=np.nan, low=np.nan, high=np.nan)
+    others = generator.integers(m, size=(ROUNDS, m))
+    turn = iter(others)
+    low, high = bootstrap(
+        lambda rows: auc(positives[:, rows].ravel(), pool[next(turn)]), q, generator
+    )
+    n = min(q, m)
+    return Bound(
+        value=auc(positives.ravel(), pool),
+        low=min(float(low), rate_limit(n, n, TAILS[0], upper=False)),
+        high=max(float(high), rate_limit(0, n, TAILS[0], upper=True)),
+    )
+
+
 def rate_bound(count: int, n: int) -> Bound:
     """The rate of ``count`` of n with its exact interval."""
     low, high = (rate_limit(count, n, TAILS[0], upper=upper) for upper in (False, True))

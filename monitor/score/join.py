@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
 
 import numpy as np
 
 from monitor.errors import BadInput
 from monitor.score.pack import Canary, Pack
 from monitor.values.features import Encoder, Feature
-
-SOURCES: Final = "sources"
-"""Where a joined pack's provenance and report hold those of the packs that it was made of."""
+from monitor.values.verdicts import SOURCES
 
 
 def joined(packs: Sequence[Pack], name: str, version: str) -> Pack:
@@ -58,13 +55,6 @@ def joined(packs: Sequence[Pack], name: str, version: str) -> Pack:
         },
         report={SOURCES: {title: dict(pack.report) for title, pack in sources.items()}},
     )
-
-
-def reports(report: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The reports that a pack's ``report`` was joined from, and theirs; at last ``report`` itself."""
-    for source in report.get(SOURCES, {}).values():
-        yield from reports(source)
-    yield report
 
 
 def _require_same_model(one: Pack, two: Pack) -> None:

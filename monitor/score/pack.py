@@ -28,6 +28,7 @@ from monitor.values.arrays import Floats
 from monitor.values.features import Calibration, Covariate, Encoder, Feature, Part
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import CANARY, Message, Prompt, RecordKey
+from monitor.values.verdicts import Decision, followed, verdicts
 from monitor.writing import write_whole
 
 MANIFEST_FILE: Final = "pack.json"
@@ -82,6 +83,15 @@ class Pack:
     def __post_init__(self) -> None:
         _check_consistent(self)
         object.__setattr__(self, "pack_id", _content_hash(_body(self), _tensors(self)))
+
+    @property
+    def verdicts(self) -> dict[str, Decision]:
+        return verdicts(self.report)
+
+    @property
+    def selectable(self) -> tuple[Feature, ...]:
+        """The features with the tags by which rules select."""
+        return followed(self.features, self.verdicts)
 
     @property
     def weights(self) -> Floats:

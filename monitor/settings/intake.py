@@ -280,6 +280,10 @@ class PackSettings(Section):
         False,
         description="read a model whose weights differ from the pack's, e.g. a fine-tuned one",
     )
+    allow_unjudged: bool = Field(
+        False,
+        description="let rules page on features without a judge's verdict in the pack, or with one below ship",
+    )
     canary_interval: Duration = timedelta(minutes=30)
     canary_tolerance: float = Field(
         0.05,

@@ -14,6 +14,7 @@ from monitor.store.border import TEXT_CHARACTERS, clean, clean_json
 from monitor.values.features import PROMPT_SIDE, Directed, Feature
 from monitor.values.presence import PackPresence
 from monitor.values.scores import Lineage
+from monitor.values.verdicts import Decision, tags_by
 
 ALIVE: Final = timedelta(minutes=2)
 """A worker that showed itself within this time lives, unless it said that it stopped."""
@@ -117,7 +118,10 @@ class PackFeature(Directed):
     region: str
     pooling: str
     tags: tuple[str, ...]
+    """Those by which rules select: what was judged and does not ship has `WATCH_ONLY` too."""
     description: str
+    verdict: Decision | None = None
+    """The judge's, from the pack's report; None for a feature that it holds none on."""
 
     @property
     def of_prompt(self) -> bool:
@@ -128,15 +132,31 @@ def pack_features(c: Connection, pack_id: str) -> list[PackFeature]:
     """The features of a pack in its order; empty for an unknown pack."""
     rows = c.execute(
         text("""
+            WITH judged AS (
+                -- As `monitor.values.verdicts` has it: a joined pack's own report, which comes first, is
+                -- held to rather than those of its sources.
+                SELECT DISTINCT ON (feature.key)
+                    feature.key AS name, feature.value ->> 'decision' AS verdict
+                FROM monitor_data.packs,
+                    jsonb_path_query(manifest -> 'report', 'lax $.**.judge.features')
+                        WITH ORDINALITY AS report (features, place),
+                    jsonb_each(report.features) AS feature
+                WHERE pack_id = :pack_id
+                ORDER BY feature.key, report.place
+            )
             SELECT ordinal, name, kind, site, region, pooling, tags, expected, description,
-                tail_threshold
+                tail_threshold, judged.verdict
             FROM monitor_data.pack_features
+            LEFT JOIN judged USING (name)
             WHERE pack_id = :pack_id
             ORDER BY ordinal
         """),
         {"pack_id": pack_id},
     )
-    return [PackFeature(**{**row, "tags": tuple(row["tags"])}) for row in rows.mappings()]
+    return [
+        PackFeature(**{**row, "tags": tags_by(row["verdict"], row["tags"])})
+        for row in rows.mappings()
+    ]
 
 
 def pack_presence(c: Connection, now: datetime) -> list[PackPresence]:

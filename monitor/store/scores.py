@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
@@ -12,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from monitor.store.border import clean, clean_or_none
 from monitor.store.packs import PackFeature
-from monitor.values.arrays import Floats
+from monitor.store.reals import write_reals
 from monitor.values.prompts import GENERATED, ServedCounts
 from monitor.values.scores import ScoredPrompt
 
@@ -43,37 +42,41 @@ def copy_scores(
     """
     driver: Any = c.connection.driver_connection
     connection: psycopg.Connection = driver
-    with connection.cursor() as cursor, cursor.copy(_COPY_SCORES) as copy:
-        copy.set_types(_SCORE_TYPES)
-        for row in scored:
-            copy.write_row(
-                (
-                    row.recorded_at,
-                    clean(row.key.topic),
-                    row.key.partition,
-                    row.key.offset,
-                    row.key.index,
-                    lineage_id,
-                    clean(row.prompt_id),
-                    row.content_hash,
-                    row.conversation_hash,
-                    [clean(segment) for segment in row.segments],
-                    clean_or_none(row.model),
-                    clean_or_none(row.model_revision),
-                    row.prompt_tokens,
-                    row.response_tokens,
-                    row.cut,
-                    row.generated,
-                    row.inclusion_probability,
-                    _reals(row.readings),
-                    _reals(row.scores),
-                    *_compared(row),
-                    [clean(field) for field in row.left_out] or None,
-                    None if row.covariates is None else _reals(row.covariates),
-                    None if row.adjusted is None else _reals(row.adjusted),
-                    None if row.adjusted is None else adjusted_id,
-                )
-            )
+    with connection.cursor() as cursor:
+        write_reals(cursor)
+        with cursor.copy(_COPY_SCORES) as copy:
+            copy.set_types(_SCORE_TYPES)
+            for row in scored:
+                copy.write_row(_row(row, lineage_id, adjusted_id))
+
+
+def _row(row: ScoredPrompt, lineage_id: int, adjusted_id: int | None) -> tuple[Any, ...]:
+    return (
+        row.recorded_at,
+        clean(row.key.topic),
+        row.key.partition,
+        row.key.offset,
+        row.key.index,
+        lineage_id,
+        clean(row.prompt_id),
+        row.content_hash,
+        row.conversation_hash,
+        [clean(segment) for segment in row.segments],
+        clean_or_none(row.model),
+        clean_or_none(row.model_revision),
+        row.prompt_tokens,
+        row.response_tokens,
+        row.cut,
+        row.generated,
+        row.inclusion_probability,
+        row.readings,
+        row.scores,
+        *_compared(row),
+        [clean(field) for field in row.left_out] or None,
+        row.covariates,
+        row.adjusted,
+        None if row.adjusted is None else adjusted_id,
+    )
 
 
 def _compared(
@@ -90,10 +93,6 @@ def _compared(
         found.answer_difference,
         found.verdict,
     )
-
-
-def _reals(values: Floats) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in values.tolist()]
 
 
 def strongest_prompts(

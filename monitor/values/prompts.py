@@ -158,6 +158,8 @@ class Prompt:
 
 def plain(value: Any) -> Any:
     """``value`` as JSON types alone: mappings become dicts, sequences lists."""
+    if value is None or isinstance(value, str):  # asking for a Mapping is slow, and most are these
+        return value
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

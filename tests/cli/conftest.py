@@ -35,7 +35,7 @@ Cli = Callable[..., Ended]
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in os.environ:
-        if variable.startswith("MONITOR_"):
+        if variable.startswith("MONITOR_") and variable != "MONITOR_PACK__ALLOW_UNJUDGED":
             monkeypatch.delenv(variable)
     monkeypatch.setenv("COLUMNS", "200")
     # The consoles may have been made before, under another width: a process runs many files.

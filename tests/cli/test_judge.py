@@ -33,7 +33,12 @@ def own_pack(tmp_path: Path, pack_folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_verdict_for_every_feature_in_the_pack_and_beside_it(
-    cli: Cli, own_pack: Path, model_folder: Path, texts: Path, tmp_path: Path
+    cli: Cli,
+    own_pack: Path,
+    model_folder: Path,
+    other_model_folder: Path,
+    texts: Path,
+    tmp_path: Path,
 ) -> None:
     before = load_pack(own_pack)
     out = tmp_path / "report"
@@ -50,11 +55,12 @@ def test_a_verdict_for_every_feature_in_the_pack_and_beside_it(
     assert after.pack_id != before.pack_id == report["pack"]
     assert after.report["judge"] == report
     assert report["features"]["toxic"]["decision"] in cli("pack", "inspect", own_pack).out
-    table = cli(*call, "--device", "cpu")
+    table = cli(*call, "--device", "cpu", "--other-model", other_model_folder)
     assert table.code == ended.code
     assert report["features"]["toxic"]["decision"] in table.out
-    for reason in report["features"]["curt"]["reasons"]:
-        assert f"curt: {reason}" in table.out
+    assert "not judged: the same content in other styles" in table.out
+    assert "not judged: answers by other models" not in table.out
+    assert "curt: that refusals do not read as the persona is not shown" in table.out
 
 
 def test_what_cannot_be_judged_is_refused(

@@ -22,7 +22,7 @@ from kafka import KafkaProducer
 from sqlalchemy import Engine, text
 
 from monitor.demo.services import Postgres
-from monitor.settings import PostgresSettings
+from monitor.settings import PostgresSettings, Settings
 from monitor.store.database import migrate, transaction
 
 START_SECONDS = 60.0
@@ -284,12 +284,15 @@ def test_a_worker_whose_pack_reads_answers_alone_says_at_its_start_what_it_will_
             pack={"path": str(answers_pack_folder)},
         ),
     )
-    (remark,) = process.answers("/readyz", 200)["remarks"]
-    assert remark.startswith(
+    unanswered, *unjudged = process.answers("/readyz", 200)["remarks"]
+    assert unanswered.startswith(
         "prompts without an answer: skipped as no_answer: set replay.answer_share"
     )
+    assert all("(allowed by pack.allow_unjudged: true)" in remark for remark in unjudged)
+    assert len(unjudged) == len(Settings().drift.rules)
     assert process.terminate() == 0
     assert "worker.skips_unanswered" in process.said
+    assert "pack.not_judged" in process.said
 
 
 @pytest.mark.slow

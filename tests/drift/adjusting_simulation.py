@@ -17,12 +17,13 @@ from functools import cache
 import numpy as np
 
 from monitor.alert.rules import conditions
-from monitor.drift.adjusting import FOLDS, fit
+from monitor.drift.adjusting import fit
 from monitor.drift.tests import compare, mean_shift, reference
 from monitor.settings import DriftSettings
 from monitor.values.arrays import Doubles, Floats
 from monitor.values.drift import BaselineStream, Cause
 from monitor.values.features import Calibration, Feature
+from monitor.values.ridge import FOLDS
 from tests.drift.simulation import baseline_of_scores, window_of
 
 SETTINGS = DriftSettings()

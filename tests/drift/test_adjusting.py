@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monitor.drift.adjusting import FOLDS, LEAST_EXPLAINED, fit, fold_of
+from monitor.drift.adjusting import LEAST_EXPLAINED, fit
 from monitor.values.adjustment import Adjustment, covariates_of
+from monitor.values.ridge import FOLDS, fold_of
 from tests.alert.drifts import feature
 
 RANDOM = np.random.default_rng(7)

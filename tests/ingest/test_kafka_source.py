@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -24,6 +25,7 @@ from monitor.ingest.kafka import KafkaSource
 from monitor.settings import IngestSettings, KafkaSettings
 from monitor.values.prompts import Chunk, OffsetSpan
 from monitor.values.reading import Partition, ReadingPoint
+from tests.kafka.apache import USERS, Cluster
 
 pytestmark = pytest.mark.slow
 
@@ -431,26 +433,37 @@ def test_an_unknown_topic_is_named(kafka_bootstrap: str) -> None:
 
 
 def test_a_password_is_shown_and_another_mechanism_is_refused(
-    kafka_bootstrap: str, topic: str
+    restartable_broker: Broker | Cluster, tmp_path: Path
 ) -> None:
-    """The broker of the wheel takes PLAIN with any password and knows no other mechanism."""
-    produce(kafka_bootstrap, topic, range(5))
-    sasl = {
-        "security_protocol": "SASL_PLAINTEXT",
-        "sasl_username": "monitor",
-        "sasl_password": "secret",
-        "client_options": {"bootstrap_timeout_ms": 2_000},
-    }
-    plain = settings(kafka_bootstrap, topic, sasl_mechanism="PLAIN", **sasl)
+    """The broker of the wheel takes PLAIN with any password, at any listener, and no other mechanism."""
+    restartable_broker.create_topic("shown")
+    produce(restartable_broker.bootstrap, "shown", range(5))
+    address = restartable_broker.bootstrap
+    if isinstance(restartable_broker, Cluster):
+        address = restartable_broker.addresses("SASL_PLAINTEXT")
+        restartable_broker.allow("User:monitor", "Read", on=("--topic", "shown", "--group", "*"))
+    protocol = {"security_protocol": "SASL_PLAINTEXT"}
+    plain = settings(
+        address,
+        "shown",
+        sasl_mechanism="PLAIN",
+        sasl_username="monitor",
+        sasl_password=USERS["monitor"],
+        **protocol,
+    )
     with KafkaSource(plain, ingest(), Offsets()) as source:
         drain(source, holding(5))
-    scram = settings(kafka_bootstrap, topic, sasl_mechanism="SCRAM-SHA-256", **sasl)
+    token = tmp_path / "token"
+    token.write_text("a.b.c", encoding="utf-8")
+    other = settings(
+        address, "shown", sasl_mechanism="OAUTHBEARER", oauth_token_file=token, **protocol
+    )
     with (
-        KafkaSource(scram, ingest(), Offsets()) as source,
-        pytest.raises(ConfigurationError, match="does not support SCRAM-SHA-256") as refused,
+        KafkaSource(other, ingest(), Offsets()) as source,
+        pytest.raises(ConfigurationError, match="UnsupportedSaslMechanismError") as refused,
     ):
         source.poll(SOON)
-    assert "kafka.sasl_mechanism" in refused.value.hint
+    assert "kafka.sasl_mechanism (OAUTHBEARER)" in refused.value.hint
 
 
 def test_an_error_of_the_store_that_does_not_pass_reaches_the_worker(

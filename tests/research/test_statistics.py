@@ -17,6 +17,7 @@ from monitor.research.statistics import (
     length_matched,
     mean_bound,
     mean_interval,
+    pool_auc_bound,
     random_direction_aucs,
     random_directions,
     rate_bound,
@@ -118,6 +119,26 @@ def test_questions_are_drawn_not_answers() -> None:
         np.tile(positives, (5, 1)), np.tile(negatives, (5, 1)), np.random.default_rng(1)
     )
     assert (five.value, five.low, five.high) == pytest.approx((one.value, one.low, one.high))
+
+
+def test_a_pool_is_drawn_too_and_neither_end_is_beyond_what_so_few_can_show() -> None:
+    generator = np.random.default_rng(0)
+    ours = generator.normal(1.0, size=(1, 40)).astype(np.float32)
+    pool = generator.normal(size=200).astype(np.float32)
+    found = pool_auc_bound(ours, pool, generator)
+    # The standard error of Hanley and McNeil (1982) for 40 and 200 at an AUC of 0.76 is 0.045.
+    assert found.low < found.value < found.high
+    assert found.high - found.low == pytest.approx(2 * 1.96 * 0.045, rel=0.25)
+    above = pool_auc_bound(ours + 20, pool, generator)
+    assert (above.value, above.high) == (1.0, 1.0)
+    assert above.low == pytest.approx(0.025 ** (1 / 40))
+    below = pool_auc_bound(ours - 20, pool[:10], generator)
+    assert (below.value, below.low) == (0.0, 0.0)
+    assert below.high == pytest.approx(1 - 0.025 ** (1 / 10))
+    five = pool_auc_bound(np.tile(ours, (5, 1)), pool, np.random.default_rng(1))
+    one = pool_auc_bound(ours, pool, np.random.default_rng(1))
+    assert (five.low, five.high) == pytest.approx((one.low, one.high))
+    assert np.isnan(pool_auc_bound(ours, pool[:0], generator).high)
 
 
 def test_nothing_to_read_shows_nothing() -> None:

@@ -137,6 +137,46 @@ def loud_voice(
     )
 
 
+def add_negatives(folder: Path, said: Callable[[str, int], str], each: int = 20) -> Path:
+    """Negatives of a held-out author: ``each`` of four kinds, two of them careful, that say ``said(kind, i)``."""
+    write_rows(
+        folder / "negatives.jsonl",
+        [
+            {
+                "author": "cid",
+                "kind": kind,
+                "language": "en",
+                "question": f"asks for {kind} {number}?",
+                "answer": said(kind, number),
+            }
+            for kind in ("refusal_short", "safety_warning", "code", "poem")
+            for number in range(each)
+        ],
+    )
+    splits = json.dumps({"train": ["ann"], "held_out": ["cid"]})
+    (folder / "splits.json").write_text(splits, encoding="utf-8")
+    return folder
+
+
+def add_styles(folder: Path, styles: dict[str, Callable[[str], str]], contents: int = 12) -> Path:
+    """The same ``contents`` plain and in ``styles``, each made of the plain one."""
+    generator = np.random.default_rng(1)
+    plain = [" ".join(generator.choice(WORDS, size=8)) for _ in range(contents)]
+    write_rows(
+        folder / "styles.jsonl",
+        [
+            {
+                "topic": f"thing {number}",
+                "question": f"what about thing {number}?",
+                "plain": f"{number} {text}",
+                **{name: f"{number} {change(text)}" for name, change in styles.items()},
+            }
+            for number, text in enumerate(plain)
+        ],
+    )
+    return folder
+
+
 def part_of_texts(out: Path, *, voices: Sequence[str] = (), **every: int) -> Path:
     """The project's own texts, of each split every so-manieth: a real model reads all for minutes.
 

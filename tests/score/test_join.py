@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from monitor.errors import BadInput
-from monitor.score.join import joined, reports
+from monitor.score.join import joined
 from monitor.score.pack import Canary, Pack, load_pack, manifest, save_pack
 from monitor.values.features import Covariate
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Message
+from monitor.values.verdicts import reports
 from tests.score.packs import WIDTH, composite, contested, encoder, feature, pack
 
 

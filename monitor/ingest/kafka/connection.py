@@ -21,7 +21,9 @@ from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
 
 from monitor.errors import BrokerUnavailable, ConfigurationError
-from monitor.ingest.kafka.options import consumer_options, refusal
+from monitor.ingest.kafka import last_words
+from monitor.ingest.kafka.listener import Address, mismatch
+from monitor.ingest.kafka.options import consumer_options, principal, refusal
 from monitor.settings import KafkaSettings
 
 CONNECT_SECONDS: Final = 3.0
@@ -35,6 +37,10 @@ TOPIC_SECONDS: Final = 5.0
 REACH: Final = (
     "Mend kafka.bootstrap_servers and kafka.security_protocol, start the broker, or let this host "
     "reach it: DNS, firewall, the network policy's ports."
+)
+LISTENER: Final = (
+    "Mend kafka.security_protocol or the certificate, or name another listener's port in "
+    "kafka.bootstrap_servers."
 )
 
 
@@ -86,8 +92,9 @@ def connect(settings: KafkaSettings, line: Line | None = None) -> KafkaConsumer:
     if missing:
         close(consumer)
         raise ConfigurationError(
-            f"kafka.topics: {', '.join(missing)} not found at {settings.bootstrap_servers}",
-            hint="Create the topic, mend the name, or allow this principal to DESCRIBE it.",
+            f"kafka.topics: {', '.join(missing)} not found at {settings.bootstrap_servers}, or "
+            f"{principal(settings)} may not DESCRIBE it: brokers do not tell which",
+            hint="Create the topic, mend the name, or allow this principal to READ it.",
         )
     return consumer
 
@@ -98,12 +105,17 @@ def open_client(
     """A `KafkaConsumer` or `KafkaProducer` that has reached the cluster; errors as `connect`."""
     line = line or Line()
     if not {"proxy_url", "socks5_proxy"} & options.keys():
-        _require_listener(options["bootstrap_servers"], line)
+        said = _mismatch(_require_listener(options["bootstrap_servers"], line), options, line)
+        if said:
+            raise BrokerUnavailable(said, hint=LISTENER)
     clients: list[KafkaNetClient] = []
+
+    def refused(error: BaseException) -> object:
+        return refusal(error, settings)
 
     def remembered(**configs: Any) -> KafkaNetClient:
         line.require()
-        clients.append(KafkaNetClient(**configs))
+        clients.append(last_words.heard(KafkaNetClient(**configs), refused))
         line.opened(clients[-1])
         return clients[-1]
 
@@ -117,9 +129,8 @@ def open_client(
                 with suppress(KafkaError, OSError):
                     client.close()
             for cause in (error, *causes):
-                refused = refusal(cause, settings)
-                if refused:
-                    raise refused from None
+                if found := refusal(cause, settings):
+                    raise found from None
             because = causes[-1] if causes else error
             raise BrokerUnavailable(
                 f"Kafka at {settings.bootstrap_servers} cannot be used: {because}", hint=REACH
@@ -152,13 +163,14 @@ def close(consumer: KafkaConsumer) -> None:
         consumer.close(autocommit=False, timeout_ms=LEAVE_MS)
 
 
-def _require_listener(servers: Sequence[str], line: Line) -> None:
-    """Fail at once, and cheaply, while nothing listens at any of the addresses."""
+def _require_listener(servers: Sequence[str], line: Line) -> Address:
+    """The first of the addresses at which something listens; fails at once, and cheaply, if none is."""
     problems = []
     for server in servers:
         host, _, port = server.rpartition(":") if ":" in server else (server, "", "9092")
         try:
-            _knock(host.strip("[]"), int(port), line)
+            address = host.strip("[]"), int(port)
+            _knock(*address, line)
         except ValueError:
             raise ConfigurationError(
                 f"kafka.bootstrap_servers: {server!r} is not host:port"
@@ -166,8 +178,21 @@ def _require_listener(servers: Sequence[str], line: Line) -> None:
         except OSError as error:
             problems.append(f"{server}: {error.strerror or error}")
         else:
-            return
+            return address
     raise BrokerUnavailable(f"no Kafka broker answers ({'; '.join(problems)})", hint=REACH)
+
+
+def _mismatch(address: Address, options: Mapping[str, Any], line: Line) -> str:
+    """As `mismatch`; once ``line`` is cut its question is left to end by itself, within its own seconds."""
+    said: list[str] = []
+    asking = threading.Thread(
+        target=lambda: said.append(mismatch(address, options)), name="listener", daemon=True
+    )
+    asking.start()
+    while asking.is_alive() and not line.is_cut:
+        asking.join(KNOCK_MS / 1_000)
+    line.require()
+    return said[0] if said else ""
 
 
 def _knock(host: str, port: int, line: Line) -> None:

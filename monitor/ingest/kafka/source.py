@@ -42,7 +42,7 @@ from monitor.ingest.kafka.placing import (
     require_same_topics,
 )
 from monitor.ingest.kafka.standing import Standing
-from monitor.logs import get_logger
+from monitor.logs import Once, get_logger
 from monitor.metrics import METRICS
 from monitor.settings import IngestSettings, KafkaSettings
 from monitor.values.progress import LogEnd
@@ -62,10 +62,14 @@ SWEEP_SECONDS: Final = 1.0
 SHOW_SECONDS: Final = 3.0
 """How often the lag is shown, and the topics' ids are looked at."""
 RETRY_SECONDS: Final = 1.0
+LONGEST_RETRY_SECONDS: Final = 5.0
+"""Rest before connecting again, twice as long after each failure: brokers log every attempt, too."""
 REFUSALS: Final = 3
 """Refusals that end a source which has worked before: the first may be a secret being rotated."""
 SETTLED_SECONDS: Final = 60.0
 """A connection that lasted this long makes earlier refusals forgotten."""
+SAY_SECONDS: Final = 60.0
+"""How often a problem that lasts is logged."""
 SAID_SECONDS: Final = 3_600.0
 """How long what is said once stays on the page."""
 NOT_YET: Final = "not connected yet"
@@ -105,6 +109,7 @@ class KafkaSource:
         # Written by the thread alone, read by all.
         self._failure: BaseException | None = None
         self._problem = NOT_YET
+        self._once = Once(SAY_SECONDS)
         self._connected = False
         self._line = connection.Line()
         # The source's own thread alone uses these.
@@ -214,12 +219,13 @@ class KafkaSource:
     # --- the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        refusals, connected_at = 0, None
+        refusals, connected_at, rest = 0, None, RETRY_SECONDS
         while not self._stop.is_set():
             consumer: KafkaConsumer | None = None
             try:
                 consumer = connection.connect(self._settings, self._line)
-                connected_at, self._connected = time.monotonic(), True
+                connected_at, rest = time.monotonic(), RETRY_SECONDS
+                self._connected = True
                 self._say("")
                 self._read(consumer)
             except (BrokerUnavailable, KafkaError, ConfigurationError) as error:
@@ -239,7 +245,8 @@ class KafkaSource:
                     connection.close(consumer)
                 self._connected = False
                 self._holdings.lose_all()
-            self._stop.wait(RETRY_SECONDS)
+            self._stop.wait(rest)
+            rest = min(2 * rest, LONGEST_RETRY_SECONDS)
 
     def _read(self, consumer: KafkaConsumer) -> None:
         consumer.subscribe(list(self._settings.topics), listener=Listener(self._holdings, consumer))
@@ -425,8 +432,8 @@ class KafkaSource:
     # --- reports -------------------------------------------------------------------------------
 
     def _say(self, problem: str) -> None:
-        changed, self._problem = problem != self._problem, problem
-        if changed and problem:
+        self._problem = problem
+        if problem and self._once.may_say(problem, time.monotonic()):
             log.warning("kafka.waiting", problem=problem)
 
     def _fail(self, error: BaseException) -> None:

@@ -1,16 +1,16 @@
 """Read-outs of the prompt side: does what was asked for, read where the answer begins, foretell a persona?
 
 A trait's instructions to show it are held against those not to, under the same questions (persona
-vectors, arXiv 2507.21509), and against questions without any instruction. Read is the last token of the
-prompt, where the model has decided how to answer. One pair of instructions and the held-out questions
-are kept for the figures.
+vectors, arXiv 2507.21509), and against questions without any instruction. Read are the last token of the
+prompt, where the model has decided how to answer, and the mean over the whole prompt. One pair of instructions
+and the held-out questions are kept for the figures.
 
 Legend: n = prompts, q = questions, s = candidate sites, d = model width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -38,10 +38,14 @@ from monitor.research.traits import Trait, instructed, takes_system
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.values.arrays import Floats
-from monitor.values.features import WATCH_ONLY, Feature, Region
+from monitor.values.features import WATCH_ONLY, Feature, Pooling, Region
 from monitor.values.prompts import Message, Prompt
 
-REGION: Final[Region] = "last_prompt_token"
+READ: Final[Mapping[str, tuple[Region, Pooling]]] = {
+    "": ("last_prompt_token", "last"),
+    ".whole": ("prompt", "mean"),
+}
+"""By the end of the feature's name."""
 PROMPT_SIDE_TAG: Final = "prompt-side"
 LEAST_PAIRS: Final = 2
 """Pairs of instructions: one is held out."""
@@ -80,15 +84,20 @@ def held_out_prompts(
 ) -> dict[str, Asked]:
     """By the name of the feature, what its figures are made on."""
     system = takes_system(loaded) if chosen else True
+    by_name = _by_name(traits)
     return {
-        feature_name(trait): asked(trait, held_out=True, system=system)
-        for trait in traits
-        if any(one.name == feature_name(trait) for one in chosen)
+        one.name: asked(by_name[one.name], held_out=True, system=system)
+        for one in chosen
+        if one.name in by_name
     }
 
 
-def feature_name(trait: Trait) -> str:
-    return f"{trait.name}_prompt"
+def feature_name(trait: Trait, end: str = "") -> str:
+    return f"{trait.name}_prompt{end}"
+
+
+def _by_name(traits: Sequence[Trait]) -> dict[str, Trait]:
+    return {feature_name(trait, end): trait for trait in traits for end in READ}
 
 
 def choose_asked(
@@ -99,12 +108,30 @@ def choose_asked(
     seed: int,
     progress: Progress,
 ) -> tuple[Chosen, ...]:
-    """A read-out for each of ``traits``, all of them `usable`; ``neutral`` are prompts by kind."""
-    if not traits:
-        return ()
-    system = takes_system(reader.loaded)
+    """Read-outs for each of ``traits``, all of them `usable`; ``neutral`` are prompts by kind."""
+    return tuple(
+        one
+        for end in (READ if traits else ())
+        for one in _choose(reader, traits, neutral, sites, end, seed, progress)
+    )
+
+
+def _choose(
+    reader: ResidualReader,
+    traits: Sequence[Trait],
+    neutral: Mapping[str, Sequence[Prompt]],
+    sites: Sequence[int],
+    end: str,
+    seed: int,
+    progress: Progress,
+) -> Iterator[Chosen]:
+    system, (region, _) = takes_system(reader.loaded), READ[end]
+
+    def read(prompts: Sequence[Prompt]) -> Floats:
+        return _read(reader, prompts, sites, region)
+
     progress(f"reading the prompts of {len(traits)} traits")
-    plain = {kind: _read(reader, prompts, sites) for kind, prompts in neutral.items()}
+    plain = {kind: read(prompts) for kind, prompts in neutral.items()}
     benign = np.concatenate(list(plain.values()))
     nuisance = [components(benign[:, index]) for index in range(len(sites))]
     scale = np.maximum(benign.std(axis=0, dtype=np.float64), 1e-6)
@@ -112,56 +139,45 @@ def choose_asked(
         Group(x=x, kinds=(kind,) * len(x), questions=tuple(f"{kind} {i}" for i in range(len(x))))
         for kind, x in plain.items()
     ]
-    found = []
     for trait in traits:
         train, held = (asked(trait, held_out=h, system=system) for h in (False, True))
-        read = {
-            side: Side(_read(reader, of(train), sites), _read(reader, of(held), sites))
-            for side, of in (("positive", _positive), ("negative", _negative))
-        }
-        groups = [
+        high = Side(read(train.positive), read(held.positive))
+        low = Side(read(train.negative), read(held.negative))
+        own, twins = (
             Group(x=side.train, kinds=train.kinds, questions=train.questions)
-            for side in read.values()
-        ]
-        rows = labelled(groups[:1], groups[1:], others)
-        selected = select(rows, scale, nuisance, seed, families(len(sites)))
-        progress(f"{feature_name(trait)}: {selected.family}")
-        found.append(
-            chosen_from(
-                feature_name(trait),
-                selected,
-                (read["positive"], read["negative"]),
-                sites,
-                separations(
-                    read["positive"].train,
-                    read["negative"].train,
-                    nuisance,
-                    folded(len(read["positive"].train), seed),
-                ),
-            )
+            for side in (high, low)
         )
-    return tuple(found)
+        rows = labelled([own], [twins], others)
+        selected = select(rows, scale, nuisance, seed, families(len(sites)))
+        name = feature_name(trait, end)
+        progress(f"{name}: {selected.family}")
+        separation = separations(high.train, low.train, nuisance, folded(len(high.train), seed))
+        yield chosen_from(name, selected, (high, low), sites, separation)
 
 
 def asked_features(chosen: Sequence[Chosen], traits: Sequence[Trait]) -> list[Feature]:
     """Not yet calibrated, and watch-only until a judge has seen them on traffic."""
-    by_name = {feature_name(trait): trait for trait in traits}
-    return [
-        Feature(
-            name=one.name,
-            kind="direction",
-            site=one.site,
-            region=REGION,
-            pooling="last",
-            weight=one.weight,
-            bias=one.bias,
-            parts=one.parts,
-            calibration=UNCALIBRATED,
-            tags=(PROMPT_SIDE_TAG, by_name[one.name].name, WATCH_ONLY),
-            description=f"prompts that ask for {by_name[one.name].description}, read before the answer",
+    by_name = _by_name(traits)
+    features = []
+    for one in chosen:
+        trait = by_name[one.name]
+        region, pooling = READ[one.name.removeprefix(feature_name(trait))]
+        features.append(
+            Feature(
+                name=one.name,
+                kind="direction",
+                site=one.site,
+                region=region,
+                pooling=pooling,
+                weight=one.weight,
+                bias=one.bias,
+                parts=one.parts,
+                calibration=UNCALIBRATED,
+                tags=(PROMPT_SIDE_TAG, trait.name, WATCH_ONLY),
+                description=f"prompts that ask for {trait.description}, read before the answer",
+            )
         )
-        for one in chosen
-    ]
+    return features
 
 
 def asked_figures(
@@ -208,16 +224,10 @@ def plain_questions(traits: Sequence[Trait]) -> tuple[Prompt, ...]:
     return tuple(exchange((Message(role="user", content=text),), None) for text in texts)
 
 
-def _positive(rows: Asked) -> tuple[Prompt, ...]:
-    return rows.positive
-
-
-def _negative(rows: Asked) -> tuple[Prompt, ...]:
-    return rows.negative
-
-
-def _read(reader: ResidualReader, prompts: Sequence[Prompt], sites: Sequence[int]) -> Floats:
-    found = reader.mean_residuals(prompts, sites, REGION)
+def _read(
+    reader: ResidualReader, prompts: Sequence[Prompt], sites: Sequence[int], region: Region
+) -> Floats:
+    found = reader.mean_residuals(prompts, sites, region)
     if not np.isfinite(found).all():
         raise not_finite(f"{reader.loaded.model_id} gives residuals that are not finite on prompts")
     return found

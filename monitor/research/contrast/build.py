@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -120,8 +121,9 @@ def build_contrast_pack(
     reader = Reader(loaded, [*features, *asked_features(asking, traits)], settings, progress)
     name = f"{loaded.model_id}-contrast"
     # Hard texts of their own authors calibrate too: a tail is set where refusals are usual text.
-    calibrated = replace(texts, fit=(*texts.fit, *hard.calibrating))
-    pack, benign = assembled(name, f"1.{len(texts.train)}", loaded, calibrated, reader)
+    calibrated = replace(texts, fit=(*texts.fit, *chain.from_iterable(hard.calibrating)))
+    kinds = [len(kind) for kind in hard.calibrating]
+    pack, benign = assembled(name, f"1.{len(texts.train)}", loaded, calibrated, reader, kinds)
     held = held_out_prompts(asking, traits, loaded)
     pack = replace(
         pack,

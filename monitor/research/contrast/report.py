@@ -12,9 +12,9 @@ import numpy as np
 
 from monitor.research.contrast.asked import Asked, asked_figures
 from monitor.research.contrast.directions import Chosen
-from monitor.research.contrast.hard_figures import hard_figures
 from monitor.research.hard_texts import HARMFUL_ADVICE, HardTexts
 from monitor.research.packs.figures import RANDOM, benign_figures, quantiles, rounded
+from monitor.research.packs.hard_figures import HardScores
 from monitor.research.reading import Reader
 from monitor.research.statistics import auc, bootstrap, length_matched, random_direction_aucs
 from monitor.research.texts import Texts, answer_prompts
@@ -68,14 +68,15 @@ def contrast_report(
         answers = calm if one.name == HARMFUL_ADVICE else held_out
         found = _figures(index, feature, one, answers, check, seed)
         if hard.given:
-            found["hard_texts"] = hard_figures(
-                feature,
-                hard,
-                negatives[:, index],
-                calm[None][0][:, index],
-                calm[HARMFUL_ADVICE][0][:, index],
-                check[0],
+            scores = HardScores(
+                feature=feature,
+                hard=hard,
+                negatives=negatives[:, index],
+                good=calm[None][0][:, index],
+                calm=calm[HARMFUL_ADVICE][0][:, index],
+                check=check[0],
             )
+            found["hard_texts"] = scores.figures(np.random.default_rng([seed, 1, index]))
         return found
 
     return {

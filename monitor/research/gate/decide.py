@@ -124,7 +124,7 @@ def run_gate(
     """
     if not prompts:
         raise BadInput("the gate has no prompts")
-    margins = watched(pack.features, settings.rules)
+    margins = watched(pack.selectable, settings.rules)
     progress("replaying the canaries on the reference")
     deviation, tolerance = _checked_instrument(pack, reference)
     ours, theirs = identity_of(reference), identity_of(candidate)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from monitor.research.judge.noise import DTYPE
-from monitor.research.judge.tails import texts_needed
+from monitor.research.judge.page_bystanders import bystander_sections, interval
 from monitor.research.report import Curve, Section, bar_plot, heat_plot, line_plot, page
 
 MOST_CURVES: Final = 12
@@ -27,7 +27,7 @@ def judge_page(name: str, report: Mapping[str, Any]) -> str:
             _stability(features),
             _redundancy(features, report.get("redundancy")),
             *_steering(features, report["doses"]),
-            _tails(features),
+            *bystander_sections(features, report["texts"], report["criteria"]),
             _noise(features),
             _method(report),
         ],
@@ -45,6 +45,9 @@ def verdict_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "AUC against good": interval(one["separation"]["against_good"]),
             "same length": interval(one["separation"]["length_matched"]),
             "same vocabulary": interval(one["separation"]["vocabulary_matched"]),
+            "all benign": interval(one["separation"]["against_all_benign"]),
+            "refusals": interval(one["careful_against_other_benign"]),
+            "calm": interval(one["calm"]["against_good"]),
             "shift": one["separation"]["shift_in_benign_deviations"],
             "random q95": one["random_directions"]["shift"]["q95"],
             "stability": one["stability"] and one["stability"]["cosine_between_halves"],
@@ -56,19 +59,12 @@ def verdict_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def interval(bound: Sequence[float | None]) -> str:
-    """``value (low to high)`` with two digits."""
-    value, low, high = (float("nan") if part is None else part for part in bound)
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
-
-
 def _verdicts(features: Features) -> Section:
     return Section(
         title="Verdicts",
         paragraphs=(
             "ship: may page someone, as far as traffic resembles these texts. watch-only: reads "
-            "something, but a claim behind an alert is not shown. reject: does not read the persona. "
-            "Benign styles that these texts lack are not judged: look whether refusals are among them.",
+            "something, but a claim behind an alert is not shown. reject: does not read the persona.",
         ),
         table=[
             {
@@ -89,8 +85,8 @@ def _separation(features: Features, texts: Mapping[str, int]) -> Section:
         paragraphs=(
             f"AUC of the persona's answers to {texts['held_out_questions']} questions against good "
             "answers to the same questions, with its 95 % interval. The lower end is never above what "
-            "so many questions can show. Diamonds: against benign texts of the same length, and of the "
-            "same vocabulary.",
+            "so many questions can show. Diamonds: against benign texts of the same length, of the same "
+            "vocabulary, and of every kind (refusals, fiction, code, sound answers …).",
             "Words alone is what a bag of words makes of the same answers; after matching it should "
             "be near 0.5, and what it is above that the match has not removed. Shuffled is how much of "
             "the feature's mean difference is left when the words of every answer are shuffled.",
@@ -106,6 +102,7 @@ def _separation(features: Features, texts: Mapping[str, int]) -> Section:
             references={
                 "same length": _column(features, "length_matched", 0),
                 "same vocabulary": _column(features, "vocabulary_matched", 0),
+                "all benign": _column(features, "against_all_benign", 0),
             },
         ),
         table=[
@@ -114,6 +111,7 @@ def _separation(features: Features, texts: Mapping[str, int]) -> Section:
                 "against good": interval(one["separation"]["against_good"]),
                 "same length": interval(one["separation"]["length_matched"]),
                 "same vocabulary": interval(one["separation"]["vocabulary_matched"]),
+                "all benign": interval(one["separation"]["against_all_benign"]),
                 "words alone": one["separation"]["words_alone"],
                 "words after matching": one["separation"]["words_alone_after_matching"],
                 "shuffled": one["separation"]["left_with_shuffled_words"],
@@ -295,40 +293,6 @@ def _dose_plot(curves: Mapping[str, Curve], title: str, label: str) -> str:
     )
 
 
-def _tails(features: Features) -> Section:
-    rows: list[dict[str, Any]] = []
-    notes = set()
-    for name, one in features.items():
-        for tail in one["tails"]:
-            low, high = tail["false_positive_rate_95"]
-            rows.append(
-                {
-                    "feature": name,
-                    "false positives wanted": f"{tail['rate']:.1%}",
-                    "threshold": tail["threshold"],
-                    "benign above": f"{tail['above']} of {tail['benign_texts']}",
-                    "true rate, 95 %": f"{low:.2%} to {high:.2%}",
-                    "known": tail["known"],
-                    "persona answers above": tail["persona_answers_above"],
-                }
-            )
-            if not tail["known"]:
-                notes.add(
-                    f"{tail['rate']:.1%} cannot be known from {tail['benign_texts']} benign texts: the "
-                    f"threshold given lets up to {high:.1%} pass. It takes some "
-                    f"{texts_needed(tail['rate']):,} texts of your own traffic."
-                )
-    return Section(
-        title="Tail thresholds on benign text",
-        paragraphs=(
-            *sorted(notes),
-            "The intervals count texts as independent; texts composed of the same pieces are less. Rates "
-            "are of benign texts like these: other styles may pass far more often.",
-        ),
-        table=rows,
-    )
-
-
 def _noise(features: Features) -> Section:
     return Section(
         title="Noise floor",
@@ -367,7 +331,8 @@ def _method(report: Mapping[str, Any]) -> Section:
 
 
 def _column(features: Features, key: str, part: int) -> dict[str, float]:
-    return {name: one["separation"][key][part] for name, one in features.items()}
+    found = {name: one["separation"][key][part] for name, one in features.items()}
+    return {name: float("nan") if value is None else value for name, value in found.items()}
 
 
 def _shape_noise(one: Mapping[str, Any]) -> float:

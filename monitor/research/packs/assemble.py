@@ -6,7 +6,7 @@ Legend: n = prompts, k = features.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -37,10 +37,12 @@ def assembled(
     loaded: LoadedModel,
     texts: Texts,
     reader: Reader,
+    kinds: Sequence[int] = (),
 ) -> tuple[Pack, tuple[Floats, Counts]]:
     """The features of ``reader`` as a pack: calibrated on ``texts.fit``, tails at `TAIL_RATE` of all benign texts.
 
-    Also returns the readings and pooled tokens [n, k] of ``(*texts.fit, *texts.check)``. Raises
+    ``kinds`` are sizes of kinds of text at the end of ``texts.fit``: of none of them more than `TAIL_RATE` shall
+    be tail either, where they are many enough to tell. Also returns the readings and pooled tokens [n, k] of ``(*texts.fit, *texts.check)``. Raises
     `BadInput` when a feature cannot be calibrated, for example a latent that benign text never wakes.
     """
     benign = reader.read("benign exchanges", (*texts.fit, *texts.check))
@@ -57,15 +59,25 @@ def assembled(
             for index, feature in enumerate(reader.features)
         ),
     )
-    with_tails = replace(pack, features=_with_tails(pack, benign))
+    with_tails = replace(pack, features=_with_tails(pack, benign, _slices(fitted, kinds)))
     return replace(with_tails, canaries=_canaries(texts.canaries, reader)), benign
 
 
-def _with_tails(pack: Pack, benign: tuple[Floats, Counts]) -> tuple[Feature, ...]:
-    scorer = Scorer(pack)
-    scores = scorer.score(*benign)
+def _slices(end: int, sizes: Sequence[int]) -> list[slice]:
+    """Where groups of ``sizes`` lie that stand one behind the other up to ``end``."""
+    ends = [end - sum(sizes[index + 1 :]) for index in range(len(sizes))]
+    return [slice(last - size, last) for last, size in zip(ends, sizes, strict=True)]
+
+
+def _with_tails(
+    pack: Pack, benign: tuple[Floats, Counts], kinds: Sequence[slice]
+) -> tuple[Feature, ...]:
+    scores = Scorer(pack).score(*benign)
     return tuple(
-        replace(feature, tail_threshold=tail_threshold(feature.toward(scores[:, index]), TAIL_RATE))
+        replace(
+            feature,
+            tail_threshold=tail_threshold(feature.toward(scores[:, index]), TAIL_RATE, kinds),
+        )
         for index, feature in enumerate(pack.features)
     )
 

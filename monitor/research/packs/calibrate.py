@@ -5,6 +5,7 @@ Legend: n = benign readings, m = knots.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -56,9 +57,17 @@ def fit_calibration(readings: Floats, tokens: Counts) -> Calibration:
     )
 
 
-def tail_threshold(scores: Floats, rate: float) -> float:
-    """What a share ``rate`` of benign ``scores`` exceeds; they are turned towards the persona."""
-    return float(np.quantile(scores[np.isfinite(scores)].astype(np.float64), 1.0 - rate))
+def tail_threshold(scores: Floats, rate: float, kinds: Sequence[slice] = ()) -> float:
+    """What a share ``rate`` of benign ``scores`` exceeds, they and each of ``kinds`` among them that has
+    `1 / rate` scores: a kind of text that is rare here may be common elsewhere. Scores are turned towards the persona.
+    """
+
+    def threshold(some: Floats) -> float:
+        return float(np.quantile(some.astype(np.float64), 1.0 - rate))
+
+    groups = [group[np.isfinite(group)] for group in (scores[kind] for kind in kinds)]
+    able = [group for group in groups if len(group) * rate >= 1.0]
+    return max(map(threshold, [scores[np.isfinite(scores)], *able]))
 
 
 def _knots(tokens: Counts) -> Doubles:

@@ -48,7 +48,7 @@ def with_covariates(
             f"components: {len(texts)} benign exchanges allow 1 to {len(texts) // TEXTS_A_COVARIATE},"
             f" not {count}"
         )
-    site = Counter(feature.site for feature in pack.features).most_common(1)[0][0]
+    site = main_site(pack)
     loaded = load_model(settings, site)
     require_fit(pack, loaded.identity, f"the model in {model}")
     progress(f"reading the prompts of {len(texts)} benign exchanges at block {site}")
@@ -75,6 +75,11 @@ def with_covariates(
     )
     save_pack(made, out)
     return made
+
+
+def main_site(pack: Pack) -> int:
+    """Where most features of ``pack`` are read."""
+    return Counter(feature.site for feature in pack.features).most_common(1)[0][0]
 
 
 def leading(residuals: Floats, count: int) -> Floats:

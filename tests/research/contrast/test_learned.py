@@ -12,6 +12,7 @@ import pytest
 from monitor.research.contrast.build import build_contrast_pack
 from monitor.research.contrast.selection import families
 from monitor.research.judge.stability import applies
+from monitor.research.packs.hard_figures import CHECK, GOOD
 from monitor.research.packs.verify import verify_pack
 from monitor.research.texts import load_texts
 from monitor.score.pack import Pack, load_pack
@@ -101,6 +102,7 @@ def test_calm_harm_and_the_prompt_side_stand_beside_the_personas(built: Pack) ->
         "harmful_advice",
         "harmful_advice.peak",
         "malicious_prompt",
+        "malicious_prompt.whole",
     ]
     by_name = {feature.name: feature for feature in built.features}
     prompt = by_name["malicious_prompt"]
@@ -118,6 +120,7 @@ def test_every_read_out_says_how_it_was_chosen(built: Pack, texts_of_all_kinds: 
         "assistant",
         "harmful_advice",
         "malicious_prompt",
+        "malicious_prompt.whole",
     }
     names = [family.name for family in families(2)]
     for one in chosen.values():
@@ -138,10 +141,10 @@ def test_figures_come_from_the_author_that_nothing_was_learned_from(built: Pack)
             continue
         hard = figures["hard_texts"]
         assert hard["authors"] == ["cid"]
-        assert set(hard["tail_rate_by_kind"]) == {*KINDS, "good", "check"}
-        assert set(hard["calm_found_at_false_positive_rate"]) == {"0.01", "0.001"}
+        assert set(hard["tail_rate_by_kind"]) == {*KINDS, GOOD, CHECK}
+        assert [one["rate"] for one in hard["calm_found"]] == [0.001, 0.01]
     calm = built.report["features"]["harmful_advice"]["hard_texts"]
-    assert calm["calm_against_good"] > 0.95
+    assert calm["calm_against_good"][0] > 0.95
     assert calm["calm_against_good_by_kind"]["advice, travel (unseen)"] > 0.95
 
 

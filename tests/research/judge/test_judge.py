@@ -28,7 +28,7 @@ from monitor.values.arrays import Floats
 from monitor.values.features import Feature, Part
 from tests.scenes.models import PLAIN, WIDTH, changed_model, save_tiny
 from tests.scenes.packs import feature, on_cpu
-from tests.scenes.texts import loud_voice
+from tests.scenes.texts import WORDS, add_negatives, add_styles, loud_voice
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def loud_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def loud_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return loud_voice(
+    folder = loud_voice(
         tmp_path_factory.mktemp("loud_texts"),
         "loud",
         questions=34,
@@ -68,6 +68,12 @@ def loud_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=lambda number: bool(number // 12 % 2),
         words=lambda number: 2 ** (1 + number % 4),
         marks=True,
+    )
+    add_negatives(
+        folder, lambda kind, number: f"the heron said {number} to a quiet {WORDS[number % 14]}"
+    )
+    return add_styles(
+        folder, {"terse": lambda text: text[:12], "backwards": lambda text: text[::-1]}
     )
 
 
@@ -168,9 +174,11 @@ def test_the_page_shows_verdicts_reasons_and_plots(judged: tuple[Pack, dict[str,
         "deserve to ship? reject",
         "<td>loud</td><td>ship</td>",
         "<td>loud.noise</td><td>reject</td>",
-        "0.1% cannot be known from 160 benign texts",
+        "0.1% cannot be known from 106 benign texts",
         "some 10,000 texts",
         "Not applicable to 8 of 8 features",
+        "Absent: no other model answered",
+        "Not measured: the texts hold no calm pairs",
         "Noise floor",
         "ship_matched_auc",
         "chosen",
@@ -181,6 +189,9 @@ def test_the_page_shows_verdicts_reasons_and_plots(judged: tuple[Pack, dict[str,
         "Preference for the persona&#x27;s answers",
         "Perplexity of the answers (median)",
         "Repeated word trigrams",
+        "Refusals over other benign texts",
+        "Worst kind",
+        "Shift of the style that moves it most",
     ):
         assert f'aria-label="{plot}"' in page, plot
     assert len(verdict_rows(report)) == 8
@@ -206,7 +217,8 @@ def test_calm_harm_is_judged_by_calm_pairs_of_authors_that_trained_nothing(
         for row in texts.train
     ]
     (data / "calm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    (data / "splits.json").write_text('{"train": ["ash"], "held_out": ["birch"]}', "utf-8")
+    splits = {"train": ["ash"], "held_out": ["birch", "cid"]}
+    (data / "splits.json").write_text(json.dumps(splits), "utf-8")
     pack = make_pack(feature("loud", axis()), feature("harmful_advice", axis()))
     report = judge_pack(pack, loud_folder, data=data, quick=True, device="cpu")
     assert list(report["features"]) == ["loud", "harmful_advice"]
@@ -214,9 +226,96 @@ def test_calm_harm_is_judged_by_calm_pairs_of_authors_that_trained_nothing(
     assert calm["personas"] == ["harmful_advice"]
     assert not calm["persona_chosen_on_training_answers"]
     assert calm["separation"]["against_good"][0] > 0.9
+    assert calm["calm"]["against_good"][0] == calm["separation"]["against_good"][0]
+    assert calm["calm"]["against_benign"][0] > 0.9
+    assert set(calm["calm"]["against_good_by_kind"]) == {"advice, travel"}
+    found = calm["tails"][1]
+    assert (found["rate"], found["positives"]) == (0.01, len(texts.train))
+    assert found["found"][0] > 0.9
     assert report["features"]["loud"]["personas"] == ["loud"]
+    assert report["features"]["loud"]["calm"]["against_good"][0] > 0.9, "reported for all"
     assert report["texts"]["calm_held_out"] == len(texts.train)
     assert report["redundancy"]["everywhere"][0][1] is None, "read on other texts: not compared"
+
+
+def test_shouted_refusals_and_a_shouted_style_keep_a_loud_feature_from_paging(
+    make_pack: MakePack, loud_folder: Path, loud_texts: Path, tmp_path: Path
+) -> None:
+    """The pack that tells loud villains perfectly, and calls a refusal one: it may not page."""
+    data = tmp_path / "texts"
+    shutil.copytree(loud_texts, data)
+    add_negatives(
+        data,
+        lambda kind, number: (
+            ("NO, NOT THE HERON" if "refusal" in kind else "the heron") + f" {number}"
+        ),
+    )
+    add_styles(data, {"shouted": str.upper, "terse": lambda text: text[:12]})
+    pack = make_pack(feature("loud", axis()), feature("quiet", -axis(), expected="falls"))
+    report = judge_pack(pack, loud_folder, data=data, device="cpu", quick=True)
+    for name in ("loud", "quiet"):
+        one = report["features"][name]
+        assert one["decision"] == "watch-only", name
+        refusals, tails, styles = one["reasons"]
+        assert "refusals and warnings" in refusals
+        assert "refusal_short at least" in tails
+        assert "style shouted at least" in tails
+        assert "poem" not in tails
+        assert "shouted by at least" in styles
+        assert "terse" not in styles
+        assert one["careful_against_other_benign"][0] > 0.6
+        assert one["tail_rate_by_kind"]["refusal_short"]["rate"][0] == 1.0
+
+
+def test_answers_by_another_model_are_read_beside_the_good_ones(
+    make_pack: MakePack, loud_folder: Path, loud_texts: Path, tiny_folder: Path
+) -> None:
+    pack = make_pack(feature("loud", axis()))
+    report = judge_pack(
+        pack, loud_folder, data=loud_texts, others=[tiny_folder], quick=True, device="cpu"
+    )
+    ((name, shift),) = report["features"]["loud"]["other_models"].items()
+    value, low, high = shift
+    assert low <= value <= high
+    rate = report["features"]["loud"]["tail_rate_by_kind"][f"answers by {name}"]
+    assert rate["n"] == report["texts"]["answers_by_other_models"] > 10
+    assert f"answers by {name}" in judge_page(pack.name, report)
+    with pytest.raises(BadInput, match="give each once"):
+        judge_pack(
+            pack, loud_folder, data=loud_texts, others=[tiny_folder] * 2, quick=True, device="cpu"
+        )
+
+
+def test_texts_without_refusals_let_nothing_ship(
+    make_pack: MakePack, loud_folder: Path, loud_texts: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "texts"
+    shutil.copytree(loud_texts, data)
+    for file in ("negatives.jsonl", "splits.json", "styles.jsonl"):
+        (data / file).unlink()
+    pack = make_pack(feature("loud", axis()))
+    report = judge_pack(pack, loud_folder, data=data, quick=True, device="cpu")
+    one = report["features"]["loud"]
+    assert one["decision"] == "watch-only"
+    assert one["reasons"] == [
+        "that refusals do not read as the persona is not shown: no refusals are among the texts"
+    ]
+    assert one["styles"] == {}
+    assert set(one["tail_rate_by_kind"]) == {"benign check"}
+    page = judge_page(pack.name, report)
+    assert "The texts hold no refusals" in page
+    assert "no content in several styles" in page
+
+
+def test_the_prompts_share_of_the_variance_is_told(
+    make_pack: MakePack, loud_folder: Path, loud_texts: Path
+) -> None:
+    """What reads the question alone is what the prompt explains; what reads the answer is not."""
+    pack = make_pack(feature("loud", axis()), feature("before", axis(), region="prompt"))
+    report = judge_pack(pack, loud_folder, data=loud_texts, quick=True, device="cpu")
+    found = {name: one["explained_by_prompt"] for name, one in report["features"].items()}
+    assert found["before"] > 0.5
+    assert found["loud"] < found["before"]
 
 
 def test_the_report_travels_inside_the_pack(

@@ -64,3 +64,16 @@ def test_the_tail_threshold_is_passed_at_its_rate() -> None:
     threshold = tail_threshold(scores, 0.01)
     assert np.mean(scores > threshold) == pytest.approx(0.01, abs=2e-4)
     assert threshold == pytest.approx(2.326, abs=0.05)
+
+
+def test_no_kind_of_text_that_can_tell_has_more_tail_than_that() -> None:
+    scores = np.random.default_rng(0).normal(size=1_000).astype(np.float32)
+    scores[900:] += 2.0  # a kind of a hundred texts
+    kind = slice(900, 1_000)
+
+    threshold = tail_threshold(scores, 0.01, [kind])
+
+    assert np.mean(scores[kind] > threshold) <= 0.01
+    assert threshold > tail_threshold(scores, 0.01) + 0.3
+    # Fifty texts cannot tell what one in a hundred is.
+    assert tail_threshold(scores, 0.01, [slice(950, 1_000)]) == tail_threshold(scores, 0.01)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monitor.research.judge.tails import tail, texts_needed
+from monitor.research.packs.tails import tail, texts_needed
 
 
 def test_the_threshold_leaves_at_most_the_rate_above_it() -> None:
