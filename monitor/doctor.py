@@ -17,7 +17,13 @@ from monitor.alert.webhook import new_client
 from monitor.canaries import canary_run
 from monitor.drift.lateness import reach
 from monitor.errors import MonitorError, PackError, RefuseToStart
-from monitor.ingest.kafka import describe, newest_records, readable_codecs
+from monitor.ingest.kafka import (
+    describe,
+    newest_records,
+    principal,
+    readable_codecs,
+    rights,
+)
 from monitor.instrument import build_instrument, pack_in_use
 from monitor.operate import TAILS_MEND, tails_not_known
 from monitor.score.pack import Pack, load_pack
@@ -85,6 +91,7 @@ def examine(
     yield from _look("baseline", lambda: _baseline(settings), database)
     yield from _look("kafka compression", lambda: f"{', '.join(readable_codecs())} can be read")
     yield from _look("kafka", lambda: _kafka(settings), "Mend the field of kafka that is named.")
+    yield from _rights(settings)
     yield from _records(settings)
     yield from _look("reading", lambda: _reading(settings, datetime.now(UTC)), database)
     yield from _look("fidelity", lambda: _fidelity(settings, datetime.now(UTC)), database)
@@ -227,13 +234,38 @@ def _kafka(settings: Settings) -> str:
         missing.append(str(settings.kafka.dead_letter_topic))
     if missing:
         raise RefuseToStart(
-            f"topics that do not exist: {', '.join(missing)}",
-            hint="Create them, or mend kafka.topics and kafka.dead_letter_topic.",
+            f"topics not found: {', '.join(missing)}; they do not exist, or "
+            f"{principal(settings.kafka)} may not DESCRIBE them",
+            hint="Create them, mend kafka.topics and kafka.dead_letter_topic, or allow READ of the former "
+            "and WRITE of the latter.",
         )
     counts = [f"{name}: {count} partitions" for name, count in report.partitions.items()]
     of = "" if report.newest_read == report.with_records else f" of {report.with_records}"
     word = "partition was" if (report.newest_read, of) == (1, "") else "partitions were"
     return f"{', '.join(counts)}; the newest record of {report.newest_read}{of} {word} read"
+
+
+def _rights(settings: Settings) -> Iterator[Finding]:
+    """What the brokers let us do; nothing where they do not answer."""
+    try:
+        found = rights(settings.kafka)
+    except MonitorError:
+        return  # said under kafka
+    parts = []
+    if found.missing:
+        parts.append(f"{found.principal} lacks {', '.join(map(str, found.missing))}")
+    if found.granted:
+        parts.append(f"{found.principal} has {', '.join(map(str, found.granted))}")
+    if found.untold:
+        parts.append(f"the brokers do not tell of {', '.join(map(str, found.untold))}")
+    yield Finding(
+        subject="kafka rights",
+        well=not found.missing,
+        seen="; ".join(parts),
+        mend=f"Grant it: {found.commands(settings.kafka.bootstrap_servers)}"
+        if found.missing
+        else "",
+    )
 
 
 def _records(settings: Settings) -> Iterator[Finding]:

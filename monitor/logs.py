@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 from collections.abc import MutableMapping
 from typing import Any, Final, cast
 
@@ -66,6 +67,11 @@ _QUIET: Final = {
     "httpcore": logging.WARNING,
     "uvicorn": logging.WARNING,
 }
+_SPARING: Final = "kafka"
+"""A library that says the same several times a second for as long as a broker is away."""
+SPARED_SECONDS: Final = 60.0
+SPARED_LINES: Final = 6
+"""Most lines of such a library in `SPARED_SECONDS`; what must be known is said by our own events."""
 _SELF_HANDLED: Final = ("transformers", "huggingface_hub")
 
 Event = MutableMapping[str, Any]
@@ -107,6 +113,7 @@ def configure(log: LogSettings) -> None:
         cache_logger_on_first_use=False,
     )
     handler = _Stderr()
+    handler.addFilter(Spared(_SPARING))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -162,6 +169,60 @@ def _redacted(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_redacted(item) for item in value]
     return value
+
+
+class Once:
+    """Which sentences may be said again: each once in ``seconds``, whatever numbers it holds.
+
+    ``most`` bounds all of them together. For one thread at a time.
+    """
+
+    def __init__(self, seconds: float, most: int = 1_000) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._said: dict[str, float] = {}
+
+    def may_say(self, sentence: str, now: float) -> bool:
+        """Whether it is time for it; if so it counts as said at ``now``, in seconds of any clock."""
+        self._said = {one: at for one, at in self._said.items() if now - at < self._seconds}
+        shape = _NUMBER.sub("#", sentence)
+        if shape in self._said or len(self._said) >= self._most:
+            return False
+        self._said[shape] = now
+        return True
+
+
+_NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?")
+
+
+class Spared(logging.Filter):
+    """Lets through what `Once` allows of a library's lines, without tracebacks, and counts the rest."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__(library)
+        self._once = Once(SPARED_SECONDS, SPARED_LINES)
+        self._left_out = 0
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not super().filter(record):
+            return True
+        with self._lock:
+            return self._let_through(record)
+
+    def _let_through(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        if record.exc_info and isinstance(record.exc_info[1], OSError | RuntimeError):
+            said = f"{said}: {record.exc_info[1]}"
+            record.exc_info = None
+        if not self._once.may_say(f"{record.name} {record.levelname} {said}", record.created):
+            self._left_out += 1
+            return False
+        if self._left_out:
+            said = f"{said} ({self._left_out} lines of {self.name} were left out)"
+            self._left_out = 0
+        record.msg, record.args = said, None
+        return True
 
 
 class _Stderr(logging.Handler):

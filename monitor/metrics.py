@@ -83,6 +83,19 @@ class Metrics:
             action="Read the view dead_letters for topic, offset and reason; a jump after a deploy upstream "
             "is a changed record format.",
         )
+        self.dead_letters_waiting = self._gauge(
+            "monitor_dead_letters_waiting",
+            (),
+            "Dead letters of this worker that the table holds and the dead-letter topic has not been told yet.",
+            action="Above 0 for minutes: kafka.dead_letter_topic is away or may not be written; the page and the "
+            "log say why.",
+        )
+        self.dead_letters_untold = self._counter(
+            "monitor_dead_letters_untold_total",
+            (),
+            "Dead letters that the dead-letter topic is never told: it was away for too long.",
+            action="Whoever mends records by the topic reads these in the view dead_letters.",
+        )
         self.halves_waiting = self._gauge(
             "monitor_halves_waiting",
             (),
@@ -138,6 +151,20 @@ class Metrics:
             ("topic",),
             "Offsets below the start of the log when they were to be read: its retention was too short.",
             action="Records were lost before they were read: raise the topic's retention, catch up faster.",
+        )
+        self.behind_transactions = self._gauge(
+            "monitor_partitions_behind_a_transaction",
+            (),
+            "Partitions of this worker that are read up to a transaction which has been open for a minute.",
+            action="Its producer must commit or abort it: `kafka-transactions.sh find-hanging` names it, the page "
+            "the partition.",
+        )
+        self.partitions_stalled = self._counter(
+            "monitor_partitions_stalled_total",
+            ("topic",),
+            "Partitions that stood still for a minute while records that may be read waited in their log.",
+            action="A new connection is tried once by itself. Growing: restart the worker, and look at the "
+            "partition's leader.",
         )
         self.stale_chunks = self._counter(
             "monitor_stale_chunks_total",

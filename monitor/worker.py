@@ -8,12 +8,12 @@ again from the offsets that the store holds. So a crash anywhere loses nothing a
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Protocol
@@ -26,9 +26,11 @@ from monitor.canaries import Replay, canary_run
 from monitor.drift.histogram import bucket_scores
 from monitor.errors import (
     DatabaseUnavailable,
+    MonitorError,
     RegistryUnavailable,
     Retry,
     StaleChunk,
+    StopLoudly,
 )
 from monitor.fetching import Fetching, Prepared, Source
 from monitor.heartbeat import Heartbeat
@@ -55,14 +57,13 @@ from monitor.values.scores import ChunkResult, Replayed, ScoredPrompt, Unreplaya
 
 log = get_logger(__name__)
 
-ANNOUNCE_SECONDS = 60.0
 _DEPENDENCIES = ((DatabaseUnavailable, "database"), (RegistryUnavailable, "registry"))
 REMEMBERED = timedelta(hours=1)
 PRESENCE_EVERY = timedelta(seconds=15)
 
 
 class DeadLetterSink(Protocol):
-    """Where dead letters are announced beside the table, which is the record of truth."""
+    """Where dead letters are announced beside the table, which is the record of truth. Never raises."""
 
     def send(self, letters: Sequence[DeadLetter]) -> None: ...
 
@@ -86,6 +87,7 @@ class Worker:
         hash_key: bytes,
         worker_id: str,
         dead_letters: DeadLetterSink | None = None,
+        remarks: Callable[[], Sequence[str]] = tuple,
         heartbeat: Heartbeat | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         jitter: random.Random | None = None,
@@ -98,6 +100,7 @@ class Worker:
         self._hash_key = hash_key
         self._worker_id = worker_id
         self._dead_letters = dead_letters
+        self._remarks = remarks
         self._heartbeat = heartbeat or Heartbeat()
         self._clock = clock
         self._jitter = jitter or random.Random()
@@ -156,6 +159,11 @@ class Worker:
             except (StaleChunk, Retry) as error:
                 # `_patiently` gives up only once it is told to stop: nothing is lost by leaving.
                 log.warning("worker.last_chunk_not_stored", error=str(error), effect="read again")
+            except StopLoudly:
+                # Else it counts as alive for minutes, and what mends it is refused meanwhile.
+                with suppress(MonitorError):
+                    self._show_presence("stopped")
+                raise
 
     def _flow(
         self, stop: threading.Event, fetching: ThreadPoolExecutor, storing: ThreadPoolExecutor
@@ -234,7 +242,7 @@ class Worker:
     def _store(self, result: ChunkResult) -> None:
         started = time.monotonic()
         if result.dead_letters and self._dead_letters:
-            self._announce(self._dead_letters, result.dead_letters)
+            self._dead_letters.send(result.dead_letters)
         self._patiently(lambda: self._keep(result))
         self._source.commit(result.spans)
         seconds = time.monotonic() - started
@@ -261,21 +269,14 @@ class Worker:
         with transaction(self._database) as connection:
             store_chunk(connection, result)
 
-    def _announce(self, sink: DeadLetterSink, letters: Sequence[DeadLetter]) -> None:
-        """Tell the dead-letter topic; a topic that stays away must not stop the scoring for ever."""
-        try:
-            self._patiently(lambda: sink.send(letters), at_most_seconds=ANNOUNCE_SECONDS)
-        except Retry as error:
-            log.error("dead_letters.not_announced", n=len(letters), error=str(error), kept="in SQL")
-
     # --- what can go wrong ---------------------------------------------------------------------
 
-    def _patiently(self, action: Callable[[], None], *, at_most_seconds: float = math.inf) -> None:
+    def _patiently(self, action: Callable[[], None]) -> None:
         """Repeat ``action`` while its cause is outside and passes; once told to stop, not for long.
 
-        Raises `Retry` after ``at_most_seconds``, or half the grace period after the stop.
+        Raises `Retry` half the grace period after the stop.
         """
-        Patience(at_most_seconds=at_most_seconds).until_done(
+        Patience().until_done(
             action,
             passing=Retry,
             told=self._waiting,
@@ -353,6 +354,7 @@ class Worker:
                 pack_id=self._pack.pack_id,
                 state=state,
                 at=self._clock(),
+                remarks=self._remarks() if state == "running" else (),
             )
             if self._given.look(connection):
                 log.info("scores.adjusted", baseline_id=self._given.baseline_id)

@@ -2,6 +2,7 @@
 
 ``MONITOR_TEST_POSTGRES_URL`` (a superuser's URL), ``MONITOR_TEST_KAFKA_BOOTSTRAP`` and
 ``MONITOR_TEST_CHAT_MODEL`` (a folder) name servers and a model that are already there.
+``MONITOR_TEST_KAFKA_HOME`` (see `tests.kafka.apache`) makes Apache Kafka the broker, and tests/kafka runs.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from sqlalchemy import URL, Engine, make_url
 from monitor.demo.chat_model import chat_model
 from monitor.demo.services import POSTGRES_OPTIONS, Broker, Postgres, create_topic
 from monitor.settings import PostgresSettings
+from tests.kafka.apache import Cluster, kafka_home
 
 if TYPE_CHECKING:
     from tests.traffic import Traffic
@@ -212,15 +214,27 @@ def kafka_bootstrap() -> Iterator[str]:
     if outside:
         yield outside
         return
-    with _folder("broker") as folder, Broker(folder) as server:
+    with _folder("broker") as folder, _broker(folder) as server:
         yield server.bootstrap
 
 
 @pytest.fixture
-def restartable_broker() -> Iterator[Broker]:
+def restartable_broker() -> Iterator[Broker | Cluster]:
     """A broker of this test's own, to be stopped, killed and started again."""
-    with _folder("broker") as folder, Broker(folder) as server:
+    with _folder("broker") as folder, _broker(folder) as server:
         yield server
+
+
+def _broker(folder: Path) -> Broker | Cluster:
+    """The wheel's broker, or one of Apache Kafka where `kafka_home` names it."""
+    home = kafka_home()
+    return Cluster(folder, home) if home else Broker(folder)
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Callable[[str], AbstractContextManager[Path]]:
+    """``with server_folder("kafka") as folder``: where a server's data costs no disk, if there is room."""
+    return _folder
 
 
 @pytest.fixture

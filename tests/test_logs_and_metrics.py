@@ -16,7 +16,7 @@ import sqlalchemy
 import structlog
 
 from monitor.heartbeat import Heartbeat
-from monitor.logs import CONTENT_KEYS, configure, get_logger
+from monitor.logs import CONTENT_KEYS, SPARED_LINES, Once, configure, get_logger
 from monitor.metrics import METRICS, Metrics, metrics_page
 from monitor.settings import LogSettings
 
@@ -120,6 +120,35 @@ def test_libraries_write_through_the_same_renderer(lines: Lines, name: str) -> N
     assert line["event"] == "member a left kafka://u:***@b"
     assert line["logger"] == name
     assert line["level"] == "warning"
+
+
+def test_a_library_that_repeats_itself_is_heard_once_a_minute(lines: Lines) -> None:
+    """What kafka-python says while a broker is away: as often, and with numbers that differ."""
+    network = logging.getLogger("kafka.net.manager")
+    for number in range(1, 40):
+        network.warning("Bootstrap bootstrap-%d not ready; waiting %.2f secs", number, number / 7)
+    (line,) = lines()
+    assert line["event"] == "Bootstrap bootstrap-1 not ready; waiting 0.14 secs"
+    try:
+        raise ConnectionResetError("by the broker")
+    except ConnectionResetError:
+        network.exception("closing socket")
+    (line,) = lines()
+    assert line["event"] == "closing socket: by the broker (38 lines of kafka were left out)"
+    assert "exception" not in line
+    for word in "abcdefghijkl":
+        network.error("another sentence %s", word)
+    assert len(lines()) == SPARED_LINES - 2
+    get_logger("monitor.worker").warning("worker.said")
+    assert len(lines()) == 1, "ours are not counted"
+
+
+def test_a_sentence_is_said_again_when_its_time_is_over() -> None:
+    once = Once(60.0)
+    said = [
+        once.may_say(f"waiting {seconds} s", now=seconds) for seconds in (0.0, 59.0, 60.0, 61.0)
+    ]
+    assert said == [True, False, True, False]
 
 
 def test_library_that_brings_its_own_handler_is_adopted(lines: Lines) -> None:

@@ -15,6 +15,7 @@ from monitor.cli.baselines import baseline
 from monitor.cli.configuration import config
 from monitor.cli.gate import gates
 from monitor.cli.loops import commands
+from monitor.cli.offsets import offsets
 from monitor.cli.packs import pack
 from monitor.cli.realign import realigns
 from monitor.cli.show import explain
@@ -36,6 +37,7 @@ for name, group in (
     ("baseline", baseline),
     ("alerts", alerts),
     ("deliveries", deliveries),
+    ("offsets", offsets),
     ("pack", pack),
     ("config", config),
 ):

@@ -1,9 +1,7 @@
 """PostgreSQL and a Kafka-protocol broker from wheels, as context managers: no Docker, no root.
 
 Both keep port and data in their own folder, so each can be stopped, killed and started again. They
-run in a session of their own: Ctrl-C reaches us first, and we stop them in order. If we are killed
-before, they end with us (`tether`). One that was kept, or left by a machine that lost its power, is
-found by its pid file and ended before the next start.
+run as `monitor.demo.server.Server` says: one that was left behind is ended before the next start.
 """
 
 from __future__ import annotations
@@ -14,23 +12,19 @@ import signal
 import socket
 import stat
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
-import psutil
 import psycopg
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from monitor.demo.tether import TETHER, end
+from monitor.demo.server import Server
 from monitor.errors import ConfigurationError, RefuseToStart
-
-START_SECONDS: Final = 30.0
 
 POSTGRES_OPTIONS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -41,78 +35,6 @@ POSTGRES_OPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "full_page_writes": "off",
     }
 )
-
-
-class _Server:
-    """One child process, its log and its pid file. Started again with the same command line."""
-
-    def __init__(self, name: str, folder: Path, ready: Callable[[], bool]) -> None:
-        self.name = name
-        self.folder = folder
-        self._ready = ready
-        self._child: psutil.Popen | None = None
-
-    @property
-    def log(self) -> Path:
-        return self.folder / f"{self.name}.log"
-
-    @property
-    def _pid_file(self) -> Path:
-        return self.folder / f"{self.name}.pid"
-
-    @property
-    def running(self) -> bool:
-        return self._child is not None and self._child.poll() is None
-
-    def start(self, command: Sequence[str], user: str | None) -> None:
-        """Start and wait until ready; `RefuseToStart` with the end of the log if it never is."""
-        self.end_leftover(command[0])
-        with self.log.open("ab") as log:
-            self._child = psutil.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                start_new_session=True,
-                user=user,
-                group=user,
-                preexec_fn=TETHER.hold(signal.SIGINT),
-            )
-        self._pid_file.write_text(str(self._child.pid), encoding="utf-8")
-        try:
-            self._wait_until_ready()
-        except BaseException:
-            self.stop(signal.SIGKILL)
-            raise
-
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not self._ready():
-            if not self.running or time.monotonic() > deadline:
-                end = self.log.read_text(encoding="utf-8", errors="replace")[-1_000:]
-                raise RefuseToStart(f"{self.name} did not start in {self.folder}:\n{end}")
-            time.sleep(0.05)
-
-    def stop(self, how: signal.Signals) -> None:
-        """Signal the server and wait for it and its children; after `tether.END_SECONDS`, SIGKILL."""
-        if self._child is not None:
-            end(self._child, how)
-            TETHER.release(self._child.pid)
-        self._child = None
-        self._pid_file.unlink(missing_ok=True)
-
-    def keep(self) -> None:
-        """Let the server outlive this process."""
-        if self._child is not None:
-            TETHER.release(self._child.pid)
-
-    def end_leftover(self, executable: str) -> None:
-        """End the server that an earlier process of ours left running in this folder."""
-        with suppress(OSError, ValueError, psutil.Error):
-            leftover = psutil.Process(int(self._pid_file.read_text(encoding="utf-8")))
-            if str(self.folder) in leftover.cmdline() and leftover.cmdline()[0] == executable:
-                end(leftover, signal.SIGINT)
 
 
 class Postgres:
@@ -131,7 +53,7 @@ class Postgres:
         self.folder = folder.resolve()
         self.port = port or free_port()
         self._options = dict(options)
-        self._server = _Server("postgres", self.folder, self._answers)
+        self._server = Server("postgres", self.folder, self._answers)
         self._kept = False
 
     @property
@@ -227,7 +149,7 @@ class Broker:
     def __init__(self, folder: Path, *, port: int | None = None) -> None:
         self.folder = folder.resolve()
         self.port = port or free_port()
-        self._server = _Server("broker", self.folder, self._answers)
+        self._server = Server("broker", self.folder, self._answers)
         self._kept = False
 
     @property
@@ -296,10 +218,10 @@ class Broker:
 
 
 def create_topic(bootstrap: str, name: str, *, partitions: int = 1) -> None:
-    """Create a topic with one replica and wait until the broker knows it."""
+    """Create a topic with as many replicas as the broker gives by itself, and wait until the broker knows it."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
-        admin.create_topics({name: {"num_partitions": partitions, "replication_factor": 1}})
+        admin.create_topics({name: {"num_partitions": partitions, "replication_factor": -1}})
         admin.wait_for_topics([name])
     finally:
         admin.close()

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from monitor.settings.section import Duration, Section
 from monitor.values.fidelity import ANSWER_TOLERANCE, PROMPT_TOLERANCE
+
+
+def _topic(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) or name in (".", ".."):
+        raise ValueError(
+            f"{name!r} is no name of a topic: letters, digits, '.', '_' and '-', up to 249 of them"
+        )
+    return name
+
+
+Topic = Annotated[str, AfterValidator(_topic)]
 
 
 class KafkaSettings(Section):
     """Where sampled prompts come from."""
 
     bootstrap_servers: str = Field("localhost:9092", description="host:port, comma-separated")
-    topics: tuple[str, ...] = Field(("prompts",), min_length=1)
+    topics: tuple[Topic, ...] = Field(("prompts",), min_length=1)
     group_id: str = Field("monitor", min_length=1)
-    dead_letter_topic: str | None = Field(
+    dead_letter_topic: Topic | None = Field(
         "prompts.dead-letters", description="null: dead letters go to the table only"
     )
     start_at: Literal["earliest", "latest"] = Field(
@@ -63,6 +75,11 @@ class KafkaSettings(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> KafkaSettings:
+        if self.dead_letter_topic in self.topics:
+            raise ValueError(
+                f"kafka.dead_letter_topic: {self.dead_letter_topic} is one of kafka.topics: every dead letter "
+                "would be read as a record"
+            )
         sasl = self.security_protocol.startswith("SASL")
         if sasl and self.sasl_mechanism is None:
             raise ValueError("kafka.sasl_mechanism is needed with a SASL security_protocol")

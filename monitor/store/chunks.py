@@ -79,9 +79,10 @@ def advance_offsets(
         moved = c.scalar(
             text("""
                 INSERT INTO monitor_data.offsets AS kept
-                    (group_id, topic, partition, next_offset, log_end, worker_id, watermark)
+                    (group_id, topic, partition, next_offset, begins_at, log_end, worker_id,
+                    watermark)
                 VALUES
-                    (:group_id, :topic, :partition, :end, :log_end, :worker_id, :watermark)
+                    (:group_id, :topic, :partition, :end, :start, :log_end, :worker_id, :watermark)
                 ON CONFLICT (group_id, topic, partition) DO UPDATE SET
                     next_offset = excluded.next_offset, log_end = excluded.log_end,
                     worker_id = excluded.worker_id, updated_at = now(),

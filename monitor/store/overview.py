@@ -11,8 +11,9 @@ from sqlalchemy import Connection, Engine, text
 
 from monitor.errors import MonitorError
 from monitor.store.database import transaction
-from monitor.store.packs import pack_presence
-from monitor.values.presence import several_live
+from monitor.store.packs import ALIVE, pack_presence
+from monitor.store.workers import live_workers
+from monitor.values.presence import said_by, several_live
 
 Database = Engine
 Reader = Connection
@@ -36,10 +37,11 @@ def remarks(database: Database, now: datetime) -> list[str]:
     """Sentences that whoever looks should know; none when the database does not answer."""
     try:
         with reading(database) as c:
-            said = several_live(pack_presence(c, now))
+            packs = several_live(pack_presence(c, now))
+            said = said_by(live_workers(c, now - ALIVE))
     except MonitorError:
         return []
-    return [said] if said else []
+    return [packs, *said] if packs else said
 
 
 def approved_baseline(c: Connection, pack_id: str) -> dict[str, Any] | None:

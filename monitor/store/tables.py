@@ -38,6 +38,7 @@ from sqlalchemy.dialects.postgresql import (
     SMALLINT,
     TEXT,
     TIMESTAMP,
+    UUID,
 )
 
 DATA_SCHEMA: Final = "monitor_data"
@@ -278,7 +279,29 @@ offsets = Table(
     Column("updated_at", MOMENT, nullable=False, server_default=NOW),
     Column("worker_id", TEXT, nullable=False),
     Column("watermark", MOMENT),
+    Column("begins_at", BIGINT, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("group_id", "topic", "partition"),
+)
+
+topics = Table(
+    "topics",
+    metadata,
+    Column("group_id", TEXT, nullable=False),
+    Column("topic", TEXT, nullable=False),
+    Column("topic_id", UUID),
+    Column("begun_at", MOMENT, nullable=False, server_default=NOW),
+    PrimaryKeyConstraint("group_id", "topic"),
+)
+
+read_spans = Table(
+    "read_spans",
+    metadata,
+    Column("group_id", TEXT, nullable=False),
+    Column("topic", TEXT, nullable=False),
+    Column("partition", INTEGER, nullable=False),
+    Column("first_offset", BIGINT, nullable=False),
+    Column("end_offset", BIGINT, nullable=False),
+    PrimaryKeyConstraint("group_id", "topic", "partition", "first_offset"),
 )
 
 log_ends = Table(
@@ -317,6 +340,7 @@ workers = Table(
     Column("state", TEXT, nullable=False),
     Column("started_at", MOMENT, nullable=False),
     Column("seen_at", MOMENT, nullable=False),
+    Column("remarks", ARRAY(TEXT), nullable=False, server_default=text("'{}'")),
 )
 
 canary_runs = Table(

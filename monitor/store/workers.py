@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection, RowMapping, text
 
-from monitor.store.border import clean
+from monitor.store.border import TEXT_CHARACTERS, clean
 from monitor.store.buckets import add_buckets
 from monitor.store.packs import lineage_id_of
 from monitor.values.presence import WorkerPresence
@@ -17,15 +17,26 @@ from monitor.values.scores import Bucket, CanaryRun, Lineage
 
 
 def heartbeat(
-    c: Connection, worker_id: str, group_id: str, pack_id: str, state: str, at: datetime
+    c: Connection,
+    worker_id: str,
+    group_id: str,
+    pack_id: str,
+    state: str,
+    at: datetime,
+    remarks: Sequence[str] = (),
 ) -> None:
-    """Say that the worker lives, with which pack, and in which state (``running``, ``stopped`` …)."""
+    """Say that the worker lives, with which pack, and in which state (``running``, ``stopped`` …).
+
+    ``remarks`` are sentences about what is wrong around it and does not stop it.
+    """
     c.execute(
         text("""
-            INSERT INTO monitor_data.workers (worker_id, group_id, pack_id, state, started_at, seen_at)
-            VALUES (:worker_id, :group_id, :pack_id, :state, :at, :at)
+            INSERT INTO monitor_data.workers
+                (worker_id, group_id, pack_id, state, started_at, seen_at, remarks)
+            VALUES (:worker_id, :group_id, :pack_id, :state, :at, :at, CAST(:remarks AS text[]))
             ON CONFLICT (worker_id) DO UPDATE SET
                 group_id = excluded.group_id, pack_id = excluded.pack_id, state = excluded.state,
+                remarks = excluded.remarks,
                 seen_at = greatest(workers.seen_at, excluded.seen_at)
         """),
         {
@@ -34,6 +45,7 @@ def heartbeat(
             "pack_id": pack_id,
             "state": clean(state),
             "at": at,
+            "remarks": [clean(said, TEXT_CHARACTERS) for said in remarks],
         },
     )
 
@@ -67,14 +79,14 @@ def live_workers(c: Connection, since: datetime) -> list[WorkerPresence]:
     """Workers that showed themselves since then and did not say that they stopped."""
     rows = c.execute(
         text("""
-            SELECT worker_id, group_id, pack_id, state, started_at, seen_at
+            SELECT worker_id, group_id, pack_id, state, started_at, seen_at, remarks
             FROM monitor_data.workers
             WHERE seen_at >= :since AND state <> 'stopped'
             ORDER BY worker_id
         """),
         {"since": since},
     )
-    return [WorkerPresence(**row) for row in rows.mappings()]
+    return [WorkerPresence(**{**row, "remarks": tuple(row["remarks"])}) for row in rows.mappings()]
 
 
 def latest_canaries(c: Connection, since: datetime) -> list[CanaryRun]:

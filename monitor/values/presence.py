@@ -34,6 +34,8 @@ class WorkerPresence:
     state: str
     started_at: datetime
     seen_at: datetime
+    remarks: Sequence[str] = ()
+    """What it says of what is wrong around it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,11 @@ def several_live(packs: Sequence[PackPresence]) -> str | None:
         f"{len(at_work)} packs have live workers: {named}. Each is watched apart, against its own"
         " baseline, on the records that its own workers read."
     )
+
+
+def said_by(workers: Sequence[WorkerPresence]) -> list[str]:
+    """What the workers remark, each sentence once, in order."""
+    return sorted({said for worker in workers for said in worker.remarks})
 
 
 def _workers(pack: PackPresence) -> str:

@@ -28,7 +28,7 @@ from monitor.store.fidelity import replays_compared
 from monitor.store.ingest import ingest_health
 from monitor.store.overview import Database, Reader
 from monitor.store.packs import PackFeature, pack_features, pack_presence
-from monitor.values.presence import PackPresence, foremost, several_live
+from monitor.values.presence import PackPresence, foremost, said_by, several_live
 from monitor.values.prompts import EVERYTHING
 
 MOST_HOURS: Final = 24 * 31
@@ -116,6 +116,7 @@ def state_of_things(c: Reader, now: datetime, given: str | None = None) -> dict[
         "pack": pack,
         "packs": [asdict(one) for one in packs if one.live_workers or one.pack_id == shown],
         "several_packs": several_live(packs),
+        "remarks": said_by(health.workers),
         "baseline": overview.approved_baseline(c, pack["pack_id"]) if pack else None,
         # As in an evaluation: a worker that is gone vouches for nothing, unless nobody else does.
         "canaries": [

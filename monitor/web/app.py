@@ -58,7 +58,8 @@ def create_app(
     """
 
     def remarks() -> list[str]:
-        return [*own_remarks(), *(overview.remarks(database, clock()) if database else ())]
+        stored = overview.remarks(database, clock()) if database else ()
+        return list(dict.fromkeys((*own_remarks(), *stored)))
 
     routes = health.routes(heartbeat, readiness, remarks, live_within.total_seconds())
     if database is not None:

@@ -36,11 +36,11 @@ def test_help_names_every_command(cli: Cli) -> None:
     shown = cli("--help")
     assert shown.code == 0
     commands = "run worker watcher courier web sidecar migrate doctor score demo"
-    for command in f"{commands} baseline alerts deliveries pack config".split():
+    for command in f"{commands} baseline alerts deliveries offsets pack config".split():
         assert f"│ {command} " in shown.out
 
 
-@pytest.mark.parametrize("group", ["baseline", "alerts", "deliveries", "pack", "config"])
+@pytest.mark.parametrize("group", ["baseline", "alerts", "deliveries", "offsets", "pack", "config"])
 def test_a_group_without_a_command_prints_its_help(cli: Cli, group: str) -> None:
     shown = cli(group)
     assert shown.code == 2

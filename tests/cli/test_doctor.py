@@ -129,7 +129,8 @@ def test_nothing_configured_names_the_schema_the_topics_and_the_endpoints(
     assert "monitor migrate" in parts["postgres"]["mend"]
     assert not parts["baseline"]["well"]
     assert parts["kafka"]["seen"] == (
-        "topics that do not exist: no-such-topic, no-such-dead-letters"
+        "topics not found: no-such-topic, no-such-dead-letters; they do not exist, or "
+        "User:ANONYMOUS may not DESCRIBE them"
     )
     assert parts["endpoints"]["seen"] == "nobody is told of alerts"
 

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -298,6 +299,27 @@ def test_broker_and_postgres_restart_under_load(
         assert on_topic > 200
         workers.wait_for(on_topic)
         check(workers, load, on_topic=on_topic)
+
+
+def test_sigterm_before_the_first_connection_ends_at_once(
+    tmp_path: Path, migrated_url: str
+) -> None:
+    """The listener takes connections and says nothing: the source waits for its first answer."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        workers = Fleet(tmp_path, address, "prompts", migrated_url)
+        with closing(workers):
+            worker = workers.start()
+            listener.settimeout(60)
+            listener.accept()
+            time.sleep(1)
+            started = time.monotonic()
+            assert workers.end(worker) == 0
+            assert time.monotonic() - started < 7  # what is waited for takes 15
+    (log,) = tmp_path.glob("worker-*.log")
+    assert "left_at_the_end_of_its_grace" not in log.read_text()
 
 
 @pytest.mark.timeout(120)

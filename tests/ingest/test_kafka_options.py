@@ -60,6 +60,12 @@ def test_the_consumer_never_commits_or_resets_by_itself() -> None:
     assert options["group_id"] == "g"
 
 
+def test_added_partitions_are_noticed_within_a_minute_unless_told_otherwise() -> None:
+    assert consumer_options(KafkaSettings())["metadata_max_age_ms"] <= 30_000
+    asked = KafkaSettings(client_options={"metadata_max_age_ms": 5_000})
+    assert consumer_options(asked)["metadata_max_age_ms"] == 5_000
+
+
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
 def test_passwords_come_from_a_file_that_is_read_again(mechanism: str, tmp_path: Path) -> None:
     file = tmp_path / "password"

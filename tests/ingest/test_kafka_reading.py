@@ -25,8 +25,8 @@ def records(partition: tuple[str, int], *offsets: int, value: bytes = b"x") -> l
 
 def reading_both() -> Readings:
     readings = Readings()
-    readings.begin(A, 5, assignment=1, told=True, now=0.0)
-    readings.begin(B, 9, assignment=2, told=True, now=0.0)
+    readings.begin(A, 5, assignment=1)
+    readings.begin(B, 9, assignment=2)
     return readings
 
 
@@ -51,16 +51,6 @@ def test_a_gap_alone_is_a_span_without_records() -> None:
     assert chunk
     assert chunk.records == ()
     assert [(span.partition, span.start, span.end) for span in chunk.spans] == [(1, 9, 11)]
-
-
-def test_a_start_that_the_store_does_not_know_is_told_once() -> None:
-    readings = Readings()
-    readings.begin(A, 5, assignment=1, told=False, now=3.0)
-    assert readings.waited(4.0) == 1.0
-    chunk = readings.cut()
-    assert chunk
-    assert [(span.start, span.end) for span in chunk.spans] == [(5, 5)]
-    assert readings.cut() is None
 
 
 def test_dropped_partitions_leave_nothing_behind() -> None:
@@ -139,7 +129,7 @@ def test_spans_are_contiguous_and_every_record_is_in_its_span(
 def test_records_below_the_start_are_read_again_only_where_they_are_wanted() -> None:
     readings = Readings()
     places = {2: frozenset({0}), 3: frozenset({1, 4})}
-    readings.begin(A, 5, assignment=1, told=True, now=0.0, wanted=places)
+    readings.begin(A, 5, assignment=1, wanted=places)
     readings.add(A, records(A, 1, 2), position=3, log_end=9, now=1.0)
     first = readings.cut()
     assert first

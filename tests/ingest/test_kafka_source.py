@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
+from pathlib import Path
+from uuid import UUID
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -22,26 +24,47 @@ from monitor.errors import ConfigurationError, DatabaseUnavailable, StaleChunk, 
 from monitor.ingest.kafka import KafkaSource
 from monitor.settings import IngestSettings, KafkaSettings
 from monitor.values.prompts import Chunk, OffsetSpan
+from monitor.values.reading import Partition, ReadingPoint
+from tests.kafka.apache import USERS, Cluster
 
 pytestmark = pytest.mark.slow
 
-Partition = tuple[str, int]
 SOON = 20.0
 
 
 class Offsets:
     """Stands in for the store: offsets advanced by compare-and-swap, and what was stored."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: Mapping[Partition, int] | None = None) -> None:
         self.lock = threading.Lock()
-        self.next: dict[Partition, int] = {}
+        self.next: dict[Partition, int] = dict(begun or {})
+        self.ids: dict[str, UUID] = {}
         self.values: dict[Partition, list[int]] = defaultdict(list)
-        self.asked: list[frozenset[Partition]] = []
 
-    def start(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+    def topics(self, names: Collection[str]) -> Mapping[str, UUID | None]:
         with self.lock:
-            self.asked.append(frozenset(partitions))
-            return {key: self.next[key] for key in partitions if key in self.next}
+            return {topic: self.ids.get(topic) for topic, _ in self.next if topic in names}
+
+    def know_topic(self, topic: str, topic_id: UUID) -> None:
+        with self.lock:
+            self.ids[topic] = topic_id
+
+    def begin_topic(self, topic: str, topic_id: UUID | None, starts: Mapping[int, int]) -> None:
+        if topic_id:
+            self.know_topic(topic, topic_id)
+        self.begin_partitions({(topic, number): at for number, at in starts.items()})
+
+    def begin_partitions(self, starts: Mapping[Partition, int]) -> None:
+        with self.lock:
+            self.next = {**starts, **self.next}
+
+    def points(self, partitions: Collection[Partition]) -> Mapping[Partition, ReadingPoint]:
+        with self.lock:
+            return {
+                key: ReadingPoint(next_offset=self.next[key])
+                for key in partitions
+                if key in self.next
+            }
 
     def store(self, chunk: Chunk) -> None:
         with self.lock:
@@ -125,7 +148,7 @@ def test_three_partitions_in_order_with_contiguous_spans(
 ) -> None:
     topic = make_topic(partitions=3)
     produce(kafka_bootstrap, topic, range(600), partitions=3)
-    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), Offsets().start) as source:
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), Offsets()) as source:
         chunks = drain(source, holding(600))
         assert source.assigned() == {(topic, 0), (topic, 1), (topic, 2)}
     assert_contiguous(chunks)
@@ -148,12 +171,12 @@ def test_reading_begins_where_the_store_says_not_where_kafka_says(
 ) -> None:
     produce(kafka_bootstrap, topic, range(100))
     offsets = Offsets()
-    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets.start) as source:
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets) as source:
         for chunk in drain(source, holding(100)):
             source.commit(chunk.spans)
         wait_for(lambda: committed(kafka_bootstrap, topic) == 100, "the commit reaches Kafka")
     offsets.next = {(topic, 0): 37}
-    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets.start) as source:
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets) as source:
         again = drain(source, holding(63))
     assert [int(r.value or b"") for chunk in again for r in chunk.records] == list(range(37, 100))
 
@@ -170,19 +193,17 @@ def test_start_at_latest_is_told_to_the_store_before_any_record(
     kafka_bootstrap: str, topic: str
 ) -> None:
     produce(kafka_bootstrap, topic, range(10))
-    asked = settings(kafka_bootstrap, topic, start_at="latest")
-    with KafkaSource(asked, ingest(), Offsets().start) as source:
-        (first,) = drain(source, lambda chunks: len(chunks) == 1)
+    asked, offsets = settings(kafka_bootstrap, topic, start_at="latest"), Offsets()
+    with KafkaSource(asked, ingest(), offsets) as source:
+        wait_for(lambda: offsets.next == {(topic, 0): 10}, "the store is told")
         produce(kafka_bootstrap, topic, range(10, 15))
         later = drain(source, holding(5))
-    assert first.records == ()
-    assert [(span.start, span.end) for span in first.spans] == [(10, 10)]
     assert [record.offset for chunk in later for record in chunk.records] == [10, 11, 12, 13, 14]
 
 
 def test_the_queue_is_bounded_and_everything_arrives_late(kafka_bootstrap: str, topic: str) -> None:
     produce(kafka_bootstrap, topic, range(1_000))
-    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), Offsets().start) as source:
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), Offsets()) as source:
         drain(source, lambda chunks: len(chunks) == 1)
         time.sleep(1.0)
         assert len(source._holdings._chunks) == 2
@@ -195,7 +216,7 @@ def test_the_queue_is_bounded_and_everything_arrives_late(kafka_bootstrap: str, 
 def test_a_chunk_may_outlast_the_poll_interval(kafka_bootstrap: str, topic: str) -> None:
     produce(kafka_bootstrap, topic, range(500))
     asked = settings(kafka_bootstrap, topic, max_poll_interval_ms=2_000)
-    with KafkaSource(asked, ingest(), Offsets().start) as source:
+    with KafkaSource(asked, ingest(), Offsets()) as source:
         (first,) = drain(source, lambda chunks: len(chunks) == 1)
         time.sleep(5.0)
         assert not source.is_revoked(first.spans[0])
@@ -209,7 +230,7 @@ def test_rewind_reads_again_and_revokes_what_was_handed_out(
 ) -> None:
     produce(kafka_bootstrap, topic, range(200))
     offsets = Offsets()
-    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets.start) as source:
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets) as source:
         first, second = drain(source, lambda chunks: len(chunks) == 2)
         offsets.store(first)
         wait_for(
@@ -226,16 +247,18 @@ def test_rewind_reads_again_and_revokes_what_was_handed_out(
 
 def test_a_store_that_is_away_is_waited_for(kafka_bootstrap: str, topic: str) -> None:
     produce(kafka_bootstrap, topic, range(10))
-    attempts = 0
 
-    def start(_: Collection[Partition]) -> Mapping[Partition, int]:
-        nonlocal attempts
-        attempts += 1
-        if attempts <= 2:
-            raise DatabaseUnavailable("starting up")
-        return {(topic, 0): 4}
+    class Away(Offsets):
+        attempts = 0
 
-    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), start) as source:
+        def points(self, partitions: Collection[Partition]) -> Mapping[Partition, ReadingPoint]:
+            self.attempts += 1
+            if self.attempts <= 2:
+                raise DatabaseUnavailable("starting up")
+            return super().points(partitions)
+
+    offsets = Away({(topic, 0): 4})
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets) as source:
         wait_for(lambda: "starting up" in source.problem, "the problem is told")
         (chunk,) = drain(source, holding(6))
         assert source.problem == ""
@@ -244,7 +267,7 @@ def test_a_store_that_is_away_is_waited_for(kafka_bootstrap: str, topic: str) ->
 
 def test_lag_counts_what_is_not_committed(kafka_bootstrap: str, topic: str) -> None:
     produce(kafka_bootstrap, topic, range(60))
-    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), Offsets().start) as source:
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), Offsets()) as source:
         chunks = drain(source, holding(60))
         assert source.lag() == {(topic, 0): 60}
         source.commit(chunks[0].spans)
@@ -258,7 +281,7 @@ def test_lag_counts_what_is_not_committed(kafka_bootstrap: str, topic: str) -> N
 def member(asked: KafkaSettings, offsets: Offsets, seconds: float = 0.0) -> Iterator[KafkaSource]:
     """A worker in a thread of its own: poll, take its time, store, commit."""
     stop = threading.Event()
-    with KafkaSource(asked, ingest(chunk_records=20), offsets.start) as source:
+    with KafkaSource(asked, ingest(chunk_records=20), offsets) as source:
 
         def work() -> None:
             while not stop.is_set():
@@ -322,9 +345,9 @@ def test_a_partition_that_moved_revokes_its_spans_and_no_others(
     topic = make_topic(partitions=2)
     produce(kafka_bootstrap, topic, range(400), partitions=2)
     asked, offsets = settings(kafka_bootstrap, topic), Offsets()
-    with KafkaSource(asked, ingest(), offsets.start) as stays:
+    with KafkaSource(asked, ingest(), offsets) as stays:
         handed = drain(stays, lambda chunks: len(spans_of(chunks)) == 2)
-        with KafkaSource(asked, ingest(), offsets.start) as comes:
+        with KafkaSource(asked, ingest(), offsets) as comes:
             wait_for(
                 lambda: len(comes.assigned()) == len(stays.assigned()) == 1, "the two members share"
             )
@@ -345,17 +368,18 @@ def test_a_member_that_is_evicted_reads_again_from_the_store(
 ) -> None:
     """The thread hangs in the store for longer than the poll interval; membership is lost."""
     produce(kafka_bootstrap, topic, range(100))
-    offsets = Offsets()
     hang = threading.Event()
 
-    def start(partitions: Collection[Partition]) -> Mapping[Partition, int]:
-        if hang.is_set():
-            hang.clear()
-            time.sleep(4.0)
-        return offsets.start(partitions)
+    class Slow(Offsets):
+        def points(self, partitions: Collection[Partition]) -> Mapping[Partition, ReadingPoint]:
+            if hang.is_set():
+                hang.clear()
+                time.sleep(4.0)
+            return super().points(partitions)
 
+    offsets = Slow()
     asked = settings(kafka_bootstrap, topic, max_poll_interval_ms=1_500)
-    with KafkaSource(asked, ingest(), start) as source:
+    with KafkaSource(asked, ingest(), offsets) as source:
         (first,) = drain(source, lambda chunks: len(chunks) == 1)
         offsets.store(first)
         hang.set()
@@ -388,7 +412,7 @@ def test_a_broker_restart_in_mid_stream_loses_and_repeats_nothing(
 @pytest.mark.slow
 def test_a_broker_that_comes_later_is_waited_for(tmp_path_factory: pytest.TempPathFactory) -> None:
     broker = Broker(tmp_path_factory.mktemp("late"), port=free_port())
-    with KafkaSource(settings(broker.bootstrap, "late"), ingest(), Offsets().start) as source:
+    with KafkaSource(settings(broker.bootstrap, "late"), ingest(), Offsets()) as source:
         assert source.poll(1.5) is None
         assert "no Kafka broker answers" in source.problem
         with broker:
@@ -402,43 +426,55 @@ def test_a_broker_that_comes_later_is_waited_for(tmp_path_factory: pytest.TempPa
 def test_an_unknown_topic_is_named(kafka_bootstrap: str) -> None:
     asked = settings(kafka_bootstrap, "no-such-topic")
     with (
-        KafkaSource(asked, ingest(), Offsets().start) as source,
+        KafkaSource(asked, ingest(), Offsets()) as source,
         pytest.raises(ConfigurationError, match=r"no-such-topic not found"),
     ):
         source.poll(SOON)
 
 
 def test_a_password_is_shown_and_another_mechanism_is_refused(
-    kafka_bootstrap: str, topic: str
+    restartable_broker: Broker | Cluster, tmp_path: Path
 ) -> None:
-    """The broker of the wheel takes PLAIN with any password and knows no other mechanism."""
-    produce(kafka_bootstrap, topic, range(5))
-    sasl = {
-        "security_protocol": "SASL_PLAINTEXT",
-        "sasl_username": "monitor",
-        "sasl_password": "secret",
-        "client_options": {"bootstrap_timeout_ms": 2_000},
-    }
-    plain = settings(kafka_bootstrap, topic, sasl_mechanism="PLAIN", **sasl)
-    with KafkaSource(plain, ingest(), Offsets().start) as source:
+    """The broker of the wheel takes PLAIN with any password, at any listener, and no other mechanism."""
+    restartable_broker.create_topic("shown")
+    produce(restartable_broker.bootstrap, "shown", range(5))
+    address = restartable_broker.bootstrap
+    if isinstance(restartable_broker, Cluster):
+        address = restartable_broker.addresses("SASL_PLAINTEXT")
+        restartable_broker.allow("User:monitor", "Read", on=("--topic", "shown", "--group", "*"))
+    protocol = {"security_protocol": "SASL_PLAINTEXT"}
+    plain = settings(
+        address,
+        "shown",
+        sasl_mechanism="PLAIN",
+        sasl_username="monitor",
+        sasl_password=USERS["monitor"],
+        **protocol,
+    )
+    with KafkaSource(plain, ingest(), Offsets()) as source:
         drain(source, holding(5))
-    scram = settings(kafka_bootstrap, topic, sasl_mechanism="SCRAM-SHA-256", **sasl)
+    token = tmp_path / "token"
+    token.write_text("a.b.c", encoding="utf-8")
+    other = settings(
+        address, "shown", sasl_mechanism="OAUTHBEARER", oauth_token_file=token, **protocol
+    )
     with (
-        KafkaSource(scram, ingest(), Offsets().start) as source,
-        pytest.raises(ConfigurationError, match="does not support SCRAM-SHA-256") as refused,
+        KafkaSource(other, ingest(), Offsets()) as source,
+        pytest.raises(ConfigurationError, match="UnsupportedSaslMechanismError") as refused,
     ):
         source.poll(SOON)
-    assert "kafka.sasl_mechanism" in refused.value.hint
+    assert "kafka.sasl_mechanism (OAUTHBEARER)" in refused.value.hint
 
 
 def test_an_error_of_the_store_that_does_not_pass_reaches_the_worker(
     kafka_bootstrap: str, topic: str
 ) -> None:
-    def start(_: Collection[Partition]) -> Mapping[Partition, int]:
-        raise ZeroDivisionError("a bug")
+    class Broken(Offsets):
+        def points(self, partitions: Collection[Partition]) -> Mapping[Partition, ReadingPoint]:
+            raise ZeroDivisionError("a bug")
 
     with (
-        KafkaSource(settings(kafka_bootstrap, topic), ingest(), start) as source,
+        KafkaSource(settings(kafka_bootstrap, topic), ingest(), Broken()) as source,
         pytest.raises(ZeroDivisionError),
     ):
         source.poll(SOON)
@@ -453,7 +489,7 @@ def test_records_removed_by_retention_are_counted_and_covered_by_a_span(
     admin.close()
     offsets = Offsets()
     offsets.next = {(topic, 0): 10}
-    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets.start) as source:
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets) as source:
         chunks = drain(source, holding(40))
         assert source.gaps == {(topic, 0): 50}
     assert chunks[0].spans[0].start == 10
@@ -466,7 +502,7 @@ def test_a_stored_offset_beyond_the_log_stops_loudly(kafka_bootstrap: str, topic
     offsets = Offsets()
     offsets.next = {(topic, 0): 1_000}
     with (
-        KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets.start) as source,
+        KafkaSource(settings(kafka_bootstrap, topic), ingest(), offsets) as source,
         pytest.raises(StopLoudly, match="ends before the stored offset"),
     ):
         source.poll(SOON)
@@ -479,7 +515,7 @@ def test_a_large_record_comes_through_whole(kafka_bootstrap: str, topic: str) ->
     producer.flush(30)
     producer.close()
     asked = settings(kafka_bootstrap, topic, max_partition_fetch_bytes=1_024)
-    with KafkaSource(asked, ingest(), Offsets().start) as source:
+    with KafkaSource(asked, ingest(), Offsets()) as source:
         (chunk,) = drain(source, holding(1))
     assert len(chunk.records[0].value or b"") == 900_000
     assert chunk.records[0].headers == (("kind", b"large"),)

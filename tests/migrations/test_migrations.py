@@ -227,6 +227,7 @@ STATES = {
 }
 MADE_BY_THE_SERVER = {
     ("lineages", "lineage_id"),
+    ("adjusted_lineages", "adjusted_id"),
     ("canary_runs", "run_id"),
     ("deliveries", "delivery_id"),
     ("pack_features", "sign"),

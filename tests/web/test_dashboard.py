@@ -208,6 +208,24 @@ def test_how_far_what_is_read_lies_behind(watched: Engine, client_of: ClientOf) 
     assert re.search(r"delay</span><b>40 min</b>\s*<small>prompts/3", page)
 
 
+def test_what_a_live_worker_remarks_is_on_the_page_and_in_readyz_once(
+    watched: Engine, client_of: ClientOf
+) -> None:
+    said = "The dead-letter topic letters is not told, the table has all dead letters: <refused>"
+    with transaction(watched) as c:
+        heartbeat(c, "w-2", "monitor", PACK, "running", NOW, [said])
+        heartbeat(c, "w-3", "monitor", PACK, "running", NOW, [said])
+        heartbeat(c, "w-4", "monitor", PACK, "running", NOW - timedelta(hours=2), ["long ago"])
+        heartbeat(c, "w-5", "monitor", PACK, "stopped", NOW, ["not any more"])
+    client = client_of(watched)
+    assert client.get("/readyz").json()["remarks"] == [said]
+    assert client.get("/api/overview").json()["remarks"] == [said]
+    page = client.get("/").text
+    assert page.count("The dead-letter topic letters is not told") == 1
+    assert "long ago" not in page
+    assert "not any more" not in page
+
+
 def test_two_live_packs_are_told_and_either_can_be_looked_at(
     watched: Engine, client_of: ClientOf
 ) -> None:

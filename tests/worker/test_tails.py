@@ -16,11 +16,11 @@ from benchmarks.null_replay import NullReplay, null_pack
 from monitor import operate
 from monitor.drift.histogram import floor_time
 from monitor.ingest.kafka import KafkaSource
+from monitor.reading_points import StoredPoints
 from monitor.score.pack import Pack, manifest
 from monitor.score.scorer import Scorer
 from monitor.settings import DriftSettings, IngestSettings, KafkaSettings, Settings
 from monitor.store.baselines import approve_baseline
-from monitor.store.chunks import start_offsets
 from monitor.store.database import transaction
 from monitor.store.packs import pack_features, register_pack
 from monitor.values.prompts import Prompt
@@ -94,11 +94,8 @@ def serving(database: Engine, bootstrap: str, topic: str, pack: Pack) -> Iterato
     with transaction(database) as c:
         register_pack(c, pack.pack_id, pack.name, manifest(pack), pack.features)
 
-    def stored_offsets(partitions):
-        with transaction(database) as c:
-            return start_offsets(c, settings.kafka.group_id, partitions)
-
-    with KafkaSource(settings.kafka, settings.ingest, stored_offsets) as source:
+    points = StoredPoints(database, group_id=settings.kafka.group_id, worker_id="test")
+    with KafkaSource(settings.kafka, settings.ingest, points) as source:
         worker = Worker(
             source=source,
             replay=Dictated(2),

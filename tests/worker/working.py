@@ -14,12 +14,11 @@ from sqlalchemy import Engine, text
 
 from benchmarks.null_replay import NullReplay, null_pack
 from monitor.canaries import Replay
-from monitor.ingest.kafka import DeadLetterProducer, KafkaSource
+from monitor.ingest.kafka import DeadLetterTopic, KafkaSource
+from monitor.reading_points import StoredPoints
 from monitor.score.pack import Pack, manifest
 from monitor.settings import IngestSettings, KafkaSettings, Settings
-from monitor.store.chunks import start_offsets
 from monitor.store.database import transaction
-from monitor.store.halves import waiting_halves
 from monitor.store.packs import register_pack
 from monitor.worker import Worker
 
@@ -43,26 +42,18 @@ def working(
     *,
     pack: Pack | None = None,
     worker_id: str = "test",
+    letters_to: DeadLetterTopic | None = None,
 ) -> Iterator[Worker]:
     pack = pack or null_pack(FEATURES)
     with transaction(database) as c:
         register_pack(c, pack.pack_id, pack.name, manifest(pack), pack.features)
 
-    def stored_offsets(partitions):
-        with transaction(database) as c:
-            return start_offsets(c, settings.kafka.group_id, partitions)
-
-    def waiting(partitions):
-        with transaction(database) as c:
-            return waiting_halves(c, settings.kafka.group_id, partitions)
-
     with ExitStack() as parts:
-        source = parts.enter_context(
-            KafkaSource(settings.kafka, settings.ingest, stored_offsets, waiting)
-        )
-        sink = None
+        points = StoredPoints(database, group_id=settings.kafka.group_id, worker_id=worker_id)
+        source = parts.enter_context(KafkaSource(settings.kafka, settings.ingest, points))
+        sink = letters_to
         if settings.kafka.dead_letter_topic:
-            sink = parts.enter_context(DeadLetterProducer(settings.kafka))
+            sink = parts.enter_context(DeadLetterTopic(settings.kafka))
         yield Worker(
             source=source,
             replay=replay or NullReplay(FEATURES),
@@ -72,6 +63,7 @@ def working(
             hash_key=b"test",
             worker_id=worker_id,
             dead_letters=sink,
+            remarks=lambda: [sink.problem] if sink and sink.problem else [],
         )
 
 

@@ -10,10 +10,10 @@ from typing import Any, Final, Self
 
 import orjson
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import AuthorizationError, KafkaError
 
 from monitor.errors import BrokerUnavailable, ConfigurationError
-from monitor.ingest.kafka.connection import open_client
+from monitor.ingest.kafka.connection import Line, open_client
 from monitor.ingest.kafka.options import client_options, refusal
 from monitor.settings import KafkaSettings
 from monitor.values.prompts import DeadLetter
@@ -26,10 +26,11 @@ MAX_CONTENT_BYTES: Final = 512 * 1024
 class DeadLetterProducer:
     """Announces dead letters at least once. Connects on first use; a context manager."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, line: Line | None = None) -> None:
         if settings.dead_letter_topic is None:
             raise ConfigurationError("kafka.dead_letter_topic is null: there is nothing to send to")
         self._settings = settings
+        self._line = line or Line()
         self._topic = settings.dead_letter_topic
         self._producer: KafkaProducer | None = None
 
@@ -55,7 +56,7 @@ class DeadLetterProducer:
             return
         try:
             self._producer = self._producer or open_client(
-                KafkaProducer, self._settings, _producer_options(self._settings)
+                KafkaProducer, self._settings, _producer_options(self._settings), self._line
             )
             sent = [
                 self._producer.send(
@@ -72,6 +73,13 @@ class DeadLetterProducer:
         except (KafkaError, OSError) as error:
             # The next attempt starts clean, with secrets read anew.
             self.close()
+            # Who may write to no topic at all is refused a producer's id, in an error of no kind.
+            if isinstance(error, AuthorizationError) or "AuthorizationFailedError" in str(error):
+                raise ConfigurationError(
+                    f"Kafka at {self._settings.bootstrap_servers}: {error}",
+                    hint=f"Allow this principal to WRITE and DESCRIBE the topic {self._topic}, or set "
+                    "kafka.dead_letter_topic: null (the table has them).",
+                ) from None
             raise refusal(error, self._settings) or BrokerUnavailable(
                 f"the dead-letter topic {self._topic} did not take records (is it there?): {error}",
                 hint="Create the topic, or set kafka.dead_letter_topic: null (the table has them).",
@@ -81,7 +89,7 @@ class DeadLetterProducer:
         producer, self._producer = self._producer, None
         if producer is not None:
             with contextlib.suppress(KafkaError, OSError):
-                producer.close(timeout=5)
+                producer.close(timeout=0 if self._line.is_cut else 5)
 
 
 def _producer_options(settings: KafkaSettings) -> dict[str, Any]:

@@ -54,6 +54,18 @@ def is_stable(consumer: KafkaConsumer) -> bool:
     return bool(consumer.group_metadata().state == MemberState.STABLE)
 
 
+def finish_join(consumer: KafkaConsumer) -> None:
+    """See to it that the next poll finishes a join that was begun.
+
+    When the partitions of a topic are what changed, the library (3.0.12) forgets that it must join as soon as
+    it has divided the new ones. Where that happens between two polls it never takes its own
+    assignment, sends no heartbeats, and every partition is silent for good.
+    """
+    coordinator = consumer._coordinator
+    if coordinator.rejoining:
+        coordinator.rejoin_needed = True
+
+
 def poll_ms(consumer: KafkaConsumer) -> float:
     """How long one poll may block.
 

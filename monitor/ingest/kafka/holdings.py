@@ -12,11 +12,12 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
-from monitor.ingest.kafka.reading import Partition, Places, Readings, without
+from monitor.ingest.kafka.reading import Readings, without
 from monitor.metrics import METRICS
 from monitor.settings import IngestSettings
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import Chunk, OffsetSpan, RawRecord
+from monitor.values.reading import Partition, ReadingPoint
 
 QUEUED_CHUNKS: Final = 2
 """Whole chunks read ahead, beside the one that is being filled."""
@@ -104,36 +105,38 @@ class Holdings:
 
     def begin(
         self,
-        starts: Mapping[Partition, int],
+        points: Mapping[Partition, ReadingPoint],
         *,
-        told: Collection[Partition],
         state: int,
         seek: Callable[[Partition, int], None],
-        now: float,
-        wanted: Mapping[Partition, Places],
     ) -> bool:
-        """Read from ``starts`` on; False when they were rewound or lost since ``state``: ask again.
+        """Read from ``points`` on; False when they were rewound or lost since ``state``: ask again.
 
-        ``told`` are those whose start the store knows; ``wanted`` the records below it that are to be
-        handed out again. ``seek`` is called under the lock.
+        Records that were read and hold waiting halves are handed out again. ``seek`` is called under the
+        lock.
         """
         with self._changed:
             if state != self._assignments:
                 return False
-            for partition, offset in starts.items():
+            for partition, point in points.items():
                 self._assignments += 1
-                again = {at: ns for at, ns in wanted.get(partition, {}).items() if at < offset}
-                seek(partition, min(again, default=offset))
+                offset = point.next_offset
+                again = {
+                    at: which
+                    for at, which in point.waiting.items()
+                    if at < offset or any(first <= at < end for first, end in point.read)
+                }
                 self._stored[partition] = offset
                 self._readings.begin(
                     partition,
                     offset,
                     assignment=self._assignments,
-                    told=partition in told,
-                    now=now,
                     wanted=again,
+                    passed=point.read,
                 )
-            self._unplaced -= set(starts)
+                below = (at for at in again if at < offset)
+                seek(partition, min(below, default=self._readings.beyond(partition, offset)))
+            self._unplaced -= set(points)
             return True
 
     def being_read(self) -> frozenset[Partition]:
@@ -152,14 +155,37 @@ class Holdings:
         with self._changed:
             self._readings.add(partition, records, position=position, log_end=log_end, now=now)
 
+    def moved(self, positions: Mapping[Partition, int]) -> set[Partition]:
+        """The partitions that are read up to elsewhere than ``positions``, and hold no record of it."""
+        with self._changed:
+            return {
+                one
+                for one in self._readings.assignments
+                if one in positions and self._readings.behind(one, positions[one])
+            }
+
     def end(self, partition: Partition) -> int:
         """Up to where the partition is read; 0 for one that is not."""
         with self._changed:
             return self._readings.end(partition) if partition in self._readings else 0
 
-    def lost_records(self, partition: Partition, offsets: int) -> None:
+    def beyond(self, partition: Partition, position: int) -> int:
+        """Where to read on at ``position``: behind what was read before the reading point was moved."""
         with self._changed:
-            self._gaps[partition] = self._gaps.get(partition, 0) + offsets
+            known = partition in self._readings
+            return self._readings.beyond(partition, position) if known else position
+
+    def lost_below(self, partition: Partition, first: int, earliest: int) -> int:
+        """Count and return the offsets from ``first`` to ``earliest`` that were never read."""
+        with self._changed:
+            lost = self._readings.unread(partition, first, earliest)
+            self._gaps[partition] = self._gaps.get(partition, 0) + lost
+            return lost
+
+    def commit_again(self, partitions: Collection[Partition]) -> None:
+        """Commit to Kafka once more what is stored of these."""
+        with self._changed:
+            self._to_commit |= {one: self._stored[one] for one in partitions if one in self._stored}
 
     def ends_told(self, ends: Mapping[Partition, int], asked_at: datetime) -> None:
         """The broker's answer; partitions that were lost meanwhile are passed over."""

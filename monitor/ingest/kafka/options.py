@@ -16,10 +16,12 @@ from kafka import KafkaConsumer
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.errors import (
     AuthorizationError,
+    GroupAuthorizationFailedError,
     IllegalSaslStateError,
     InvalidTopicError,
     KafkaConfigurationError,
     SaslAuthenticationFailedError,
+    TopicAuthorizationFailedError,
     UnsupportedCodecError,
     UnsupportedSaslMechanismError,
 )
@@ -30,6 +32,8 @@ from monitor.ingest.kafka.tokens import ClientCredentials, FileToken
 from monitor.settings import KafkaSettings, secret
 
 CLIENT_ID: Final = "persona-monitor"
+METADATA_MS: Final = 30_000
+FETCH_WAIT_MS: Final = 1_000
 
 FIXED: Final = frozenset(
     {
@@ -76,6 +80,11 @@ def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
         "heartbeat_interval_ms": settings.heartbeat_interval_ms,
         "max_poll_interval_ms": settings.max_poll_interval_ms,
         "max_partition_fetch_bytes": settings.max_partition_fetch_bytes,
+        # A fetch names every partition: idle ones should not be asked about twice a second. Records that
+        # come are answered at once.
+        "fetch_max_wait_ms": min(FETCH_WAIT_MS, settings.request_timeout_ms // 2),
+        # Partitions that are added are noticed within this time; the library's own five minutes are long.
+        "metadata_max_age_ms": METADATA_MS,
         # Records of aborted transactions were never sent, as far as their producer is concerned.
         "isolation_level": "read_committed",
         # Spreads several topics evenly. Not the library's cooperative-sticky one: when a member
@@ -92,18 +101,26 @@ def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
 def refusal(error: BaseException, settings: KafkaSettings) -> ConfigurationError | None:
     """The library's error as a `ConfigurationError`, when only a person can mend its cause."""
     message = f"Kafka at {settings.bootstrap_servers}: {error}"
+    who = principal(settings)
     match error:
         case ConfigurationError():
             return error
         case SaslAuthenticationFailedError():
             hint = f"Check the credentials of kafka.sasl_mechanism {settings.sasl_mechanism}."
         case UnsupportedSaslMechanismError() | IllegalSaslStateError():
-            hint = "Check kafka.sasl_mechanism and kafka.security_protocol against the listener."
-        case AuthorizationError():
             hint = (
-                f"Allow this principal to READ the group {settings.group_id!r} and to READ and "
-                f"DESCRIBE the topics {', '.join(settings.topics)}."
+                f"Check kafka.sasl_mechanism ({settings.sasl_mechanism}) and "
+                "kafka.security_protocol against the listener."
             )
+        case GroupAuthorizationFailedError():
+            message = f"{message}: {who} may not READ the group {settings.group_id!r}"
+            hint = "Allow it, or mend kafka.group_id."
+        case TopicAuthorizationFailedError():
+            message = f"{message}: {who} may not READ the topics {', '.join(settings.topics)}"
+            hint = "Allow it, or mend kafka.topics."
+        case AuthorizationError():
+            message = f"{message}: {who} lacks a right"
+            hint = "docs/deploy.md lists the rights that the monitor needs; `monitor doctor` tells which are there."
         case InvalidTopicError():
             hint = "Check kafka.topics."
         case UnsupportedCodecError():
@@ -115,6 +132,19 @@ def refusal(error: BaseException, settings: KafkaSettings) -> ConfigurationError
         case _:
             return None
     return ConfigurationError(message, hint=hint)
+
+
+def principal(settings: KafkaSettings) -> str:
+    """Who we are to the brokers, as far as that can be known here: they do not say."""
+    if settings.sasl_mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
+        return f"User:{settings.sasl_username}"
+    if settings.sasl_mechanism == "OAUTHBEARER" and settings.oauth_client_id:
+        return f"the client {settings.oauth_client_id}"
+    if settings.sasl_mechanism:
+        return f"this principal ({settings.sasl_mechanism})"
+    if settings.security_protocol == "SSL" and settings.ssl_certfile:
+        return f"the owner of the certificate {settings.ssl_certfile}"
+    return "User:ANONYMOUS"
 
 
 def _tls(settings: KafkaSettings) -> dict[str, Any]:

@@ -12,10 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from monitor.values.prompts import Chunk, OffsetSpan, RawRecord, Recalled
-
-Partition = tuple[str, int]
-Places = Mapping[int, frozenset[int]]
-"""Of one partition: offsets of records, and which of the halves in them still wait."""
+from monitor.values.reading import Partition, Places, Span, outside
 
 CHUNK_BYTES: Final = 64 * 1024 * 1024
 """A chunk is full at this size however few records it holds."""
@@ -28,19 +25,24 @@ class _Reading:
     start: int
     end: int
     log_end: int | None = None
-    told: bool = True
-    """False while the store has not been told where reading began."""
     records: list[RawRecord] = field(default_factory=list)
     wanted: dict[int, frozenset[int]] = field(default_factory=dict)
-    """Records below where reading began that are to be read again."""
+    """Records that were read and are to be read again."""
+    passed: tuple[Span, ...] = ()
+    """What was read before: no record of it is taken but those that are wanted."""
     recalled: list[Recalled] = field(default_factory=list)
 
     def take(self, record: RawRecord) -> None:
-        """Of records below where reading began only those that are wanted are kept."""
-        if record.offset >= self.start:
+        """Of records that were read before only those that are wanted are kept."""
+        if record.offset >= self.start and not any(a <= record.offset < b for a, b in self.passed):
             self.records.append(record)
         elif (indexes := self.wanted.pop(record.offset, None)) is not None:
             self._recall(record.offset, indexes, record)
+
+    def beyond(self, position: int) -> int:
+        """Where to read on: behind what was read before, but before the next record that is wanted."""
+        end = next((b for a, b in self.passed if a <= position < b), position)
+        return min((at for at in self.wanted if position <= at < end), default=end)
 
     def gone_below(self, position: int) -> None:
         """What was wanted below ``position`` and did not come is no longer in the log."""
@@ -67,20 +69,17 @@ class Readings:
         offset: int,
         *,
         assignment: int,
-        told: bool,
-        now: float,
         wanted: Places | None = None,
+        passed: tuple[Span, ...] = (),
     ) -> None:
         """Read ``partition`` from ``offset`` on, forgetting what was buffered of it.
 
-        ``wanted`` are records below ``offset`` that are handed out once more, in `Chunk.recalled`. With ``told`` false the next chunk holds its span even when there is no record: the store
-        then knows the start, and a crash before the first record cannot move it.
+        ``passed`` are offsets from ``offset`` on that were read before: spans cover them, without records.
+        ``wanted`` are records that were read before and are handed out once more, in `Chunk.recalled`.
         """
         self._open[partition] = _Reading(
-            partition, assignment, offset, offset, told=told, wanted=dict(wanted or {})
+            partition, assignment, offset, offset, wanted=dict(wanted or {}), passed=passed
         )
-        if not told:
-            self._waiting_since = self._waiting_since or now
 
     def drop(self, partitions: Iterable[Partition]) -> None:
         """Forget partitions and what was buffered of them."""
@@ -133,7 +132,7 @@ class Readings:
             recalled=tuple(one for reading in due.values() for one in reading.recalled),
         )
         for reading in due.values():
-            reading.start, reading.told = reading.end, True
+            reading.start = reading.end
             reading.records, reading.recalled = [], []
         return chunk
 
@@ -168,12 +167,28 @@ class Readings:
     def end(self, partition: Partition) -> int:
         return self._open[partition].end
 
+    def beyond(self, partition: Partition, position: int) -> int:
+        """Where to read on at ``position``: behind what was read before."""
+        return self._open[partition].beyond(position)
+
+    def unread(self, partition: Partition, first: int, end: int) -> int:
+        """How many offsets of [first, end) were never read."""
+        reading = self._open.get(partition)
+        if reading is None:
+            return max(0, end - first)
+        return outside((max(first, reading.end), end), reading.passed)
+
+    def behind(self, partition: Partition, position: int) -> bool:
+        """Whether what is known of the partition is out of date at ``position``."""
+        reading = self._open[partition]
+        return reading.end < position or bool(reading.wanted)
+
     def __contains__(self, partition: Partition) -> bool:
         return partition in self._open
 
     @staticmethod
     def _due(reading: _Reading) -> bool:
-        return reading.end > reading.start or not reading.told or bool(reading.recalled)
+        return reading.end > reading.start or bool(reading.recalled)
 
 
 def without(chunk: Chunk, partitions: Iterable[Partition]) -> Chunk | None:
