@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
 from pydantic import ValidationError
 
 from monitor.demo.services import Broker, create_topic, free_port
 from monitor.ingest.kafka import DeadLetterTopic, dead_letter_topic
 from monitor.metrics import METRICS
 from monitor.settings import KafkaSettings
-from monitor.values.prompts import DeadLetter, DeadReason, RecordKey
-from tests.ingest.test_kafka_source import wait_for
-
-
-def letters(first: int, count: int) -> list[DeadLetter]:
-    return [
-        DeadLetter(
-            key=RecordKey(topic="prompts", partition=0, offset=offset, index=0),
-            recorded_at=datetime(2026, 3, 4, tzinfo=UTC),
-            reason=DeadReason.NOT_JSON,
-            detail="line 1",
-            content=None,
-        )
-        for offset in range(first, first + count)
-    ]
-
-
-def told(bootstrap: str, topic: str, count: int) -> list[int]:
-    consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=10_000
-    )
-    consumer.assign([TopicPartition(topic, 0)])
-    try:
-        return [json.loads(next(consumer).value)["offset"] for _ in range(count)]
-    finally:
-        consumer.close()
+from tests.scenes.kafka_source import wait_for
+from tests.scenes.letters import letters, told
 
 
 def away(address: str) -> KafkaSettings:

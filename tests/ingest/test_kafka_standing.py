@@ -13,7 +13,7 @@ from monitor.ingest.kafka import KafkaSource, ends, standing
 from monitor.ingest.kafka.ends import Ends
 from monitor.ingest.kafka.standing import CURE_SECONDS, STAND_SECONDS, Standing
 from monitor.metrics import METRICS
-from tests.ingest.test_kafka_source import (
+from tests.scenes.kafka_source import (
     Offsets,
     drain,
     holding,

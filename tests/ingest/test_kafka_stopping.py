@@ -13,7 +13,8 @@ import pytest
 
 from monitor.demo.services import Broker
 from monitor.ingest.kafka import KafkaSource
-from tests.ingest.test_kafka_source import (
+from tests.kafka.apache import Cluster
+from tests.scenes.kafka_source import (
     Offsets,
     drain,
     holding,
@@ -22,7 +23,6 @@ from tests.ingest.test_kafka_source import (
     settings,
     wait_for,
 )
-from tests.kafka.apache import Cluster
 
 SOON = 4.0
 """Well below what is waited for in each of these: a bootstrap of 15 s, requests of 10 s and more."""

@@ -8,9 +8,9 @@ import pytest
 
 from monitor.ingest.kafka import DeadLetterTopic
 from monitor.settings import KafkaSettings
-from tests.ingest.test_dead_letter_topic import letters, told
-from tests.ingest.test_kafka_source import wait_for
 from tests.kafka.apache import USERS, Cluster
+from tests.scenes.kafka_source import wait_for
+from tests.scenes.letters import letters, told
 
 
 def by_password(kafka: Cluster, topic: str) -> KafkaSettings:

@@ -11,8 +11,8 @@ from sqlalchemy import Engine
 from monitor.errors import StopLoudly
 from monitor.offsets import EARLIEST
 from tests.kafka.apache import Cluster
-from tests.worker.test_growth import reading
-from tests.worker.test_offsets import STORED, moved
+from tests.scenes.growing import reading
+from tests.scenes.moving import STORED, moved
 from tests.worker.working import number, prompts, run_until, send, wait_for, working
 
 

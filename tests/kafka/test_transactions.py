@@ -6,7 +6,8 @@ import pytest
 from kafka import KafkaProducer
 
 from monitor.ingest.kafka import KafkaSource, ends, standing
-from tests.ingest.test_kafka_source import (
+from tests.kafka.apache import Cluster
+from tests.scenes.kafka_source import (
     Offsets,
     drain,
     holding,
@@ -15,7 +16,6 @@ from tests.ingest.test_kafka_source import (
     settings,
     wait_for,
 )
-from tests.kafka.apache import Cluster
 
 
 def test_lag_goes_to_the_end_of_the_log_and_the_transaction_is_named(

@@ -11,23 +11,16 @@ from sqlalchemy import Engine
 
 from monitor.errors import BadInput
 from monitor.ingest.kafka import KafkaSource
-from monitor.offsets import EARLIEST, LATEST, move, offsets_shown, planned
+from monitor.offsets import EARLIEST, LATEST, offsets_shown, planned
 from monitor.reading_points import StoredPoints
 from monitor.settings import Settings
 from monitor.store.database import transaction
 from monitor.store.workers import heartbeat
-from tests.worker.test_growth import at_work, begun, reading, send_to
+from tests.scenes.growing import at_work, begun, reading, send_to
+from tests.scenes.moving import STORED, moved
 from tests.worker.working import number, prompts, send, wait_for, working
 
-STORED = "SELECT count(*) FROM monitor_data.scores"
 DIFFERENT = "SELECT count(DISTINCT (topic, partition, record_offset)) FROM monitor_data.scores"
-
-
-def moved(database: Engine, settings: Settings, to: int | datetime | str, *partitions: int) -> list:
-    topics, now = list(settings.kafka.topics), datetime.now(UTC)
-    moves, logs = planned(database, settings, topics, set(partitions), to, now)
-    move(database, settings, moves, logs, "test", now)
-    return moves
 
 
 def read_up_to(database: Engine, settings: Settings, count: int) -> None:
