@@ -34,12 +34,7 @@ SHARES: Final = (0.003, 0.01, 0.05, 0.2, 0.9)
 
 
 def wagers(surprise: Surprise, tolerance: float) -> Doubles:
-    """Log gains [s] of one answer; ``tolerance`` in nats a token. Zeros where nothing may be wagered.
-
-    A record that does not say how its answer was drawn cannot be held against a law: no wager.
-    """
-    if surprise.law == "assumed":
-        return np.zeros(len(SHARES))
+    """Log gains [s] of one answer; ``tolerance`` in nats a token."""
     bets = surprise.log_bets
     if surprise.law == "sampled":
         bets = bets - np.array(TILTS) * tolerance * surprise.tokens

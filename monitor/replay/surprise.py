@@ -24,7 +24,6 @@ from monitor.values.surprise import (
     SLIP,
     TILTS,
     WINDOW,
-    Law,
     Surprise,
 )
 
@@ -35,13 +34,12 @@ PIECE = 32
 
 
 def surprises(
-    loaded: LoadedModel, rows: Sequence[Tokens], laws: Sequence[Sampling | None]
+    loaded: LoadedModel, rows: Sequence[Tokens], laws: Sequence[Sampling]
 ) -> list[Surprise | None]:
     """The `Surprise` of each row's answer (reasoning and response), in order; None for one without.
 
-    Cut rows are read as they were cut. ``laws`` are the requests' own parameters; None, and a
-    temperature that is not told, are taken as temperature 1 and said so. Raises `ConfigurationError`
-    when the model was not loaded in full.
+    ``laws`` say how each was drawn, their temperatures known. Raises `ConfigurationError` when the model
+    was not loaded in full.
     """
     found: list[Surprise | None] = [None] * len(rows)
     with stock_attention(loaded) as whole, torch.inference_mode():
@@ -52,22 +50,20 @@ def surprises(
     return found
 
 
-def surprise(logits: torch.Tensor, row: Tokens, sampling: Sampling | None) -> Surprise:
+def surprise(logits: torch.Tensor, row: Tokens, sampling: Sampling) -> Surprise:
     """Of the answer of ``row``, before each of whose tokens the model gave ``logits`` [t, v]."""
-    given = sampling or Sampling()
-    law: Law = "assumed" if given.temperature is None else "sampled"
     answer = torch.tensor(row.ids[-len(logits) :], device=logits.device)
-    scores = penalised(logits.to(torch.float32), row.ids[: row.prompt_tokens], answer, given)
-    if is_greedy(given):
+    scores = penalised(logits.to(torch.float32), row.ids[: row.prompt_tokens], answer, sampling)
+    if is_greedy(sampling):
         return _greedy(scores, answer)
     parts = [
-        _piece(scores[start : start + PIECE], answer[start : start + PIECE], given)
+        _piece(scores[start : start + PIECE], answer[start : start + PIECE], sampling)
         for start in range(0, len(answer), PIECE)
     ]
     surprise_, variance, bets, off = (torch.cat(column) for column in zip(*parts, strict=True))
     excess, spread = surprise_.double().cpu().numpy(), variance.double().cpu().numpy()
     return Surprise(
-        law=law,
+        law="sampled",
         tokens=len(answer),
         excess=float(excess.sum()),
         variance=float(spread.sum()),
@@ -82,8 +78,8 @@ def _piece(
     scores: torch.Tensor, answer: torch.Tensor, sampling: Sampling
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Centred surprise [t], its variance [t], log bets [t, c], and what could not be drawn [t]."""
-    temperature = 1.0 if sampling.temperature is None else sampling.temperature
-    whole = (scores / temperature).log_softmax(dim=1)
+    assert sampling.temperature, "a law without its temperature is none"
+    whole = (scores / sampling.temperature).log_softmax(dim=1)
     cut = truncated(whole, sampling)
     off = torch.isneginf(cut.gather(1, answer[:, None])[:, 0])
     log_law = whole

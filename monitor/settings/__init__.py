@@ -8,6 +8,7 @@ The environment is read in this folder alone.
 
 from monitor.settings.drift import DriftRule, DriftSettings, SilenceRule, Thresholds
 from monitor.settings.intake import (
+    IdentitySettings,
     IngestSettings,
     JoinSettings,
     KafkaSettings,
@@ -34,6 +35,7 @@ __all__ = [
     "DriftSettings",
     "Duration",
     "Endpoint",
+    "IdentitySettings",
     "IngestSettings",
     "JoinSettings",
     "KafkaSettings",

@@ -22,6 +22,7 @@ from monitor.values.prompts import (
     RecordKey,
     ServedCounts,
 )
+from monitor.values.surprise import Surprise
 
 SCORE_BIN_EDGES: Final[tuple[float, ...]] = (
     *(-20.0, -15.0, -12.0, -10.0, -8.0, -7.0, -6.0, -5.5),
@@ -73,6 +74,8 @@ class Replayed:
     stand_ins: tuple[str, ...] = ()
     """Parts of the answer (``reasoning``, ``tool_calls``) that the chat template has no form for: they
     were replayed in a stand-in form."""
+    surprise: Surprise | None = None
+    """Of the logged answer, where it was weighed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

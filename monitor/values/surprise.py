@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal
 
 from monitor.values.arrays import Doubles
-from monitor.values.checks import require
+from monitor.values.checks import require, require_aware
 
 TILTS: Final = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """λ of the bets. Small ones gather slowly and surely, large ones are for speakers far away. Halves of each
@@ -33,8 +34,7 @@ GREEDY_RATES: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
 WINDOW: Final = 16
 """Tokens of a stretch whose surprise is read by itself."""
 
-Law = Literal["sampled", "greedy", "assumed"]
-"""``assumed``: the record does not say how the answer was drawn; temperature 1 was taken."""
+Law = Literal["sampled", "greedy"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,3 +65,27 @@ class Surprise:
     def z(self) -> float:
         """``excess`` in its own standard deviations; about N(0, 1) for the copy's own answers."""
         return self.excess / math.sqrt(self.variance) if self.variance > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityBucket:
+    """What the weighed answers of one interval, segment, partition and served model add up to; additive.
+
+    ``wagers`` [s] are the log gains of `monitor.drift.identity`.
+    """
+
+    bucket_start: datetime
+    segment: str
+    source: str
+    served: str
+    """``model@revision``, as the records name it."""
+    n: int
+    tokens: int
+    excess: float
+    variance: float
+    off_support: int
+    given_away: int
+    wagers: Doubles
+
+    def __post_init__(self) -> None:
+        require_aware(self.bucket_start, "bucket_start")
