@@ -22,7 +22,7 @@ from monitor.values.prompts import (
     RecordKey,
     ServedCounts,
 )
-from monitor.values.surprise import Surprise
+from monitor.values.surprise import IdentityBucket, Surprise
 
 SCORE_BIN_EDGES: Final[tuple[float, ...]] = (
     *(-20.0, -15.0, -12.0, -10.0, -8.0, -7.0, -6.0, -5.5),
@@ -198,6 +198,7 @@ class ChunkResult:
     """Parts of exchanges that begin to wait for the rest."""
     settled: tuple[RecordKey, ...] = ()
     """Parts that waited in the store and do no longer: joined or given up."""
+    identity: tuple[IdentityBucket, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
