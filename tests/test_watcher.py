@@ -17,7 +17,7 @@ from monitor.store.alerts import add_silence, list_alerts
 from monitor.store.database import connect, transaction
 from monitor.store.drift import load_detectors
 from monitor.values.alerts import AlertState, Silence
-from monitor.values.drift import Cause
+from monitor.values.witnesses import Cause
 from monitor.watcher import Watcher
 from tests.traffic import MINUTE, counted_by_the_release_before, settings_of
 

@@ -41,7 +41,7 @@ def answer_wanted(prompt: Prompt, share: float) -> bool:
 
 def weighing_wanted(prompt: Prompt, share: float) -> bool:
     """Whether the prompt is of the ``share`` whose logged answers the whole copy weighs; as `answer_wanted`."""
-    return prompt.answered and _fraction(_unit(prompt), _IDENTITY) < share
+    return share > 0.0 and _fraction(_unit(prompt), _IDENTITY) < share
 
 
 def _unit(prompt: Prompt) -> str:

@@ -31,7 +31,7 @@ from monitor.values.features import Covariate, Feature
 from monitor.values.fidelity import counted
 from monitor.values.prompts import DeadReason, Prompt, Sampling
 from monitor.values.scores import Lineage, Replayed, Unreplayable
-from monitor.values.surprise import Surprise
+from monitor.values.surprise import NotWeighed, Surprise
 
 ENGINE = "2"
 """Version of the numerics: raised whenever the same prompt may read differently than before."""
@@ -161,9 +161,7 @@ class ReplayEngine:
         return replace(
             planned,
             own_answers=frozenset(own_answers) & tokens.keys(),
-            weighed={
-                index: law for index, law in weighed.items() if _can_be_weighed(tokens.get(index))
-            },
+            weighed={index: law for index, law in weighed.items() if index in tokens},
         )
 
     def run(self, prepared: Prepared) -> list[Replayed | Unreplayable]:
@@ -192,12 +190,14 @@ class ReplayEngine:
             for index in range(len(prepared.prompts))
         ]
 
-    def _weighed(self, prepared: Prepared) -> dict[int, Surprise]:
-        if not prepared.weighed:
-            return {}
-        rows = [prepared.tokens[index] for index in prepared.weighed]
-        found = surprises(self.loaded, rows, list(prepared.weighed.values()))
-        return {index: one for index, one in zip(prepared.weighed, found, strict=True) if one}
+    def _weighed(self, prepared: Prepared) -> dict[int, Surprise | NotWeighed]:
+        found = {index: _unweighable(prepared.tokens[index]) for index in prepared.weighed}
+        left = [index for index, reason in found.items() if reason is None]
+        if left:
+            rows = [prepared.tokens[index] for index in left]
+            laws = [prepared.weighed[index] for index in left]
+            found |= dict(zip(left, surprises(self.loaded, rows, laws), strict=True))
+        return {index: one for index, one in found.items() if one is not None}
 
     def _planned(
         self,
@@ -310,7 +310,7 @@ class ReplayEngine:
         prepared: Prepared,
         index: int,
         readings: dict[int, _Reading],
-        surprise: Surprise | None,
+        weighed: Surprise | NotWeighed | None,
     ) -> Replayed | Unreplayable:
         prompt = prepared.prompts[index]
         if index in prepared.refused:
@@ -358,13 +358,15 @@ class ReplayEngine:
             ),
             rendering=tokens.rendering,
             stand_ins=tokens.stand_ins,
-            surprise=surprise,
+            weighed=weighed,
         )
 
 
-def _can_be_weighed(tokens: Tokens | None) -> bool:
-    """An answer whose every token the server drew behind just these: nothing cut, nothing stood in."""
-    return tokens is not None and not tokens.cut and not tokens.stand_ins
+def _unweighable(tokens: Tokens) -> Surprise | NotWeighed | None:
+    """Why these are not the tokens that the server drew, behind just these."""
+    if tokens.cut:
+        return NotWeighed.CUT
+    return NotWeighed.STAND_IN if tokens.stand_ins else None
 
 
 def tokeniser(loaded: LoadedModel, settings: ReplaySettings) -> Tokeniser:

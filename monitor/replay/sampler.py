@@ -3,7 +3,7 @@
 The order is vLLM's: penalties, temperature, min_p, top_k, top_p. A seed is ignored: it fixes the draw, not
 the law.
 
-Legend: t = tokens of the answer, v = vocabulary, m = prompt tokens.
+Legend: t = tokens of the answer, v = vocabulary.
 """
 
 from __future__ import annotations
@@ -25,11 +25,16 @@ def is_greedy(sampling: Sampling) -> bool:
 
 
 def penalised(
-    logits: torch.Tensor, prompt: Sequence[int], answer: torch.Tensor, sampling: Sampling
+    logits: torch.Tensor,
+    before: tuple[Sequence[int], Sequence[int]],
+    answer: torch.Tensor,
+    sampling: Sampling,
 ) -> torch.Tensor:
-    """``logits`` [t, v] after the penalties for what was said before; ``answer`` [t] are the tokens drawn.
+    """``logits`` [t, v] after the penalties for what was said before each of them.
 
-    Presence and frequency penalties count the answer so far, repetition the prompt as well.
+    ``before`` are the prompt's tokens and the answer's so far; ``answer`` are the tokens drawn from the
+    logits, one each but for the last, before which the answer may have ended. Presence and frequency
+    penalties count the answer alone, repetition the prompt as well.
     """
     presence = sampling.presence_penalty or 0.0
     frequency = sampling.frequency_penalty or 0.0
@@ -37,17 +42,22 @@ def penalised(
     if presence == frequency == 0.0 and repetition == 1.0:
         return logits
     changed = logits.clone()
+    prompt, earlier = (
+        torch.tensor(list(ids), dtype=torch.long, device=logits.device) for ids in before
+    )
     said = torch.zeros(logits.shape[1], device=logits.device)
-    known = torch.zeros_like(said, dtype=torch.bool)
-    known[torch.tensor(list(prompt), dtype=torch.long, device=logits.device)] = True
+    said.index_add_(0, earlier, torch.ones_like(earlier, dtype=said.dtype))
+    known = said > 0
+    known[prompt] = True
     for step in range(len(changed)):
         row = changed[step]
         if repetition != 1.0:
             weaker = torch.where(row > 0, row / repetition, row * repetition)
             row = torch.where(known, weaker, row)
         changed[step] = row - frequency * said - presence * (said > 0)
-        said[answer[step]] += 1
-        known[answer[step]] = True
+        if step < len(answer):
+            said[answer[step]] += 1
+            known[answer[step]] = True
     return changed
 
 

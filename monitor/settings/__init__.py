@@ -7,8 +7,8 @@ The environment is read in this folder alone.
 """
 
 from monitor.settings.drift import DriftRule, DriftSettings, SilenceRule, Thresholds
+from monitor.settings.identity import IdentityRule, IdentitySettings
 from monitor.settings.intake import (
-    IdentitySettings,
     IngestSettings,
     JoinSettings,
     KafkaSettings,
@@ -35,6 +35,7 @@ __all__ = [
     "DriftSettings",
     "Duration",
     "Endpoint",
+    "IdentityRule",
     "IdentitySettings",
     "IngestSettings",
     "JoinSettings",

@@ -274,32 +274,6 @@ class ReplaySettings(Section):
         return self.mode == "generate" or self.answer_share > 0.0
 
 
-class IdentitySettings(Section):
-    """Whether served answers are what the copy would have said."""
-
-    share: float = Field(
-        0.0,
-        ge=0.0,
-        le=1.0,
-        description="share of the conversations whose logged answers the whole copy weighs; above 0 the "
-        "whole model is loaded",
-    )
-    temperature: float | None = Field(
-        None,
-        ge=0.0,
-        description="temperature of answers whose records do not say theirs; null: these are not wagered on",
-    )
-    top_p: float | None = Field(
-        None, gt=0.0, le=1.0, description="top_p of answers whose records do not say theirs"
-    )
-    tolerance: float = Field(
-        0.05,
-        ge=0.0,
-        description="nats a token by which the server's log-probabilities may lie off the copy's in the "
-        "mean: precision, kernels, tokens put together anew",
-    )
-
-
 class PackSettings(Section):
     path: Path | None = Field(None, description="pack folder; null: the pack shipped for the model")
     other_weights: bool = Field(

@@ -7,8 +7,8 @@ from datetime import timedelta
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from monitor.settings.drift import DriftSettings
+from monitor.settings.identity import IdentitySettings
 from monitor.settings.intake import (
-    IdentitySettings,
     IngestSettings,
     KafkaSettings,
     PackSettings,

@@ -17,7 +17,13 @@ from sqlalchemy import Connection, text
 from monitor.settings import PostgresSettings
 
 PartitionedTable = Literal[
-    "scores", "dead_letters", "buckets", "buckets_hourly", "ingest_counts", "drifts"
+    "scores",
+    "dead_letters",
+    "buckets",
+    "buckets_hourly",
+    "ingest_counts",
+    "drifts",
+    "identity_buckets",
 ]
 LOCK_TIMEOUT: Final = "5s"
 """Longest wait for a table lock: whoever waits for one stops all writers behind it."""
@@ -48,6 +54,9 @@ PARTITIONED: Final = (
     Partitioned(table="buckets_hourly", column="bucket_start", period="month", keep="keep_buckets"),
     Partitioned(table="ingest_counts", column="bucket_start", period="month", keep="keep_buckets"),
     Partitioned(table="drifts", column="evaluated_at", period="month", keep="keep_drift"),
+    Partitioned(
+        table="identity_buckets", column="bucket_start", period="day", keep="keep_fine_buckets"
+    ),
 )
 
 

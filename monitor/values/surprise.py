@@ -11,6 +11,7 @@ Array legend: c = tilts.
 
 from __future__ import annotations
 
+import enum
 import math
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +38,37 @@ WINDOW: Final = 16
 Law = Literal["sampled", "greedy"]
 
 
+class NotWeighed(enum.StrEnum):
+    """Why an answer of the chosen share was not weighed; the values are stable and stand in SQL and metrics.
+
+    What is left out is counted and never guessed at. None of the reasons depends on how likely the answer
+    was but `OTHER_TOKENS`, which leaves out rather surprising answers: the bets stay fair.
+    """
+
+    NO_ANSWER = "no_answer"
+    SAMPLING_UNKNOWN = "sampling_unknown"
+    """Neither the record nor ``identity.temperature`` says how it was drawn."""
+    STEERED = "steered"
+    """A grammar, a schema, a bias or a forced call changed the law."""
+    STOP_SEQUENCE = "stop_sequence"
+    """It may have ended in a stop sequence, which no log holds."""
+    TOOL_CALLS = "tool_calls"
+    """A parser took the calls apart; the template's spelling of them need not be the model's."""
+    REASONING_MISSING = "reasoning_missing"
+    MEDIA = "media"
+    """The prompt held images, audio or files."""
+    CUT = "cut"
+    """Longer than ``replay.max_tokens``."""
+    STAND_IN = "stand_in"
+    """The chat template has no form for a part of it."""
+    OTHER_TOKENS = "other_tokens"
+    """The server counted other numbers of tokens."""
+    REPEATED = "repeated"
+    """The same exchange again in one chunk: no draw of its own."""
+    NOT_FINITE = "not_finite"
+    OUT_OF_MEMORY = "out_of_memory"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surprise:
     """One answer under the copy's law. Sums are in nats; ``log_bets`` [c] are those of `TILTS`.
@@ -56,6 +88,7 @@ class Surprise:
     given_away: int
     """Tokens of a greedy answer that were not the most likely one, by more than `GIVEN_AWAY`."""
     log_bets: Doubles
+    """The end of the answer is bet on as well: see `monitor.replay.surprise`."""
 
     def __post_init__(self) -> None:
         require(self.tokens > 0, "surprise needs at least one token")
@@ -68,10 +101,63 @@ class Surprise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IdentityBucket:
-    """What the weighed answers of one interval, segment, partition and served model add up to; additive.
+class Tally:
+    """What the answers of some interval add up to; additive."""
 
-    ``wagers`` [s] are the log gains of `monitor.drift.identity`.
+    n: int = 0
+    """Answers weighed."""
+    left_out: int = 0
+    """Answers of the chosen share that were not; see `NotWeighed`."""
+    tokens: int = 0
+    """Of answers that were drawn; ``excess``, ``variance`` and ``off_support`` are of these."""
+    excess: float = 0.0
+    variance: float = 0.0
+    off_support: int = 0
+    greedy_tokens: int = 0
+    """Of answers at temperature 0; ``given_away`` is of these."""
+    given_away: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            n=self.n + other.n,
+            left_out=self.left_out + other.left_out,
+            tokens=self.tokens + other.tokens,
+            excess=self.excess + other.excess,
+            variance=self.variance + other.variance,
+            off_support=self.off_support + other.off_support,
+            greedy_tokens=self.greedy_tokens + other.greedy_tokens,
+            given_away=self.given_away + other.given_away,
+        )
+
+    @property
+    def z(self) -> float:
+        """``excess`` in its standard deviations; NaN where nothing was drawn."""
+        return self.excess / math.sqrt(self.variance) if self.variance > 0 else math.nan
+
+
+def outcome_of_weighing(weighed: Surprise | NotWeighed) -> str:
+    """As it stands in SQL and metrics: ``sampled``, ``greedy``, or why the answer was not weighed."""
+    return weighed.value if isinstance(weighed, NotWeighed) else weighed.law
+
+
+def tally_of(surprise: Surprise) -> Tally:
+    """One answer's."""
+    if surprise.law == "greedy":
+        return Tally(n=1, greedy_tokens=surprise.tokens, given_away=surprise.given_away)
+    return Tally(
+        n=1,
+        tokens=surprise.tokens,
+        excess=surprise.excess,
+        variance=surprise.variance,
+        off_support=surprise.off_support,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityBucket:
+    """What the chosen answers of one interval, segment, partition and served model add up to; additive.
+
+    ``wagers`` [s] are the summed log gains of `monitor.drift.identity`.
     """
 
     bucket_start: datetime
@@ -79,13 +165,31 @@ class IdentityBucket:
     source: str
     served: str
     """``model@revision``, as the records name it."""
-    n: int
-    tokens: int
-    excess: float
-    variance: float
-    off_support: int
-    given_away: int
+    tally: Tally
     wagers: Doubles
 
     def __post_init__(self) -> None:
         require_aware(self.bucket_start, "bucket_start")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityState:
+    """Where the test of one served model in one segment stands; stored whole, one row each."""
+
+    segment: str
+    served: str
+    started_at: datetime
+    last_bucket: datetime
+    """Start of the last bucket taken in: those up to and including it are never taken again."""
+    n: int
+    """Answers taken in since ``started_at``."""
+    log_values: tuple[float, ...]
+    """Log of the e-detector of each share, in the order of `monitor.drift.identity.SHARES`."""
+    evidence: float = 0.0
+    """Log of their average; 0 before the first answer."""
+    limit: float = math.inf
+    """``evidence`` at or above it: another model answers, at the promised run length."""
+
+    @property
+    def crossed(self) -> bool:
+        return self.evidence >= self.limit

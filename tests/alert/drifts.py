@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from monitor.settings import DriftRule, Thresholds
-from monitor.values.drift import Bound, Cause, Drift
+from monitor.values.drift import Bound, Drift
 from monitor.values.features import Calibration, Feature
+from monitor.values.witnesses import Cause
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LENGTHS = {"15m": timedelta(minutes=15), "1h": timedelta(hours=1), "24h": timedelta(hours=24)}

@@ -13,7 +13,8 @@ from monitor.alert.policy import conditions, event_of, transition, with_prompts
 from monitor.alert.render import render
 from monitor.settings import Endpoint
 from monitor.values.alerts import Alert
-from monitor.values.drift import Bound, Cause
+from monitor.values.drift import Bound
+from monitor.values.witnesses import Cause
 from tests.alert.drifts import drift, feature, rule
 
 PAGE = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text(encoding="utf-8")

@@ -16,8 +16,8 @@ from monitor.drift import dependence, sequential
 from monitor.research.judge.page import judge_page
 from monitor.score.pack import load_pack
 from monitor.settings import DriftSettings, Settings
-from monitor.values.drift import Cause
 from monitor.values.scores import SCORE_BIN_EDGES
+from monitor.values.witnesses import Cause
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"

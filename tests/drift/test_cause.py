@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from monitor.drift.cause import cause_of
-from monitor.values.drift import Cause
 from monitor.values.scores import CanaryRun, Lineage
+from monitor.values.witnesses import Cause
 
 LINEAGE = Lineage(
     pack_id="p",

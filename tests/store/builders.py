@@ -13,15 +13,7 @@ from monitor.store.chunks import store_chunk
 from monitor.store.database import transaction
 from monitor.store.packs import register_pack
 from monitor.values.alerts import Alert, AlertState, Event, EventType
-from monitor.values.drift import (
-    Baseline,
-    BaselineStatus,
-    BaselineStream,
-    Bound,
-    Cause,
-    Drift,
-    Window,
-)
+from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, Bound, Drift, Window
 from monitor.values.features import Calibration, Feature
 from monitor.values.identity import BaselineFingerprint, Copy
 from monitor.values.prompts import DeadLetter, OffsetSpan, RecordKey
@@ -34,6 +26,7 @@ from monitor.values.scores import (
     Lineage,
     ScoredPrompt,
 )
+from monitor.values.witnesses import Cause
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
