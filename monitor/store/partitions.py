@@ -64,19 +64,27 @@ def ensure_partitions(c: Connection, today: date, ahead_days: int) -> tuple[str,
     """Make the partitions from yesterday to ``today + ahead_days``, and those that DEFAULT asks for.
 
     The names of those that were new. Idempotent; concurrent calls wait for one another. A table lock
-    that cannot be had soon raises `DatabaseUnavailable` at the transaction's border.
+    that cannot be had soon raises `DatabaseUnavailable` at the transaction's border. Tables that the
+    schema's revision does not have yet are passed over.
     """
     _take_turns(c)
     first = day_of(today) - timedelta(days=1)
     last = day_of(today) + timedelta(days=ahead_days)
     made: list[str] = []
     for parent in PARTITIONED:
+        if not _is_there(c, parent):
+            continue
         existing = set(_partitions(c, parent))
         wanted = set(_starts(parent, first, last))
         wanted |= set(_starts_in_default(c, parent, first - OLDEST_FILLED_UP, last))
         for start in sorted(wanted - existing):
             made.append(_make(c, parent, start))
     return tuple(made)
+
+
+def _is_there(c: Connection, parent: Partitioned) -> bool:
+    name = f"monitor_data.{parent.table}"
+    return c.scalar(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": name}) is True
 
 
 def day_of(moment: date) -> datetime:
