@@ -17,10 +17,10 @@ import numpy as np
 from monitor.drift.identity import SHARES, evidence, step
 from monitor.values.surprise import TILTS
 
-TOKENS, VOCABULARY = 24, 30
-RUNS, ANSWERS = 400, 400
+TOKENS, VOCABULARY = 16, 20
+RUNS, ANSWERS = 400, 150
 PER_BUCKET = 4
-PROMISED = 200
+PROMISED = 100
 """Buckets between false alarms of the e-detector."""
 
 
@@ -80,7 +80,7 @@ def highest(foreign: float = 0.0, runs: int = RUNS) -> np.ndarray:
 
 
 @cache
-def alarms(foreign: float, runs: int = 60) -> np.ndarray:
+def alarms(foreign: float, runs: int = 30) -> np.ndarray:
     """Bucket of the e-detector's first alarm in each run [r]; the horizon where there was none."""
     horizon = 3 * PROMISED
     found = []
