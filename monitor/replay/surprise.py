@@ -30,9 +30,11 @@ from monitor.replay.sampler import is_greedy, penalised, truncated
 from monitor.values.fidelity import CUT_SHORT
 from monitor.values.prompts import Sampling
 from monitor.values.surprise import (
+    CAPS,
     GIVEN_AWAY,
     GREEDY_RATES,
     GREEDY_SLIP,
+    OTHER_TOKENS,
     SLIP,
     TILTS,
     WINDOW,
@@ -175,7 +177,13 @@ def _piece(
     entropy = -weighted.sum(dim=1)
     variance = (weighted * finite).sum(dim=1) - entropy**2
     bets = [-tilt * drawn - power.sum(dim=1).log() - price for tilt, power in _tilted(law)]
-    return -drawn - entropy, variance, torch.stack(bets[::-1], dim=1), off
+    return -drawn - entropy, variance, _capped(torch.stack(bets[::-1], dim=1)), off
+
+
+def _capped(log_bets: torch.Tensor) -> torch.Tensor:
+    """Log bets [t, c] that hold while `OTHER_TOKENS` of the tokens are any at all."""
+    caps = torch.tensor(CAPS, dtype=log_bets.dtype, device=log_bets.device)
+    return torch.minimum(log_bets, caps.log()) - torch.log1p(OTHER_TOKENS * (caps - 1))
 
 
 def _ended(scores: torch.Tensor, ends: tuple[int, ...], sampling: Sampling) -> torch.Tensor:

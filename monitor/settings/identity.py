@@ -54,10 +54,10 @@ class IdentitySettings(Section):
         None, gt=0.0, le=1.0, description="top_p of answers whose records do not say theirs"
     )
     tolerance: float = Field(
-        0.05,
+        0.02,
         ge=0.0,
         description="nats a token by which the server's log-probabilities may lie off the copy's in the "
-        "mean: precision, kernels, tokens put together anew",
+        "mean: precision and kernels",
     )
     vouch_within: float = Field(
         0.15,

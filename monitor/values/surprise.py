@@ -6,6 +6,10 @@ tilted law q ∝ p^(1-λ), which is what p is at temperature 1/(1-λ), against p
 exactly 1, so products of bets are test martingales for any sequence of prompts (Ville). Another model's
 tokens are less likely to p than p's own, as a hotter law's are.
 
+A log holds text, not tokens, so a bet on one token is capped at c, and its price is taken off (Huber, Annals of
+Mathematical Statistics 36, 1965): min(q/p, c) / (1 + s (c - 1)) has a mean of at most 1 under every mixture
+(1 - s) p + s r, whatever r is.
+
 Array legend: c = tilts.
 """
 
@@ -23,6 +27,12 @@ from monitor.values.checks import require, require_aware
 TILTS: Final = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """λ of the bets. Small ones gather slowly and surely, large ones are for speakers far away. Halves of each
 other, so that the powers of a law are products of its square roots."""
+OTHER_TOKENS: Final = 0.01
+"""Share of tokens that need not be what the model said, whatever they are: a log holds text, and the tokenizer may
+split it otherwise. The bets hold for any share up to this one."""
+CAPS: Final = tuple(math.exp(min(max(8 * tilt, 0.25), 1.5)) for tilt in TILTS)
+"""The most that a bet of each tilt may win on one token. Without a cap one odd token could win whatever it likes;
+with it `OTHER_TOKENS` of them cost a price (Huber's robust test)."""
 SLIP: Final = 1e-3
 """Share of tokens that a server may draw from the whole vocabulary, whatever top_p, top_k and min_p say: its
 numerics put a token at the edge on the other side. The bets hold for any share up to this one."""
