@@ -106,7 +106,14 @@ class Weighing:
         compared = row.fidelity
         if compared is not None and (compared.prompt_difference or compared.answer_difference):
             return NotWeighed.OTHER_TOKENS
-        return NotWeighed.REPEATED if row.content_hash in seen else outcome.weighed
+        if row.content_hash in seen:
+            return NotWeighed.REPEATED
+        if isinstance(outcome.weighed, NotWeighed):
+            return outcome.weighed
+        said = outcome.prompt.sampling or Sampling()
+        law = self._law(outcome.prompt)
+        assumed = (law.temperature, law.top_p) != (said.temperature, said.top_p)
+        return replace(outcome.weighed, assumed=assumed)
 
     def _served_by(self, row: ScoredPrompt) -> str:
         served = f"{row.model or ''}@{row.model_revision or ''}"

@@ -99,6 +99,8 @@ class Surprise:
     """Tokens of a greedy answer that were not the most likely one, by more than `GIVEN_AWAY`."""
     log_bets: Doubles
     """The end of the answer is bet on as well: see `monitor.replay.surprise`."""
+    assumed: bool = False
+    """Temperature or top_p are the settings', for the record does not say them."""
 
     def __post_init__(self) -> None:
         require(self.tokens > 0, "surprise needs at least one token")
@@ -146,8 +148,13 @@ class Tally:
 
 
 def outcome_of_weighing(weighed: Surprise | NotWeighed) -> str:
-    """As it stands in SQL and metrics: ``sampled``, ``greedy``, or why the answer was not weighed."""
-    return weighed.value if isinstance(weighed, NotWeighed) else weighed.law
+    """As it stands in SQL and metrics: ``sampled``, ``greedy``, or why the answer was not weighed.
+
+    ``sampled_assumed`` and ``greedy_assumed`` where the settings said how it was drawn.
+    """
+    if isinstance(weighed, NotWeighed):
+        return weighed.value
+    return f"{weighed.law}_assumed" if weighed.assumed else weighed.law
 
 
 def tally_of(surprise: Surprise) -> Tally:

@@ -2,7 +2,8 @@
 
 Every token has a law of its own, drawn anew from a family that wanders with the hour, so that no two
 prompts are alike; the answers of the copy are drawn from those laws, the answers of another model from
-laws that are mixed up with others. ``python -m tests.drift.identity_simulation`` prints the figures.
+laws that are mixed up with others. ``retold``: of all answers, `OTHER_TOKENS` of the tokens are not what was
+said but the least likely ones, the worst that a tokenizer could do. ``python -m tests.drift.identity_simulation`` prints the figures.
 
 Legend: r = runs, n = answers, t = tokens, v = vocabulary, c = tilts, s = shares.
 """
@@ -15,7 +16,7 @@ from functools import cache
 import numpy as np
 
 from monitor.drift.identity import SHARES, evidence, step
-from monitor.values.surprise import TILTS
+from monitor.values.surprise import CAPS, OTHER_TOKENS, TILTS
 
 TOKENS, VOCABULARY = 16, 20
 RUNS, ANSWERS = 400, 150
@@ -39,13 +40,12 @@ def drawn(random: np.random.Generator, law: np.ndarray) -> np.ndarray:
 def log_bets(law: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """As `monitor.replay.surprise` has them, of whole answers [n, c]."""
     said = np.take_along_axis(law, tokens[..., None], axis=2)[..., 0]
-    return np.stack(
-        [
-            (-tilt * said - np.logaddexp.reduce((1 - tilt) * law, axis=2)).sum(axis=1)
-            for tilt in TILTS
-        ],
-        axis=1,
-    )
+    bets = []
+    for tilt, cap in zip(TILTS, CAPS, strict=True):
+        bet = -tilt * said - np.logaddexp.reduce((1 - tilt) * law, axis=2)
+        price = math.log1p(OTHER_TOKENS * (cap - 1))
+        bets.append((np.minimum(bet, math.log(cap)) - price).sum(axis=1))
+    return np.stack(bets, axis=1)
 
 
 def gains(bets: np.ndarray) -> np.ndarray:
@@ -55,7 +55,7 @@ def gains(bets: np.ndarray) -> np.ndarray:
     return np.logaddexp(np.log1p(-shares), np.log(shares) + gain[:, None])
 
 
-def run(seed: int, *, foreign: float, answers: int = ANSWERS) -> np.ndarray:
+def run(seed: int, *, foreign: float, retold: bool, answers: int = ANSWERS) -> np.ndarray:
     """Wagers [n, s] of one run, ``foreign`` of whose answers another model gives."""
     random = np.random.default_rng(seed)
     parts = []
@@ -65,27 +65,30 @@ def run(seed: int, *, foreign: float, answers: int = ANSWERS) -> np.ndarray:
         theirs -= np.logaddexp.reduce(theirs, axis=2, keepdims=True)
         other = random.random(len(law)) < foreign
         tokens = drawn(random, np.where(other[:, None, None], theirs, law))
+        if retold:
+            spoilt = random.random(tokens.shape) < OTHER_TOKENS
+            tokens = np.where(spoilt, law.argmin(axis=2), tokens)
         parts.append(gains(log_bets(law, tokens)))
     return np.concatenate(parts)
 
 
 @cache
-def highest(foreign: float = 0.0, runs: int = RUNS) -> np.ndarray:
-    """Log of the largest e-value of each run [r]: the e-process is looked at behind every answer."""
+def highest(*, retold: bool, runs: int = RUNS) -> np.ndarray:
+    """Log of the copy's largest e-value in each run [r]: the e-process is looked at behind every answer."""
     found = []
     for seed in range(runs):
-        total = run(seed, foreign=foreign).cumsum(axis=0)
+        total = run(seed, foreign=0.0, retold=retold).cumsum(axis=0)
         found.append((np.logaddexp.reduce(total, axis=1) - math.log(len(SHARES))).max())
     return np.array(found)
 
 
 @cache
-def alarms(foreign: float, runs: int = 30) -> np.ndarray:
+def alarms(foreign: float, *, retold: bool = False, runs: int = 30) -> np.ndarray:
     """Bucket of the e-detector's first alarm in each run [r]; the horizon where there was none."""
     horizon = 3 * PROMISED
     found = []
     for seed in range(runs):
-        won = run(10_000 + seed, foreign=foreign, answers=horizon * PER_BUCKET)
+        won = run(10_000 + seed, foreign=foreign, retold=retold, answers=horizon * PER_BUCKET)
         won = won.reshape(horizon, PER_BUCKET, -1).sum(axis=1)
         values = np.full(len(SHARES), -math.inf)
         alarm = horizon
@@ -99,11 +102,13 @@ def alarms(foreign: float, runs: int = 30) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    for alpha in (0.05, 0.01):
-        print(
-            f"the copy: crosses 1/{alpha} in {np.mean(highest() >= -math.log(alpha)):.2%} of runs"
-        )
-    for foreign in (0.0, 0.01, 0.05, 0.2, 1.0):
+    for retold in (False, True):
+        for alpha in (0.05, 0.01):
+            crossed = np.mean(highest(retold=retold) >= -math.log(alpha))
+            print(f"the copy, retold {retold}: crosses 1/{alpha} in {crossed:.2%} of runs")
+        told = alarms(0.0, retold=retold)
+        print(f"the copy, retold {retold}: mean run {told.mean():.0f} buckets")
+    for foreign in (0.01, 0.05, 0.2, 1.0):
         told = alarms(foreign)
         print(
             f"{foreign:.0%} foreign: mean {told.mean():.0f}, median {np.median(told):.0f} buckets"

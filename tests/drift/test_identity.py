@@ -118,15 +118,16 @@ def test_what_is_said_to_be_needed_vouches(seed):
     assert standing(more, confidence=0.99, within=0.15 + 1e-9).vouched
 
 
+@pytest.mark.parametrize("retold", [False, True])
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 @pytest.mark.slow
-def test_the_copy_crosses_in_at_most_its_share_of_runs(alpha):
-    assert np.mean(simulation.highest() >= -math.log(alpha)) <= alpha
+def test_the_copy_crosses_in_at_most_its_share_of_runs(alpha, retold):
+    assert np.mean(simulation.highest(retold=retold) >= -math.log(alpha)) <= alpha
 
 
 @pytest.mark.slow
 def test_alarms_come_as_seldom_as_promised_and_soon_when_another_model_speaks():
-    assert simulation.alarms(0.0).mean() >= simulation.PROMISED
+    assert simulation.alarms(0.0, retold=True).mean() >= simulation.PROMISED
     everywhere, some = simulation.alarms(1.0), simulation.alarms(0.05)
     assert np.median(everywhere) <= 3
     assert np.median(some) < simulation.PROMISED / 2

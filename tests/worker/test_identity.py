@@ -251,6 +251,8 @@ def test_the_settings_say_what_records_do_not(
     )
     (found,) = rows(database, SUMS)
     assert (found["n"], found["left_out"]) == (5, 0)
+    said = rows(database, "SELECT DISTINCT weighing FROM monitor.weighed_answers")
+    assert [row["weighing"] for row in said] == ["sampled_assumed"]
 
 
 def test_a_chunk_that_comes_again_adds_nothing(
