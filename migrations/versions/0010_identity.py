@@ -1,7 +1,7 @@
 """Identity: what weighed answers add up to, where its test stands, and what each cause rests on.
 
 Revision ID: 0010
-Revises: 0008
+Revises: 0009
 """
 
 from types import ModuleType
@@ -9,7 +9,7 @@ from types import ModuleType
 from alembic import context, op
 
 revision = "0010"
-down_revision = "0008"
+down_revision = "0009"
 
 # Null in all that was stored before, and in what workers of the releases before go on to store.
 COLUMNS = {
