@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from monitor.score.pack import Pack
 from monitor.values.features import Calibration, Covariate, Feature
 from monitor.values.identity import ModelIdentity
-from monitor.values.prompts import Prompt
+from monitor.values.prompts import Prompt, Sampling
 from monitor.values.scores import Lineage, Replayed, Unreplayable
 
 WIDTH = 8
@@ -59,7 +60,12 @@ class NullReplay:
         self._features = features
         self._seconds = seconds_per_prompt
 
-    def prepare(self, prompts: Sequence[Prompt], own_answers: Collection[int] = ()) -> list[Prompt]:
+    def prepare(
+        self,
+        prompts: Sequence[Prompt],
+        own_answers: Collection[int] = (),
+        weighed: Mapping[int, Sampling] = MappingProxyType({}),
+    ) -> list[Prompt]:
         return list(prompts)
 
     def run(self, prepared: Sequence[Prompt]) -> list[Replayed | Unreplayable]:

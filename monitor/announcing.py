@@ -9,6 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from monitor.alert.identity import is_identity
 from monitor.alert.policy import (
     audience,
     event_of,
@@ -21,9 +22,9 @@ from monitor.alert.policy import (
 from monitor.settings import Settings
 from monitor.store.alerts import active_silences, forget_alert, recent_alerts, save_alert
 from monitor.store.scores import strongest_prompts
-from monitor.subjects import Examined
 from monitor.values.alerts import Alert, AlertState, Condition, Event, EventType
 from monitor.values.presence import PackPresence
+from monitor.vouching import Examined
 
 STRONGEST_PROMPTS: Final = 5
 
@@ -40,6 +41,7 @@ def announce(
     drift = settings.drift
     cooldowns = [rule.cooldown for rule in drift.rules]
     cooldowns += [rule.cooldown for rule in drift.silence_rules]
+    cooldowns += [settings.identity.rule.cooldown] if settings.identity.rule else []
     recent = recent_alerts(c, now - max(cooldowns, default=timedelta(0)))
     known = {alert.dedupe_key: alert for alert in recent}
     silences = active_silences(c, now)
@@ -51,7 +53,7 @@ def announce(
             if before is not None:
                 forget_alert(c, before.alert_id)
             return
-        if announced in ("drift.detected", "drift.reminder"):
+        if announced in ("drift.detected", "drift.reminder") and not is_identity(after):
             after = _with_strongest(c, after, examined)
         event = event_of(after, announced, now) if announced else None
         if event or after != before:
@@ -74,6 +76,7 @@ def announce(
             last_seen=last_seen,
             rules=drift.rules,
             silence_rules=drift.silence_rules,
+            identity=settings.identity,
         )
         silenced = is_silenced(alert.labels, silences, now)
         keep(alert, *without_condition(alert, why, now, silenced=silenced))

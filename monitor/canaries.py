@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -11,14 +11,19 @@ import numpy as np
 
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
-from monitor.values.prompts import Prompt
+from monitor.values.prompts import Prompt, Sampling
 from monitor.values.scores import CanaryRun, Lineage, Replayed, Unreplayable
 
 
 class Replay(Protocol):
     """What the loops need of `monitor.replay.engine.ReplayEngine`; ``prepare`` runs beside ``run``."""
 
-    def prepare(self, prompts: Sequence[Prompt], own_answers: Collection[int] = ()) -> Any: ...
+    def prepare(
+        self,
+        prompts: Sequence[Prompt],
+        own_answers: Collection[int] = (),
+        weighed: Mapping[int, Sampling] = ...,
+    ) -> Any: ...
     def run(self, prepared: Any) -> Sequence[Replayed | Unreplayable]: ...
     def lineage(self, pack_id: str) -> Lineage: ...
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Final
 
 from sqlalchemy import Connection
 
+from monitor.alert.identity import identity_condition
 from monitor.alert.policy import Health, conditions, silence_conditions
 from monitor.announcing import announce
 from monitor.drift import sequential
 from monitor.drift.baseline import baseline_for
 from monitor.drift.bets import Bets, Stream, bets_on
-from monitor.drift.cause import cause_of
 from monitor.drift.histogram import floor_time
 from monitor.drift.lateness import Reach, reach
 from monitor.drift.tests import compare, with_raw
@@ -27,17 +28,22 @@ from monitor.settings import DriftSettings, Settings
 from monitor.store.drift import load_detectors, save_detectors, save_drifts
 from monitor.store.fidelity import replays_compared
 from monitor.store.ingest import ingest_health, outcomes_between
-from monitor.store.packs import pack_presence, served_models
+from monitor.store.packs import pack_presence
 from monitor.store.windows import new_buckets, read_windows
-from monitor.subjects import Examined, Subject, pack_health, watched_packs
+from monitor.subjects import Subject, pack_health, watched_packs
 from monitor.values.alerts import Alert, Condition, Event
-from monitor.values.drift import Baseline, Cause, DetectorState, Drift, Window
+from monitor.values.drift import Baseline, DetectorState, Drift, Window
 from monitor.values.fidelity import Compared
 from monitor.values.presence import IngestHealth, PackPresence
 from monitor.values.prompts import CANARY, WHOLE
+from monitor.vouching import (
+    MOST_BUCKETS_A_STEP,
+    Examined,
+    average_run_length,
+    hear,
+    with_causes,
+)
 
-MOST_BUCKETS_A_STEP: Final = 60
-"""Detectors that were away for long catch up in such strides, so that no step takes minutes."""
 ROWS_A_WINDOW: Final = 15
 """Segments' quiet windows are kept in the history about so many times per window length."""
 
@@ -93,7 +99,7 @@ def evaluate(
     examined: list[Examined] = []
     kept: dict[str, Bets] = {}
     for subject in watched_packs(c, settings, presence, now):
-        seen, own = examine(c, drift, subject, bets.get(subject.pack_id), ingest.reach, now)
+        seen, own = examine(c, settings, subject, bets.get(subject.pack_id), ingest.reach, now)
         examined.append(seen)
         if own is not None:
             kept[subject.pack_id] = own
@@ -129,25 +135,32 @@ def ingest_of(c: Connection, settings: Settings, now: datetime) -> Ingest:
 
 def examine(
     c: Connection,
-    settings: DriftSettings,
+    settings: Settings,
     subject: Subject,
     bets: Bets | None,
     reach: Reach,
     now: datetime,
 ) -> tuple[Examined, Bets | None]:
-    """One pack's drift, and the detectors to hand to its next step; None without a baseline."""
-    baseline = subject.baseline
+    """One pack's witnesses and drift, and the detectors to hand to its next step; None without a baseline.
+
+    While the instrument is in doubt the detectors pass the buckets over.
+    """
+    baseline, end, drift = subject.baseline, reach.until, settings.drift
+    heard = hear(c, settings, subject, end)
+    shortest = min(drift.windows, key=lambda name: drift.windows[name])
+    seen = Examined(subject=subject, heard=heard, shortest=shortest, drifts=())
     if baseline is None:
-        return Examined(subject=subject, cause=Cause.UNKNOWN, drifts=()), None
-    end = reach.until
-    cause = _cause(c, subject, baseline, end - min(settings.windows.values()), end)
+        return seen, None
     if bets is None or bets.baseline_id != baseline.baseline_id:
-        bets = bets_on(baseline, subject.features, settings)
-    drifts: Sequence[Drift] = ()
-    if not _stands_still(reach, bets):
-        drifts = compare_all(c, settings, subject, baseline, bets, cause, end, now)
-        bets = replace(bets, evaluated_until=end)
-    return Examined(subject=subject, cause=cause, drifts=tuple(drifts)), bets
+        bets = bets_on(baseline, subject.features, drift, average_run_length(settings))
+    if _stands_still(reach, bets):
+        return seen, bets
+    held = heard.canaries.finding == "moved"
+    evidence = take_in(c, baseline, bets, end, drift.bucket, held=held)
+    drifts = compare_all(c, drift, subject, baseline, bets, evidence, end, now)
+    of_prompt = {feature.name for feature in subject.features if feature.of_prompt}
+    found = tuple(with_causes(drifts, heard, of_prompt))
+    return replace(seen, drifts=found), replace(bets, evaluated_until=end)
 
 
 def _stands_still(reach: Reach, bets: Bets) -> bool:
@@ -155,13 +168,6 @@ def _stands_still(reach: Reach, bets: Bets) -> bool:
     if reach.waiting_for is None or bets.evaluated_until is None:
         return False
     return bets.evaluated_until >= reach.until
-
-
-def _cause(
-    c: Connection, subject: Subject, baseline: Baseline, start: datetime, end: datetime
-) -> Cause:
-    served = served_models(c, baseline.pack_id, start, end)
-    return cause_of(subject.canaries, served, baseline.fingerprint.served_models)
 
 
 # --- drift ---------------------------------------------------------------------------------------
@@ -173,16 +179,14 @@ def compare_all(
     subject: Subject,
     baseline: Baseline,
     bets: Bets,
-    cause: Cause,
+    evidence: Mapping[Stream, float],
     end: datetime,
     now: datetime,
 ) -> list[Drift]:
     """Every window that ends at ``end``, of every stream with data, against its baseline.
 
-    While the instrument is in doubt the detectors pass the buckets over.
+    ``evidence`` is the detectors'. What the drifts are put down to is left open.
     """
-    held = cause is Cause.INSTRUMENT_SHIFT
-    evidence = take_in(c, baseline, bets, end, settings.bucket, held=held)
     names = [feature.name for feature in subject.features]
     drifts = []
     for window_name, length in settings.windows.items():
@@ -209,7 +213,6 @@ def compare_all(
                 window_name=window_name,
                 evidence=evidence.get(key, 0.0),
                 evidence_limit=bets.limit if key in evidence else float("inf"),
-                cause=cause,
                 now=now,
             )
             if given_prompt:
@@ -317,9 +320,26 @@ def judge(
         for condition in conditions(pack.drifts, drift.rules, pack.subject.features)
     )
     return [
-        *(_with_lateness(condition, reach) for condition in found),
+        *(
+            _with_lateness(condition, reach)
+            for condition in chain(found, _identity(settings, examined))
+        ),
         *silence_conditions(health, drift.silence_rules, now),
     ]
+
+
+def _identity(settings: Settings, examined: Sequence[Examined]) -> Iterator[Condition]:
+    """Whether another model answers than the copy, of every pack whose instrument is not in doubt."""
+    rule = settings.identity.rule
+    for pack in examined:
+        if rule is None or pack.heard.canaries.finding == "moved":
+            continue
+        for (segment, _), state in sorted(pack.heard.tests.items()):
+            prompts = pack.prompts(segment)
+            found = pack.heard.verdict(segment, pack.shortest, prompts=prompts)
+            made = identity_condition(pack.subject.pack_id, state, found, rule)
+            if made is not None:
+                yield made
 
 
 def _with_lateness(condition: Condition, reach: Reach) -> Condition:

@@ -17,6 +17,7 @@ from monitor.settings import IngestSettings
 from monitor.unanswered import Unanswered
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import Chunk, DeadLetter, OffsetSpan, Prompt, RecordKey, Skip
+from monitor.weighing import Weighing
 
 POLL_SECONDS = 0.5
 
@@ -53,6 +54,7 @@ class Fetching:
         replay: Replay,
         ingest: IngestSettings,
         unanswered: Unanswered,
+        weighing: Weighing,
         *,
         beat: Callable[[], None],
         patiently: Callable[[Callable[[], None]], None],
@@ -62,6 +64,7 @@ class Fetching:
         self._replay = replay
         self._ingest = ingest
         self._unanswered = unanswered
+        self._weighing = weighing
         self._beat = beat
         self._patiently = patiently
         self._clock = clock
@@ -114,7 +117,9 @@ class Fetching:
         return Prepared(
             chunk=chunk,
             watermarks=newest_records(chunk.records, joined.read),
-            tokenised=self._replay.prepare(wanted.prompts, wanted.own_answers),
+            tokenised=self._replay.prepare(
+                wanted.prompts, wanted.own_answers, self._weighing.laws(wanted.prompts)
+            ),
             dead=tuple(outcome for outcome in outcomes if isinstance(outcome, DeadLetter)),
             skipped=(*skipped, *wanted.skipped),
             waiting=joined.waiting,

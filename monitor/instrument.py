@@ -36,7 +36,7 @@ def build_instrument(
     pack, model = pack_in_use(settings)
     require_fit(pack, model, f"the model in {settings.replay.model}")
     accept(pack)
-    loaded = load_model(settings.replay, pack.deepest_site, full=settings.replay.answers)
+    loaded = load_model(settings.replay, pack.deepest_site, full=settings.whole_copy)
     engine = ReplayEngine(loaded, pack.features, settings.replay, pack.covariates)
     return Instrument(pack=pack, engine=engine)
 

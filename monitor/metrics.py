@@ -69,6 +69,13 @@ class Metrics:
             action="More than a few in a hundred not same: what is replayed is not what was served. The view "
             "replay_fidelity shows by how many tokens; mend replay.chat_template or template_options.",
         )
+        self.answers_weighed = self._counter(
+            "monitor_answers_weighed_total",
+            ("outcome",),
+            "Answers of the share identity.share: weighed by the whole copy (sampled, greedy), or why not.",
+            action="Mostly sampling_unknown: log the sampling parameters, or set identity.temperature; mostly "
+            "other_tokens: see replay_fidelity.",
+        )
         self.fields_left_out = self._counter(
             "monitor_fields_left_out_total",
             ("field",),

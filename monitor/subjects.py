@@ -14,7 +14,7 @@ from monitor.settings import Settings
 from monitor.store.baselines import load_baseline
 from monitor.store.packs import ALIVE, PackFeature, pack_features
 from monitor.store.workers import latest_canaries, live_workers
-from monitor.values.drift import Baseline, Cause, Drift
+from monitor.values.drift import Baseline
 from monitor.values.fidelity import Compared
 from monitor.values.presence import PackPresence
 from monitor.values.scores import CanaryRun
@@ -39,15 +39,6 @@ class Subject:
             baseline_id=self.baseline.baseline_id if self.baseline else None,
             features=self.features,
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Examined:
-    """What one step saw of one pack."""
-
-    subject: Subject
-    cause: Cause
-    drifts: tuple[Drift, ...]
 
 
 def watched_packs(

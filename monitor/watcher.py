@@ -35,11 +35,11 @@ from monitor.settings import Settings
 from monitor.store.buckets import roll_up
 from monitor.store.database import advisory_lock, transaction
 from monitor.store.partitions import drop_partitions, ensure_partitions
-from monitor.subjects import Examined
 from monitor.values.alerts import Severity
 from monitor.values.drift import Drift
 from monitor.values.presence import live
 from monitor.values.prompts import EVERYTHING
+from monitor.vouching import Examined
 
 log = get_logger(__name__)
 

@@ -54,6 +54,8 @@ from monitor.values.arrays import Floats
 from monitor.values.losses import SCORED, outcome_of
 from monitor.values.prompts import DeadLetter, DeadReason, Prompt, Skip
 from monitor.values.scores import ChunkResult, Replayed, ScoredPrompt, Unreplayable
+from monitor.values.surprise import outcome_of_weighing
+from monitor.weighing import Weighing
 
 log = get_logger(__name__)
 
@@ -105,11 +107,13 @@ class Worker:
         self._clock = clock
         self._jitter = jitter or random.Random()
         self._unanswered = Unanswered(settings.replay, pack.features)
+        self._weighing = Weighing(settings)
         self._fetching = Fetching(
             source,
             replay,
             settings.ingest,
             self._unanswered,
+            self._weighing,
             beat=lambda: self._heartbeat.beat("worker"),
             patiently=self._patiently,
             clock=clock,
@@ -200,7 +204,7 @@ class Worker:
         dead = (*prepared.dead, *(letter_of(one) for one in failed if one not in empty))
         lost = chain[DeadLetter | Skip](skipped, dead)
         self._lookback.take([SCORED] * len(replayed) + [outcome_of(one) for one in lost])
-        scored = self._given.adjusted(self._scored(replayed))
+        scored = self._weighing.read(replayed, self._given.adjusted(self._scored(replayed)))
         METRICS.chunk_seconds.labels(stage="replay").observe(time.monotonic() - started)
         return ChunkResult(
             group_id=self._settings.kafka.group_id,
@@ -216,6 +220,7 @@ class Worker:
             watermarks=prepared.watermarks,
             waiting=prepared.waiting,
             settled=prepared.settled,
+            identity=self._weighing.buckets(scored),
         )
 
     def _scored(self, replayed: Sequence[Replayed]) -> tuple[ScoredPrompt, ...]:
@@ -251,6 +256,8 @@ class Worker:
         for prompt in result.scored:
             if prompt.fidelity is not None:
                 METRICS.replays_compared.labels(verdict=prompt.fidelity.verdict).inc()
+            if prompt.weighed is not None:
+                METRICS.answers_weighed.labels(outcome=outcome_of_weighing(prompt.weighed)).inc()
             for field in prompt.left_out:
                 METRICS.fields_left_out.labels(field=field).inc()
         for letter in result.dead_letters:

@@ -17,7 +17,7 @@ from monitor.store.alerts import add_silence, list_alerts
 from monitor.store.database import connect, transaction
 from monitor.store.drift import load_detectors
 from monitor.values.alerts import AlertState, Silence
-from monitor.values.drift import Cause
+from monitor.values.witnesses import Cause
 from monitor.watcher import Watcher
 from tests.traffic import MINUTE, counted_by_the_release_before, settings_of
 
@@ -56,7 +56,7 @@ def test_quiet_traffic_stays_quiet(traffic, settings, watcher, database):
     traffic.approve(settings)
     seen = traffic.minutes(60, watcher=watcher)
     assert drift_events(seen) == []
-    assert seen[-1].packs[0].cause is Cause.INPUT_SHIFT
+    assert seen[-1].packs[0].cause is Cause.UNKNOWN, "nothing vouches for the served model"
     assert {(d.feature, d.window) for d in seen[-1].drifts} == {
         (name, window) for name in ("toxic", "assistant") for window in ("15m", "1h")
     }
@@ -93,7 +93,9 @@ def test_a_shift_fires_once_and_resolves(shift):
     details = detected[-1].alert.details
     assert detected[-1].alert.labels["feature"] == "toxic"
     assert details["meaning"] == "what toxic means"
-    assert details["cause"] == "input_shift"
+    assert details["cause"] == "unknown"
+    assert "identity.share is 0" in details["verdict"]
+    assert set(details["witnesses"]) == {"canaries", "identity", "labels", "prompt_side"}
     assert details["baseline"]["id"] == shift.baseline.baseline_id
     assert len(details["strongest_prompts"]) == 5
     strongest = [prompt["score"] for prompt in details["strongest_prompts"]]

@@ -11,7 +11,13 @@ from sqlalchemy import text
 
 from monitor import operate
 from monitor.drift.histogram import bucket_scores, floor_time
-from monitor.settings import AlertSettings, DriftSettings, Endpoint, Settings
+from monitor.settings import (
+    AlertSettings,
+    DriftSettings,
+    Endpoint,
+    IdentitySettings,
+    Settings,
+)
 from monitor.store.baselines import approve_baseline
 from monitor.store.chunks import store_chunk
 from monitor.store.database import transaction
@@ -53,7 +59,7 @@ def feature(name, expected="rises"):
 FEATURES = (feature("toxic"), feature("assistant", "falls"))
 
 
-def settings_of(**drift):
+def settings_of(*, identity=None, **drift):
     drift = {
         "windows": {"15m": 15 * MINUTE, "1h": 60 * MINUTE},
         "settle": timedelta(seconds=30),
@@ -61,6 +67,7 @@ def settings_of(**drift):
         **drift,
     }
     return Settings(
+        identity=identity or IdentitySettings(),
         drift=DriftSettings(**drift),
         alerts=AlertSettings(
             endpoints=(Endpoint(name="ops", url="https://example.org/hook", format="slack"),)
@@ -138,6 +145,10 @@ class Traffic:
         """The prompts as stored, and what `ChunkResult` says of their scores given the prompt."""
         return prompts, {}
 
+    def weighed(self, prompts):
+        """The prompts with what was weighed of their answers, and what that adds up to."""
+        return prompts, ()
+
     def _store(self, per_minute, shift, rare, segment):
         scores = self.scores(per_minute, shift, rare)
         prompts = [
@@ -161,6 +172,7 @@ class Traffic:
             for i, row in enumerate(scores)
         ]
         prompts, given_the_prompt = self.adjusted(prompts)
+        prompts, identity = self.weighed(prompts)
         with transaction(self.database) as c:
             store_chunk(
                 c,
@@ -180,6 +192,7 @@ class Traffic:
                     scored=tuple(prompts),
                     buckets=bucket_scores(prompts, self.features, bucket=MINUTE),
                     **given_the_prompt,
+                    identity=identity,
                     dead_letters=(),
                     counts=(
                         IngestCount(

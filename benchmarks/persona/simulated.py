@@ -35,7 +35,7 @@ from monitor.settings import DriftRule, DriftSettings
 from monitor.values.adjustment import Adjustment
 from monitor.values.alerts import Alert, AlertState
 from monitor.values.arrays import Counts, Doubles, Floats
-from monitor.values.drift import Baseline, Cause, Drift, Window
+from monitor.values.drift import Baseline, Drift, Window
 from monitor.values.features import Feature
 from monitor.values.identity import BaselineFingerprint
 from monitor.values.prompts import EVERYTHING
@@ -309,7 +309,6 @@ class Watch:
             window_name=window_name,
             evidence=0.0,
             evidence_limit=self.world.bets.limit,
-            cause=Cause.UNKNOWN,
             now=START + (minute + 1) * settings.bucket,
         )
 

@@ -167,7 +167,8 @@ def _let_go(
 
 def _ended(alert: Alert, condition: Condition) -> Alert:
     """The alert with what it reads now."""
-    last = {key: value for key, value in alert.details.items() if key not in ("cause", "verdict")}
+    of_then = ("cause", "verdict", "witnesses")
+    last = {key: value for key, value in alert.details.items() if key not in of_then}
     return replace(alert, summary=over(alert, condition), details={**last, **condition.details})
 
 

@@ -24,9 +24,10 @@ from monitor.alert import sentences
 from monitor.alert.sentences import most_grown
 from monitor.settings import DriftRule, Thresholds
 from monitor.values.alerts import Condition, Severity
-from monitor.values.drift import Bound, Cause, Drift
+from monitor.values.drift import Bound, Drift
 from monitor.values.features import Expected, selected
 from monitor.values.prompts import CANARY
+from monitor.values.witnesses import Cause, as_json, sentence
 
 EFFECTS: Final = ("shift", "psi", "ks", "tail_ratio", "tail_growth")
 """Thresholds with a limit of their own; `process_change` has the detectors'."""
@@ -194,7 +195,8 @@ def _drift_condition(found: Sequence[_Finding], feature: FeatureInfo) -> Conditi
     if shown:
         said: dict[str, Any] = {
             "cause": drift.cause.value,
-            "verdict": drift.cause.verdict,
+            "verdict": sentence(drift.cause, drift.witnesses),
+            "witnesses": as_json(drift.witnesses),
             "crossed": [crossing for finding in shown for crossing in finding.crossed],
         }
     else:

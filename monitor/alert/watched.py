@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 
 from monitor.alert.health import of_pack
+from monitor.alert.identity import is_identity
 from monitor.alert.rules import FeatureInfo, matches
-from monitor.settings import DriftRule, SilenceRule
+from monitor.settings import DriftRule, IdentitySettings, SilenceRule
 from monitor.values.alerts import Alert
 
 
@@ -33,6 +35,7 @@ def unwatched_because(
     last_seen: Mapping[str, datetime],
     rules: Sequence[DriftRule],
     silence_rules: Sequence[SilenceRule],
+    identity: IdentitySettings,
 ) -> str | None:
     """Why nothing watches the alert any more, as a sentence; None while something does.
 
@@ -40,7 +43,11 @@ def unwatched_because(
     """
     pack_id = alert.labels.get("pack", "")
     pack = next((pack for pack in packs if pack.pack_id == pack_id), None)
-    reason = _by_a_person(alert, pack, rules, silence_rules)
+    reason = (
+        _identity_off(alert, identity)
+        if is_identity(alert)
+        else _by_a_person(alert, pack, rules, silence_rules)
+    )
     if reason is None and pack is None and (alert.kind == "drift" or of_pack(alert.rule)):
         seen = last_seen.get(pack_id)
         since = f"since {seen.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if seen else "is known"
@@ -48,6 +55,15 @@ def unwatched_because(
     if reason is None:
         return None
     return f"no longer watched: {reason}; read last: {alert.summary}"
+
+
+def _identity_off(alert: Alert, identity: IdentitySettings) -> str | None:
+    if identity.share == 0.0:
+        return "answers are not weighed any more (identity.share is 0)"
+    segment = alert.labels.get("segment", "")
+    if identity.rule is None or not any(fnmatchcase(segment, p) for p in identity.rule.segments):
+        return f"identity.rule does not look at segment {segment}"
+    return None
 
 
 def _by_a_person(

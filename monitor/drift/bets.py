@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from monitor.drift import sequential
 from monitor.drift.tails import levels
@@ -32,8 +32,15 @@ class Bets:
     """Where the windows of the last evaluation ended."""
 
 
-def bets_on(baseline: Baseline, features: Sequence[Directed], settings: DriftSettings) -> Bets:
+def bets_on(
+    baseline: Baseline,
+    features: Sequence[Directed],
+    settings: DriftSettings,
+    average_run_length: timedelta | None = None,
+) -> Bets:
     """Detectors of all streams that have a baseline of their own; ``features`` are the pack's.
+
+    ``average_run_length`` is theirs where they share that of the settings with others.
 
     Against the pooled one a segment that has always been different would alarm.
     """
@@ -43,7 +50,8 @@ def bets_on(baseline: Baseline, features: Sequence[Directed], settings: DriftSet
         for key, stream in {**baseline.streams, **adjusted}.items()
         if key[1] in WHOLE or stream.window.n >= settings.min_segment_n
     }
-    limit = sequential.threshold(settings.average_run_length, len(own), settings.bucket)
+    length = average_run_length or settings.average_run_length
+    limit = sequential.threshold(length, len(own), settings.bucket)
     return Bets(
         baseline_id=baseline.baseline_id,
         references={

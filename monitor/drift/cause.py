@@ -1,38 +1,199 @@
-"""What changed: the users, the served model, or our own instrument?"""
+"""What changed: what is asked, the served model, or our own instrument? A verdict over witnesses. Pure.
+
+Each witness is a measured ground that says of itself whether it moved, stayed within a bound that would
+have shown a change, or cannot tell. `verdict` weighs them; the names that records give the served model
+are one of them, and no judge.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
-from monitor.values.drift import Cause
+from monitor.drift.identity import standing
+from monitor.drift.sequential import MEAN_MARGIN
+from monitor.values.drift import Bound, Drift
 from monitor.values.scores import CanaryRun
+from monitor.values.surprise import IdentityState, Tally
+from monitor.values.witnesses import UNLABELLED, Cause, Verdict, Witness
 
-UNLABELLED = "@"
-"""How a served model is written that its records do not name: ``model@revision``, both empty."""
 
+def verdict(witnesses: Sequence[Witness]) -> Verdict:
+    """The cause, by the first line that applies, with the witnesses that were heard.
 
-def cause_of(
-    canaries: Sequence[CanaryRun], served: Collection[str], served_before: Collection[str]
-) -> Cause:
-    """The cause that every drift of one evaluation carries, by the first line that applies.
-
-    ``canaries`` are the recent runs of the workers that are alive, ``served`` and ``served_before``
-    the models that records named (``model@revision``) now and in the baseline's interval.
-
-    1. no recent run: `Cause.UNKNOWN`. Nothing vouches for the instrument.
-    2. a run that did not reproduce its recorded readings: `Cause.INSTRUMENT_SHIFT`. Our copy,
-       its device or its numerics changed, and every score is in doubt.
-    3. a served model that the baseline did not know, while the baseline's records were labelled:
-       `Cause.MODEL_SHIFT`. The copy reads as ever, but what it reads was answered by another model.
-    4. else `Cause.INPUT_SHIFT`: same instrument, and as far as the records tell the same served
-       model, so what is asked and answered changed. Records without a model label cannot tell a
-       silently replaced model from changed users.
+    1. the canaries are absent: `Cause.UNKNOWN`. Nothing vouches for the instrument.
+    2. the canaries moved: `Cause.INSTRUMENT_SHIFT`. The copy, its device or its numerics changed.
+    3. the answers are the copy's own: `Cause.INPUT_SHIFT`. No served model had a part in them.
+    4. identity moved: `Cause.MODEL_SHIFT`. The served model does not answer as the copy would.
+    5. identity is steady: `Cause.INPUT_SHIFT`, whatever the labels say. A new name for the same model
+       is no change of the model.
+    6. the labels moved: `Cause.MODEL_SHIFT`, on the records' word alone.
+    7. the prompt side moved: `Cause.INPUT_SHIFT`.
+    8. identity is unsure: `Cause.UNDECIDED`.
+    9. else `Cause.UNKNOWN`: labels that stay the same do not vouch for what stands behind them.
     """
-    if not canaries:
-        return Cause.UNKNOWN
-    if not all(run.reproduced for run in canaries):
-        return Cause.INSTRUMENT_SHIFT
-    known = set(served_before) - {UNLABELLED}
-    if known and set(served) - {UNLABELLED} - known:
-        return Cause.MODEL_SHIFT
-    return Cause.INPUT_SHIFT
+    found = {witness.name: witness.finding for witness in witnesses}
+    rules = (
+        (found.get("canaries", "absent") == "absent", Cause.UNKNOWN),
+        (found.get("canaries") == "moved", Cause.INSTRUMENT_SHIFT),
+        (found.get("own_answers") == "steady", Cause.INPUT_SHIFT),
+        (found.get("identity") == "moved", Cause.MODEL_SHIFT),
+        (found.get("identity") == "steady", Cause.INPUT_SHIFT),
+        (found.get("labels") == "moved", Cause.MODEL_SHIFT),
+        (found.get("prompt_side") == "moved", Cause.INPUT_SHIFT),
+        (found.get("identity") == "unsure", Cause.UNDECIDED),
+    )
+    cause = next((cause for applies, cause in rules if applies), Cause.UNKNOWN)
+    return Verdict(cause=cause, witnesses=tuple(witnesses))
+
+
+def canaries(runs: Sequence[CanaryRun]) -> Witness:
+    """``runs`` are the recent ones of the workers that are alive."""
+    if not runs:
+        return Witness(
+            name="canaries",
+            finding="absent",
+            told="no live worker replayed its canaries lately",
+        )
+    largest = max(run.largest_deviation for run in runs)
+    figures = {
+        "workers": len(runs),
+        "largest_deviation": _figure(largest),
+        "bound": max(run.noise_floor for run in runs),
+    }
+    if all(run.reproduced for run in runs):
+        told = "the canaries read as recorded"
+        return Witness(name="canaries", finding="steady", told=told, figures=figures)
+    told = f"the canaries read otherwise than recorded, by up to {largest:.3g} deviations"
+    return Witness(name="canaries", finding="moved", told=told, figures=figures)
+
+
+def own_answers() -> Witness:
+    """Of the segment `generated`."""
+    told = "the copy gave these answers itself"
+    return Witness(name="own_answers", finding="steady", told=told)
+
+
+def labels(served: Collection[str], served_before: Collection[str]) -> Witness:
+    """The served models that records name (``model@revision``) now and in the baseline's interval."""
+    known, now = set(served_before) - {UNLABELLED}, set(served) - {UNLABELLED}
+    new = sorted(now - known)
+    figures = {"served": sorted(now), "baseline": sorted(known)}
+    if not known or not now:
+        told = "the records do not name the served model"
+        return Witness(name="labels", finding="absent", told=told, figures=figures)
+    if new:
+        told = f"the records name a served model that the baseline's did not ({', '.join(new)})"
+        return Witness(name="labels", finding="moved", told=told, figures=figures)
+    told = "the records name the same served model, which a model replaced in silence would too"
+    return Witness(name="labels", finding="steady", told=told, figures=figures)
+
+
+def prompt_side(drifts: Sequence[Drift]) -> Witness:
+    """``drifts`` of the features that read the prompt alone, in the same window and segment.
+
+    Moved: the mean of one is surely more than `MEAN_MARGIN` deviations from its baseline.
+    """
+    if not drifts:
+        told = "no feature reads the prompt side"
+        return Witness(name="prompt_side", finding="absent", told=told)
+    furthest = max(drifts, key=lambda drift: _least(drift.shift))
+    least = _least(furthest.shift)
+    figures = {
+        "feature": furthest.feature,
+        "shift": _bound(furthest.shift),
+        "bound": MEAN_MARGIN,
+        "n": furthest.n,
+    }
+    told = f"{furthest.feature} on the prompt side moved by {furthest.shift.value:+.2f} SD"
+    if least > MEAN_MARGIN:
+        return Witness(name="prompt_side", finding="moved", told=told, figures=figures)
+    widest = max(max(abs(drift.shift.low), abs(drift.shift.high)) for drift in drifts)
+    if widest < 3 * MEAN_MARGIN:
+        told = f"no feature of the prompt side moved by more than {widest:.2f} SD"
+        return Witness(name="prompt_side", finding="steady", told=told, figures=figures)
+    told = "no feature of the prompt side surely moved"
+    return Witness(name="prompt_side", finding="unsure", told=told, figures=figures)
+
+
+def identity(
+    states: Sequence[IdentityState],
+    tally: Tally,
+    *,
+    prompts: int,
+    confidence: float,
+    within: float,
+) -> Witness:
+    """Whether the served model answers as the copy would.
+
+    ``states`` are the running tests of a segment, one for each served model; ``tally`` is of the answers
+    of the window, among its ``prompts``. ``within`` in nats a token, see `monitor.drift.identity.standing`.
+    """
+    found = standing(tally, confidence=confidence, within=within)
+    strongest = max(states, key=lambda state: state.evidence - state.limit, default=None)
+    figures = {
+        "evidence": _figure(strongest.evidence) if strongest else None,
+        "limit": _figure(strongest.limit) if strongest else None,
+        "served": strongest.served if strongest else None,
+        "answers": tally.n,
+        "left_out": tally.left_out,
+        "tokens": tally.tokens + tally.greedy_tokens,
+        "surprise": _bound(found.surprise) if found.surprise else None,
+        "given_away": _bound(found.given_away) if found.given_away else None,
+        "within": within,
+        "off_support": tally.off_support,
+    }
+    if strongest is not None and strongest.crossed:
+        name = f" of {strongest.served}" if strongest.served != UNLABELLED else ""
+        told = (
+            f"answers{name} are not what the copy would say: evidence {strongest.evidence:.1f},"
+            f" limit {strongest.limit:.1f}"
+        )
+        return Witness(name="identity", finding="moved", told=told, figures=figures)
+    if found.vouched:
+        told = f"{tally.n} answers are what the copy would say: {_surprise(found.surprise, within)}"
+        return Witness(name="identity", finding="steady", told=told, figures=figures)
+    if tally.n == 0:
+        told = "no answer of the window was weighed"
+        return Witness(name="identity", finding="unsure", told=told, figures=figures)
+    needed = None
+    told = f"{tally.n} answers do not tell whether the copy would say them"
+    if found.needed is not None:
+        needed = math.ceil(found.needed * max(prompts, tally.n) / tally.n)
+        told += f", about {needed} more prompts would decide"
+    elif found.surprise is not None:
+        told += f": {_surprise(found.surprise, within)}"
+    return Witness(name="identity", finding="unsure", told=told, figures=figures, needed=needed)
+
+
+def not_weighed() -> Witness:
+    """Identity is switched off."""
+    told = "answers are not held against the copy (identity.share is 0)"
+    return Witness(name="identity", finding="absent", told=told)
+
+
+def _surprise(bound: Bound | None, within: float) -> str:
+    if bound is None:
+        return "at temperature 0 they take its most likely tokens"
+    return (
+        f"their mean surprise is {bound.value:+.3f} nats a token [{bound.low:+.3f},"
+        f" {bound.high:+.3f}], where {within:g} is allowed"
+    )
+
+
+def _least(bound: Bound) -> float:
+    """How far from 0 it surely is; below 0 where it may be 0."""
+    return max(bound.low, -bound.high)
+
+
+def _bound(bound: Bound) -> dict[str, float | None]:
+    return {
+        "value": _figure(bound.value),
+        "low": _figure(bound.low),
+        "high": _figure(bound.high),
+    }
+
+
+def _figure(number: float) -> float | None:
+    """JSON has no infinity and no NaN."""
+    return float(f"{number:.6g}") if math.isfinite(number) else None

@@ -27,12 +27,12 @@ from monitor.values.drift import (
     UNKNOWN,
     BaselineStream,
     Bound,
-    Cause,
     Drift,
     TailGrowth,
     TailLevel,
     Window,
 )
+from monitor.values.witnesses import Cause
 
 NOTHING_KNOWN = Bound(value=0.0, low=-math.inf, high=math.inf)
 
@@ -236,10 +236,12 @@ def compare(
     window_name: str,
     evidence: float,
     evidence_limit: float,
-    cause: Cause,
     now: datetime,
 ) -> Drift:
-    """All figures of one window against one stream of the baseline; see the functions above."""
+    """All figures of one window against one stream of the baseline; see the functions above.
+
+    The cause is left open: it takes the figures of other streams too, see `monitor.drift.cause`.
+    """
     baseline, effect = against.stream.window, against.stream.design_effect
     stability = psi_bound(
         grouped(window.histogram, against.groups),
@@ -279,7 +281,7 @@ def compare(
         tails=_tails(window, against, confidence),
         evidence=evidence,
         evidence_limit=evidence_limit,
-        cause=cause,
+        cause=Cause.UNKNOWN,
         evaluated_at=now,
     )
 

@@ -43,6 +43,16 @@ _WHOLE_NUMBERS: Final = {
 }
 _STOPS: Final = ("stop", "stop_sequences", "stopSequences")
 _STOPS_LIMIT: Final = 64
+_STEERING: Final = (
+    *("response_format", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+    *("structured_outputs", "grammar", "json_schema", "regex", "ebnf", "structural_tag"),
+    *("logit_bias", "bad_words", "allowed_token_ids", "logits_processors", "use_beam_search"),
+    *("typical_p", "top_a", "tfs", "mirostat", "xtc_probability", "dry_multiplier", "eta_cutoff"),
+    *("responseSchema", "responseMimeType", "format", "tool_choice", "function_call"),
+)
+_UNSTEERED: Final = frozenset(
+    {"", "none", "auto", "text", "text/plain", "disabled", "0", "0.0", "False", "None"}
+)
 _PASSED_ON: Final = (
     *("documents", "reasoning_effort", "enable_thinking", "add_generation_prompt"),
     "thinking_budget",
@@ -70,7 +80,21 @@ def sampling(given: Mapping[str, Any], finish_reason: str | None = None) -> Samp
         found["stop"] = stop
     if finish_reason is not None:
         found["finish_reason"] = finish_reason
+    # The Responses API says it inside: {"text": {"format": {"type": "json_schema", …}}}.
+    said = given.get("text")
+    form = {"format": said.get("format")} if isinstance(said, dict) else {}
+    steering = tuple(key for key in _STEERING if _steers({**given, **form}.get(key)))
+    if steering:
+        found["steered_by"] = steering
     return Sampling(**found) if found else None
+
+
+def _steers(value: object) -> bool:
+    """Does a steering parameter of this value change anything? ``{"type": "text"}`` and "auto" do not."""
+    if isinstance(value, dict):
+        kind = value.get("type")
+        return bool(value) and not (isinstance(kind, str) and kind in _UNSTEERED)
+    return bool(value) and str(value) not in _UNSTEERED
 
 
 def label(value: object) -> str | None:

@@ -14,6 +14,7 @@ OTHER: Final = "(other)"
 
 _SAMPLING: Final = b"monitor.sampling"
 _ANSWERS: Final = b"monitor.answers"
+_IDENTITY: Final = b"monitor.identity"
 """Keep our choices independent of each other, and of a sampler upstream that hashes the same id."""
 
 
@@ -36,6 +37,11 @@ def answer_wanted(prompt: Prompt, share: float) -> bool:
     on redelivery, and what a low share answers a higher one answers too.
     """
     return _fraction(_unit(prompt), _ANSWERS) < share
+
+
+def weighing_wanted(prompt: Prompt, share: float) -> bool:
+    """Whether the prompt is of the ``share`` whose logged answers the whole copy weighs; as `answer_wanted`."""
+    return share > 0.0 and _fraction(_unit(prompt), _IDENTITY) < share
 
 
 def _unit(prompt: Prompt) -> str:

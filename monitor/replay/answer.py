@@ -102,3 +102,16 @@ class _Finite(LogitsProcessor):
 def padding(loaded: LoadedModel) -> int:
     """The id that fills up rows; any will do, for nothing attends to it."""
     return int(loaded.tokenizer.pad_token_id or 0)
+
+
+def left_padded(
+    rows: Sequence[Sequence[int]], loaded: LoadedModel
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids [b, t] and mask [b, t] (0 where padded) of ``rows``, on the model's device."""
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), padding(loaded))
+    mask = torch.zeros_like(ids)
+    for line, row in enumerate(rows):
+        ids[line, longest - len(row) :] = torch.tensor(list(row))
+        mask[line, longest - len(row) :] = 1
+    return ids.to(loaded.device), mask.to(loaded.device)

@@ -9,8 +9,9 @@ pass; the residual stream never leaves the device.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -22,13 +23,15 @@ from monitor.replay.model import LoadedModel, positions_limit
 from monitor.replay.plan import Plan, plan
 from monitor.replay.pooling import FeatureBank
 from monitor.replay.regions import CUT_RULE, Tokens
+from monitor.replay.surprise import surprises
 from monitor.replay.tokens import Tokeniser
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Floats
 from monitor.values.features import Covariate, Feature
 from monitor.values.fidelity import counted
-from monitor.values.prompts import DeadReason, Prompt
+from monitor.values.prompts import DeadReason, Prompt, Sampling
 from monitor.values.scores import Lineage, Replayed, Unreplayable
+from monitor.values.surprise import NotWeighed, Surprise
 
 ENGINE = "2"
 """Version of the numerics: raised whenever the same prompt may read differently than before."""
@@ -63,6 +66,8 @@ class Prepared:
     """Prompts that get an answer of the copy's own before they are read."""
     generated: frozenset[int] = frozenset()
     """Prompts that got one."""
+    weighed: Mapping[int, Sampling] = field(default_factory=dict)
+    """Prompts whose logged answer the whole copy weighs, with the parameters of the draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +138,17 @@ class ReplayEngine:
         """Readings of each prompt, in order. Blocks while the model runs."""
         return self.run(self.prepare(prompts))
 
-    def prepare(self, prompts: Sequence[Prompt], own_answers: Collection[int] = ()) -> Prepared:
+    def prepare(
+        self,
+        prompts: Sequence[Prompt],
+        own_answers: Collection[int] = (),
+        weighed: Mapping[int, Sampling] = MappingProxyType({}),
+    ) -> Prepared:
         """Tokenise and plan; does not touch the model.
 
         ``own_answers`` are indices of prompts without an answer: `run` lets the copy answer them first.
+        ``weighed`` are those whose logged answers `run` holds against the whole copy, each with the
+        parameters that it was drawn with.
         """
         refused: dict[int, Unreplayable] = {}
         tokens: dict[int, Tokens] = {}
@@ -146,7 +158,11 @@ class ReplayEngine:
             else:
                 tokens[index] = outcome
         planned = self._planned(tuple(prompts), refused, tokens)
-        return replace(planned, own_answers=frozenset(own_answers) & tokens.keys())
+        return replace(
+            planned,
+            own_answers=frozenset(own_answers) & tokens.keys(),
+            weighed={index: law for index, law in weighed.items() if index in tokens},
+        )
 
     def run(self, prepared: Prepared) -> list[Replayed | Unreplayable]:
         """Run what was prepared: a `Replayed` or `Unreplayable` for each prompt, in order.
@@ -167,8 +183,21 @@ class ReplayEngine:
             if not still_failed:
                 activations[replay] = again[0]
         readings = self._pooled(prepared.replays, activations)
+        weighed = self._weighed(prepared)
         self._count(prepared)
-        return [self._outcome(prepared, index, readings) for index in range(len(prepared.prompts))]
+        return [
+            self._outcome(prepared, index, readings, weighed.get(index))
+            for index in range(len(prepared.prompts))
+        ]
+
+    def _weighed(self, prepared: Prepared) -> dict[int, Surprise | NotWeighed]:
+        found = {index: _unweighable(prepared.tokens[index]) for index in prepared.weighed}
+        left = [index for index, reason in found.items() if reason is None]
+        if left:
+            rows = [prepared.tokens[index] for index in left]
+            laws = [prepared.weighed[index] for index in left]
+            found |= dict(zip(left, surprises(self.loaded, rows, laws), strict=True))
+        return {index: one for index, one in found.items() if one is not None}
 
     def _planned(
         self,
@@ -214,7 +243,8 @@ class ReplayEngine:
             if replay not in given:
                 given[replay] = answered(self.loaded, short.ids, longest)
             tokens[index] = self._tokeniser.with_answer(short, given[replay])
-        return self._planned(prepared.prompts, prepared.refused, tokens, prepared.own_answers)
+        planned = self._planned(prepared.prompts, prepared.refused, tokens, prepared.own_answers)
+        return replace(planned, weighed=prepared.weighed)
 
     def _activations(
         self, work: Plan, replays: Sequence[Tokens]
@@ -276,7 +306,11 @@ class ReplayEngine:
         METRICS.tokens.labels(kind="saved_prefix").inc(distinct - prepared.plan.tokens)
 
     def _outcome(
-        self, prepared: Prepared, index: int, readings: dict[int, _Reading]
+        self,
+        prepared: Prepared,
+        index: int,
+        readings: dict[int, _Reading],
+        weighed: Surprise | NotWeighed | None,
     ) -> Replayed | Unreplayable:
         prompt = prepared.prompts[index]
         if index in prepared.refused:
@@ -324,7 +358,15 @@ class ReplayEngine:
             ),
             rendering=tokens.rendering,
             stand_ins=tokens.stand_ins,
+            weighed=weighed,
         )
+
+
+def _unweighable(tokens: Tokens) -> Surprise | NotWeighed | None:
+    """Why these are not the tokens that the server drew, behind just these."""
+    if tokens.cut:
+        return NotWeighed.CUT
+    return NotWeighed.STAND_IN if tokens.stand_ins else None
 
 
 def tokeniser(loaded: LoadedModel, settings: ReplaySettings) -> Tokeniser:

@@ -7,6 +7,7 @@ The environment is read in this folder alone.
 """
 
 from monitor.settings.drift import DriftRule, DriftSettings, SilenceRule, Thresholds
+from monitor.settings.identity import IdentityRule, IdentitySettings
 from monitor.settings.intake import (
     IngestSettings,
     JoinSettings,
@@ -34,6 +35,8 @@ __all__ = [
     "DriftSettings",
     "Duration",
     "Endpoint",
+    "IdentityRule",
+    "IdentitySettings",
     "IngestSettings",
     "JoinSettings",
     "KafkaSettings",

@@ -7,7 +7,13 @@ from datetime import timedelta
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from monitor.settings.drift import DriftSettings
-from monitor.settings.intake import IngestSettings, KafkaSettings, PackSettings, ReplaySettings
+from monitor.settings.identity import IdentitySettings
+from monitor.settings.intake import (
+    IngestSettings,
+    KafkaSettings,
+    PackSettings,
+    ReplaySettings,
+)
 from monitor.settings.keeping import PostgresSettings
 from monitor.settings.section import Duration
 from monitor.settings.telling import AlertSettings, LogSettings, PrivacySettings, WebSettings
@@ -24,6 +30,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     replay: ReplaySettings = ReplaySettings()
     pack: PackSettings = PackSettings()
+    identity: IdentitySettings = IdentitySettings()
     postgres: PostgresSettings = PostgresSettings()
     drift: DriftSettings = DriftSettings()
     alerts: AlertSettings = AlertSettings()
@@ -31,6 +38,11 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     privacy: PrivacySettings = PrivacySettings()
     shutdown_grace: Duration = timedelta(seconds=30)
+
+    @property
+    def whole_copy(self) -> bool:
+        """The copy is loaded with its later layers and its LM head: it answers, or weighs answers."""
+        return self.replay.answers or self.identity.share > 0.0
 
     @classmethod
     def settings_customise_sources(

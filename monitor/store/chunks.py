@@ -11,6 +11,7 @@ from monitor.errors import StaleChunk
 from monitor.store.adjustments import adjusted_lineage_of
 from monitor.store.buckets import add_buckets
 from monitor.store.halves import keep_halves, settle_halves
+from monitor.store.identity import add_identity
 from monitor.store.ingest import add_counts, insert_dead_letters
 from monitor.store.packs import lineage_id_of
 from monitor.store.scores import copy_scores
@@ -56,6 +57,7 @@ def store_chunk(c: Connection, result: ChunkResult) -> None:
             adjusted_id = adjusted_lineage_of(c, lineage_id, result.adjusted_by)
             add_buckets(c, adjusted_id, result.adjusted_buckets)
         copy_scores(c, lineage_id, result.scored, adjusted_id)
+        add_identity(c, lineage_id, result.identity)
     settle_halves(c, result.group_id, result.settled)
     keep_halves(c, result.group_id, result.waiting)
     add_counts(c, result.group_id, result.counts)

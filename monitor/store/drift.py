@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from monitor.store.border import clean, clean_json
 from monitor.values.checks import utc
 from monitor.values.drift import DetectorState, Drift
+from monitor.values.witnesses import as_json
 
 _DRIFT_FIELDS: Final = (
     *("evaluated_at", "baseline_id", "pack_id", "feature", "segment", "window_name"),
@@ -20,7 +21,7 @@ _DRIFT_FIELDS: Final = (
     *("shift", "shift_low", "shift_high", "psi", "psi_low", "ks", "ks_low", "tail_rate"),
     *("baseline_tail_rate", "tail_ratio", "tail_ratio_low", "tail_ratio_high", "evidence"),
     *("evidence_limit", "cause", "tails", "adjusted", "raw_mean"),
-    *("raw_baseline_mean", "raw_shift", "raw_shift_low", "raw_shift_high"),
+    *("raw_baseline_mean", "raw_shift", "raw_shift_low", "raw_shift_high", "witnesses"),
 )
 
 
@@ -33,7 +34,10 @@ def save_drifts(c: Connection, drifts: Iterable[Drift]) -> None:
                 INSERT INTO monitor_data.drifts ({", ".join(_DRIFT_FIELDS)})
                 VALUES ({", ".join(f":{name}" for name in _DRIFT_FIELDS)})
                 ON CONFLICT DO NOTHING
-            """).bindparams(bindparam("tails", type_=JSONB(none_as_null=True))),
+            """).bindparams(
+                bindparam("tails", type_=JSONB(none_as_null=True)),
+                bindparam("witnesses", type_=JSONB(none_as_null=True)),
+            ),
             rows,
         )
 
@@ -75,6 +79,7 @@ def _drift_row(drift: Drift) -> dict[str, Any]:
         "raw_shift_low": drift.raw_shift.low,
         "raw_shift_high": drift.raw_shift.high,
         "tails": clean_json(_tails(drift)) if drift.tails else None,
+        "witnesses": clean_json(as_json(drift.witnesses, told=False)) if drift.witnesses else None,
     }
     return {name: _number(value) for name, value in row.items()}
 

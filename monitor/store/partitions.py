@@ -17,7 +17,13 @@ from sqlalchemy import Connection, text
 from monitor.settings import PostgresSettings
 
 PartitionedTable = Literal[
-    "scores", "dead_letters", "buckets", "buckets_hourly", "ingest_counts", "drifts"
+    "scores",
+    "dead_letters",
+    "buckets",
+    "buckets_hourly",
+    "ingest_counts",
+    "drifts",
+    "identity_buckets",
 ]
 LOCK_TIMEOUT: Final = "5s"
 """Longest wait for a table lock: whoever waits for one stops all writers behind it."""
@@ -48,6 +54,9 @@ PARTITIONED: Final = (
     Partitioned(table="buckets_hourly", column="bucket_start", period="month", keep="keep_buckets"),
     Partitioned(table="ingest_counts", column="bucket_start", period="month", keep="keep_buckets"),
     Partitioned(table="drifts", column="evaluated_at", period="month", keep="keep_drift"),
+    Partitioned(
+        table="identity_buckets", column="bucket_start", period="day", keep="keep_fine_buckets"
+    ),
 )
 
 
@@ -55,19 +64,27 @@ def ensure_partitions(c: Connection, today: date, ahead_days: int) -> tuple[str,
     """Make the partitions from yesterday to ``today + ahead_days``, and those that DEFAULT asks for.
 
     The names of those that were new. Idempotent; concurrent calls wait for one another. A table lock
-    that cannot be had soon raises `DatabaseUnavailable` at the transaction's border.
+    that cannot be had soon raises `DatabaseUnavailable` at the transaction's border. Tables that the
+    schema's revision does not have yet are passed over.
     """
     _take_turns(c)
     first = day_of(today) - timedelta(days=1)
     last = day_of(today) + timedelta(days=ahead_days)
     made: list[str] = []
     for parent in PARTITIONED:
+        if not _is_there(c, parent):
+            continue
         existing = set(_partitions(c, parent))
         wanted = set(_starts(parent, first, last))
         wanted |= set(_starts_in_default(c, parent, first - OLDEST_FILLED_UP, last))
         for start in sorted(wanted - existing):
             made.append(_make(c, parent, start))
     return tuple(made)
+
+
+def _is_there(c: Connection, parent: Partitioned) -> bool:
+    name = f"monitor_data.{parent.table}"
+    return c.scalar(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": name}) is True
 
 
 def day_of(moment: date) -> datetime:

@@ -14,6 +14,7 @@ from monitor.store.packs import PackFeature
 from monitor.store.reals import write_reals
 from monitor.values.prompts import GENERATED, ServedCounts
 from monitor.values.scores import ScoredPrompt
+from monitor.values.surprise import NotWeighed, Surprise, outcome_of_weighing
 
 _COPY_SCORES: Final = """
     COPY monitor_data.scores (
@@ -21,7 +22,8 @@ _COPY_SCORES: Final = """
         content_hash, conversation_hash, segments, model, model_revision, prompt_tokens,
         response_tokens, cut, generated, inclusion_probability, readings, scores,
         served_prompt_tokens, served_answer_tokens, prompt_difference, answer_difference, fidelity,
-        left_out, covariates, adjusted, adjusted_id)
+        left_out, covariates, adjusted, adjusted_id, weighing, surprise, surprise_peak, off_support,
+        given_away)
     FROM STDIN (FORMAT BINARY)
 """
 
@@ -29,7 +31,7 @@ _SCORE_TYPES: Final = (
     *("timestamptz", "text", "int4", "int8", "int4", "int4", "text", "bytea", "bytea", "text[]"),
     *("text", "text", "int4", "int4", "bool", "bool", "float4", "float4[]", "float4[]"),
     *("int8", "int8", "int8", "int8", "text", "text[]"),
-    *("float4[]", "float4[]", "int4"),
+    *("float4[]", "float4[]", "int4", "text", "float4", "float4", "int4", "int4"),
 )
 
 
@@ -76,6 +78,7 @@ def _row(row: ScoredPrompt, lineage_id: int, adjusted_id: int | None) -> tuple[A
         row.covariates,
         row.adjusted,
         None if row.adjusted is None else adjusted_id,
+        *_weighed(row.weighed),
     )
 
 
@@ -93,6 +96,20 @@ def _compared(
         found.answer_difference,
         found.verdict,
     )
+
+
+def _weighed(
+    weighed: Surprise | NotWeighed | None,
+) -> tuple[str | None, float | None, float | None, int | None, int | None]:
+    """How the answer was weighed or why not, its z and peak, and the tokens that stand out."""
+    if weighed is None:
+        return None, None, None, None, None
+    outcome = outcome_of_weighing(weighed)
+    if isinstance(weighed, NotWeighed):
+        return outcome, None, None, None, None
+    if weighed.law == "greedy":
+        return outcome, None, None, None, weighed.given_away
+    return outcome, weighed.z, weighed.peak, weighed.off_support, None
 
 
 def strongest_prompts(

@@ -156,6 +156,11 @@ scores = Table(
     Column("covariates", ARRAY(REAL)),
     Column("adjusted", ARRAY(REAL)),
     Column("adjusted_id", INTEGER),
+    Column("weighing", TEXT),
+    Column("surprise", REAL),
+    Column("surprise_peak", REAL),
+    Column("off_support", INTEGER),
+    Column("given_away", INTEGER),
     PrimaryKeyConstraint(
         "topic", "partition", "record_offset", "record_index", "lineage_id", "recorded_at"
     ),
@@ -470,6 +475,7 @@ drifts = Table(
     Column("raw_shift", DOUBLE_PRECISION),
     Column("raw_shift_low", DOUBLE_PRECISION),
     Column("raw_shift_high", DOUBLE_PRECISION),
+    Column("witnesses", JSONB),
     PrimaryKeyConstraint(
         "feature", "segment", "evaluated_at", "window_start", "window_end", "baseline_id"
     ),
@@ -489,6 +495,43 @@ detectors = Table(
     Column("steps", BIGINT, nullable=False),
     Column("log_values", ARRAY(DOUBLE_PRECISION), nullable=False),
     PrimaryKeyConstraint("baseline_id", "feature", "segment"),
+)
+
+identity_buckets = Table(
+    "identity_buckets",
+    metadata,
+    Column("bucket_start", MOMENT, nullable=False),
+    Column("lineage_id", INTEGER, nullable=False),
+    Column("segment", TEXT, nullable=False),
+    Column("source", TEXT, nullable=False),
+    Column("served", TEXT, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    Column("left_out", BIGINT, nullable=False),
+    Column("tokens", BIGINT, nullable=False),
+    Column("excess", DOUBLE_PRECISION, nullable=False),
+    Column("variance", DOUBLE_PRECISION, nullable=False),
+    Column("off_support", BIGINT, nullable=False),
+    Column("greedy_tokens", BIGINT, nullable=False),
+    Column("given_away", BIGINT, nullable=False),
+    Column("wagers", ARRAY(DOUBLE_PRECISION), nullable=False),
+    PrimaryKeyConstraint("bucket_start", "lineage_id", "segment", "source", "served"),
+    info={"partition_by": "bucket_start"},
+    postgresql_partition_by="RANGE (bucket_start)",
+)
+
+identity_detectors = Table(
+    "identity_detectors",
+    metadata,
+    Column("pack_id", TEXT, ForeignKey("monitor_data.packs.pack_id"), nullable=False),
+    Column("segment", TEXT, nullable=False),
+    Column("served", TEXT, nullable=False),
+    Column("started_at", MOMENT, nullable=False),
+    Column("last_bucket", MOMENT, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    Column("log_values", ARRAY(DOUBLE_PRECISION), nullable=False),
+    Column("evidence", DOUBLE_PRECISION, nullable=False),
+    Column("evidence_limit", DOUBLE_PRECISION, nullable=False),
+    PrimaryKeyConstraint("pack_id", "segment", "served"),
 )
 
 # --- alerts --------------------------------------------------------------------------------------

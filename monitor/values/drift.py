@@ -14,6 +14,7 @@ from monitor.values.adjustment import Expectation
 from monitor.values.arrays import Counts
 from monitor.values.checks import require
 from monitor.values.identity import BaselineFingerprint
+from monitor.values.witnesses import Cause, Witness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,32 +125,6 @@ class DetectorState:
     """Log of every component's e-detector, in the order of `drift.sequential`."""
 
 
-class Cause(enum.StrEnum):
-    """What changed, as far as canaries and the records' model labels tell (`drift.cause.cause_of`)."""
-
-    INPUT_SHIFT = "input_shift"
-    MODEL_SHIFT = "model_shift"
-    INSTRUMENT_SHIFT = "instrument_shift"
-    UNKNOWN = "unknown"
-
-    @property
-    def verdict(self) -> str:
-        """The cause as a sentence, with the ground for it and what it does not tell."""
-        return _VERDICTS[self]
-
-
-_VERDICTS: Final[Mapping[Cause, str]] = {
-    Cause.INPUT_SHIFT: "the canaries read as recorded, and the records name no served model that the "
-    "baseline's did not: what is asked or answered changed, not the monitored copy (a served model "
-    "that was replaced without a new label looks the same)",
-    Cause.MODEL_SHIFT: "the records name a served model or revision that the baseline's did not, while "
-    "the canaries read as recorded: the served model changed, not the monitored copy",
-    Cause.INSTRUMENT_SHIFT: "the monitor's copy does not reproduce its canaries: every score is in doubt",
-    Cause.UNKNOWN: "no live worker replayed its canaries lately: whether the monitored copy, the served "
-    "model or the traffic changed is not known",
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
     """An estimate with its two-sided confidence interval."""
@@ -221,3 +196,5 @@ class Drift:
     """At every level that the baseline watches, the widest first."""
     evidence_limit: float = math.inf
     """``evidence`` at or above this is a process change, at the promised run length."""
+    witnesses: tuple[Witness, ...] = ()
+    """What ``cause`` rests on."""

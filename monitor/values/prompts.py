@@ -97,6 +97,8 @@ class Sampling:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     finish_reason: str | None = None
+    steered_by: tuple[str, ...] = ()
+    """Parameters that change what can be drawn and are not reproduced: grammars, schemas, biases …"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

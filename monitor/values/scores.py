@@ -22,6 +22,7 @@ from monitor.values.prompts import (
     RecordKey,
     ServedCounts,
 )
+from monitor.values.surprise import IdentityBucket, NotWeighed, Surprise
 
 SCORE_BIN_EDGES: Final[tuple[float, ...]] = (
     *(-20.0, -15.0, -12.0, -10.0, -8.0, -7.0, -6.0, -5.5),
@@ -73,6 +74,8 @@ class Replayed:
     stand_ins: tuple[str, ...] = ()
     """Parts of the answer (``reasoning``, ``tool_calls``) that the chat template has no form for: they
     were replayed in a stand-in form."""
+    weighed: Surprise | NotWeighed | None = None
+    """Of the logged answer, where it was to be weighed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +116,8 @@ class ScoredPrompt:
     """What the pack reads of the prompt for `Adjustment` alone; None: the pack carries none."""
     adjusted: Floats | None = None
     """The scores given the prompt; None: no baseline adjusted them."""
+    weighed: Surprise | NotWeighed | None = None
+    """Of an answer of the chosen share (``identity.share``); None: it was not chosen."""
 
     def counted_in(self, *, of_prompt: bool) -> tuple[str, ...]:
         """The segments in which a score of this prompt counts.
@@ -195,6 +200,8 @@ class ChunkResult:
     """Parts of exchanges that begin to wait for the rest."""
     settled: tuple[RecordKey, ...] = ()
     """Parts that waited in the store and do no longer: joined or given up."""
+    identity: tuple[IdentityBucket, ...] = ()
+    """What the weighed answers add up to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

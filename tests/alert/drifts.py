@@ -8,11 +8,28 @@ from typing import Any
 import numpy as np
 
 from monitor.settings import DriftRule, Thresholds
-from monitor.values.drift import Bound, Cause, Drift
+from monitor.values.drift import Bound, Drift
 from monitor.values.features import Calibration, Feature
+from monitor.values.witnesses import Cause, Witness
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LENGTHS = {"15m": timedelta(minutes=15), "1h": timedelta(hours=1), "24h": timedelta(hours=24)}
+
+WITNESSES = (
+    Witness(
+        name="canaries",
+        finding="steady",
+        told="the canaries read as recorded",
+        figures={"workers": 1, "largest_deviation": 0.004, "bound": 0.05},
+    ),
+    Witness(
+        name="identity",
+        finding="steady",
+        told="62 answers are what the copy would say: their mean surprise is +0.012 nats a token"
+        " [-0.083, +0.107], where 0.15 is allowed",
+        figures={"answers": 62, "within": 0.15},
+    ),
+)
 
 
 def feature(name: str = "toxic", **changes: Any) -> Feature:
@@ -58,6 +75,7 @@ def drift(
         "tail_ratio": Bound(value=sum(tail) / 2, low=tail[0], high=tail[1]),
         "evidence": 0.0,
         "cause": Cause.INPUT_SHIFT,
+        "witnesses": WITNESSES,
         "evaluated_at": NOW,
     }
     return Drift(**given | changes)

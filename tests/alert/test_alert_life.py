@@ -27,7 +27,14 @@ from monitor.alert.policy import (
     unwatched_because,
     without_condition,
 )
-from monitor.settings import DriftRule, Endpoint, SilenceRule, Thresholds
+from monitor.settings import (
+    DriftRule,
+    Endpoint,
+    IdentityRule,
+    IdentitySettings,
+    SilenceRule,
+    Thresholds,
+)
 from monitor.values.alerts import Alert, AlertState, Condition, Event, EventType, Severity, Silence
 from monitor.values.features import Directed
 from tests.alert.drifts import drift, feature, rule
@@ -437,6 +444,7 @@ def reason(alert: Alert, *packs: WatchedPack, **changes: Any) -> str | None:
         "last_seen": {"p": T0},
         "rules": [DriftRule(name="any", severities={"info": Thresholds(shift=1.0)})],
         "silence_rules": [SilenceRule(name="lag", limit=1), SilenceRule(name="instrument")],
+        "identity": IdentitySettings(share=0.1),
     }
     return unwatched_because(alert, packs, **given | changes)
 
@@ -531,3 +539,27 @@ def test_alert_and_event_ids_follow_from_what_happened() -> None:
     a, b = seen(True, True, True), seen(True, True, True)
     assert a.told[0].event == b.told[0].event
     json.dumps(dict(a.told[0].event.alert.details))
+
+
+IDENTITY = {"kind": "identity", "segment": "all", "pack": "p", "served": "llama@1"}
+
+
+@pytest.mark.parametrize(
+    ("packs", "settings", "expected"),
+    [
+        ([WatchedPack(pack_id="p", baseline_id=None, features=())], {"share": 0.1}, None),
+        ([], {"share": 0.1}, "no worker of pack p since 2026-03-01 00:00 UTC"),
+        ([], {}, "answers are not weighed any more"),
+        ([], {"share": 0.1, "rule": None}, "identity.rule does not look at segment all"),
+        (
+            [],
+            {"share": 0.1, "rule": IdentityRule(segments=("route=*",))},
+            "identity.rule does not look at segment all",
+        ),
+    ],
+)
+def test_why_nothing_watches_an_alert_about_identity(
+    packs: list[WatchedPack], settings: dict[str, Any], expected: str | None
+) -> None:
+    told = reason(firing(labels=IDENTITY), *packs, identity=IdentitySettings(**settings))
+    assert (told is None) if expected is None else (told is not None and expected in told)

@@ -18,7 +18,8 @@ from monitor.store import partitions as store
 from monitor.store.database import transaction
 from monitor.store.drift import save_drifts
 from monitor.values.alerts import Condition
-from monitor.values.drift import Bound, Cause, TailGrowth
+from monitor.values.drift import Bound, TailGrowth
+from monitor.values.witnesses import Cause
 from tests.alert.drifts import NOW, drift, feature, rule
 
 

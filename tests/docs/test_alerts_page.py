@@ -13,7 +13,7 @@ from monitor.alert.policy import conditions, event_of, transition, with_prompts
 from monitor.alert.render import render
 from monitor.settings import Endpoint
 from monitor.values.alerts import Alert
-from monitor.values.drift import Bound, Cause
+from monitor.values.drift import Bound
 from tests.alert.drifts import drift, feature, rule
 
 PAGE = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text(encoding="utf-8")
@@ -52,7 +52,8 @@ def test_the_example_has_the_keys_and_sentences_of_a_payload() -> None:
     assert set(shown["data"]) == set(sent["data"])
     assert set(shown["data"]["details"]) == set(sent["data"]["details"])
     assert shown["data"]["summary"] == sent["data"]["summary"]
-    assert shown["data"]["details"]["verdict"] == Cause.INPUT_SHIFT.verdict
+    assert shown["data"]["details"]["verdict"] == sent["data"]["details"]["verdict"]
+    assert shown["data"]["details"]["witnesses"] == sent["data"]["details"]["witnesses"]
     assert shown["data"]["details"]["crossed"] == sent["data"]["details"]["crossed"]
     assert set(shown["data"]["details"][sentences.WHEN_FIRED]) <= set(
         sent["data"]["details"][sentences.WHEN_FIRED]

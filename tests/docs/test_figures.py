@@ -13,11 +13,12 @@ from monitor.alert import health, render
 from monitor.alert.rules import SEVERITIES
 from monitor.alert.webhook import LONGEST_RETRY_AFTER
 from monitor.drift import dependence, sequential
+from monitor.drift.cause import verdict
 from monitor.research.judge.page import judge_page
 from monitor.score.pack import load_pack
 from monitor.settings import DriftSettings, Settings
-from monitor.values.drift import Cause
 from monitor.values.scores import SCORE_BIN_EDGES
+from monitor.values.witnesses import Cause
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -76,11 +77,12 @@ def test_the_retry_schedule_is_told_as_it_is() -> None:
 def test_every_verdict_has_its_line_in_the_order_of_the_rule() -> None:
     page = (DOCS / "drift.md").read_text(encoding="utf-8")
     section = page.partition("## Cause")[2].partition("\n## ")[0]
-    places = [section.index(f"`{cause}`") for cause in (
-        Cause.UNKNOWN, Cause.INSTRUMENT_SHIFT, Cause.MODEL_SHIFT, Cause.INPUT_SHIFT
-    )]  # fmt: skip
-    assert places == sorted(places)
-    assert len({cause.verdict for cause in Cause}) == len(Cause)
+    told = re.findall(r"^\d+\. .*?`(\w+)`\.", section, flags=re.MULTILINE)
+    lines = re.findall(r"^    \d+\. .*?: `Cause\.(\w+)`", verdict.__doc__ or "", flags=re.MULTILINE)
+    ended = re.search(r"^    \d+\. else `Cause\.(\w+)`", verdict.__doc__ or "", flags=re.MULTILINE)
+    assert ended is not None
+    assert told == [line.lower() for line in (*lines, ended[1])]
+    assert set(told) == set(Cause)
 
 
 def test_the_shipped_report_says_what_the_page_says_today() -> None:

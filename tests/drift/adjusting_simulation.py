@@ -21,7 +21,7 @@ from monitor.drift.adjusting import fit
 from monitor.drift.tests import compare, mean_shift, reference
 from monitor.settings import DriftSettings
 from monitor.values.arrays import Doubles, Floats
-from monitor.values.drift import BaselineStream, Cause
+from monitor.values.drift import BaselineStream
 from monitor.values.features import Calibration, Feature
 from monitor.values.ridge import FOLDS
 from tests.drift.simulation import baseline_of_scores, window_of
@@ -163,7 +163,6 @@ def _alerts(scores: Doubles | Floats, baseline: BaselineStream) -> bool:
         window_name="1h",
         evidence=0.0,
         evidence_limit=float("inf"),
-        cause=Cause.UNKNOWN,
         now=window.end,
     )
     return any(condition.active for condition in conditions([drift], SETTINGS.rules, [FEATURE]))

@@ -18,7 +18,7 @@ from monitor.drift.tests import (
     tail_ratio,
     variance,
 )
-from monitor.values.drift import BaselineStream, Cause
+from monitor.values.drift import BaselineStream
 
 CONFIDENCE = 0.95
 RUNS = 1_500
@@ -226,7 +226,6 @@ def test_a_comparison_carries_all_its_figures(window_of):
         "window_name": "15m",
         "evidence": 1.5,
         "evidence_limit": 9.0,
-        "cause": Cause.INPUT_SHIFT,
         "now": window.end,
     }
     drift = compare(window, reference(BaselineStream(window=baseline)), **given)
@@ -261,7 +260,6 @@ def test_tail_rates_are_shares_of_the_prompts(window_of):
         "window_name": "15m",
         "evidence": 1.5,
         "evidence_limit": 9.0,
-        "cause": Cause.INPUT_SHIFT,
         "now": baseline.end,
     }
     against = reference(BaselineStream(window=baseline))

@@ -295,3 +295,31 @@ def test_whether_a_raw_prompt_is_a_rendered_template(
 ) -> None:
     answer = {"choices": [{"text": " a clean one."}]}
     assert read(record, {"prompt": "The best pan is", **given}, answer).special_tokens is rendered
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({"response_format": {"type": "json_object"}}, ("response_format",)),
+        ({"response_format": {"type": "text"}}, ()),
+        ({"guided_json": {"type": ["object", "null"]}}, ("guided_json",)),
+        ({"logit_bias": {"50256": -100}}, ("logit_bias",)),
+        ({"logit_bias": {}}, ()),
+        ({"tool_choice": "auto"}, ()),
+        ({"tool_choice": "none"}, ()),
+        ({"tool_choice": "required"}, ("tool_choice",)),
+        ({"tool_choice": {"type": "auto"}}, ()),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, ("tool_choice",)),
+        ({"use_beam_search": False, "typical_p": 0}, ()),
+        ({"use_beam_search": True}, ("use_beam_search",)),
+        ({"text": {"format": {"type": "text"}}}, ()),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, ("format",)),
+    ],
+)
+def test_what_steers_the_draw_is_named(
+    record: Build, request_: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    asked = {"messages": ASKED, "temperature": 0.5, **request_}
+    found = read(record, asked).sampling
+    assert found is not None
+    assert found.steered_by == expected

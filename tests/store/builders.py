@@ -9,19 +9,12 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from sqlalchemy import Connection, Engine
 
+from monitor.settings import IdentitySettings, Settings
 from monitor.store.chunks import store_chunk
 from monitor.store.database import transaction
 from monitor.store.packs import register_pack
 from monitor.values.alerts import Alert, AlertState, Event, EventType
-from monitor.values.drift import (
-    Baseline,
-    BaselineStatus,
-    BaselineStream,
-    Bound,
-    Cause,
-    Drift,
-    Window,
-)
+from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, Bound, Drift, Window
 from monitor.values.features import Calibration, Feature
 from monitor.values.identity import BaselineFingerprint, Copy
 from monitor.values.prompts import DeadLetter, OffsetSpan, RecordKey
@@ -34,6 +27,9 @@ from monitor.values.scores import (
     Lineage,
     ScoredPrompt,
 )
+from monitor.values.surprise import TILTS, Surprise
+from monitor.values.witnesses import Cause
+from monitor.weighing import Weighing
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -142,6 +138,19 @@ def histogram_of(values: Sequence[float]) -> np.ndarray:
     return np.bincount(bins, minlength=SCORE_BINS)
 
 
+def surprise(excess: float = 0.0) -> Surprise:
+    return Surprise(
+        law="sampled",
+        tokens=20,
+        excess=excess,
+        variance=40.0,
+        peak=1.0,
+        off_support=0,
+        given_away=0,
+        log_bets=np.array(TILTS) * excess - np.array(TILTS) ** 2 * 20.0,
+    )
+
+
 def chunk(
     rows: Sequence[ScoredPrompt],
     *,
@@ -155,7 +164,9 @@ def chunk(
     worker: str = "worker-1",
     group: str = "monitor",
 ) -> ChunkResult:
+    weighing = Weighing(Settings(identity=IdentitySettings(share=1.0)))
     return ChunkResult(
+        identity=weighing.buckets(rows),
         group_id=group,
         worker_id=worker,
         spans=(

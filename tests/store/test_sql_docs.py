@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, exc, text
 
+from monitor.drift.identity import taken_in
 from monitor.settings import PostgresSettings
 from monitor.store.alerts import save_alert
 from monitor.store.baselines import approve_baseline, save_baseline
 from monitor.store.buckets import roll_up
 from monitor.store.database import connect, migrate, transaction
 from monitor.store.drift import save_drifts
+from monitor.store.identity import new_identity, save_identity
 from monitor.store.outbox import claim_deliveries, record_attempt
 from monitor.store.partitions import ensure_partitions
 from monitor.store.windows import read_windows
@@ -38,6 +40,7 @@ from tests.store.builders import (
     keep,
     known_pack,
     series,
+    surprise,
 )
 from tests.store.builders import drift as comparison
 
@@ -95,6 +98,7 @@ def fill(engine: Engine) -> None:
                 served=ServedCounts(prompt_tokens=10 + n % 2, completion_tokens=20),
                 fidelity=Fidelity(prompt_difference=-(n % 2), answer_difference=0),
                 left_out=("response.created",) if n % 3 == 0 else (),
+                weighed=surprise(n % 7 - 3.0) if n % 10 == 0 else None,
             )
             for n, row in enumerate(rows)
         ]
@@ -117,6 +121,10 @@ def fill(engine: Engine) -> None:
         save_baseline(c, baseline("b1"))
         approve_baseline(c, "b1", "ada", NOW)
         save_drifts(c, history())
+        states = taken_in(
+            {}, new_identity(c, PACK, NOW - DAY, NOW), until=NOW, begin=NOW - DAY, alone=10.0
+        )
+        save_identity(c, PACK, states.values())
         record_canary_run(
             c,
             CanaryRun(

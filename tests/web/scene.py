@@ -10,9 +10,10 @@ from sqlalchemy import Engine
 from monitor.store.alerts import save_alert
 from monitor.store.database import transaction
 from monitor.values.alerts import Alert, AlertState, Event
-from monitor.values.drift import Bound, Cause, Drift
+from monitor.values.drift import Bound, Drift
 from monitor.values.features import Calibration, Feature
 from monitor.values.scores import Lineage
+from monitor.values.witnesses import Cause
 
 NOW = datetime(2026, 3, 14, 12, tzinfo=UTC)
 PACK = "ab" * 32

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from monitor.errors import BadInput
-from monitor.replay.answer import decoded, padding, stock_attention
+from monitor.replay.answer import decoded, left_padded, stock_attention
 from monitor.replay.model import LoadedModel
 from monitor.replay.regions import Tokens
 from monitor.replay.tokens import Tokeniser
@@ -98,16 +98,3 @@ def token_rows(loaded: LoadedModel, prompts: Sequence[Prompt], *, room: int = 0)
 def _tokeniser(tokenizer: Any, limit: int) -> Tokeniser:
     """Kept: a large vocabulary takes half a second to copy, and measurements ask hundreds of times."""
     return Tokeniser(tokenizer, limit)
-
-
-def left_padded(
-    rows: Sequence[Sequence[int]], loaded: LoadedModel
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids [b, t] and mask [b, t] (0 where padded) of ``rows``, on the model's device."""
-    longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), padding(loaded))
-    mask = torch.zeros_like(ids)
-    for line, row in enumerate(rows):
-        ids[line, longest - len(row) :] = torch.tensor(list(row))
-        mask[line, longest - len(row) :] = 1
-    return ids.to(loaded.device), mask.to(loaded.device)

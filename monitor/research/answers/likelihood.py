@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from monitor.errors import BadInput
-from monitor.replay.answer import stock_attention
+from monitor.replay.answer import left_padded, stock_attention
 from monitor.replay.model import LoadedModel
 from monitor.replay.regions import Tokens
-from monitor.research.answers.generate import left_padded, token_rows
+from monitor.research.answers.generate import token_rows
 from monitor.values.arrays import Counts, Doubles
 from monitor.values.prompts import Prompt
 

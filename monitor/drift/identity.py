@@ -1,0 +1,188 @@
+"""Is what was said what the copy would have said? A test without a baseline, valid at every look.
+
+Of every answer the replay gives bets against the copy (`monitor.values.surprise`): likelihood ratios E
+of tilted laws, E[E | all before] ≤ 1 while the served model is the copy, whatever is asked and by whom.
+When a share ε of the answers comes from another model, the best wager on one answer is
+
+    log(1 - ε + ε E),    E the mean over the tilts
+
+and wagers add up over answers, partitions and buckets (a betting e-process: Shafer, JRSS A 184, 2021;
+Waudby-Smith and Ramdas, JRSS B 86, 2024). Nobody knows ε, so a few are held at once and their
+processes averaged. By Ville's inequality the average ever exceeds 1/α with probability at most α.
+
+The alarm is the e-detector of `monitor.drift.sequential` on the same wagers (Shiryaev-Roberts, one step
+a bucket), so that its average run length is the fleet's, and so that it forgets what lies long behind.
+While K streams are tested, one alarms at A·K: their average is an e-detector whatever the dependence
+between them, also when a stream (a served model, a segment) joins later, for it joins with nothing won.
+
+**Numerics.** A served model and its copy never compute the same. With at most ``tolerance`` nats a token
+between their log-probabilities in the mean, a bet of tilt λ gains at most λ · tolerance a token by it
+(to first order, E grows as the excess does), which is taken off before the wager.
+
+**What vouches.** No alarm is not "the same model". The mean centred surprise of a window's answers is 0
+for the copy, with a variance that is known, so it has a confidence interval; the served model is
+vouched for only while the whole interval lies within a stated distance of 0 (`vouched`).
+
+Array legend: c = tilts, s = `SHARES`, n = answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+from scipy.special import betaincinv, ndtri
+
+from monitor.values.arrays import Doubles
+from monitor.values.drift import Bound
+from monitor.values.surprise import TILTS, IdentityBucket, IdentityState, Surprise, Tally
+
+SHARES: Final = (0.003, 0.01, 0.05, 0.2, 0.9)
+"""Shares of foreign answers that the wagers are best for."""
+GREEDY_WITHIN: Final = 0.05
+"""Answers at temperature 0 vouch while fewer of their tokens than this are surely given away."""
+HEADROOM: Final = math.log(20.0)
+"""Evidence is held at this much over the limit, so that it can fall again once the copy answers."""
+
+
+def wagers(surprise: Surprise, tolerance: float) -> Doubles:
+    """Log gains [s] of one answer; ``tolerance`` in nats a token."""
+    bets = surprise.log_bets
+    if surprise.law == "sampled":
+        bets = bets - np.array(TILTS) * tolerance * surprise.tokens
+    gain = float(np.logaddexp.reduce(bets) - np.log(len(bets)))
+    shares = np.array(SHARES)
+    gains: Doubles = np.logaddexp(np.log1p(-shares), np.log(shares) + gain)
+    return gains
+
+
+def evidence(total: Doubles) -> float:
+    """Log of the average over the shares of what stands at ``total`` [s]: an e-process, or an e-detector."""
+    return float(np.logaddexp.reduce(total) - np.log(len(SHARES)))
+
+
+def step(values: Doubles, gains: Doubles) -> Doubles:
+    """The Shiryaev-Roberts values (logs [s]) after one bucket whose wagers sum to ``gains`` [s]."""
+    return np.asarray(np.logaddexp(values, 0.0) + gains, dtype=np.float64)
+
+
+# --- the detectors of one pack -------------------------------------------------------------------
+
+Stream = tuple[str, str]
+"""Segment and served model."""
+
+
+def start(segment: str, served: str, at: datetime) -> IdentityState:
+    """A test that has seen nothing and takes buckets that start after ``at``."""
+    return IdentityState(
+        segment=segment,
+        served=served,
+        started_at=at,
+        last_bucket=at,
+        n=0,
+        log_values=(-math.inf,) * len(SHARES),
+    )
+
+
+def taken_in(
+    states: Mapping[Stream, IdentityState],
+    buckets: Sequence[IdentityBucket],
+    *,
+    until: datetime,
+    begin: datetime,
+    alone: float,
+) -> dict[Stream, IdentityState]:
+    """The states after ``buckets``, in the order of their starts, one for each interval and stream.
+
+    Nothing up to ``until`` is taken in again. A stream that is new begins at ``begin``. ``alone`` is the
+    log evidence at which a single stream would alarm; K of them alarm at ``alone + log K``.
+    """
+    found = dict(states)
+    for bucket in buckets:
+        key = bucket.segment, bucket.served
+        if key not in found:
+            found[key] = start(*key, begin)
+    limit = alone + math.log(max(len(found), 1))
+    for bucket in sorted(buckets, key=lambda one: one.bucket_start):
+        key = bucket.segment, bucket.served
+        found[key] = _updated(found[key], bucket, limit)
+    return {
+        key: replace(state, last_bucket=max(state.last_bucket, until), limit=limit)
+        for key, state in found.items()
+    }
+
+
+def _updated(state: IdentityState, bucket: IdentityBucket, limit: float) -> IdentityState:
+    if bucket.bucket_start <= state.last_bucket or bucket.tally.n == 0:
+        return state
+    values = step(np.array(state.log_values), bucket.wagers)
+    values = np.minimum(values, limit + HEADROOM + math.log(len(SHARES)))
+    return replace(
+        state,
+        last_bucket=bucket.bucket_start,
+        n=state.n + bucket.tally.n,
+        log_values=tuple(values.tolist()),
+        evidence=evidence(values),
+    )
+
+
+# --- what vouches --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What the answers of one window say of the served model."""
+
+    surprise: Bound | None
+    """Mean centred surprise in nats a token; None where nothing was drawn."""
+    given_away: Bound | None
+    """Share of greedy tokens that were not the most likely ones; None where nothing was greedy."""
+    vouched: bool
+    needed: int | None
+    """Answers more that would vouch if they were as those of the window; None where none would."""
+
+
+def standing(tally: Tally, *, confidence: float, within: float) -> Standing:
+    """``within``: nats a token; two-sided bounds at ``confidence``."""
+    drawn = _mean_surprise(tally, confidence) if tally.tokens else None
+    greedy = _given_away(tally, confidence) if tally.greedy_tokens else None
+    vouched = (drawn is not None and -within < drawn.low and drawn.high < within) or (
+        greedy is not None and greedy.high < GREEDY_WITHIN
+    )
+    return Standing(
+        surprise=drawn,
+        given_away=greedy,
+        vouched=vouched,
+        needed=None if vouched else _needed(tally, drawn, within),
+    )
+
+
+def _mean_surprise(tally: Tally, confidence: float) -> Bound:
+    mean = tally.excess / tally.tokens
+    reach = float(ndtri(0.5 + confidence / 2)) * math.sqrt(tally.variance) / tally.tokens
+    return Bound(value=mean, low=mean - reach, high=mean + reach)
+
+
+def _given_away(tally: Tally, confidence: float) -> Bound:
+    """Clopper and Pearson's interval."""
+    k, n, risk = tally.given_away, tally.greedy_tokens, (1 - confidence) / 2
+    return Bound(
+        value=k / n,
+        low=0.0 if k == 0 else float(betaincinv(k, n - k + 1, risk)),
+        high=1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - risk)),
+    )
+
+
+def _needed(tally: Tally, drawn: Bound | None, within: float) -> int | None:
+    """The interval's half width falls as 1/√n, and must become what is left beside the mean."""
+    if drawn is None or tally.n == 0:
+        return None
+    room = within - abs(drawn.value)
+    if room <= 0:
+        return None
+    factor = ((drawn.high - drawn.value) / room) ** 2
+    return max(1, math.ceil(tally.n * (factor - 1)))

@@ -1,0 +1,212 @@
+"""How surprising an answer is to the copy that should have given it.
+
+For a token x drawn from a law p, the entropy-centred surprise D = -log p(x) - H(p) has mean zero
+whatever was asked (Var = Σ p (log p + H)²). A *bet* on another speaker is the likelihood ratio of a
+tilted law q ∝ p^(1-λ), which is what p is at temperature 1/(1-λ), against p: its mean under p is
+exactly 1, so products of bets are test martingales for any sequence of prompts (Ville). Another model's
+tokens are less likely to p than p's own, as a hotter law's are.
+
+A log holds text, not tokens, so a bet on one token is capped at c, and its price is taken off (Huber, Annals of
+Mathematical Statistics 36, 1965): min(q/p, c) / (1 + s (c - 1)) has a mean of at most 1 under every mixture
+(1 - s) p + s r, whatever r is.
+
+Array legend: c = tilts.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from monitor.values.arrays import Doubles
+from monitor.values.checks import require, require_aware
+
+TILTS: Final = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""λ of the bets. Small ones gather slowly and surely, large ones are for speakers far away. Halves of each
+other, so that the powers of a law are products of its square roots."""
+OTHER_TOKENS: Final = 0.01
+"""Share of tokens that need not be what the model said, whatever they are: a log holds text, and the tokenizer may
+split it otherwise. The bets hold for any share up to this one."""
+CAPS: Final = tuple(math.exp(min(max(8 * tilt, 0.25), 1.5)) for tilt in TILTS)
+"""The most that a bet of each tilt may win on one token. Without a cap one odd token could win whatever it likes;
+with it `OTHER_TOKENS` of them cost a price (Huber's robust test)."""
+SLIP: Final = 1e-3
+"""Share of tokens that a server may draw from the whole vocabulary, whatever top_p, top_k and min_p say: its
+numerics put a token at the edge on the other side. The bets hold for any share up to this one."""
+GIVEN_AWAY: Final = 0.1
+"""Nats that a greedy token may lie below the most likely one and still be a tie, up to numerics."""
+GREEDY_SLIP: Final = 0.01
+"""Share of a greedy answer's tokens that a server's numerics may move beyond `GIVEN_AWAY`."""
+GREEDY_RATES: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
+"""Shares that the bets on greedy answers are for, one in the place of each tilt."""
+WINDOW: Final = 16
+"""Tokens of a stretch whose surprise is read by itself."""
+
+Law = Literal["sampled", "greedy"]
+
+
+class NotWeighed(enum.StrEnum):
+    """Why an answer of the chosen share was not weighed; the values are stable and stand in SQL and metrics.
+
+    What is left out is counted and never guessed at. None of the reasons depends on how likely the answer
+    was but `OTHER_TOKENS`, which leaves out rather surprising answers: the bets stay fair.
+    """
+
+    NO_ANSWER = "no_answer"
+    SAMPLING_UNKNOWN = "sampling_unknown"
+    """Neither the record nor ``identity.temperature`` says how it was drawn."""
+    STEERED = "steered"
+    """A grammar, a schema, a bias or a forced call changed the law."""
+    STOP_SEQUENCE = "stop_sequence"
+    """It may have ended in a stop sequence, which no log holds."""
+    TOOL_CALLS = "tool_calls"
+    """A parser took the calls apart; the template's spelling of them need not be the model's."""
+    REASONING_MISSING = "reasoning_missing"
+    MEDIA = "media"
+    """The prompt held images, audio or files."""
+    CUT = "cut"
+    """Longer than ``replay.max_tokens``."""
+    STAND_IN = "stand_in"
+    """The chat template has no form for a part of it."""
+    OTHER_TOKENS = "other_tokens"
+    """The server counted other numbers of tokens."""
+    REPEATED = "repeated"
+    """The same exchange again in one chunk: no draw of its own."""
+    NOT_FINITE = "not_finite"
+    OUT_OF_MEMORY = "out_of_memory"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surprise:
+    """One answer under the copy's law. Sums are in nats; ``log_bets`` [c] are those of `TILTS`.
+
+    Of a greedy answer ``excess`` is the log-probability given away against the most likely tokens, there
+    is no variance, and the bets are on the share of tokens beyond `GIVEN_AWAY`, against `GREEDY_SLIP`.
+    """
+
+    law: Law
+    tokens: int
+    excess: float
+    variance: float
+    peak: float
+    """The largest z of `WINDOW` tokens in a row (of the whole answer where it is shorter)."""
+    off_support: int
+    """Tokens that the stated parameters could not have drawn."""
+    given_away: int
+    """Tokens of a greedy answer that were not the most likely one, by more than `GIVEN_AWAY`."""
+    log_bets: Doubles
+    """The end of the answer is bet on as well: see `monitor.replay.surprise`."""
+    assumed: bool = False
+    """Temperature or top_p are the settings', for the record does not say them."""
+
+    def __post_init__(self) -> None:
+        require(self.tokens > 0, "surprise needs at least one token")
+        require(self.log_bets.shape == (len(TILTS),), "one bet for each tilt")
+
+    @property
+    def z(self) -> float:
+        """``excess`` in its own standard deviations; about N(0, 1) for the copy's own answers."""
+        return self.excess / math.sqrt(self.variance) if self.variance > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What the answers of some interval add up to; additive."""
+
+    n: int = 0
+    """Answers weighed."""
+    left_out: int = 0
+    """Answers of the chosen share that were not; see `NotWeighed`."""
+    tokens: int = 0
+    """Of answers that were drawn; ``excess``, ``variance`` and ``off_support`` are of these."""
+    excess: float = 0.0
+    variance: float = 0.0
+    off_support: int = 0
+    greedy_tokens: int = 0
+    """Of answers at temperature 0; ``given_away`` is of these."""
+    given_away: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            n=self.n + other.n,
+            left_out=self.left_out + other.left_out,
+            tokens=self.tokens + other.tokens,
+            excess=self.excess + other.excess,
+            variance=self.variance + other.variance,
+            off_support=self.off_support + other.off_support,
+            greedy_tokens=self.greedy_tokens + other.greedy_tokens,
+            given_away=self.given_away + other.given_away,
+        )
+
+    @property
+    def z(self) -> float:
+        """``excess`` in its standard deviations; NaN where nothing was drawn."""
+        return self.excess / math.sqrt(self.variance) if self.variance > 0 else math.nan
+
+
+def outcome_of_weighing(weighed: Surprise | NotWeighed) -> str:
+    """As it stands in SQL and metrics: ``sampled``, ``greedy``, or why the answer was not weighed.
+
+    ``sampled_assumed`` and ``greedy_assumed`` where the settings said how it was drawn.
+    """
+    if isinstance(weighed, NotWeighed):
+        return weighed.value
+    return f"{weighed.law}_assumed" if weighed.assumed else weighed.law
+
+
+def tally_of(surprise: Surprise) -> Tally:
+    """One answer's."""
+    if surprise.law == "greedy":
+        return Tally(n=1, greedy_tokens=surprise.tokens, given_away=surprise.given_away)
+    return Tally(
+        n=1,
+        tokens=surprise.tokens,
+        excess=surprise.excess,
+        variance=surprise.variance,
+        off_support=surprise.off_support,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityBucket:
+    """What the chosen answers of one interval, segment, partition and served model add up to; additive.
+
+    ``wagers`` [s] are the summed log gains of `monitor.drift.identity`.
+    """
+
+    bucket_start: datetime
+    segment: str
+    source: str
+    served: str
+    """``model@revision``, as the records name it."""
+    tally: Tally
+    wagers: Doubles
+
+    def __post_init__(self) -> None:
+        require_aware(self.bucket_start, "bucket_start")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityState:
+    """Where the test of one served model in one segment stands; stored whole, one row each."""
+
+    segment: str
+    served: str
+    started_at: datetime
+    last_bucket: datetime
+    """Start of the last bucket taken in: those up to and including it are never taken again."""
+    n: int
+    """Answers taken in since ``started_at``."""
+    log_values: tuple[float, ...]
+    """Log of the e-detector of each share, in the order of `monitor.drift.identity.SHARES`."""
+    evidence: float = 0.0
+    """Log of their average; 0 before the first answer."""
+    limit: float = math.inf
+    """``evidence`` at or above it: another model answers, at the promised run length."""
+
+    @property
+    def crossed(self) -> bool:
+        return self.evidence >= self.limit

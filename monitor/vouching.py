@@ -1,0 +1,167 @@
+"""Who vouches for the copy and the served model: one pack's witnesses, read and heard at one evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection
+
+from monitor.drift import cause, sequential
+from monitor.drift.cause import verdict
+from monitor.drift.identity import Stream, taken_in
+from monitor.settings import Settings
+from monitor.store.identity import load_identity, new_identity, save_identity, tallies
+from monitor.store.packs import served_models
+from monitor.subjects import Subject
+from monitor.values.drift import Drift
+from monitor.values.prompts import EVERYTHING, GENERATED
+from monitor.values.surprise import IdentityState, Tally
+from monitor.values.witnesses import Cause, Verdict, Witness
+
+MOST_BUCKETS_A_STEP: Final = 60
+"""Tests and detectors that were away for long catch up in such strides, so that no step takes minutes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What vouches for one pack's copy and served model, whatever drifts."""
+
+    canaries: Witness
+    labels: Witness | None
+    """None without a baseline, whose records say what was served before."""
+    tests: Mapping[Stream, IdentityState]
+    """Empty while identity is switched off."""
+    tallies: Mapping[str, Mapping[str, Tally]]
+    """By window and segment, what its weighed answers add up to."""
+    settings: Settings
+
+    def verdict(
+        self, segment: str, window: str, *, prompts: int = 0, of_prompt: Sequence[Drift] = ()
+    ) -> Verdict:
+        """What a drift of this segment and window is put down to.
+
+        ``prompts`` is how many the window holds, ``of_prompt`` the drifts of its prompt-side features.
+        """
+        heard = [self.canaries]
+        if segment == GENERATED:
+            heard.append(cause.own_answers())
+        else:
+            heard.append(self._identity(segment, window, prompts))
+            if self.labels is not None:
+                heard.append(self.labels)
+        heard.append(cause.prompt_side(of_prompt))
+        return verdict(heard)
+
+    def _identity(self, segment: str, window: str, prompts: int) -> Witness:
+        if self.settings.identity.share == 0.0:
+            return cause.not_weighed()
+        return cause.identity(
+            [state for (of, _), state in self.tests.items() if of == segment],
+            self.tallies.get(window, {}).get(segment, Tally()),
+            prompts=prompts,
+            confidence=self.settings.drift.confidence,
+            within=self.settings.identity.vouch_within,
+        )
+
+
+def hear(c: Connection, settings: Settings, subject: Subject, end: datetime) -> Heard:
+    """The witnesses of one pack, for windows that end at ``end``; the tests of identity take a step."""
+    windows = settings.drift.windows
+    canaries = cause.canaries(subject.canaries)
+    tests: Mapping[Stream, IdentityState] = {}
+    found: dict[str, Mapping[str, Tally]] = {}
+    if settings.identity.share > 0.0:
+        held = canaries.finding == "moved"
+        tests = moved_on(c, settings, subject.pack_id, end, held=held)
+        found = {
+            name: tallies(c, subject.pack_id, end - length, end) for name, length in windows.items()
+        }
+    labels = None
+    if subject.baseline is not None:
+        served = served_models(c, subject.pack_id, end - min(windows.values()), end)
+        labels = cause.labels(served, subject.baseline.fingerprint.served_models)
+    return Heard(canaries=canaries, labels=labels, tests=tests, tallies=found, settings=settings)
+
+
+def moved_on(
+    c: Connection, settings: Settings, pack_id: str, end: datetime, *, held: bool
+) -> dict[Stream, IdentityState]:
+    """Let the tests see the buckets closed since the last step, and store them.
+
+    ``held``: the buckets are passed over, for the copy itself is in doubt.
+    """
+    bucket = settings.drift.bucket
+    stored = load_identity(c, pack_id)
+    begin = end - MOST_BUCKETS_A_STEP * bucket
+    last = max((state.last_bucket for state in stored.values()), default=begin)
+    until = min(end - bucket, last + MOST_BUCKETS_A_STEP * bucket)
+    fresh = () if held or until <= last else new_identity(c, pack_id, last, until + bucket)
+    length = average_run_length(settings)
+    tests = taken_in(
+        stored,
+        fresh,
+        until=until,
+        begin=last,
+        alone=sequential.threshold(length, 1, bucket),
+    )
+    save_identity(c, pack_id, tests.values())
+    return tests
+
+
+def average_run_length(settings: Settings) -> timedelta:
+    """Of each family of detectors, the drift's and the identity's: together they keep the setting's."""
+    return settings.drift.average_run_length * (2 if settings.identity.share > 0.0 else 1)
+
+
+def with_causes(
+    drifts: Sequence[Drift], heard: Heard, of_prompt: Collection[str]
+) -> Iterable[Drift]:
+    """The drifts with their cause. ``of_prompt`` names the features that read the prompt side alone."""
+    asked: dict[tuple[str, str], list[Drift]] = {}
+    prompts: dict[tuple[str, str], int] = {}
+    for drift in drifts:
+        key = drift.segment, drift.window
+        prompts[key] = max(prompts.get(key, 0), drift.n)
+        if drift.feature in of_prompt:
+            asked.setdefault(key, []).append(drift)
+    verdicts = {
+        # What the copy answered itself was asked in the segment of all prompts.
+        key: heard.verdict(
+            *key,
+            prompts=n,
+            of_prompt=asked.get((EVERYTHING, key[1]) if key[0] == GENERATED else key, ()),
+        )
+        for key, n in prompts.items()
+    }
+    for drift in drifts:
+        found = verdicts[drift.segment, drift.window]
+        yield replace(drift, cause=found.cause, witnesses=found.witnesses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """What one step saw of one pack."""
+
+    subject: Subject
+    heard: Heard
+    shortest: str
+    """Name of the shortest window."""
+    drifts: tuple[Drift, ...]
+
+    @property
+    def cause(self) -> Cause:
+        """What a drift of all traffic over the shortest window is put down to."""
+        found = (
+            d.cause for d in self.drifts if (d.segment, d.window) == (EVERYTHING, self.shortest)
+        )
+        return next(found, self.heard.verdict(EVERYTHING, self.shortest).cause)
+
+    def prompts(self, segment: str) -> int:
+        """How many the shortest window holds, as far as drifts tell."""
+        return max(
+            (d.n for d in self.drifts if d.segment == segment and d.window == self.shortest),
+            default=0,
+        )

@@ -1,0 +1,145 @@
+"""Which logged answers the whole copy weighs, and what is kept of them. Pure, as `outcomes` is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+
+from monitor.drift.histogram import floor_time
+from monitor.drift.identity import SHARES, wagers
+from monitor.ingest.sampling import OTHER, weighing_wanted
+from monitor.settings import Settings
+from monitor.values.fidelity import was_cut_short
+from monitor.values.prompts import Prompt, Sampling
+from monitor.values.scores import Replayed, ScoredPrompt
+from monitor.values.surprise import IdentityBucket, NotWeighed, Surprise, Tally, tally_of
+
+MOST_SERVED: Final = 50
+"""Served models that are told apart; those that come later count as one."""
+_Key = tuple[datetime, str, str, str]
+
+
+class Weighing:
+    """What becomes of the chosen answers under one configuration; ``identity.share`` 0 chooses none."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings.identity
+        self._reasoning = settings.replay.replay_reasoning
+        self._bucket = settings.drift.bucket
+        self._served: set[str] = set()
+
+    def laws(self, prompts: Sequence[Prompt]) -> dict[int, Sampling]:
+        """By index, the law of each chosen answer that can be held against one."""
+        return {
+            index: self._law(prompt)
+            for index, prompt in enumerate(prompts)
+            if self._chosen(prompt) and self._why_not(prompt) is None
+        }
+
+    def read(
+        self, replayed: Sequence[Replayed], scored: Sequence[ScoredPrompt]
+    ) -> tuple[ScoredPrompt, ...]:
+        """``scored`` with what was weighed of each chosen answer, or why it was not."""
+        if self._settings.share == 0.0:
+            return tuple(scored)
+        seen: set[bytes] = set()
+        done = []
+        for outcome, row in zip(replayed, scored, strict=True):
+            chosen = self._chosen(outcome.prompt)
+            done.append(replace(row, weighed=self._weighed(outcome, row, seen)) if chosen else row)
+            seen.add(row.content_hash)
+        return tuple(done)
+
+    def buckets(self, scored: Iterable[ScoredPrompt]) -> tuple[IdentityBucket, ...]:
+        """What the chosen answers add, by interval, segment, partition and served model."""
+        found: dict[_Key, list[Surprise | NotWeighed]] = defaultdict(list)
+        for row in scored:
+            if row.weighed is None:
+                continue
+            start = floor_time(row.recorded_at, self._bucket)
+            source = f"{row.key.topic}/{row.key.partition}"
+            for segment in row.counted_in(of_prompt=False):
+                found[start, segment, source, self._served_by(row)].append(row.weighed)
+        return tuple(_summed(key, found[key], self._settings.tolerance) for key in sorted(found))
+
+    def _chosen(self, prompt: Prompt) -> bool:
+        return weighing_wanted(prompt, self._settings.share)
+
+    def _law(self, prompt: Prompt) -> Sampling:
+        """How the answer was drawn: as its record says, else as the settings do."""
+        said = prompt.sampling or Sampling()
+        return replace(
+            said,
+            temperature=(
+                self._settings.temperature if said.temperature is None else said.temperature
+            ),
+            top_p=self._settings.top_p if said.top_p is None else said.top_p,
+        )
+
+    def _why_not(self, prompt: Prompt) -> NotWeighed | None:
+        """What keeps the record's answer from being held against a law, by the first that applies."""
+        law = self._law(prompt)
+        reasons = (
+            (not prompt.answered, NotWeighed.NO_ANSWER),
+            (prompt.media_left_out, NotWeighed.MEDIA),
+            (bool(prompt.tool_calls), NotWeighed.TOOL_CALLS),
+            (bool(prompt.reasoning) and not self._reasoning, NotWeighed.REASONING_MISSING),
+            (bool(law.steered_by), NotWeighed.STEERED),
+            (bool(law.stop) and not was_cut_short(prompt), NotWeighed.STOP_SEQUENCE),
+            (law.temperature is None and law.top_k != 1, NotWeighed.SAMPLING_UNKNOWN),
+        )
+        return next((reason for applies, reason in reasons if applies), None)
+
+    def _weighed(
+        self, outcome: Replayed, row: ScoredPrompt, seen: set[bytes]
+    ) -> Surprise | NotWeighed:
+        reason = self._why_not(outcome.prompt)
+        if reason is not None:
+            return reason
+        if outcome.generated or outcome.weighed is None:
+            return NotWeighed.NO_ANSWER
+        compared = row.fidelity
+        if compared is not None and (compared.prompt_difference or compared.answer_difference):
+            return NotWeighed.OTHER_TOKENS
+        if row.content_hash in seen:
+            return NotWeighed.REPEATED
+        if isinstance(outcome.weighed, NotWeighed):
+            return outcome.weighed
+        said = outcome.prompt.sampling or Sampling()
+        law = self._law(outcome.prompt)
+        assumed = (law.temperature, law.top_p) != (said.temperature, said.top_p)
+        return replace(outcome.weighed, assumed=assumed)
+
+    def _served_by(self, row: ScoredPrompt) -> str:
+        served = f"{row.model or ''}@{row.model_revision or ''}"
+        if served not in self._served:
+            if len(self._served) >= MOST_SERVED:
+                return OTHER
+            self._served.add(served)
+        return served
+
+
+def _summed(
+    key: _Key, answers: Sequence[Surprise | NotWeighed], tolerance: float
+) -> IdentityBucket:
+    start, segment, source, served = key
+    tally, gains = Tally(), np.zeros(len(SHARES))
+    for answer in answers:
+        if isinstance(answer, NotWeighed):
+            tally += Tally(left_out=1)
+        else:
+            tally += tally_of(answer)
+            gains = gains + wagers(answer, tolerance)
+    return IdentityBucket(
+        bucket_start=start,
+        segment=segment,
+        source=source,
+        served=served,
+        tally=tally,
+        wagers=gains,
+    )

@@ -1,0 +1,115 @@
+"""The test of identity on simulated answers: false alarms and delays, by fixed seeds.
+
+Every token has a law of its own, drawn anew from a family that wanders with the hour, so that no two
+prompts are alike; the answers of the copy are drawn from those laws, the answers of another model from
+laws that are mixed up with others. ``retold``: of all answers, `OTHER_TOKENS` of the tokens are not what was
+said but the least likely ones, the worst that a tokenizer could do. ``python -m tests.drift.identity_simulation`` prints the figures.
+
+Legend: r = runs, n = answers, t = tokens, v = vocabulary, c = tilts, s = shares.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+
+from monitor.drift.identity import SHARES, evidence, step
+from monitor.values.surprise import CAPS, OTHER_TOKENS, TILTS
+
+TOKENS, VOCABULARY = 16, 20
+RUNS, ANSWERS = 400, 150
+PER_BUCKET = 4
+PROMISED = 100
+"""Buckets between false alarms of the e-detector."""
+
+
+def laws(random: np.random.Generator, n: int, hour: float) -> np.ndarray:
+    """Log laws [n, t, v]: from nearly certain to nearly flat, the more so as the hour turns."""
+    heat = np.exp(random.normal(math.sin(hour), 0.8, size=(n, TOKENS, 1)))
+    logits = random.normal(size=(n, TOKENS, VOCABULARY)) * 3.0 / heat
+    return logits - np.logaddexp.reduce(logits, axis=2, keepdims=True)
+
+
+def drawn(random: np.random.Generator, law: np.ndarray) -> np.ndarray:
+    """Tokens [n, t], one of each law."""
+    return (law + random.gumbel(size=law.shape)).argmax(axis=2)
+
+
+def log_bets(law: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """As `monitor.replay.surprise` has them, of whole answers [n, c]."""
+    said = np.take_along_axis(law, tokens[..., None], axis=2)[..., 0]
+    bets = []
+    for tilt, cap in zip(TILTS, CAPS, strict=True):
+        bet = -tilt * said - np.logaddexp.reduce((1 - tilt) * law, axis=2)
+        price = math.log1p(OTHER_TOKENS * (cap - 1))
+        bets.append((np.minimum(bet, math.log(cap)) - price).sum(axis=1))
+    return np.stack(bets, axis=1)
+
+
+def gains(bets: np.ndarray) -> np.ndarray:
+    """Wagers [n, s] as `monitor.drift.identity.wagers` makes them, without a tolerance to hide behind."""
+    gain = np.logaddexp.reduce(bets, axis=1) - math.log(len(TILTS))
+    shares = np.array(SHARES)
+    return np.logaddexp(np.log1p(-shares), np.log(shares) + gain[:, None])
+
+
+def run(seed: int, *, foreign: float, retold: bool, answers: int = ANSWERS) -> np.ndarray:
+    """Wagers [n, s] of one run, ``foreign`` of whose answers another model gives."""
+    random = np.random.default_rng(seed)
+    parts = []
+    for begin in range(0, answers, 100):
+        law = laws(random, min(100, answers - begin), hour=begin / 300)
+        theirs = 0.6 * law + 0.4 * random.permuted(law, axis=2)
+        theirs -= np.logaddexp.reduce(theirs, axis=2, keepdims=True)
+        other = random.random(len(law)) < foreign
+        tokens = drawn(random, np.where(other[:, None, None], theirs, law))
+        if retold:
+            spoilt = random.random(tokens.shape) < OTHER_TOKENS
+            tokens = np.where(spoilt, law.argmin(axis=2), tokens)
+        parts.append(gains(log_bets(law, tokens)))
+    return np.concatenate(parts)
+
+
+@cache
+def highest(*, retold: bool, runs: int = RUNS) -> np.ndarray:
+    """Log of the copy's largest e-value in each run [r]: the e-process is looked at behind every answer."""
+    found = []
+    for seed in range(runs):
+        total = run(seed, foreign=0.0, retold=retold).cumsum(axis=0)
+        found.append((np.logaddexp.reduce(total, axis=1) - math.log(len(SHARES))).max())
+    return np.array(found)
+
+
+@cache
+def alarms(foreign: float, *, retold: bool = False, runs: int = 30) -> np.ndarray:
+    """Bucket of the e-detector's first alarm in each run [r]; the horizon where there was none."""
+    horizon = 3 * PROMISED
+    found = []
+    for seed in range(runs):
+        won = run(10_000 + seed, foreign=foreign, retold=retold, answers=horizon * PER_BUCKET)
+        won = won.reshape(horizon, PER_BUCKET, -1).sum(axis=1)
+        values = np.full(len(SHARES), -math.inf)
+        alarm = horizon
+        for bucket, gained in enumerate(won):
+            values = step(values, gained)
+            if evidence(values) >= math.log(PROMISED):
+                alarm = bucket + 1
+                break
+        found.append(alarm)
+    return np.array(found)
+
+
+if __name__ == "__main__":
+    for retold in (False, True):
+        for alpha in (0.05, 0.01):
+            crossed = np.mean(highest(retold=retold) >= -math.log(alpha))
+            print(f"the copy, retold {retold}: crosses 1/{alpha} in {crossed:.2%} of runs")
+        told = alarms(0.0, retold=retold)
+        print(f"the copy, retold {retold}: mean run {told.mean():.0f} buckets")
+    for foreign in (0.01, 0.05, 0.2, 1.0):
+        told = alarms(foreign)
+        print(
+            f"{foreign:.0%} foreign: mean {told.mean():.0f}, median {np.median(told):.0f} buckets"
+        )

@@ -1,0 +1,133 @@
+"""Is what was said what the copy would say: wagers, detectors, and what they promise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from monitor.drift.identity import HEADROOM, SHARES, evidence, standing, taken_in, wagers
+from monitor.values.surprise import TILTS, IdentityBucket, Surprise, Tally
+from tests.drift import identity_simulation as simulation
+
+MINUTE = timedelta(minutes=1)
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def surprise(bets, *, law="sampled", tokens=40):
+    return Surprise(
+        law=law,
+        tokens=tokens,
+        excess=0.0,
+        variance=1.0,
+        peak=0.0,
+        off_support=0,
+        given_away=0,
+        log_bets=np.array(bets, dtype=np.float64),
+    )
+
+
+def bucket(minute, gain, *, served="llama@1", n=1):
+    return IdentityBucket(
+        bucket_start=START + minute * MINUTE,
+        segment="all",
+        source="",
+        served=served,
+        tally=Tally(n=n),
+        wagers=np.full(len(SHARES), float(gain)),
+    )
+
+
+def moved(states, buckets, until, alone=10.0):
+    return taken_in(
+        states, buckets, until=START + until * MINUTE, begin=START - MINUTE, alone=alone
+    )
+
+
+def test_a_wager_loses_no_more_than_its_share_and_wins_what_the_bets_win():
+    lost = wagers(surprise([-50.0] * 5), 0.0)
+    assert lost == pytest.approx(np.log1p(-np.array(SHARES)))
+    won = wagers(surprise([6.0] * 5), 0.0)
+    assert won == pytest.approx(np.log1p(np.array(SHARES) * (math.exp(6.0) - 1)))
+
+
+def test_the_tolerance_is_taken_off_each_tilt_by_the_token():
+    off = np.array(TILTS) * 0.05 * 40
+    assert wagers(surprise(off), 0.05) == pytest.approx(wagers(surprise([0.0] * 5), 0.0))
+    greedy = wagers(surprise(off, law="greedy"), 0.05)
+    assert greedy == pytest.approx(wagers(surprise(off), 0.0)), "ties have a tolerance of their own"
+
+
+def test_no_bucket_is_taken_in_twice_and_none_is_missed():
+    first = moved({}, [bucket(0, 0.5), bucket(1, 0.5)], until=1)
+    again = moved(first, [bucket(0, 0.5), bucket(1, 0.5), bucket(2, 0.5)], until=2)
+    once = moved({}, [bucket(0, 0.5), bucket(1, 0.5), bucket(2, 0.5)], until=2)
+    assert again == once
+    (state,) = once.values()
+    assert state.n == 3
+    assert state.last_bucket == START + 2 * MINUTE
+    expected = math.log(sum(math.exp(0.5 * k) for k in (1, 2, 3)))
+    assert state.evidence == pytest.approx(expected)
+
+
+def test_streams_share_the_run_length():
+    one = moved({}, [bucket(0, 1.0)], until=0)
+    assert next(iter(one.values())).limit == pytest.approx(10.0)
+    two = moved(one, [bucket(1, 1.0, served="llama@2")], until=1)
+    assert {state.limit for state in two.values()} == {10.0 + math.log(2)}
+    assert two["all", "llama@2"].started_at == START - MINUTE
+
+
+def test_evidence_is_held_so_that_it_can_fall_again():
+    states = moved({}, [bucket(minute, 5.0) for minute in range(50)], until=49)
+    (state,) = states.values()
+    assert state.crossed
+    assert state.evidence <= state.limit + HEADROOM + math.log(len(SHARES)) + 1e-9
+    calm = [
+        replace(bucket(50 + minute, 0.0), wagers=100 * np.log1p(-np.array(SHARES)))
+        for minute in range(60)
+    ]
+    (after,) = moved(states, calm, until=110).values()
+    assert not after.crossed
+
+
+def test_evidence_is_the_average_over_the_shares():
+    assert evidence(np.log([1.0, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(math.log(3.0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_said_to_be_needed_vouches(seed):
+    """With as many answers more as are asked for, and of the same kind, the interval is inside."""
+    random = np.random.default_rng(seed)
+    n = int(random.integers(3, 10))
+    tally = Tally(n=n, tokens=40 * n, excess=float(random.normal(0, 5)), variance=100.0 * n)
+    few = standing(tally, confidence=0.99, within=0.15)
+    assert not few.vouched
+    assert few.needed is not None
+    factor = (n + few.needed) / n
+    more = replace(
+        tally,
+        n=n + few.needed,
+        tokens=round(tally.tokens * factor),
+        excess=tally.excess * factor,
+        variance=tally.variance * factor,
+    )
+    assert standing(more, confidence=0.99, within=0.15 + 1e-9).vouched
+
+
+@pytest.mark.parametrize("retold", [False, True])
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+@pytest.mark.slow
+def test_the_copy_crosses_in_at_most_its_share_of_runs(alpha, retold):
+    assert np.mean(simulation.highest(retold=retold) >= -math.log(alpha)) <= alpha
+
+
+@pytest.mark.slow
+def test_alarms_come_as_seldom_as_promised_and_soon_when_another_model_speaks():
+    assert simulation.alarms(0.0, retold=True).mean() >= simulation.PROMISED
+    everywhere, some = simulation.alarms(1.0), simulation.alarms(0.05)
+    assert np.median(everywhere) <= 3
+    assert np.median(some) < simulation.PROMISED / 2
