@@ -114,10 +114,10 @@ def refusal(error: BaseException, settings: KafkaSettings) -> ConfigurationError
             )
         case GroupAuthorizationFailedError():
             message = f"{message}: {who} may not READ the group {settings.group_id!r}"
-            hint = "Allow it, or mend kafka.group_id."
+            hint = "Allow READ of it, or mend kafka.group_id."
         case TopicAuthorizationFailedError():
             message = f"{message}: {who} may not READ the topics {', '.join(settings.topics)}"
-            hint = "Allow it, or mend kafka.topics."
+            hint = "Allow READ of them, or mend kafka.topics."
         case AuthorizationError():
             message = f"{message}: {who} lacks a right"
             hint = "docs/deploy.md lists the rights that the monitor needs; `monitor doctor` tells which are there."
