@@ -43,12 +43,13 @@ ASKS = {
     "pack join": "a pack in --out is replaced",
     "pack covariates": "a pack in --out is replaced",
     "pack judge": "with --write the pack gets another id",
+    "offsets move": "records that were not read are passed over",
 }
 HARMLESS = {
     **dict.fromkeys(("run", "worker", "watcher", "courier", "web", "sidecar"), "runs"),
     **dict.fromkeys(("doctor", "score", "steer", "gate"), "looks; its reports may be made again"),
     **dict.fromkeys(("config show", "config schema"), "prints"),
-    **dict.fromkeys(("baseline list", "alerts list", "alerts silences"), "prints"),
+    **dict.fromkeys(("baseline list", "alerts list", "alerts silences", "offsets show"), "prints"),
     **dict.fromkeys(("deliveries list", "pack inspect", "pack verify"), "prints"),
     "alerts ack": "the alert stays, with its end announced; who took it is recorded",
     "alerts silence": "it ends by itself, or by unsilence",
