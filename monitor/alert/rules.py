@@ -106,7 +106,7 @@ def conditions(
       side already. ``tail_growth``: the largest of `Drift.tails`, likewise.
     * ``psi`` and ``ks`` (`Drift.psi_low`, `Drift.ks_low`) have no direction of their own: under
       ``expected`` they count only while the mean has moved the expected way.
-    * ``process_change``: `Drift.evidence` has reached `Drift.evidence_limit`.
+    * ``process_change``: `Drift.evidence` has reached `Drift.evidence_limit`; its direction as theirs.
 
     Thin windows (n < ``min_n``) are left out; where only thin ones are, there is no condition.
     """
@@ -177,7 +177,7 @@ def _lower_bounds(drift: Drift, rule: DriftRule, feature: FeatureInfo) -> dict[s
         "ks": drift.ks_low if seen else -math.inf,
         "tail_ratio": drift.tail_ratio.low,
         "tail_growth": grown.ratio.low if (grown := most_grown(drift)) else -math.inf,
-        "process_change": drift.evidence,
+        "process_change": drift.evidence if seen else -math.inf,
     }
 
 

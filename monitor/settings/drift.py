@@ -33,7 +33,7 @@ class Thresholds(Section):
         "against the baseline's",
     )
     process_change: bool = Field(
-        False, description="the sequential detector crossed its bound, in either direction"
+        False, description="the sequential detector crossed its bound"
     )
 
     @model_validator(mode="after")
@@ -145,7 +145,6 @@ def _default_rules() -> tuple[DriftRule, ...]:
         DriftRule(
             name="process-change",
             severities={"warning": Thresholds(process_change=True)},
-            direction="either",
         ),
     )
 

@@ -73,6 +73,11 @@ def test_a_process_change_needs_the_evidence_and_a_running_detector() -> None:
     below, at = drift(evidence=11.9, evidence_limit=12.0), drift(evidence=12.0, evidence_limit=12.0)
     assert not only(conditions([below], [process], [feature()])).active
     assert only(conditions([at], [process], [feature()])).active
+    # The detector watches both ways. Away from the persona (more refusals, a calmer topic) nobody is paged.
+    away = drift(shift=(-0.9, -0.7), evidence=90.0, evidence_limit=12.0)
+    assert not only(conditions([away], [process], [feature()])).active
+    either = process.model_copy(update={"direction": "either"})
+    assert only(conditions([away], [either], [feature()])).active
 
 
 def test_a_rare_persona_shows_in_the_tail_while_the_mean_stands_still() -> None:
@@ -234,7 +239,9 @@ def test_no_figure_breaks_the_rules_or_the_json(
     every = Thresholds(shift=0.3, psi=0.1, ks=0.1, tail_ratio=2.0, process_change=True)
     condition = only(conditions([odd], [rule(severities={"critical": every})], [feature()]))
     json.dumps(dict(condition.details), allow_nan=False)
-    crossed = low >= 0.3 or tail >= 2.0 or (math.isfinite(limit) and evidence >= limit)
+    towards = odd.shift.value > 0
+    crossed = low >= 0.3 or tail >= 2.0
+    crossed |= towards and math.isfinite(limit) and evidence >= limit
     if crossed:
         assert condition.active
 
