@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,10 @@ from monitor.errors import MonitorError
 from monitor.ingest.kafka import KafkaSource
 from monitor.logs import configure
 from monitor.settings import IngestSettings, KafkaSettings, LogSettings
+from monitor.values.reading import Partition
 from tests.kafka.apache import HOME, USERS, Cluster, kafka_home
 from tests.kafka.authority import Authority
+from tests.kafka.points import Kept
 
 PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 BEGIN, END = "<!-- refusals -->", "<!-- /refusals -->"
@@ -38,8 +40,6 @@ WATCHED_SECONDS = 60.0
 MOST_LINES = 10
 """Of the log in a minute of waiting."""
 AT_A_TIME = 4
-
-Partition = tuple[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,12 +288,9 @@ def look(case: Case, stage: Stage, seconds: float) -> Seen:
     said, ended, began = "", False, time.monotonic()
     said_at = over_at = began + LONGEST_SECONDS
 
-    def stored(_: Collection[Partition]) -> Mapping[Partition, int]:
-        return case.stored or {}
-
     with (
         heard() as log,
-        KafkaSource(settings_of(case, stage), IngestSettings(), stored) as source,
+        KafkaSource(settings_of(case, stage), IngestSettings(), Kept(case.stored)) as source,
     ):
         while not ended and time.monotonic() < over_at:
             try:

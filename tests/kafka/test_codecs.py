@@ -12,6 +12,7 @@ from kafka import KafkaProducer
 
 from monitor.ingest.kafka import KafkaSource
 from monitor.settings import IngestSettings, KafkaSettings
+from tests.kafka.points import Kept
 
 RECORDS = 200
 VALUES = [
@@ -54,7 +55,7 @@ def test_what_a_client_compresses_is_read(
     write(kafka_bootstrap, topic, codec)
     settings = KafkaSettings(bootstrap_servers=kafka_bootstrap, topics=(topic,), group_id=topic)
     got: list[bytes | None] = []
-    with KafkaSource(settings, IngestSettings(), lambda partitions: {}) as source:
+    with KafkaSource(settings, IngestSettings(), Kept()) as source:
         while len(got) < RECORDS:
             chunk = source.poll(30.0)
             assert chunk is not None, "the records did not come"
