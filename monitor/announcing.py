@@ -83,6 +83,24 @@ def announce(
     return events, [alert for alert in stands if alert.state is AlertState.FIRING]
 
 
+def announce_alone(
+    c: Connection, settings: Settings, condition: Condition, now: datetime
+) -> Event | None:
+    """Take the alert of one condition a step on, where no evaluation does; what was put into the outbox.
+
+    Raises `StaleAlert`, and the transaction must be rolled back, when another process was faster.
+    """
+    recent = recent_alerts(c, now - condition.cooldown)
+    before = next((one for one in recent if one.dedupe_key == condition.dedupe_key), None)
+    silenced = is_silenced(condition.labels, active_silences(c, now), now)
+    after, announced = transition(before, condition, now, silenced=silenced)
+    if after is None or after == before:
+        return None
+    event = event_of(after, announced, now) if announced else None
+    save_alert(c, after, event, audience(after, settings.alerts.endpoints) if event else ())
+    return event
+
+
 def _kept(condition: Condition, before: Alert | None) -> Condition:
     """The condition with the prompts that were found when the alert was announced."""
     if before is None or "strongest_prompts" not in before.details:

@@ -24,6 +24,7 @@ from monitor.heartbeat import Heartbeat
 from monitor.ingest.kafka import DeadLetterTopic, KafkaSource
 from monitor.instrument import Instrument, build_instrument
 from monitor.logs import get_logger
+from monitor.lookout import Lookout
 from monitor.metrics import METRICS
 from monitor.patience import Patience, rest_until
 from monitor.reading_points import StoredPoints
@@ -102,7 +103,7 @@ def run_loops(
     with stopped_by_signals(stop), ExitStack() as open_parts:
         database = connect(settings.postgres)
         open_parts.callback(database.dispose)
-        loops = _Loops(settings, database, build)
+        loops = _Loops(settings, database, build, names)
         if "web" in names:
             loops.face.start()
             open_parts.callback(loops.face.stop)
@@ -110,6 +111,7 @@ def run_loops(
         if not until_answered(lambda: require_schema(database), stop):
             log.info("monitor.stopped", failed=False)
             return
+        runs["lookout"] = loops.lookout.run
         threads = [
             threading.Thread(target=guarded, args=(name, run), name=name)
             for name, run in runs.items()
@@ -140,7 +142,9 @@ Loop = Callable[[threading.Event], None]
 class _Loops:
     """Builds each loop on what the loops of one process share; a method is named for its loop."""
 
-    def __init__(self, settings: Settings, database: Engine, build: Build) -> None:
+    def __init__(
+        self, settings: Settings, database: Engine, build: Build, names: Collection[str]
+    ) -> None:
         self._settings = settings
         self._database = database
         self._build = build
@@ -150,17 +154,30 @@ class _Loops:
         web = settings.web
         self._remarks: list[str] = []
         self._said: Callable[[], Sequence[str]] = tuple
+        self.lookout = Lookout(
+            database,
+            settings,
+            courier_goes_round=self._courier_goes_round if "courier" in names else None,
+        )
         app = create_app(
             database,
             self._heartbeat,
             self._readiness.report,
             live_within=web.live_within,
-            own_remarks=lambda: (*self._remarks, *self._said()),
+            own_remarks=lambda: tuple(
+                filter(None, (*self._remarks, *self._said(), self.lookout.problem))
+            ),
         )
         self.face = WebServer(app, web)
 
+    def _courier_goes_round(self) -> bool:
+        age = self._heartbeat.age("courier")
+        return age is not None and age < self._settings.web.live_within.total_seconds()
+
     def watcher(self) -> Loop:
-        return Watcher(self._database, self._settings, heartbeat=self._heartbeat).run
+        watcher = Watcher(self._database, self._settings, heartbeat=self._heartbeat)
+        self._readiness.checks["watcher"] = lambda: watcher.problem or self.lookout.problem or True
+        return watcher.run
 
     def courier(self) -> Loop:
         courier = Courier(self._database, self._settings, heartbeat=self._heartbeat)

@@ -78,5 +78,9 @@ class StaleAlert(Discard):
     """Another watcher has taken this step of the alert."""
 
 
+class StaleLease(Discard):
+    """Another process leads by now."""
+
+
 class BadInput(MonitorError):
     """A person's or a file's input is wrong; the message names the field and the fix."""

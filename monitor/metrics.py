@@ -249,8 +249,28 @@ class Metrics:
         self.watcher_active = self._gauge(
             "monitor_watcher_active",
             (),
-            "1 in the process that holds the watcher's lock.",
+            "1 in the process that holds the watcher's lease.",
             action="The sum over replicas must be 1: at 0 nobody evaluates drift.",
+        )
+        self.watcher_leads = self._gauge(
+            "monitor_watcher_leads",
+            (),
+            "1 while some process holds the watcher's lease, as every process sees it in the database.",
+            action="At 0 nobody evaluates drift: look at the watchers' logs (watcher.does_not_lead) and /readyz.",
+        )
+        self.evaluation_age = self._gauge(
+            "monitor_evaluation_age_seconds",
+            (),
+            "Since an evaluation of drift was last stored, as every process sees it; NaN before the first.",
+            action="Beyond some of drift.evaluate_every nothing is watched: look at the watcher's log and at "
+            "monitor_job_failures_total. The silence rule not_evaluated tells of it too.",
+        )
+        self.pulses = self._counter(
+            "monitor_pulses_total",
+            ("outcome",),
+            "Posts to alerts.pulse_url, whose receiver pages when they stop: sent, failed, or withheld because "
+            "drift is not evaluated.",
+            action="Failed: mend the URL or the way to it. Withheld: see monitor_evaluation_age_seconds.",
         )
         self.alerts_open = self._gauge(
             "monitor_alerts_open",

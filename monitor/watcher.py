@@ -4,23 +4,27 @@ One evaluation (evaluation.py) is one transaction: drift history, detector state
 announced about them are stored together or not at all. A watcher killed anywhere has announced a
 step once or not yet, and its successor goes on from the stored state.
 
-Every replica may run a watcher; one leads, by an advisory lock, and the others stand by. Should two
-lead for a moment (the server restarted, and its locks went with it), the store refuses the second
-one's step.
+Every replica may run a watcher; one leads, by a lease in the store, and the others stand by. A lease ends
+by itself, and one that lost his without noticing (he stood still, or the database was away) stores
+nothing more: every job's transaction is held to the lease's token.
 """
 
 from __future__ import annotations
 
+import os
+import secrets
+import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Final, get_args
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from monitor.alert.judged import ALLOW, require_judged
 from monitor.alert.selection import Blind, blind
@@ -33,7 +37,9 @@ from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.settings import Settings
 from monitor.store.buckets import roll_up
-from monitor.store.database import advisory_lock, transaction
+from monitor.store.clock import DatabaseClock, machine_time
+from monitor.store.database import transaction
+from monitor.store.leadership import WATCHER, Lease, confirm, release, renew, take
 from monitor.store.partitions import drop_partitions, ensure_partitions
 from monitor.values.alerts import Severity
 from monitor.values.drift import Drift
@@ -43,30 +49,40 @@ from monitor.vouching import Examined
 
 log = get_logger(__name__)
 
-LOCK: Final = "monitor.watcher"
+LEASE: Final = timedelta(seconds=15)
+"""How long a leader that is gone is waited for. It renews every second, and gives back as it stops."""
 HOUSEKEEPING: Final = timedelta(hours=1)
 LONGEST_TAKE_OVER: Final = timedelta(seconds=5)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+"""How often those who stand by try to lead."""
 
 
 class Watcher:
-    """Compares windows with the approved baseline. ``step`` is one evaluation, ``run`` the whole loop."""
+    """Compares windows with the approved baseline. ``step`` is one evaluation, ``run`` the whole loop.
+
+    ``clock`` is the database's unless given; ``machine_clock`` is compared with it, and decides nothing
+    but whether this process may lead.
+    """
 
     def __init__(
         self,
         database: Engine,
         settings: Settings,
         *,
-        clock: Callable[[], datetime] = _now,
+        clock: Callable[[], datetime] | None = None,
+        machine_clock: Callable[[], datetime] = machine_time,
         heartbeat: Heartbeat | None = None,
+        lease: timedelta = LEASE,
     ) -> None:
         self._database = database
         self._settings = settings
-        self._clock = clock
+        self._time = DatabaseClock(database, machine=machine_clock)
+        self._clock = clock or self._time
         self._heartbeat = heartbeat
+        self._holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._length = lease
+        self._lease: Lease | None = None
+        self.problem = ""
+        """Why this process may not lead, in a sentence; empty when it may."""
         self._watching_since: datetime | None = None
         self._bets: dict[str, Bets] = {}
         self._shown: set[tuple[str, str, str]] = set()
@@ -84,9 +100,8 @@ class Watcher:
         patience = min(self._settings.drift.evaluate_every, LONGEST_TAKE_OVER).total_seconds()
         while not stop.is_set() and self._failure is None:
             try:
-                with advisory_lock(self._database, LOCK) as lock:
-                    if lock:
-                        self._lead(stop, lock.alive)
+                if self._take():
+                    self._lead(stop)
             except Retry as error:
                 METRICS.retries.labels(dependency="database").inc()
                 log.warning("watcher.waiting_for_database", error=str(error))
@@ -99,21 +114,54 @@ class Watcher:
         if self._failure is not None:
             raise self._failure
 
-    def _lead(self, stop: threading.Event, alive: Callable[[], bool]) -> None:
-        """Run the jobs until ``stop``, a lost lock, or a failure that must stop the process."""
+    def _take(self) -> bool:
+        with transaction(self._database) as c:
+            self._lease = take(c, WATCHER, self._holder, self._length)
+        return self._lease is not None
+
+    def _lead(self, stop: threading.Event) -> None:
+        """Run the jobs until ``stop``, a lost lease, or a failure that must stop the process."""
         METRICS.watcher_active.set(1)
-        log.info("watcher.leads")
+        log.info("watcher.leads", holder=self._holder)
         scheduler = self._schedule()
         scheduler.start()
+        every = min(self._length.total_seconds() / 3.0, 1.0)
+        sure_until = monotonic() + self._length.total_seconds()
         try:
-            while not stop.wait(1.0) and self._failure is None:
+            while not stop.wait(every) and self._failure is None:
                 self._beat()
-                if not alive():
-                    log.warning("watcher.lost_its_lock")
+                asked = monotonic()
+                try:
+                    sure_until = asked + self._length.total_seconds() if self._renew() else asked
+                except Retry as error:
+                    log.warning("watcher.cannot_renew_its_lease", error=str(error))
+                if monotonic() >= sure_until:
+                    log.warning("watcher.lost_its_lease", holder=self._holder)
                     break
         finally:
             scheduler.shutdown(wait=True)
             METRICS.delay.clear()
+            with suppress(Retry):
+                self._give_back()
+
+    def _renew(self) -> bool:
+        assert self._lease is not None
+        with transaction(self._database) as c:
+            return renew(c, self._lease, self._length)
+
+    def _give_back(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            with transaction(self._database) as c:
+                release(c, lease)
+
+    @contextmanager
+    def _leading(self, *, worked: bool = False) -> Iterator[Connection]:
+        """A transaction that is stored only while we lead; of a job called by itself, in any case."""
+        with transaction(self._database) as c:
+            yield c
+            if self._lease is not None:
+                confirm(c, self._lease, worked=worked)
 
     def _schedule(self) -> BackgroundScheduler:
         drift = self._settings.drift
@@ -132,7 +180,7 @@ class Watcher:
                 IntervalTrigger(seconds=every.total_seconds(), timezone=UTC),
                 args=(name, job),
                 id=name,
-                next_run_time=_now(),
+                next_run_time=datetime.now(UTC),  # the scheduler's own clock: at once
             )
         return scheduler
 
@@ -166,13 +214,18 @@ class Watcher:
     def step(self) -> Evaluation:
         """One evaluation of everything, in one transaction.
 
+<<<<<<< HEAD
         Raises `DatabaseUnavailable`, when another watcher was faster `StaleAlert`, and `RefuseToStart` for
         a live pack that the rules may not page on: nothing was stored then.
+=======
+        Raises `DatabaseUnavailable` and, when another watcher leads or was faster, `StaleLease` or
+        `StaleAlert`: nothing was stored then.
+>>>>>>> c45ce1a (Leadership is a lease in a table of the monitor's own; nobody leading is told)
         """
         now = self._clock()
         self._watching_since = self._watching_since or now
         begun = perf_counter()
-        with transaction(self._database) as c:
+        with self._leading(worked=True) as c:
             done, self._bets = evaluate(c, self._settings, now, self._watching_since, self._bets)
             allowed = self._require_judged(done)
         seconds = perf_counter() - begun
@@ -185,7 +238,7 @@ class Watcher:
         """Bring the hourly buckets up to date; the number of hours written."""
         written = 0
         while True:
-            with transaction(self._database) as c:
+            with self._leading() as c:
                 some = roll_up(c, self._clock())
             if not some:
                 return written
@@ -194,10 +247,10 @@ class Watcher:
     def keep_house(self) -> None:
         """Make the partitions that are needed soon, drop those that are too old."""
         now, postgres = self._clock(), self._settings.postgres
-        with transaction(self._database) as c:
+        with self._leading() as c:
             made = ensure_partitions(c, now.date(), postgres.partitions_ahead_days)
         self.roll_up()
-        with transaction(self._database) as c:
+        with self._leading() as c:
             dropped = drop_partitions(c, postgres, now)
         if made or dropped:
             log.info("watcher.partitions", made=list(made), dropped=list(dropped))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from monitor.alert import replays
@@ -83,6 +83,29 @@ def silence_conditions(
     return [condition for condition in made if condition is not None]
 
 
+def not_evaluated(
+    rule: SilenceRule, quiet: timedelta, last: datetime | None, holder: str | None
+) -> Condition:
+    """What is known when nothing was evaluated for ``quiet``; said by whoever notices, never by an
+    evaluation.
+
+    ``last`` is when an evaluation ended, ``holder`` the process that leads.
+    """
+    assert rule.limit is not None
+    seconds = quiet.total_seconds()
+    since = f"since {last:%Y-%m-%d %H:%M} UTC" if last else "since the monitor is there"
+    who = f"{holder} leads and does not get through" if holder else "no watcher leads"
+    summary = f"drift was not evaluated {since} (limit {rule.limit:g} s): {who}"
+    found = {"quiet_seconds": round(seconds), "leader": holder, "last_evaluated_at": _iso(last)}
+    condition = _condition(rule, (seconds > rule.limit, summary, found))
+    assert condition is not None
+    return condition
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
+
+
 def of_pack(rule_name: str) -> bool:
     """Does the silence rule watch each pack apart? Its alerts carry the label ``pack``."""
     return rule_name in _OF_PACK
@@ -152,8 +175,12 @@ def _starvation(health: Health, limit: float | None, now: datetime) -> _Verdict:
         summary = f"the last prompt was scored {quiet:.0f} s ago (limit {limit:g} s)"
     else:
         summary = f"no prompt was scored yet, for {quiet:.0f} s (limit {limit:g} s)"
-    scored = health.last_scored_at.isoformat() if health.last_scored_at else None
-    return quiet > limit, summary, {"quiet_seconds": round(quiet), "last_scored_at": scored}
+    found = {"quiet_seconds": round(quiet), "last_scored_at": _iso(health.last_scored_at)}
+    return quiet > limit, summary, found
+
+
+def _evaluates(health: Health, limit: float | None, now: datetime) -> _Verdict:
+    return False, "drift is evaluated again", {"quiet_seconds": 0}
 
 
 def _share(health: Health, limit: float | None, prefix: str, what: str) -> _Verdict:
@@ -244,6 +271,7 @@ _OF_GROUP: Final = {
     "starvation": _starvation,
     "dead_letter_ratio": _dead_letters,
     "non_finite": _non_finite,
+    "not_evaluated": _evaluates,
 }
 _OF_PACK: Final = {
     "model_mismatch": _model_mismatch,

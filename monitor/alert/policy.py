@@ -14,7 +14,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Final
 
-from monitor.alert.health import Health, PackHealth, silence_conditions
+from monitor.alert.health import Health, PackHealth, not_evaluated, silence_conditions
 from monitor.alert.rules import FeatureInfo, conditions, rank, with_prompts
 from monitor.alert.sentences import WHEN_FIRED, over, reading_when
 from monitor.alert.watched import WatchedPack, unwatched_because
@@ -31,6 +31,7 @@ __all__ = [
     "end_owed",
     "event_of",
     "is_silenced",
+    "not_evaluated",
     "rank",
     "silence_conditions",
     "transition",

@@ -92,6 +92,7 @@ LIMIT_UNITS: Final[Mapping[str, str]] = {
     "dead_letter_ratio": "share of the records",
     "non_finite": "share of the records",
     "replay_mismatch": "share of the prompts whose record carries the server's token counts",
+    "not_evaluated": "seconds",
 }
 """Silence rules that compare with ``limit``, and what it counts; without one they could never fire."""
 
@@ -109,6 +110,7 @@ class SilenceRule(Section):
         "non_finite",
         "no_baseline",
         "replay_mismatch",
+        "not_evaluated",
     ]
     severity: Severity = "warning"
     limit: float | None = Field(
@@ -159,6 +161,7 @@ def _default_silence_rules() -> tuple[SilenceRule, ...]:
         SilenceRule(name="model_mismatch", severity="critical"),
         SilenceRule(name="instrument", severity="critical"),
         SilenceRule(name="replay_mismatch", limit=0.05),
+        SilenceRule(name="not_evaluated", limit=300, severity="critical", **{"for": timedelta(0)}),
         SilenceRule(name="no_baseline", severity="info", **{"for": timedelta(minutes=30)}),
     )
 

@@ -48,6 +48,13 @@ class AlertSettings(Section):
     )
     poll_every: Duration = timedelta(seconds=1)
     external_url: str = Field("", description="base of links in alerts, e.g. the dashboard's URL")
+    pulse_url: SecretStr | None = Field(
+        None,
+        description="what pages when we stop (healthchecks.io, Dead Man's Snitch, Opsgenie heartbeats ...): "
+        "posted to while drift is evaluated and the courier goes round",
+    )
+    pulse_url_file: Path | None = None
+    pulse_every: Duration = timedelta(seconds=60)
 
     @model_validator(mode="after")
     def _distinct(self) -> AlertSettings:

@@ -1,7 +1,7 @@
-"""Reaching PostgreSQL: engine, transactions, schema version, locks. Driver errors end here.
+"""Reaching PostgreSQL: engine, transactions, schema version, migrations. Driver errors end here.
 
-Needs PostgreSQL 14 or later, reached directly or through a pooler in *session* mode: the advisory
-locks belong to a session.
+Needs PostgreSQL 14 or later, reached directly or through a pooler in *session* mode: statements are
+prepared for a session, and its settings are given at its start.
 """
 
 from __future__ import annotations
@@ -30,15 +30,19 @@ from monitor.errors import (
     SchemaError,
     StopLoudly,
 )
+from monitor.logs import get_logger
 from monitor.settings import PostgresSettings, secret
 from monitor.store.partitions import ensure_partitions
 from monitor.store.tables import DATA_SCHEMA
+
+log = get_logger(__name__)
 
 MIGRATIONS: Final = Path(monitor.__file__).parent.parent / "migrations"
 """Beside the package, in a checkout as in an installed wheel."""
 LOCK_TIMEOUT_SECONDS: Final = 10
 """Longest wait of a migration for a table lock: a waiting ALTER TABLE stops everyone behind it."""
-MIGRATION_LOCK: Final = "monitor.migrate"
+TURN_SECONDS: Final = 120
+"""Longest wait of a migration for another one to end."""
 
 
 def connect(settings: PostgresSettings) -> Engine:
@@ -160,58 +164,10 @@ def _mend(said: str) -> str:
     return next(mend for words, mend in _MENDS if words in told)
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """An attempt at a cluster-wide lock; true when it was got."""
-
-    held: bool
-    _connection: Connection
-
-    def __bool__(self) -> bool:
-        return self.held
-
-    def alive(self) -> bool:
-        """Whether the lock is held still: it goes with its session, for example when the server restarts."""
-        if not self.held or self._connection.invalidated:
-            return False
-        try:
-            self._connection.execute(text("SELECT 1"))
-        except exc.DBAPIError:
-            self._connection.invalidate()
-            return False
-        return True
-
-
-@contextmanager
-def advisory_lock(engine: Engine, name: str) -> Iterator[Lock]:
-    """Try for the cluster-wide lock ``name``; if it was got, it is held until the block ends.
-
-    Never waits. The lock goes with its connection: after a restart of the server another process may
-    have it while the block still runs (`Lock.alive` tells), so what is written under it must bear a
-    second writer.
-    """
-    with translated():
-        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-    with connection:
-        key = {"name": name}
-        with translated():
-            held = bool(
-                connection.scalar(
-                    text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"), key
-                )
-            )
-        try:
-            yield Lock(held, connection)
-        finally:
-            if held and not connection.invalidated:
-                _unlock(connection, key)
-
-
-def _unlock(connection: Connection, key: dict[str, str]) -> None:
-    try:
-        connection.execute(text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), key)
-    except exc.DBAPIError:
-        connection.invalidate()  # the session is gone, and the lock with it
+def database_time(c: Connection) -> datetime:
+    """What the database's clock says now."""
+    moment: datetime = c.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return moment.astimezone(UTC)
 
 
 def current_revision(engine: Engine) -> str | None:
@@ -246,8 +202,9 @@ def require_schema(engine: Engine) -> None:
 def migrate(settings: PostgresSettings, revision: str = "head") -> None:
     """Bring the schema to ``revision``: ``head``, ``base``, ``-1``, ``+1`` or a revision's id.
 
-    All in one transaction. Migrators that start together wait for one another. A lock that cannot be
-    had in `LOCK_TIMEOUT_SECONDS` raises `DatabaseUnavailable` and nothing is changed.
+    All in one transaction. Migrators that start together wait for one another, at most `TURN_SECONDS`. A
+    lock that cannot be had in `LOCK_TIMEOUT_SECONDS` raises `DatabaseUnavailable`, which names who holds
+    it, and nothing is changed.
     """
     engine = connect(settings)
     try:
@@ -257,11 +214,47 @@ def migrate(settings: PostgresSettings, revision: str = "head") -> None:
         ):
             step.take()
             if _revision(connection) is not None:
-                ensure_partitions(
-                    connection, datetime.now(UTC).date(), settings.partitions_ahead_days
-                )
+                today = database_time(connection).date()
+                ensure_partitions(connection, today, settings.partitions_ahead_days)
+    except DatabaseUnavailable as error:
+        if not _lock_not_had(error):
+            raise
+        raise DatabaseUnavailable(
+            f"{error}; nothing was migrated",
+            hint=f"Run it again when these have ended: {_who_holds_locks(engine)}.",
+        ) from error
     finally:
         engine.dispose()
+
+
+def _lock_not_had(error: DatabaseUnavailable) -> bool:
+    cause = error.__cause__
+    if isinstance(cause, exc.DBAPIError):
+        cause = cause.orig
+    return isinstance(cause, psycopg.errors.LockNotAvailable)
+
+
+def _who_holds_locks(engine: Engine) -> str:
+    """The sessions that hold locks in the monitor's schemas: pid, user, what they call themselves."""
+    with translated(), engine.connect() as connection:
+        rows = connection.execute(
+            text("""
+                SELECT DISTINCT pid, usename, application_name, xact_start
+                FROM pg_locks
+                JOIN pg_class ON pg_class.oid = relation
+                JOIN pg_namespace ON pg_namespace.oid = relnamespace
+                JOIN pg_stat_activity USING (pid)
+                WHERE granted AND pid <> pg_backend_pid() AND locktype = 'relation'
+                    AND pg_locks.database = (
+                        SELECT oid FROM pg_database WHERE datname = current_database())
+                    AND nspname IN ('monitor', 'monitor_data', 'monitor_partitions')
+                ORDER BY xact_start, pid
+            """)
+        ).all()
+    told = [
+        f"session {row.pid} of {row.usename} ({row.application_name or 'no name'})" for row in rows
+    ]
+    return ", ".join(told[:5]) or "nobody any more"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,7 +268,7 @@ class Step:
 
 @contextmanager
 def migration(connection: Connection, settings: PostgresSettings, revision: str) -> Iterator[Step]:
-    """The step from the schema's revision to ``revision``, under the migration lock.
+    """The step from the schema's revision to ``revision``, while no other migration runs.
 
     Raises `SchemaError` when the revision, or the one that the database is at, is not known here.
     """
@@ -296,22 +289,63 @@ def migration(connection: Connection, settings: PostgresSettings, revision: str)
 
 
 def _prepare(connection: Connection) -> None:
-    """Take the lock, then bound every later wait; make the schemas that are missing."""
+    """Make the schemas that are missing, and take turns with other migrations; every wait is bounded."""
     connection.execute(text("SET LOCAL statement_timeout = 0"))
-    connection.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": MIGRATION_LOCK}
-    )
-    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
+    connection.execute(text(f"SET LOCAL lock_timeout = '{TURN_SECONDS}s'"))
     version = int(connection.scalar(text("SHOW server_version_num")) or 0)
     if version < 140_000:
         raise SchemaError(f"PostgreSQL 14 or later is needed, this one is {version // 10_000}")
     for schema in ("monitor_data", "monitor_partitions", "monitor"):
-        # CREATE SCHEMA IF NOT EXISTS asks for the privilege even when there is nothing to do.
-        there = connection.scalar(
-            text("SELECT 1 FROM pg_namespace WHERE nspname = :name"), {"name": schema}
+        _make(
+            connection,
+            f"CREATE SCHEMA {schema}",
+            unless="SELECT 1 FROM pg_namespace WHERE nspname = :name",
+            name=schema,
         )
-        if not there:
-            connection.execute(text(f"CREATE SCHEMA {schema}"))
+    # As Alembic makes it: whoever may migrate can lock it, and nobody else.
+    _make(
+        connection,
+        f"""
+        CREATE TABLE {DATA_SCHEMA}.alembic_version (
+            version_num VARCHAR(32) NOT NULL,
+            CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+        )
+        """,
+        unless="SELECT 1 FROM pg_class WHERE oid = to_regclass(:name)",
+        name=f"{DATA_SCHEMA}.alembic_version",
+    )
+    _take_turns(connection)
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
+
+
+def _take_turns(connection: Connection) -> None:
+    """Wait for another migration to end; those who only read the revision wait for nobody."""
+    lock = text(f"LOCK TABLE {DATA_SCHEMA}.alembic_version IN EXCLUSIVE MODE")
+    try:
+        with connection.begin_nested():
+            connection.execute(text(f"{lock} NOWAIT"))
+    except exc.DBAPIError as error:
+        if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            raise
+        log.warning(
+            "migration.waits_for_another",
+            for_at_most_seconds=TURN_SECONDS,
+            holders=_who_holds_locks(connection.engine),
+        )
+        connection.execute(lock)
+
+
+def _make(connection: Connection, statement: str, *, unless: str, name: str) -> None:
+    """Make what is not there; what another migration makes meanwhile is waited for."""
+    # CREATE … IF NOT EXISTS asks for the privilege even when there is nothing to do.
+    if connection.scalar(text(unless), {"name": name}):
+        return
+    try:
+        with connection.begin_nested():
+            connection.execute(text(statement))
+    except exc.DBAPIError:
+        if not connection.scalar(text(unless), {"name": name}):
+            raise
 
 
 def _goes_down(script: ScriptDirectory, current: str | None, revision: str) -> bool:

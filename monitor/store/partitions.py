@@ -96,7 +96,7 @@ def day_of(moment: date) -> datetime:
 
 def _take_turns(c: Connection) -> None:
     c.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-    c.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('monitor.partitions', 0))"))
+    c.execute(text("LOCK TABLE monitor_data.retention IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def _floor(parent: Partitioned, moment: datetime) -> datetime:

@@ -258,6 +258,17 @@ retention = Table(
     Column("kept_from", MOMENT, nullable=False),
 )
 
+leadership = Table(
+    "leadership",
+    metadata,
+    Column("name", TEXT, primary_key=True),
+    Column("token", BIGINT, nullable=False),
+    Column("holder", TEXT, nullable=False),
+    Column("taken_at", MOMENT, nullable=False),
+    Column("expires_at", MOMENT, nullable=False),
+    Column("worked_at", MOMENT),
+)
+
 ingest_counts = Table(
     "ingest_counts",
     metadata,

@@ -1,8 +1,6 @@
-"""Engines, translated errors, locks."""
+"""Engines and translated errors."""
 
 from __future__ import annotations
-
-import threading
 
 import pytest
 from sqlalchemy import Engine, make_url, text
@@ -15,7 +13,7 @@ from monitor.errors import (
     StopLoudly,
 )
 from monitor.settings import PostgresSettings
-from monitor.store.database import advisory_lock, connect, transaction
+from monitor.store.database import connect, transaction
 
 
 @pytest.mark.parametrize("url", ["", "no url", "mysql://host/name", "postgresql+asyncpg://host/x"])
@@ -122,58 +120,6 @@ def test_busy_pool_asks_for_a_retry(migrated_url: str) -> None:
     ):
         pass
     engine.dispose()
-
-
-def test_lock_is_held_by_one(database: Engine) -> None:
-    with (
-        advisory_lock(database, "watcher") as mine,
-        advisory_lock(database, "watcher") as other,
-        advisory_lock(database, "another") as different,
-    ):
-        assert [bool(lock) for lock in (mine, other, different)] == [True, False, True]
-        assert [lock.alive() for lock in (mine, other)] == [True, False]
-    with advisory_lock(database, "watcher") as again:
-        assert again
-
-
-def test_lock_is_free_after_an_exception_and_after_its_session(database: Engine) -> None:
-    with pytest.raises(RuntimeError), advisory_lock(database, "watcher"):
-        raise RuntimeError
-    with advisory_lock(database, "watcher") as held:
-        assert held.alive()
-        with transaction(database) as c:
-            c.execute(
-                text("""
-                    SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'
-                """)
-            )
-        assert not held.alive()
-    with advisory_lock(database, "watcher") as again:
-        assert again
-
-
-def test_one_watcher_of_many_has_the_lock(database: Engine) -> None:
-    inside = 0
-    most = 0
-    guard = threading.Lock()
-
-    def watcher() -> None:
-        nonlocal inside, most
-        for _ in range(10):
-            with advisory_lock(database, "watcher") as held:
-                if held:
-                    with guard:
-                        inside += 1
-                        most = max(most, inside)
-                    with guard:
-                        inside -= 1
-
-    threads = [threading.Thread(target=watcher) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == 1
 
 
 def test_engine_goes_on_after_a_restart_of_the_server(restartable_postgres: Postgres) -> None:
