@@ -10,7 +10,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Final
@@ -31,6 +31,7 @@ from monitor.reading_points import StoredPoints
 from monitor.score.pack import Pack, manifest
 from monitor.settings import Settings, secret
 from monitor.signals import stopped_by_signals
+from monitor.store.clock import DatabaseClock
 from monitor.store.database import connect, require_schema, transaction
 from monitor.store.packs import register_pack
 from monitor.unanswered import Unanswered
@@ -151,6 +152,7 @@ class _Loops:
         self._loader: threading.Thread | None = None
         self._heartbeat = Heartbeat()
         self._readiness = Readiness(database)
+        self._clock = DatabaseClock(database)
         web = settings.web
         self._remarks: list[str] = []
         self._said: Callable[[], Sequence[str]] = tuple
@@ -164,6 +166,7 @@ class _Loops:
             self._heartbeat,
             self._readiness.report,
             live_within=web.live_within,
+            clock=self._clock,
             own_remarks=lambda: tuple(
                 filter(None, (*self._remarks, *self._said(), self.lookout.problem))
             ),
@@ -180,7 +183,9 @@ class _Loops:
         return watcher.run
 
     def courier(self) -> Loop:
-        courier = Courier(self._database, self._settings, heartbeat=self._heartbeat)
+        courier = Courier(
+            self._database, self._settings, heartbeat=self._heartbeat, clock=self._clock
+        )
 
         def endpoints() -> bool | str:
             return "; ".join(str(error) for error in courier.unusable().values()) or True
@@ -219,7 +224,9 @@ class _Loops:
             points = StoredPoints(
                 self._database, group_id=settings.kafka.group_id, worker_id=worker_id
             )
-            source = open_parts.enter_context(KafkaSource(settings.kafka, settings.ingest, points))
+            source = open_parts.enter_context(
+                KafkaSource(settings.kafka, settings.ingest, points, clock=self._clock.carried)
+            )
             self._said = lambda: (
                 *source.remarks(),
                 *([sink.problem] if sink and sink.problem else ()),
@@ -239,6 +246,7 @@ class _Loops:
                 dead_letters=sink,
                 remarks=self._said,
                 heartbeat=self._heartbeat,
+                clock=self._clock,
             ).run(stop)
 
     def _loaded(self, stop: threading.Event) -> Instrument | None:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import httpx
@@ -31,6 +31,7 @@ from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.patience import Patience, rest_until
 from monitor.settings import Endpoint, Settings
+from monitor.store.clock import DatabaseClock
 from monitor.store.database import transaction
 from monitor.store.outbox import claim_deliveries, disable_endpoint, record_attempt
 from monitor.store.overview import deliveries_waiting
@@ -48,10 +49,6 @@ SLOW_DOWN: Final = timedelta(seconds=60)
 """How long an endpoint that asks to slow down, and does not say for how long, gets nothing."""
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Courier:
     """Tells the endpoints what the outbox holds. ``step`` is one round, ``run`` goes on until stopped.
 
@@ -65,7 +62,7 @@ class Courier:
         settings: Settings,
         *,
         heartbeat: Heartbeat | None = None,
-        clock: Callable[[], datetime] = _now,
+        clock: Callable[[], datetime] | None = None,
         jitter: random.Random | None = None,
         client: httpx.Client | None = None,
         sender: Sender = send,
@@ -73,7 +70,7 @@ class Courier:
         self._database = database
         self._settings = settings.alerts
         self._heartbeat = heartbeat
-        self._clock = clock
+        self._clock = clock or DatabaseClock(database)
         self._jitter = jitter or random.Random()
         self._client = client or new_client()
         self._send = sender

@@ -29,7 +29,13 @@ from monitor.operate import TAILS_MEND, tails_not_known
 from monitor.score.pack import Pack, load_pack
 from monitor.settings import Endpoint, Settings
 from monitor.store.baselines import load_baseline
-from monitor.store.database import connect, current_revision, require_schema, transaction
+from monitor.store.database import (
+    connect,
+    current_revision,
+    database_time,
+    require_schema,
+    transaction,
+)
 from monitor.store.fidelity import replays_compared
 from monitor.store.outbox import disabled_endpoints
 from monitor.store.packs import pack_presence
@@ -93,8 +99,8 @@ def examine(
     yield from _look("kafka", lambda: _kafka(settings), "Mend the field of kafka that is named.")
     yield from _rights(settings)
     yield from _records(settings)
-    yield from _look("reading", lambda: _reading(settings, datetime.now(UTC)), database)
-    yield from _look("fidelity", lambda: _fidelity(settings, datetime.now(UTC)), database)
+    yield from _look("reading", lambda: _reading(settings), database)
+    yield from _look("fidelity", lambda: _fidelity(settings), database)
     if not settings.alerts.endpoints:
         yield Finding(
             subject="endpoints",
@@ -192,7 +198,7 @@ def _postgres(settings: Settings) -> str:
 
 def _packs_in_use(settings: Settings) -> str:
     with transaction(connect(settings.postgres)) as connection:
-        packs = pack_presence(connection, datetime.now(UTC))
+        packs = pack_presence(connection, database_time(connection))
     at_work = live(packs)
     if not at_work:
         return "no worker is alive"
@@ -202,7 +208,7 @@ def _packs_in_use(settings: Settings) -> str:
 def _baseline(settings: Settings) -> str:
     """Every live pack needs one of its own; without a live pack, the one that was seen last."""
     with transaction(connect(settings.postgres)) as connection:
-        packs = pack_presence(connection, datetime.now(UTC))
+        packs = pack_presence(connection, database_time(connection))
         meant = live(packs) or [pack for pack in (foremost(packs),) if pack]
         approved = {
             pack.pack_id: found
@@ -296,8 +302,9 @@ def _records(settings: Settings) -> Iterator[Finding]:
     )
 
 
-def _reading(settings: Settings, now: datetime) -> str:
+def _reading(settings: Settings) -> str:
     with transaction(connect(settings.postgres)) as connection:
+        now = database_time(connection)
         progress = progress_of(connection, now, settings.kafka.group_id)
     if not progress:
         return f"no worker of group {settings.kafka.group_id} has read anything yet"
@@ -312,9 +319,10 @@ def _reading(settings: Settings, now: datetime) -> str:
     return f"{len(progress)} partitions, {sum(one.lag for one in progress)} records behind"
 
 
-def _fidelity(settings: Settings, now: datetime) -> str:
+def _fidelity(settings: Settings) -> str:
     """The replay's token counts against the server's own, by the limit of the rule that watches them."""
     with transaction(connect(settings.postgres)) as connection:
+        now = database_time(connection)
         packs = pack_presence(connection, now)
         found = replays_compared(connection, now - COMPARED, now)
     if not found:

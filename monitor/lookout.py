@@ -24,6 +24,7 @@ from monitor.errors import Discard, MonitorError
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.settings import Settings, secret
+from monitor.store.clock import ahead, machine_time
 from monitor.store.database import transaction
 from monitor.store.leadership import WATCHER, Leadership, leadership
 
@@ -79,7 +80,10 @@ class Lookout:
         the earliest: whoever starts it all again has the rule's limit to get a watcher to work.
         """
         with transaction(self._database) as c:
+            before = machine_time()
             seen = leadership(c, WATCHER)
+            off = ahead(before, seen.at, machine_time())
+        METRICS.clock_difference.set(off.total_seconds())
         self._since = self._since or seen.at
         quiet = seen.at - max(seen.worked_at or self._since, self._since)
         age = (seen.at - seen.worked_at).total_seconds() if seen.worked_at else math.nan

@@ -265,6 +265,12 @@ class Metrics:
             action="Beyond some of drift.evaluate_every nothing is watched: look at the watcher's log and at "
             "monitor_job_failures_total. The silence rule not_evaluated tells of it too.",
         )
+        self.clock_difference = self._gauge(
+            "monitor_clock_difference_seconds",
+            (),
+            "How far this machine's clock is ahead of the database's, at least; all times are the database's.",
+            action="Beyond drift.clock_tolerance a watcher does not lead: set the clock that is wrong (NTP).",
+        )
         self.pulses = self._counter(
             "monitor_pulses_total",
             ("outcome",),

@@ -40,7 +40,7 @@ from monitor.store.buckets import roll_up
 from monitor.store.clock import DatabaseClock, machine_time
 from monitor.store.database import transaction
 from monitor.store.leadership import WATCHER, Lease, confirm, release, renew, take
-from monitor.store.partitions import drop_partitions, ensure_partitions
+from monitor.store.partitions import drop_partitions, ensure_partitions, mend_kept_from
 from monitor.values.alerts import Severity
 from monitor.values.drift import Drift
 from monitor.values.presence import live
@@ -51,6 +51,8 @@ log = get_logger(__name__)
 
 LEASE: Final = timedelta(seconds=15)
 """How long a leader that is gone is waited for. It renews every second, and gives back as it stops."""
+COMPARE_CLOCKS: Final = timedelta(seconds=10)
+"""How often a leader looks whether its machine's clock still is the database's."""
 HOUSEKEEPING: Final = timedelta(hours=1)
 LONGEST_TAKE_OVER: Final = timedelta(seconds=5)
 """How often those who stand by try to lead."""
@@ -114,7 +116,27 @@ class Watcher:
         if self._failure is not None:
             raise self._failure
 
+    def _may_lead(self) -> bool:
+        """Whether machine and database agree what time it is; where not, one of them is wrong."""
+        off = self._time.difference().total_seconds()
+        METRICS.clock_difference.set(off)
+        limit = self._settings.drift.clock_tolerance.total_seconds()
+        if abs(off) <= limit:
+            self.problem = ""
+            return True
+        which = "ahead of" if off > 0 else "behind"
+        known, self.problem = (
+            self.problem,
+            f"this machine's clock is {abs(off):.0f} s {which} the database's (limit {limit:g} s)",
+        )
+        if not known:
+            mend = "Set the clock that is wrong (NTP); then it leads again by itself."
+            log.error("watcher.does_not_lead", reason=self.problem, mend=mend)
+        return False
+
     def _take(self) -> bool:
+        if not self._may_lead():
+            return False
         with transaction(self._database) as c:
             self._lease = take(c, WATCHER, self._holder, self._length)
         return self._lease is not None
@@ -123,9 +145,12 @@ class Watcher:
         """Run the jobs until ``stop``, a lost lease, or a failure that must stop the process."""
         METRICS.watcher_active.set(1)
         log.info("watcher.leads", holder=self._holder)
+        with self._leading() as c:
+            mend_kept_from(c, self._settings.postgres, self._clock())
         scheduler = self._schedule()
         scheduler.start()
         every = min(self._length.total_seconds() / 3.0, 1.0)
+        compare_at = monotonic() + COMPARE_CLOCKS.total_seconds()
         sure_until = monotonic() + self._length.total_seconds()
         try:
             while not stop.wait(every) and self._failure is None:
@@ -135,6 +160,11 @@ class Watcher:
                     sure_until = asked + self._length.total_seconds() if self._renew() else asked
                 except Retry as error:
                     log.warning("watcher.cannot_renew_its_lease", error=str(error))
+                if monotonic() >= compare_at:
+                    compare_at = monotonic() + COMPARE_CLOCKS.total_seconds()
+                    with suppress(Retry):
+                        if not self._may_lead():
+                            break
                 if monotonic() >= sure_until:
                     log.warning("watcher.lost_its_lease", holder=self._holder)
                     break
@@ -214,13 +244,8 @@ class Watcher:
     def step(self) -> Evaluation:
         """One evaluation of everything, in one transaction.
 
-<<<<<<< HEAD
-        Raises `DatabaseUnavailable`, when another watcher was faster `StaleAlert`, and `RefuseToStart` for
-        a live pack that the rules may not page on: nothing was stored then.
-=======
-        Raises `DatabaseUnavailable` and, when another watcher leads or was faster, `StaleLease` or
+                Raises `DatabaseUnavailable` and, when another watcher leads or was faster, `StaleLease` or
         `StaleAlert`: nothing was stored then.
->>>>>>> c45ce1a (Leadership is a lease in a table of the monitor's own; nobody leading is told)
         """
         now = self._clock()
         self._watching_since = self._watching_since or now
@@ -251,6 +276,7 @@ class Watcher:
             made = ensure_partitions(c, now.date(), postgres.partitions_ahead_days)
         self.roll_up()
         with self._leading() as c:
+            mend_kept_from(c, postgres, now)
             dropped = drop_partitions(c, postgres, now)
         if made or dropped:
             log.info("watcher.partitions", made=list(made), dropped=list(dropped))

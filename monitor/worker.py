@@ -46,6 +46,7 @@ from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import Settings
 from monitor.store.chunks import store_chunk
+from monitor.store.clock import DatabaseClock
 from monitor.store.database import transaction
 from monitor.store.ingest import outcomes_between
 from monitor.store.workers import heartbeat, record_canary_run
@@ -91,7 +92,7 @@ class Worker:
         dead_letters: DeadLetterSink | None = None,
         remarks: Callable[[], Sequence[str]] = tuple,
         heartbeat: Heartbeat | None = None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] | None = None,
         jitter: random.Random | None = None,
     ) -> None:
         self._source = source
@@ -104,7 +105,7 @@ class Worker:
         self._dead_letters = dead_letters
         self._remarks = remarks
         self._heartbeat = heartbeat or Heartbeat()
-        self._clock = clock
+        self._clock = clock or DatabaseClock(database)
         self._jitter = jitter or random.Random()
         self._unanswered = Unanswered(settings.replay, pack.features)
         self._weighing = Weighing(settings)
@@ -116,7 +117,7 @@ class Worker:
             self._weighing,
             beat=lambda: self._heartbeat.beat("worker"),
             patiently=self._patiently,
-            clock=clock,
+            clock=self._clock,
         )
         self._scorer = Scorer(pack)
         self._given = GivenThePrompt(pack.pack_id, pack.features, settings.drift)

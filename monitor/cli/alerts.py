@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -45,9 +44,10 @@ def alerts_ack(
 ) -> None:
     """Say that somebody is on it: no more reminders; a rise in severity and the end are still told."""
     from monitor.store.alerts import acknowledge
+    from monitor.store.database import database_time
 
     with database(load(config_file)) as c:
-        acknowledge(c, alert_id, who(by), datetime.now(UTC))
+        acknowledge(c, alert_id, who(by), database_time(c))
     out.print(f"{alert_id} is acknowledged")
 
 
@@ -64,6 +64,7 @@ def alerts_silence(
 ) -> None:
     """Announce nothing about alerts whose labels all match, for a while; they live on meanwhile."""
     from monitor import operate
+    from monitor.store.database import database_time
 
     matchers = dict(pair(item) for item in match)
     if len(matchers) < len(match):
@@ -75,7 +76,7 @@ def alerts_silence(
             length=span(length),
             by=who(by),
             comment=comment,
-            now=datetime.now(UTC),
+            now=database_time(c),
         )
     show([operate.silence_row(made)], as_json)
 
@@ -85,9 +86,10 @@ def alerts_silences(config_file: ConfigOption = None, as_json: JsonOption = Fals
     """Silences in force."""
     from monitor import operate
     from monitor.store.alerts import active_silences
+    from monitor.store.database import database_time
 
     with database(load(config_file)) as c:
-        found = active_silences(c, datetime.now(UTC))
+        found = active_silences(c, database_time(c))
         show([operate.silence_row(silence) for silence in found], as_json)
 
 
@@ -97,10 +99,11 @@ def alerts_unsilence(
 ) -> None:
     """End a silence now: what is still owed is told, that alerts fire, got worse or resolved."""
     from monitor.store.alerts import active_silences, end_silence
+    from monitor.store.database import database_time
 
     settings = load(config_file)
     with database(settings) as c:
-        found = [s for s in active_silences(c, datetime.now(UTC)) if s.silence_id == silence_id]
+        found = [s for s in active_silences(c, database_time(c)) if s.silence_id == silence_id]
     losses = [
         f"the silence of {', '.join(f'{k}={v}' for k, v in one.matchers.items())} until "
         f"{one.ends_at:%Y-%m-%d %H:%M} by {one.created_by} ({one.comment or 'no comment'}) ends; "
@@ -109,7 +112,7 @@ def alerts_unsilence(
     ]
     ask(losses, "End it?", yes=yes)
     with database(settings) as c:
-        end_silence(c, silence_id, datetime.now(UTC))
+        end_silence(c, silence_id, database_time(c))
     out.print(f"{silence_id} has ended")
 
 
@@ -136,6 +139,7 @@ def deliveries_replay(
     delivery_id: int, config_file: ConfigOption = None, yes: YesOption = False
 ) -> None:
     """Send a delivery once more, with the same webhook-id."""
+    from monitor.store.database import database_time
     from monitor.store.outbox import load_delivery, replay_delivery
 
     settings = load(config_file)
@@ -145,7 +149,7 @@ def deliveries_replay(
         told = f"{found.endpoint} is told again: {found.event.type}, {found.event.alert.summary}"
         ask([f"{told} (so far {found.state}, attempts {found.attempts})"], "Send it?", yes=yes)
     with database(settings) as c:
-        replay_delivery(c, delivery_id, datetime.now(UTC))
+        replay_delivery(c, delivery_id, database_time(c))
     out.print(f"delivery {delivery_id} will be sent again")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,10 +39,12 @@ def baseline_capture(
     """Freeze recent scores as a draft baseline; it is compared with nothing until approved."""
     from monitor import operate
     from monitor.store.baselines import approve_baseline, load_baseline
+    from monitor.store.database import database_time
     from monitor.store.packs import pack_presence
 
     settings = load(config_file)
-    now = datetime.now(UTC)
+    with database(settings) as c:
+        now = database_time(c)
     if approve:
         with database(settings) as c:
             meant = operate.pack_meant(pack_presence(c, now), pack)
@@ -110,6 +111,7 @@ def baseline_approve(
     """Compare with this baseline from now on; the one approved before is retired."""
     from monitor.operate import tails_not_known, tails_too_thin
     from monitor.store.baselines import approve_baseline, load_baseline
+    from monitor.store.database import database_time
 
     settings = load(config_file)
     with database(settings) as c:
@@ -118,7 +120,7 @@ def baseline_approve(
     if draft and draft.status == "draft":
         ask(_replaced(in_force), f"Approve {baseline_id} in its place?", yes=yes)
     with database(settings) as c:
-        approve_baseline(c, baseline_id, who(by), datetime.now(UTC))
+        approve_baseline(c, baseline_id, who(by), database_time(c))
         approved = load_baseline(c, baseline_id)
         unknown = tails_not_known(c, approved) if approved else ""
         thin = tails_too_thin(c, approved, settings.drift.confidence) if approved else ""
@@ -136,6 +138,7 @@ def baseline_retire(
 ) -> None:
     """Compare with this baseline no more."""
     from monitor.store.baselines import load_baseline, retire_baseline
+    from monitor.store.database import database_time
 
     settings = load(config_file)
     with database(settings) as c:
@@ -146,7 +149,7 @@ def baseline_retire(
             losses.append("no drift is seen until another baseline is approved")
         ask(losses, "Retire it?", yes=yes)
     with database(settings) as c:
-        retire_baseline(c, baseline_id, who(by), datetime.now(UTC))
+        retire_baseline(c, baseline_id, who(by), database_time(c))
     out.print(f"{baseline_id} is retired")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,16 +58,18 @@ def offsets_move(
     Refused while workers of the group are alive. Kafka's own committed offsets follow with the next chunk.
     """
     from monitor.offsets import move, planned
+    from monitor.store.clock import DatabaseClock
 
     settings = load(config_file)
-    engine, now = _engine(settings), datetime.now(UTC)
+    engine = _engine(settings)
+    clock = DatabaseClock(engine)
     topics = topic or list(settings.kafka.topics)
-    moves, logs = planned(engine, settings, topics, set(partition or ()), _target(to), now)
+    moves, logs = planned(engine, settings, topics, set(partition or ()), _target(to), clock())
     show([asdict(one) for one in moves], as_json)
     skipped = sum(one.skipped for one in moves)
     losses = [f"{skipped} offsets that were never read are skipped."] if skipped else []
     ask([*losses, f"{len(moves)} partitions are moved."], "Move them?", yes=yes)
-    move(engine, settings, moves, logs, who(by), datetime.now(UTC))
+    move(engine, settings, moves, logs, who(by), clock())
 
 
 def _engine(settings: Settings) -> Engine:

@@ -32,9 +32,7 @@ class Thresholds(Section):
         description="rate beyond one of the baseline's own thresholds, for its last 1 %, 0.5 % and 0.1 %, "
         "against the baseline's",
     )
-    process_change: bool = Field(
-        False, description="the sequential detector crossed its bound"
-    )
+    process_change: bool = Field(False, description="the sequential detector crossed its bound")
 
     @model_validator(mode="after")
     def _something(self) -> Thresholds:
@@ -188,6 +186,11 @@ class DriftSettings(Section):
         timedelta(minutes=15),
         ge=timedelta(0),
         description="how long windows and detectors wait for a partition that is read late",
+    )
+    clock_tolerance: Duration = Field(
+        timedelta(seconds=30),
+        description="a watcher whose machine's clock differs more from the database's does not lead: one of "
+        "the two is wrong",
     )
     confidence: float = Field(0.99, gt=0.5, lt=1.0, description="of the two-sided bounds")
     adjust: bool = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -41,17 +42,22 @@ class DatabaseClock:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._known: tuple[datetime, float] | None = None
+        self._ask_at = 0.0
 
     def __call__(self) -> datetime:
         with self._lock:
-            known = self._known
-            if known is None or self._monotonic() - known[1] > ASKED_EVERY.total_seconds():
-                try:
-                    known = self._ask()
-                except DatabaseUnavailable:
-                    if known is None:
-                        raise
-        moment, at = known
+            if self._known is None:
+                self._ask()
+            elif self._monotonic() >= self._ask_at:
+                with suppress(DatabaseUnavailable):
+                    self._ask()
+        return self.carried()
+
+    def carried(self) -> datetime:
+        """The same without asking, for threads that must not wait; only the first time asks."""
+        if self._known is None:
+            return self()
+        moment, at = self._known
         return moment + timedelta(seconds=self._monotonic() - at)
 
     def difference(self) -> timedelta:
@@ -61,16 +67,22 @@ class DatabaseClock:
         """
         before = self._machine()
         with self._lock:
-            moment, _ = self._ask()
-        after = self._machine()
-        if before > moment:
-            return max(timedelta(0), before - moment)
-        return min(timedelta(0), after - moment)
+            moment = self._ask()
+        return ahead(before, moment, self._machine())
 
-    def _ask(self) -> tuple[datetime, float]:
+    def _ask(self) -> datetime:
         begun = self._monotonic()
+        self._ask_at = begun + ASKED_EVERY.total_seconds()
         with transaction(self._database) as c:
             moment = database_time(c)
         # Read somewhere between asking and the answer: the middle is off by half of that at most.
         self._known = moment, (begun + self._monotonic()) / 2.0
-        return self._known
+        return moment
+
+
+def ahead(before: datetime, moment: datetime, after: datetime) -> timedelta:
+    """How far a clock that read ``before`` and ``after`` is at least ahead of one that read ``moment``
+    between; below 0 when it is behind."""
+    if before > moment:
+        return before - moment
+    return min(timedelta(0), after - moment)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -33,10 +33,11 @@ def reading(database: Database) -> Iterator[Connection]:
         yield c
 
 
-def remarks(database: Database, now: datetime) -> list[str]:
+def remarks(database: Database, clock: Callable[[], datetime]) -> list[str]:
     """Sentences that whoever looks should know; none when the database does not answer."""
     try:
         with reading(database) as c:
+            now = clock()
             packs = several_live(pack_presence(c, now))
             said = said_by(live_workers(c, now - ALIVE))
     except MonitorError:

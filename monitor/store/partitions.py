@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from sqlalchemy import Connection, text
 
+from monitor.logs import get_logger
 from monitor.settings import PostgresSettings
 
 PartitionedTable = Literal[
@@ -25,6 +26,11 @@ PartitionedTable = Literal[
     "drifts",
     "identity_buckets",
 ]
+log = get_logger(__name__)
+
+HOUR: Final = timedelta(hours=1)
+MOST_A_STEP: Final = 2
+"""Partitions of one table that one call drops."""
 LOCK_TIMEOUT: Final = "5s"
 """Longest wait for a table lock: whoever waits for one stops all writers behind it."""
 OLDEST_FILLED_UP: Final = timedelta(days=400)
@@ -195,21 +201,89 @@ def _make(c: Connection, parent: Partitioned, start: datetime) -> str:
 def drop_partitions(c: Connection, settings: PostgresSettings, now: datetime) -> tuple[str, ...]:
     """Drop what is older than the retention settings; the names of the partitions that went.
 
-    A partition goes once its whole day (month) is too old. DEFAULT loses its rows that are too old,
+    A partition goes once its whole day (month) is too old, as seen from ``now`` and from the newest record
+    that is stored: whatever a clock says, what the last records left stays. At most `MOST_A_STEP` of a table
+    go in one call, so that whatever else is wrong, a setting or a clock, there is time to notice. DEFAULT loses its rows that are too old,
     and those dated further ahead than they would be kept. Fine buckets go only when every hour of
     theirs stands in ``buckets_hourly``: call `drift.roll_up` before; while one does not, they stay.
     """
     _take_turns(c)
     dropped: list[str] = []
+    newest = _newest(c, now)
+    if newest is None:
+        return ()
     for parent in PARTITIONED:
         keep: timedelta = getattr(settings, parent.keep)
-        border = _floor(parent, now - keep)
+        border = _in_steps(c, parent, _floor(parent, newest - keep))
         if parent.table == "buckets" and not _may_drop_buckets(c, border):
             continue
         dropped.extend(_drop(c, parent, border))
         _trim_default(c, parent, border, now + keep)
         _remember(c, parent, border)
     return tuple(dropped)
+
+
+def _newest(c: Connection, now: datetime) -> datetime | None:
+    """The time of the newest record that is stored and not of the future; None: none is."""
+    moment: datetime | None = c.scalar(
+        text("""
+            SELECT greatest(
+                (SELECT max(bucket_start) FROM monitor_data.ingest_counts WHERE bucket_start <= :now),
+                (SELECT max(bucket_start) FROM monitor_data.buckets WHERE bucket_start <= :now),
+                (SELECT max(recorded_at) FROM monitor_data.dead_letters WHERE recorded_at <= :now))
+        """),
+        {"now": now},
+    )
+    return moment
+
+
+def _in_steps(c: Connection, parent: Partitioned, border: datetime) -> datetime:
+    """``border``, or an earlier one up to which no more than `MOST_A_STEP` partitions lie."""
+    ends = (_after(parent, start) for start in sorted(_partitions(c, parent)))
+    passed = [end for end in ends if end <= border]
+    return passed[MOST_A_STEP - 1] if len(passed) > MOST_A_STEP else border
+
+
+def mend_kept_from(
+    c: Connection, settings: PostgresSettings, now: datetime
+) -> dict[PartitionedTable, datetime]:
+    """Take back a ``kept_from`` that lies in the future, where a wrong clock once put it; the new ones.
+
+    Behind the border of ``buckets`` an hour is told by ``buckets_hourly`` alone, and what comes late is added
+    there. So its new border is the end of the last hour that stands there, for whose fine buckets nobody
+    can vouch; every later hour has all of its own.
+    """
+    mended: dict[PartitionedTable, datetime] = {}
+    for parent in PARTITIONED:
+        was = _kept_from(c, parent.table)
+        if was <= now + HOUR:  # the end of the hour that runs may have become the border here
+            continue
+        # Whoever rolls up has claimed touched hours first, by the border that he read: wait for him.
+        c.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+        c.execute(text("LOCK TABLE monitor_data.touched_hours IN SHARE ROW EXCLUSIVE MODE"))
+        border = _floor(parent, now - getattr(settings, parent.keep))
+        if parent.table == "buckets":
+            last = c.scalar(
+                text("""
+                    SELECT max(bucket_start) FROM monitor_data.buckets_hourly
+                    WHERE bucket_start <= :now
+                """),
+                {"now": now},
+            )
+            border = max(border, last + HOUR) if last else border
+        c.execute(
+            text("UPDATE monitor_data.retention SET kept_from = :border WHERE table_name = :name"),
+            {"border": border, "name": parent.table},
+        )
+        mended[parent.table] = border
+        log.error(
+            "retention.was_in_the_future",
+            table=parent.table,
+            kept_from=was.isoformat(),
+            mended=border.isoformat(),
+            lost="what a wrong clock dropped before is gone: see docs/storage.md, Clocks",
+        )
+    return mended
 
 
 def _may_drop_buckets(c: Connection, border: datetime) -> bool:

@@ -6,7 +6,7 @@ It has no log-in and changes nothing: keep it inside the cluster, or put a proxy
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from starlette.applications import Starlette
@@ -21,6 +21,7 @@ from monitor.heartbeat import Heartbeat
 from monitor.logs import get_logger
 from monitor.settings import WebSettings
 from monitor.store import overview
+from monitor.store.clock import machine_time
 from monitor.store.overview import Database
 from monitor.web import api, dashboard, health
 from monitor.web.health import Readiness
@@ -37,10 +38,6 @@ _HEADERS: Final = {
 }
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 def create_app(
     database: Database | None,
     heartbeat: Heartbeat,
@@ -48,7 +45,7 @@ def create_app(
     *,
     live_within: timedelta = LIVE_WITHIN,
     own_remarks: Callable[[], Sequence[str]] = tuple,
-    clock: Callable[[], datetime] = _now,
+    clock: Callable[[], datetime] = machine_time,
 ) -> Starlette:
     """The whole face; without a ``database`` only health and metrics.
 
@@ -58,7 +55,7 @@ def create_app(
     """
 
     def remarks() -> list[str]:
-        stored = overview.remarks(database, clock()) if database else ()
+        stored = overview.remarks(database, clock) if database else ()
         return list(dict.fromkeys((*own_remarks(), *stored)))
 
     routes = health.routes(heartbeat, readiness, remarks, live_within.total_seconds())

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -21,7 +21,8 @@ from monitor.settings import PostgresSettings
 from monitor.store import database as store
 from monitor.store import leadership
 from monitor.store.alerts import list_alerts
-from monitor.store.database import migrate, transaction
+from monitor.store.clock import DatabaseClock
+from monitor.store.database import database_time, migrate, transaction
 from monitor.store.outbox import list_deliveries
 from monitor.values.alerts import AlertState
 from monitor.watcher import Watcher
@@ -199,3 +200,31 @@ def test_a_migration_that_waits_says_for_whom(
     assert f"session {pid} of postgres (monitor)" in refused.value.hint
     (line,) = [line for line in lines if line["event"] == "migration.waits_for_another"]
     assert f"session {pid} " in line["holders"]
+
+
+@pytest.mark.parametrize("off", [timedelta(days=50), timedelta(minutes=-2)])
+def test_a_machine_whose_clock_is_wrong_does_not_lead(database: Engine, traffic, off) -> None:
+    """50 days ahead once dropped every score, fine bucket and dead letter in 14 seconds."""
+    settings = settings_of(evaluate_every=timedelta(seconds=0.2))
+    with transaction(database) as c:
+        before = c.scalar(text("SELECT count(*) FROM monitor_data.scores"))
+    watcher = Watcher(database, settings, machine_clock=lambda: datetime.now(UTC) + off)
+    with structlog.testing.capture_logs() as lines, running(watcher):
+        assert wait_for(lambda: watcher.problem)
+        time.sleep(0.6)
+    (line,) = [line for line in lines if line["event"] == "watcher.does_not_lead"]
+    assert line["log_level"] == "error"
+    assert line["reason"] == watcher.problem
+    said = "4320000 s ahead of" if off > timedelta(0) else "120 s behind"
+    assert watcher.problem.startswith(f"this machine's clock is {said} the database's")
+    with transaction(database) as c:
+        assert leadership.leadership(c, "watcher").holder is None
+        assert c.scalar(text("SELECT count(*) FROM monitor_data.scores")) == before
+
+
+def test_times_are_the_databases_whatever_the_machine_says(database: Engine) -> None:
+    clock = DatabaseClock(database, machine=lambda: datetime.now(UTC) + timedelta(days=50))
+    with transaction(database) as c:
+        before = database_time(c)
+        assert before <= clock() <= database_time(c) + timedelta(seconds=1)
+    assert clock.difference() > timedelta(days=49)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 from monitor.settings import IdentitySettings, Settings
 from monitor.store.chunks import store_chunk
 from monitor.store.database import transaction
+from monitor.store.ingest import add_counts
 from monitor.store.packs import register_pack
 from monitor.values.alerts import Alert, AlertState, Event, EventType
 from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, Bound, Drift, Window
@@ -149,6 +150,15 @@ def surprise(excess: float = 0.0) -> Surprise:
         given_away=0,
         log_bets=np.array(TILTS) * excess - np.array(TILTS) ** 2 * 20.0,
     )
+
+
+def records_until(database: Engine, moment: datetime) -> None:
+    """A record at ``moment`` that was not scored: retention counts back from the newest."""
+    with transaction(database) as c:
+        count = IngestCount(
+            bucket_start=moment, source="prompts/9", outcome="skipped:not_sampled", n=1
+        )
+        add_counts(c, "monitor", [count])
 
 
 def chunk(

@@ -31,6 +31,7 @@ from tests.store.builders import (
     histogram_of,
     keep,
     known_pack,
+    records_until,
     scored,
     series,
 )
@@ -161,6 +162,7 @@ def test_a_record_later_than_its_fine_buckets_is_added_to_its_hour(database: Eng
     keep(database, chunk(rows, start=0, end=100))
     settings = PostgresSettings(keep_fine_buckets=timedelta(days=2))
     now = NOON + 10 * DAY
+    records_until(database, now)
     with transaction(database) as c:
         drop_partitions(c, settings, now)
     assert_fine_buckets(database, some=True)  # they are not rolled up yet

@@ -6,13 +6,24 @@ import threading
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from monitor.settings import PostgresSettings
+from monitor.store import partitions
 from monitor.store.buckets import roll_up
 from monitor.store.database import transaction
-from monitor.store.partitions import drop_partitions, ensure_partitions
-from tests.store.builders import NOON, chunk, keep, known_pack, scored, series
+from monitor.store.partitions import drop_partitions, ensure_partitions, mend_kept_from
+from monitor.store.windows import read_windows
+from tests.store.builders import (
+    NOON,
+    PACK,
+    chunk,
+    keep,
+    known_pack,
+    records_until,
+    scored,
+    series,
+)
 
 DAY = timedelta(days=1)
 TODAY = NOON.date()
@@ -129,6 +140,9 @@ def test_retention_is_by_table(database: Engine) -> None:
     settings = PostgresSettings(keep_scores=2 * DAY, keep_dead_letters=3 * DAY)
     with transaction(database) as c:
         assert drop_partitions(c, settings, NOON) == ()
+    for days in (2, 3):
+        records_until(database, NOON + days * DAY)
+    with transaction(database) as c:
         assert drop_partitions(c, settings, NOON + 2 * DAY) == ("scores_p20260313",)
         dropped = drop_partitions(c, settings, NOON + 3 * DAY)
     assert dropped == ("scores_p20260314", "dead_letters_p20260313")
@@ -140,6 +154,8 @@ def test_retention_is_by_table(database: Engine) -> None:
 def test_a_day_is_kept_until_all_of_it_is_too_old(database: Engine) -> None:
     ensure(database)
     settings = PostgresSettings(keep_scores=DAY)
+    for moment in (datetime(2026, 3, 15, 23, 59, tzinfo=UTC), datetime(2026, 3, 16, tzinfo=UTC)):
+        records_until(database, moment)
     with transaction(database) as c:
         early = drop_partitions(c, settings, datetime(2026, 3, 15, 23, 59, tzinfo=UTC))
         late = drop_partitions(c, settings, datetime(2026, 3, 16, 0, 0, tzinfo=UTC))
@@ -154,6 +170,7 @@ def test_default_is_trimmed_on_both_sides(database: Engine) -> None:
         scored(2, [1, 1, 1], at=NOON + 5 * DAY),
     ]
     keep(database, chunk(rows, start=0, end=3))
+    records_until(database, NOON)
     with transaction(database) as c:
         drop_partitions(c, PostgresSettings(), NOON)
         kept = c.scalars(text("SELECT record_offset FROM monitor_data.scores")).all()
@@ -164,6 +181,7 @@ def test_fine_buckets_wait_for_their_roll_up(database: Engine) -> None:
     ensure(database)
     keep(database, chunk(series(5), start=0, end=5))
     settings = PostgresSettings(keep_fine_buckets=2 * DAY, keep_scores=DAY)
+    records_until(database, NOON + 9 * DAY)
     with transaction(database) as c:
         dropped = drop_partitions(c, settings, NOON + 9 * DAY)
     assert "scores_p20260314" in dropped
@@ -171,5 +189,75 @@ def test_fine_buckets_wait_for_their_roll_up(database: Engine) -> None:
     with transaction(database) as c:
         assert roll_up(c, NOON + 9 * DAY) == 1
         dropped = drop_partitions(c, settings, NOON + 9 * DAY)
-        assert drop_partitions(c, settings, NOON + 9 * DAY) == ()
     assert "buckets_p20260314" in dropped
+
+
+def test_nothing_goes_that_the_newest_record_allows_to_stay(database: Engine) -> None:
+    """A clock that is 50 days ahead."""
+    ensure(database)
+    keep(database, chunk(series(5), start=0, end=5))
+    with transaction(database) as c:
+        roll_up(c, NOON + DAY)
+        dropped = drop_partitions(c, PostgresSettings(), NOON + 50 * DAY)
+        assert dropped == ()
+        assert c.scalar(text("SELECT count(*) FROM monitor_data.buckets"))
+        kept_from = c.scalars(text("SELECT kept_from FROM monitor_data.retention")).all()
+    assert max(kept_from) <= NOON
+
+
+def test_retention_goes_by_steps(database: Engine) -> None:
+    ensure(database, ahead=6)
+    records_until(database, NOON + 30 * DAY)
+    settings = PostgresSettings(keep_scores=DAY)
+
+    def drop() -> list[str]:
+        with transaction(database) as c:
+            names = drop_partitions(c, settings, NOON + 30 * DAY)
+        return [name for name in names if name.startswith("scores")]
+
+    assert drop() == ["scores_p20260313", "scores_p20260314"]
+    with transaction(database) as c:
+        border = c.scalar(
+            text("SELECT kept_from FROM monitor_data.retention WHERE table_name = 'scores'")
+        )
+    assert border == datetime(2026, 3, 15, tzinfo=UTC), (
+        "what is kept from is what was dropped up to"
+    )
+    assert drop() == ["scores_p20260315", "scores_p20260316"]
+
+
+def test_a_border_in_the_future_is_taken_back(database: Engine) -> None:
+    """As a watcher 50 days ahead once left it: windows came out short for good."""
+    ensure(database)
+    keep(database, chunk(series(5), start=0, end=5))
+    now = NOON + timedelta(minutes=10)
+    with transaction(database) as c:
+        c.execute(
+            text("""
+                INSERT INTO monitor_data.retention
+                SELECT name, :future FROM unnest(ARRAY['scores', 'buckets']) AS name
+            """),
+            {"future": NOON + 50 * DAY},
+        )
+        roll_up(c, NOON + 50 * DAY)  # by then these hours were late: their fine buckets went
+    keep(database, chunk(series(5, start=5), start=5, end=10))
+    with transaction(database) as c:
+        mended = mend_kept_from(c, PostgresSettings(), now)
+        assert set(mended) == {"scores", "buckets"}
+        assert mended["buckets"] == NOON + timedelta(hours=1), (
+            "the last hour that is told as a whole"
+        )
+        assert mend_kept_from(c, PostgresSettings(), now) == {}
+    late = [scored(10, [1, 1, 1], at=NOON + timedelta(hours=2))]
+    keep(database, chunk(late, start=10, end=11))
+    with transaction(database) as c:
+        roll_up(c, NOON + 5 * timedelta(hours=1))
+        total = c.scalar(
+            text(
+                "SELECT sum(n) FROM monitor_data.buckets_hourly WHERE feature = 0 AND segment = 'all'"
+            )
+        )
+        (window,) = read_windows(
+            c, PACK, [(NOON, NOON + timedelta(hours=3))], segments=["all"], features=[0]
+        )
+    assert (total, window.n) == (11, 11)

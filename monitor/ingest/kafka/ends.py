@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from kafka import KafkaConsumer
@@ -43,7 +43,7 @@ class Ends:
 class EndsAsked:
     """When to ask, and asking. For the source's own thread."""
 
-    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._due_at = 0.0
         self._known: frozenset[Partition] = frozenset()

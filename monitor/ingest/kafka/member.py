@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -78,13 +79,14 @@ class Member:
         holdings: Holdings,
         stop: threading.Event,
         say: Callable[[str], None],
+        clock: Callable[[], datetime],
     ) -> None:
         self._settings = settings
         self._points = points
         self._holdings = holdings
         self._stop = stop
         self._say = say
-        self._ends = EndsAsked()
+        self._ends = EndsAsked(clock)
         self._standing = Standing()
         self._topics: dict[str, UUID | None] = {}
         self._said, self._said_until = "", 0.0

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self
 
@@ -62,6 +63,8 @@ class KafkaSource:
         settings: KafkaSettings,
         ingest: IngestSettings,
         points: ReadingPoints,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         consumer_options(settings)  # refuses what is wrong before anything is started
         self._settings = settings
@@ -74,7 +77,7 @@ class KafkaSource:
         self._once = Once(SAY_SECONDS)
         self._connected = False
         self._line = connection.Line()
-        self._member = Member(settings, points, self._holdings, self._stop, self._say)
+        self._member = Member(settings, points, self._holdings, self._stop, self._say, clock)
 
     def __enter__(self) -> Self:
         self._thread.start()
