@@ -40,7 +40,13 @@ from monitor.store.buckets import roll_up
 from monitor.store.clock import DatabaseClock, machine_time
 from monitor.store.database import transaction
 from monitor.store.leadership import WATCHER, Lease, confirm, release, renew, take
-from monitor.store.partitions import drop_partitions, ensure_partitions, mend_kept_from
+from monitor.store.partitions import (
+    PARTITIONED,
+    PartitionedTable,
+    drop_partitions,
+    ensure_partitions,
+    mend_kept_from,
+)
 from monitor.values.alerts import Severity
 from monitor.values.drift import Drift
 from monitor.values.presence import live
@@ -272,14 +278,35 @@ class Watcher:
     def keep_house(self) -> None:
         """Make the partitions that are needed soon, drop those that are too old."""
         now, postgres = self._clock(), self._settings.postgres
-        with self._leading() as c:
-            made = ensure_partitions(c, now.date(), postgres.partitions_ahead_days)
+        made = self._each_table(
+            lambda c, table: ensure_partitions(
+                c, now.date(), postgres.partitions_ahead_days, only=table
+            )
+        )
         self.roll_up()
         with self._leading() as c:
             mend_kept_from(c, postgres, now)
-            dropped = drop_partitions(c, postgres, now)
+        dropped = self._each_table(lambda c, table: drop_partitions(c, postgres, now, only=table))
         if made or dropped:
-            log.info("watcher.partitions", made=list(made), dropped=list(dropped))
+            log.info("watcher.partitions", made=made, dropped=dropped)
+
+    def _each_table(
+        self, change: Callable[[Connection, PartitionedTable], Sequence[str]]
+    ) -> list[str]:
+        """``change`` in a transaction for each table: it locks out all others, and one that cannot be had
+        must not keep the rest waiting, nor wait for a writer who waits for it."""
+        done: list[str] = []
+        put_off: Retry | None = None
+        for parent in PARTITIONED:
+            try:
+                with self._leading() as c:
+                    done += change(c, parent.table)
+            except Retry as error:
+                put_off = error
+                log.warning("watcher.table_is_in_use", table=parent.table, error=str(error))
+        if put_off is not None:
+            raise put_off
+        return done
 
     # --- telling ---------------------------------------------------------------------------------
 

@@ -66,18 +66,21 @@ PARTITIONED: Final = (
 )
 
 
-def ensure_partitions(c: Connection, today: date, ahead_days: int) -> tuple[str, ...]:
+def ensure_partitions(
+    c: Connection, today: date, ahead_days: int, *, only: PartitionedTable | None = None
+) -> tuple[str, ...]:
     """Make the partitions from yesterday to ``today + ahead_days``, and those that DEFAULT asks for.
 
-    The names of those that were new. Idempotent; concurrent calls wait for one another. A table lock
-    that cannot be had soon raises `DatabaseUnavailable` at the transaction's border. Tables that the
-    schema's revision does not have yet are passed over.
+    Of all tables, or ``only`` of one: beside writers, one in each transaction, or the two may wait for one
+    another. The names of those that were new. Idempotent; concurrent calls wait for one another. A table lock
+    that cannot be had soon raises `DatabaseUnavailable` at the transaction's border. Tables
+    that the schema's revision does not have yet are passed over.
     """
     _take_turns(c)
     first = day_of(today) - timedelta(days=1)
     last = day_of(today) + timedelta(days=ahead_days)
     made: list[str] = []
-    for parent in PARTITIONED:
+    for parent in _chosen(only):
         if not _is_there(c, parent):
             continue
         existing = set(_partitions(c, parent))
@@ -91,6 +94,10 @@ def ensure_partitions(c: Connection, today: date, ahead_days: int) -> tuple[str,
 def _is_there(c: Connection, parent: Partitioned) -> bool:
     name = f"monitor_data.{parent.table}"
     return c.scalar(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": name}) is True
+
+
+def _chosen(only: PartitionedTable | None) -> tuple[Partitioned, ...]:
+    return tuple(parent for parent in PARTITIONED if only in (None, parent.table))
 
 
 def day_of(moment: date) -> datetime:
@@ -171,9 +178,14 @@ def _starts_in_default(
 
 
 def _make(c: Connection, parent: Partitioned, start: datetime) -> str:
-    """One partition, with the rows of its interval that DEFAULT holds."""
+    """One partition, with the rows of its interval that DEFAULT holds.
+
+    Whoever reads meanwhile waits until it is all done. A lock on DEFAULT alone is not enough: a statement that
+    was planned before the partition was there would look for the rows where they no longer are.
+    """
     name, end = _name(parent, start), _after(parent, start)
     table, default = f"monitor_data.{parent.table}", f"monitor_partitions.{parent.table}_default"
+    c.execute(text(f"LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE"))
     bounds = f"FROM ('{start.isoformat()}') TO ('{end.isoformat()}')"
     c.execute(
         text(
@@ -198,8 +210,16 @@ def _make(c: Connection, parent: Partitioned, start: datetime) -> str:
     return name
 
 
-def drop_partitions(c: Connection, settings: PostgresSettings, now: datetime) -> tuple[str, ...]:
+def drop_partitions(
+    c: Connection,
+    settings: PostgresSettings,
+    now: datetime,
+    *,
+    only: PartitionedTable | None = None,
+) -> tuple[str, ...]:
     """Drop what is older than the retention settings; the names of the partitions that went.
+
+    Of all tables, or ``only`` of one, as in `ensure_partitions`.
 
     A partition goes once its whole day (month) is too old, as seen from ``now`` and from the newest record
     that is stored: whatever a clock says, what the last records left stays. At most `MOST_A_STEP` of a table
@@ -212,7 +232,7 @@ def drop_partitions(c: Connection, settings: PostgresSettings, now: datetime) ->
     newest = _newest(c, now)
     if newest is None:
         return ()
-    for parent in PARTITIONED:
+    for parent in _chosen(only):
         keep: timedelta = getattr(settings, parent.keep)
         border = _in_steps(c, parent, _floor(parent, newest - keep))
         if parent.table == "buckets" and not _may_drop_buckets(c, border):

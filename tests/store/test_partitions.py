@@ -261,3 +261,45 @@ def test_a_border_in_the_future_is_taken_back(database: Engine) -> None:
             c, PACK, [(NOON, NOON + timedelta(hours=3))], segments=["all"], features=[0]
         )
     assert (total, window.n) == (11, 11)
+
+
+COUNTED = {
+    "scores": "SELECT count(*) FROM monitor_data.scores WHERE recorded_at >= :noon",
+    "buckets": "SELECT sum(n) FROM monitor_data.buckets WHERE feature = 0 AND bucket_start >= :noon",
+}
+
+
+@pytest.mark.parametrize("before", [0, 8], ids=["planned anew", "planned before"])
+@pytest.mark.parametrize("table", COUNTED)
+def test_a_reader_sees_all_or_none_while_rows_leave_default(
+    database: Engine, table: str, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40 of 200 were counted for a moment; a statement that ran before is prepared, with its plan."""
+    keep(database, chunk(series(200), start=0, end=200))
+    ours = tuple(one for one in partitions.PARTITIONED if one.table == table)
+    monkeypatch.setattr(partitions, "PARTITIONED", ours)
+    seen: list[int] = []
+
+    def count(c: Connection) -> int:
+        return int(c.scalar(text(COUNTED[table]), {"noon": NOON}) or 0)
+
+    def look() -> None:
+        with database.connect() as c:
+            for _ in range(before):
+                count(c)
+                c.rollback()
+            ready.set()
+            go.wait(10)
+            seen.append(count(c))
+
+    ready, go = threading.Event(), threading.Event()
+    reader = threading.Thread(target=look)
+    reader.start()
+    assert ready.wait(20)
+    with transaction(database) as c:
+        assert ensure_partitions(c, TODAY, 1)
+        go.set()
+        reader.join(1.0)
+        assert reader.is_alive(), "it waits for what is on its way"
+    reader.join(20)
+    assert seen == [200]
