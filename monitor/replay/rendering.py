@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jinja2 import TemplateError
-
+from monitor.replay.bounded import Overrun, Raised, render
 from monitor.replay.model import template_of
 from monitor.replay.provenance import Fence, Span, located, rewritten, values_rewritten
 from monitor.replay.reasoning import without_markup
@@ -200,26 +199,25 @@ class ChatTemplate:
         messages = request.messages
         if self._in_parts:
             messages = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
+        arguments = {
+            "conversation": messages,
+            "tools": request.tools or None,
+            "documents": request.documents,
+            "add_generation_prompt": request.generation_prompt,
+            "continue_final_message": request.continues,
+            **request.options,
+        }
         try:
-            text = self._tokenizer.apply_chat_template(
-                messages,
-                tools=request.tools or None,
-                documents=request.documents,
-                chat_template=None if self.text else PLAIN_TEMPLATE,
-                tokenize=False,
-                add_generation_prompt=request.generation_prompt,
-                continue_final_message=request.continues,
-                **request.options,
-            )
-        except Exception as error:
+            return render(self._tokenizer, None if self.text else PLAIN_TEMPLATE, arguments)
+        except Overrun as overrun:
+            raise TemplateRefused(str(overrun)) from None
+        except Raised as raised:
             # A template is a program from the model's folder and raises what it likes.
-            raise TemplateRefused(self._told(error)) from None
-        assert isinstance(text, str)
-        return text
+            raise TemplateRefused(self._told(raised)) from None
 
-    def _told(self, error: Exception) -> str:
+    def _told(self, raised: Raised) -> str:
         """Why the template refuses: its own sentence where it raised one, without what it was given."""
-        sentence = str(error) if type(error) is TemplateError else ""
+        sentence = raised.says
         literals = {
             re.sub(r"\\(.)", r"\1", single or double)
             for raised in _RAISED.findall(self.text)
@@ -228,7 +226,7 @@ class ChatTemplate:
         own = sorted((text for text in literals if text.strip()), key=len, reverse=True)
         parts = re.split("(" + "|".join(map(re.escape, own)) + ")", sentence) if own else []
         if len(parts) < 2:
-            return f"the chat template raised {type(error).__name__}"
+            return f"the chat template raised {raised.kind}"
         quoted = "".join(
             part if place % 2 else "…" * bool(part) for place, part in enumerate(parts)
         )

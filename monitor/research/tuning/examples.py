@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from monitor.errors import BadInput
+from monitor.replay.bounded import Overrun, Raised, render
 from monitor.replay.model import LoadedModel, template_of
 from monitor.replay.tokens import Tokeniser
 from monitor.research.reading import refusal
@@ -68,12 +69,9 @@ def end_of_turn(tokenizer: Any) -> tuple[int, ...]:
     if not template_of(tokenizer):
         return ends
     try:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}],
-            tokenize=False,
-        )
-    except Exception:
-        # A template is a program from the model's folder and raises what it likes.
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
+        text = render(tokenizer, None, {"conversation": turns})
+    except (Overrun, Raised):
         return ends
     behind = tokenizer(text.rpartition(_MARK)[2], add_special_tokens=False)["input_ids"]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
