@@ -35,7 +35,6 @@ from monitor.errors import (
 from monitor.fetching import Fetching, Prepared, Source
 from monitor.heartbeat import Heartbeat
 from monitor.ingest.letters import records_of, with_bytes
-from monitor.ingest.sampling import segments_of
 from monitor.logs import get_logger
 from monitor.lookback import Lookback
 from monitor.metrics import METRICS
@@ -44,6 +43,7 @@ from monitor.patience import Patience
 from monitor.progress import ProgressReport
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
+from monitor.segments import Segments
 from monitor.settings import Settings
 from monitor.store.chunks import store_chunk
 from monitor.store.clock import DatabaseClock
@@ -53,7 +53,7 @@ from monitor.store.workers import heartbeat, record_canary_run
 from monitor.unanswered import Unanswered
 from monitor.values.arrays import Floats
 from monitor.values.losses import SCORED, outcome_of
-from monitor.values.prompts import DeadLetter, DeadReason, Prompt, Skip
+from monitor.values.prompts import DeadLetter, DeadReason, Skip
 from monitor.values.scores import ChunkResult, Replayed, ScoredPrompt, Unreplayable
 from monitor.values.surprise import outcome_of_weighing
 from monitor.weighing import Weighing
@@ -122,7 +122,7 @@ class Worker:
         self._scorer = Scorer(pack)
         self._given = GivenThePrompt(pack.pack_id, pack.features, settings.drift)
         self._lineage = replay.lineage(pack.pack_id)
-        self._segments: set[str] = set()
+        self._segments = Segments(database, settings.kafka.group_id, settings.ingest)
         self._lookback = Lookback(settings.ingest)
         self._canaries_due = datetime.min.replace(tzinfo=UTC)
         self._presence_due = datetime.min.replace(tzinfo=UTC)
@@ -230,20 +230,18 @@ class Worker:
         readings: Floats = np.stack([outcome.readings for outcome in replayed])
         tokens = np.stack([outcome.pooled_tokens for outcome in replayed])
         scores = self._scorer.score(readings, tokens)
+        read = [outcome.prompt for outcome in replayed]
+        self._patiently(lambda: self._segments.admit(read, self._clock()))
         return tuple(
             scored_prompt(
                 outcome,
                 row,
-                self._segments_of(outcome.prompt),
+                self._segments.of(outcome.prompt),
                 self._hash_key,
                 self._settings.replay,
             )
             for outcome, row in zip(replayed, scores, strict=True)
         )
-
-    def _segments_of(self, prompt: Prompt) -> tuple[str, ...]:
-        ingest = self._settings.ingest
-        return segments_of(prompt, ingest.segment_keys, self._segments, ingest.max_segments)
 
     def _store(self, result: ChunkResult) -> None:
         started = time.monotonic()

@@ -1,4 +1,7 @@
-"""Who leads: a lease in a table, where it was an advisory lock that anyone who may connect could take.
+"""What must outlive a process: who leads, and which segments are told apart.
+
+Leading was an advisory lock, which anyone who may connect could take; the segments were each process's own, so
+that every restart let as many more in.
 
 Revision ID: 0011
 Revises: 0010
@@ -22,7 +25,17 @@ def upgrade() -> None:
             CONSTRAINT leadership_pkey PRIMARY KEY (name)
         )
     """)
+    op.execute("""
+        CREATE TABLE monitor_data.segments (
+            group_id TEXT NOT NULL,
+            segment TEXT NOT NULL,
+            first_seen_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+            last_seen_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+            CONSTRAINT segments_pkey PRIMARY KEY (group_id, segment)
+        )
+    """)
 
 
 def downgrade() -> None:
+    op.execute("DROP TABLE monitor_data.segments")
     op.execute("DROP TABLE monitor_data.leadership")

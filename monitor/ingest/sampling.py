@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -58,23 +58,23 @@ def _fraction(unit: str, purpose: bytes) -> float:
     return (int.from_bytes(digest) >> 11) / 2**53
 
 
-def segments_of(
-    prompt: Prompt, keys: Sequence[str], known: set[str], limit: int
-) -> tuple[str, ...]:
-    """``("all", "route=/chat", …)``: one segment for each of ``keys`` that the prompt carries.
+def labelled(prompt: Prompt, keys: Sequence[str]) -> tuple[str, ...]:
+    """``("route=/chat", …)``: a segment for each of ``keys`` that the prompt carries, in their order."""
+    return tuple(f"{key}={value}" for key in keys if (value := prompt.segment.get(key)) is not None)
 
-    ``known`` holds the segments seen so far and grows to ``limit``; from then on a new one counts as
-    ``route=(other)``, so that a key with unbounded values cannot fill the store.
+
+def segments_of(
+    prompt: Prompt, keys: Sequence[str], told_apart: Callable[[str], bool]
+) -> tuple[str, ...]:
+    """``("all", "route=/chat", …)``: those of `labelled` too.
+
+    One that is not ``told_apart`` counts as ``route=(other)``, so that a key with unbounded values cannot
+    fill the store.
     """
-    segments = [EVERYTHING]
-    for key in keys:
-        if (value := prompt.segment.get(key)) is None:
-            continue
-        segment = f"{key}={value}"
-        if segment not in known:
-            if len(known) < limit:
-                known.add(segment)
-            else:
-                segment = f"{key}={OTHER}"
-        segments.append(segment)
-    return tuple(segments)
+    return (
+        EVERYTHING,
+        *(
+            segment if told_apart(segment) else f"{segment.partition('=')[0]}={OTHER}"
+            for segment in labelled(prompt, keys)
+        ),
+    )

@@ -171,7 +171,9 @@ class IngestSettings(Section):
         (), description="record segment keys that become segments of their own: key=value"
     )
     max_segments: int = Field(
-        100, ge=1, description="distinct segments a worker tracks; more are counted as key=(other)"
+        100,
+        ge=1,
+        description="segments that a consumer group tells apart; more are counted as key=(other)",
     )
     models: tuple[str, ...] = Field(
         (), description="score only records of these models (glob); empty: all"

@@ -269,6 +269,16 @@ leadership = Table(
     Column("worked_at", MOMENT),
 )
 
+segments = Table(
+    "segments",
+    metadata,
+    Column("group_id", TEXT, nullable=False),
+    Column("segment", TEXT, nullable=False),
+    Column("first_seen_at", MOMENT, nullable=False, server_default=NOW),
+    Column("last_seen_at", MOMENT, nullable=False, server_default=NOW),
+    PrimaryKeyConstraint("group_id", "segment"),
+)
+
 ingest_counts = Table(
     "ingest_counts",
     metadata,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from monitor.ingest.sampling import answer_wanted, sample, segments_of
+from monitor.ingest.sampling import answer_wanted, labelled, sample, segments_of
 from monitor.values.prompts import Prompt, RecordKey, Skip, SkipReason
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -78,24 +78,13 @@ def test_an_upstream_sampler_on_the_same_id_does_not_bias_ours() -> None:
 
 
 def test_segments() -> None:
-    known: set[str] = set()
-    one = prompt(0, segment={"route": "/chat", "tenant": "a", "unused": "x"})
-    assert segments_of(one, ("tenant", "route", "absent"), known, 10) == (
-        *("all", "tenant=a", "route=/chat"),
+    one = prompt(0, segment={"route": "/chat", "tenant": "a=b", "unused": "x"})
+    keys = ("tenant", "route", "absent")
+    assert labelled(one, keys) == ("tenant=a=b", "route=/chat")
+    assert segments_of(one, keys, lambda _: True) == ("all", "tenant=a=b", "route=/chat")
+    assert segments_of(one, keys, {"route=/chat"}.__contains__) == (
+        *("all", "tenant=(other)", "route=/chat"),
     )
-    assert known == {"tenant=a", "route=/chat"}
-
-
-def test_segments_beyond_the_limit_are_counted_together() -> None:
-    known: set[str] = set()
-    names = [
-        segments_of(prompt(0, segment={"tenant": value}), ("tenant",), known, 2)[1]
-        for value in ("a", "b", "c", "a", "d", "b")
-    ]
-    assert names == [
-        *("tenant=a", "tenant=b", "tenant=(other)", "tenant=a", "tenant=(other)", "tenant=b"),
-    ]
-    assert len(known) == 2
 
 
 def test_a_share_is_answered_in_whole_conversations_independent_of_what_is_sampled() -> None:
