@@ -31,6 +31,8 @@ from monitor.store.leadership import WATCHER, Leadership, leadership
 log = get_logger(__name__)
 
 LOOK_EVERY: Final = timedelta(seconds=5)
+LOOK_IS_OLD: Final = timedelta(seconds=30)
+"""A look that took longer says nothing of now: a frozen database answers late or never."""
 
 
 class Lookout:
@@ -56,8 +58,16 @@ class Lookout:
         self._told = ""
         self._pulse_due = 0.0
         self._pulse: threading.Thread | None = None
-        self.problem = "nobody has looked yet who evaluates drift"
-        """Why drift is not evaluated now, in a sentence; empty when it is."""
+        self._problem = "nobody has looked yet who evaluates drift"
+        self._looked_at = monotonic()
+
+    @property
+    def problem(self) -> str:
+        """Why drift is not evaluated now, in a sentence; empty when it is, as of the last look."""
+        ago = monotonic() - self._looked_at
+        if ago > LOOK_IS_OLD.total_seconds():
+            return f"for {ago:.0f} s the database has not said who evaluates drift"
+        return self._problem
 
     def run(self, stop: threading.Event) -> None:
         """Look until ``stop``. Nothing that is found, and no failure of a look, ends the process."""
@@ -65,10 +75,10 @@ class Lookout:
             try:
                 self.look()
             except MonitorError as error:
-                self.problem = "the database does not say who evaluates drift"
+                self._problem = "the database does not say who evaluates drift"
                 log.warning("lookout.cannot_look", error=str(error))
             except Exception:
-                self.problem = "a defect: the log says more"
+                self._problem = "a defect: the log says more"
                 log.exception("lookout.failed")
             self._beat_outwards()
             stop.wait(LOOK_EVERY.total_seconds())
@@ -90,7 +100,7 @@ class Lookout:
         METRICS.evaluation_age.set(age)
         METRICS.watcher_leads.set(seen.holder is not None)
         late = self._rule is not None and quiet.total_seconds() > (self._rule.limit or math.inf)
-        self.problem = self._said(seen, late=late)
+        self._problem, self._looked_at = self._said(seen, late=late), monotonic()
         if late:
             self._alarm(seen, quiet)
         if self.problem != self._told:

@@ -11,15 +11,12 @@ nothing more: every job's transaction is held to the lease's token.
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Final, get_args
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -33,13 +30,12 @@ from monitor.drift.bets import Bets
 from monitor.errors import Discard, RefuseToStart, Retry, StopLoudly
 from monitor.evaluation import Evaluation, evaluate
 from monitor.heartbeat import Heartbeat
+from monitor.leading import LEASE, Leader
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.settings import Settings
 from monitor.store.buckets import roll_up
 from monitor.store.clock import DatabaseClock, machine_time
-from monitor.store.database import transaction
-from monitor.store.leadership import WATCHER, Lease, confirm, release, renew, take
 from monitor.store.partitions import (
     PARTITIONED,
     PartitionedTable,
@@ -55,10 +51,6 @@ from monitor.vouching import Examined
 
 log = get_logger(__name__)
 
-LEASE: Final = timedelta(seconds=15)
-"""How long a leader that is gone is waited for. It renews every second, and gives back as it stops."""
-COMPARE_CLOCKS: Final = timedelta(seconds=10)
-"""How often a leader looks whether its machine's clock still is the database's."""
 HOUSEKEEPING: Final = timedelta(hours=1)
 LONGEST_TAKE_OVER: Final = timedelta(seconds=5)
 """How often those who stand by try to lead."""
@@ -83,20 +75,23 @@ class Watcher:
     ) -> None:
         self._database = database
         self._settings = settings
-        self._time = DatabaseClock(database, machine=machine_clock)
-        self._clock = clock or self._time
+        time = DatabaseClock(database, machine=machine_clock)
+        self._clock = clock or time
+        self._leader = Leader(
+            database, time, tolerance=settings.drift.clock_tolerance, length=lease
+        )
         self._heartbeat = heartbeat
-        self._holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._length = lease
-        self._lease: Lease | None = None
-        self.problem = ""
-        """Why this process may not lead, in a sentence; empty when it may."""
         self._watching_since: datetime | None = None
         self._bets: dict[str, Bets] = {}
         self._shown: set[tuple[str, str, str]] = set()
         self._warned: set[Blind | tuple[str, str]] = set()
         self._failure: Exception | None = None
         self._in_hand: set[str] = set()
+
+    @property
+    def problem(self) -> str:
+        """Why this process may not lead, in a sentence; empty when it may."""
+        return self._leader.problem
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -108,11 +103,13 @@ class Watcher:
         patience = min(self._settings.drift.evaluate_every, LONGEST_TAKE_OVER).total_seconds()
         while not stop.is_set() and self._failure is None:
             try:
-                if self._take():
+                if self._leader.take():
                     self._lead(stop)
             except Retry as error:
                 METRICS.retries.labels(dependency="database").inc()
                 log.warning("watcher.waiting_for_database", error=str(error))
+            except Discard as error:
+                log.info("watcher.take_over_discarded", reason=str(error))
             METRICS.watcher_active.set(0)
             self._beat()
             if self._failure is None:
@@ -122,82 +119,26 @@ class Watcher:
         if self._failure is not None:
             raise self._failure
 
-    def _may_lead(self) -> bool:
-        """Whether machine and database agree what time it is; where not, one of them is wrong."""
-        off = self._time.difference().total_seconds()
-        METRICS.clock_difference.set(off)
-        limit = self._settings.drift.clock_tolerance.total_seconds()
-        if abs(off) <= limit:
-            self.problem = ""
-            return True
-        which = "ahead of" if off > 0 else "behind"
-        known, self.problem = (
-            self.problem,
-            f"this machine's clock is {abs(off):.0f} s {which} the database's (limit {limit:g} s)",
-        )
-        if not known:
-            mend = "Set the clock that is wrong (NTP); then it leads again by itself."
-            log.error("watcher.does_not_lead", reason=self.problem, mend=mend)
-        return False
-
-    def _take(self) -> bool:
-        if not self._may_lead():
-            return False
-        with transaction(self._database) as c:
-            self._lease = take(c, WATCHER, self._holder, self._length)
-        return self._lease is not None
-
     def _lead(self, stop: threading.Event) -> None:
         """Run the jobs until ``stop``, a lost lease, or a failure that must stop the process."""
         METRICS.watcher_active.set(1)
-        log.info("watcher.leads", holder=self._holder)
-        with self._leading() as c:
-            mend_kept_from(c, self._settings.postgres, self._clock())
+        log.info("watcher.leads", holder=self._leader.holder)
         scheduler = self._schedule()
-        scheduler.start()
-        every = min(self._length.total_seconds() / 3.0, 1.0)
-        compare_at = monotonic() + COMPARE_CLOCKS.total_seconds()
-        sure_until = monotonic() + self._length.total_seconds()
         try:
-            while not stop.wait(every) and self._failure is None:
+            # Before anything is evaluated: under a border in the future windows come out short.
+            with self._leader.transaction() as c:
+                mend_kept_from(c, self._settings.postgres, self._clock())
+            scheduler.start()
+            while not stop.wait(self._leader.renew_every) and self._failure is None:
                 self._beat()
-                asked = monotonic()
-                try:
-                    sure_until = asked + self._length.total_seconds() if self._renew() else asked
-                except Retry as error:
-                    log.warning("watcher.cannot_renew_its_lease", error=str(error))
-                if monotonic() >= compare_at:
-                    compare_at = monotonic() + COMPARE_CLOCKS.total_seconds()
-                    with suppress(Retry):
-                        if not self._may_lead():
-                            break
-                if monotonic() >= sure_until:
-                    log.warning("watcher.lost_its_lease", holder=self._holder)
+                if not self._leader.keep():
                     break
         finally:
-            scheduler.shutdown(wait=True)
+            if scheduler.running:
+                scheduler.shutdown(wait=True)
             METRICS.delay.clear()
             with suppress(Retry):
-                self._give_back()
-
-    def _renew(self) -> bool:
-        assert self._lease is not None
-        with transaction(self._database) as c:
-            return renew(c, self._lease, self._length)
-
-    def _give_back(self) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            with transaction(self._database) as c:
-                release(c, lease)
-
-    @contextmanager
-    def _leading(self, *, worked: bool = False) -> Iterator[Connection]:
-        """A transaction that is stored only while we lead; of a job called by itself, in any case."""
-        with transaction(self._database) as c:
-            yield c
-            if self._lease is not None:
-                confirm(c, self._lease, worked=worked)
+                self._leader.give_back()
 
     def _schedule(self) -> BackgroundScheduler:
         drift = self._settings.drift
@@ -256,7 +197,7 @@ class Watcher:
         now = self._clock()
         self._watching_since = self._watching_since or now
         begun = perf_counter()
-        with self._leading(worked=True) as c:
+        with self._leader.transaction(worked=True) as c:
             done, self._bets = evaluate(c, self._settings, now, self._watching_since, self._bets)
             allowed = self._require_judged(done)
         seconds = perf_counter() - begun
@@ -269,7 +210,7 @@ class Watcher:
         """Bring the hourly buckets up to date; the number of hours written."""
         written = 0
         while True:
-            with self._leading() as c:
+            with self._leader.transaction() as c:
                 some = roll_up(c, self._clock())
             if not some:
                 return written
@@ -284,7 +225,7 @@ class Watcher:
             )
         )
         self.roll_up()
-        with self._leading() as c:
+        with self._leader.transaction() as c:
             mend_kept_from(c, postgres, now)
         dropped = self._each_table(lambda c, table: drop_partitions(c, postgres, now, only=table))
         if made or dropped:
@@ -299,7 +240,7 @@ class Watcher:
         put_off: Retry | None = None
         for parent in PARTITIONED:
             try:
-                with self._leading() as c:
+                with self._leader.transaction() as c:
                     done += change(c, parent.table)
             except Retry as error:
                 put_off = error

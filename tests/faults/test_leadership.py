@@ -102,16 +102,16 @@ def test_who_lost_his_lease_stores_nothing_more(database: Engine, traffic) -> No
     settings = settings_of()
     frozen = Watcher(database, settings, clock=traffic.now, lease=timedelta(seconds=0.2))
     successor = Watcher(database, settings, clock=traffic.now)
-    assert frozen._take()
+    assert frozen._leader.take()
     time.sleep(0.3)
-    assert successor._take(), "a lease ends by itself"
+    assert successor._leader.take(), "a lease ends by itself"
     for job in (frozen.step, frozen.roll_up, frozen.keep_house):
         with pytest.raises(StaleLease):
             job()
     assert evaluations(database) == 0
-    assert not frozen._renew()
-    frozen._give_back()
-    assert not Watcher(database, settings)._take(), "what was his is not given back by him"
+    assert not frozen._leader.renew()
+    frozen._leader.give_back()
+    assert not Watcher(database, settings)._leader.take(), "what was his is not given back by him"
     successor.step()
     assert evaluations(database) > 0
 
@@ -179,7 +179,7 @@ def test_no_pulse_goes_out_until_drift_is_evaluated(database: Engine, traffic) -
         lookout.look()
         lookout._beat_outwards()
         watcher = Watcher(database, settings)
-        assert watcher._take()
+        assert watcher._leader.take()
         watcher.step()
         assert receiver.received == (), "nobody led when it last looked"
         assert lookout.look() == ""
