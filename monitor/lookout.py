@@ -31,6 +31,8 @@ from monitor.store.leadership import WATCHER, Leadership, leadership
 log = get_logger(__name__)
 
 LOOK_EVERY: Final = timedelta(seconds=5)
+LOOK_SOON: Final = timedelta(seconds=1)
+"""While something is wrong: a process that has just begun is ready as soon as somebody leads."""
 LOOK_IS_OLD: Final = timedelta(seconds=30)
 """A look that took longer says nothing of now: a frozen database answers late or never."""
 
@@ -81,7 +83,7 @@ class Lookout:
                 self._problem = "a defect: the log says more"
                 log.exception("lookout.failed")
             self._beat_outwards()
-            stop.wait(LOOK_EVERY.total_seconds())
+            stop.wait((LOOK_SOON if self._problem else LOOK_EVERY).total_seconds())
 
     def look(self) -> str:
         """One look: metrics, log, and the alert where it is due; `problem`.

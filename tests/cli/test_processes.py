@@ -185,7 +185,8 @@ def test_sigterm_ends_a_loop_with_code_0(
     process.wait_for('"monitor.running"')
     with process.client() as client:
         assert client.get("/livez").status_code == 200
-        assert client.get("/readyz").status_code == 200
+    checks = process.answers("/readyz", 200)["checks"]
+    assert (command == "watcher") == ("watcher" in checks), "ready once somebody leads"
     assert process.terminate() == 0
     assert '"monitor.stopped"' in process.said
     assert "Traceback" not in process.said
