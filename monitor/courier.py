@@ -24,7 +24,7 @@ from sqlalchemy import Engine
 
 from monitor.alert.keys import require_keys
 from monitor.alert.render import RenderedRequest, render
-from monitor.alert.webhook import new_client, send
+from monitor.alert.webhook import failure_of, new_client, send
 from monitor.errors import ConfigurationError, DatabaseUnavailable
 from monitor.heartbeat import Heartbeat
 from monitor.logs import get_logger
@@ -35,7 +35,7 @@ from monitor.store.clock import DatabaseClock
 from monitor.store.database import transaction
 from monitor.store.outbox import claim_deliveries, disable_endpoint, record_attempt
 from monitor.store.overview import deliveries_waiting
-from monitor.values.alerts import Attempt, Delivery, DeliveryState, Outcome
+from monitor.values.alerts import Attempt, Delivery, DeliveryState, Outcome, UnreadableEvent
 
 log = get_logger(__name__)
 
@@ -173,22 +173,32 @@ class Courier:
         return True
 
     def _attempt(self, delivery: Delivery, endpoint: Endpoint, now: datetime) -> Attempt:
-        try:
-            request = render(
-                delivery.event,
-                endpoint,
-                external_url=self._settings.external_url,
-                attempt_at=now,
-            )
-        except ConfigurationError as error:
+        """One attempt, whatever the row holds and whatever the receiver does: it never raises."""
+        event, started = delivery.event, time.monotonic()
+
+        def failed(outcome: Outcome, error: str) -> Attempt:
             return Attempt(
                 attempted_at=now,
-                outcome=Outcome.RETRY,
+                outcome=outcome,
                 status=None,
-                latency_seconds=0.0,
-                error=str(error),
+                latency_seconds=time.monotonic() - started,
+                error=error,
             )
-        return self._send(self._client, request, endpoint, now)
+
+        if isinstance(event, UnreadableEvent):
+            return failed(Outcome.REFUSED, f"cannot be rendered: {event.reason}")
+        try:
+            external_url = self._settings.external_url
+            request = render(event, endpoint, external_url=external_url, attempt_at=now)
+        except ConfigurationError as error:
+            return failed(Outcome.RETRY, str(error))  # a secret file may be mended before the next
+        except Exception as error:
+            # The row will not change: it is given up, and the events behind it are told.
+            return failed(Outcome.REFUSED, f"cannot be rendered: {failure_of(error, endpoint)}")
+        try:
+            return self._send(self._client, request, endpoint, now)
+        except Exception as error:
+            return failed(Outcome.RETRY, failure_of(error, endpoint))
 
     def _record_kept(self, post: _Post) -> None:
         if post.kept is None:

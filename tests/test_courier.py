@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from monitor.alert.policy import event_of
+from monitor.alert.webhook import send
 from monitor.courier import Courier
 from monitor.demo.receiver import Answer, Received, Receiver
 from monitor.heartbeat import Heartbeat
@@ -30,7 +31,7 @@ from monitor.store.outbox import (
     list_deliveries,
     replay_delivery,
 )
-from monitor.values.alerts import Alert, AlertState, Delivery, DeliveryState, EventType
+from monitor.values.alerts import Alert, AlertState, Attempt, Delivery, DeliveryState, EventType
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 ALERT_IDS = iter(f"00000000-0000-4000-8000-{n:012d}" for n in range(1, 10_000))
@@ -339,6 +340,65 @@ def test_an_unreadable_secret_waits_for_a_person(
     clock.pass_(seconds=7)
     assert sender.step() == 1
     assert receiver.events[0].verified
+
+
+UNRENDERABLE = {
+    "no object": "alert = 'null'",
+    "a list": "alert = '[1]'",
+    "a field is missing": "alert = alert - 'summary'",
+    "a state of another release": 'alert = alert || \'{"state": "pondering"}\'',
+    "a moment that is none": 'alert = alert || \'{"fired_at": "yesterday"}\'',
+    "a summary that is no text": 'alert = alert || \'{"summary": {"a": 1}}\'',
+    "labels that are no mapping": 'alert = alert || \'{"labels": ["a"]}\'',
+    "labels that are no texts": 'alert = alert || \'{"labels": {"feature": 7}}\'',
+    "a number beyond 64 bits": "alert = jsonb_set(alert, '{details,n}', to_jsonb(1e30::numeric))",
+    "a number of 5,000 digits": "alert = jsonb_set(alert, '{details,n}', repeat('9', 5000)::jsonb)",
+    "nested 3,000 deep": "alert = jsonb_set(alert, '{details,n}',"
+    " (repeat('[', 3000) || repeat(']', 3000))::jsonb)",
+    "made before there was time": "alert = 'null', created_at = '-infinity'",
+}
+
+
+@pytest.mark.parametrize("damage", UNRENDERABLE.values(), ids=UNRENDERABLE)
+def test_an_event_that_cannot_be_rendered_is_given_up_with_its_reason_and_the_rest_goes_on(
+    database: Engine, receiver: Receiver, damage: str
+) -> None:
+    (broken,) = announce(database)
+    with transaction(database) as connection:
+        connection.execute(
+            text(f"UPDATE monitor_data.events SET {damage} WHERE event_id = :id"), {"id": broken}
+        )
+    (whole,) = announce(database)
+    with running(courier(database, endpoint(receiver))):
+        assert receiver.wait_for(lambda got: len(got) == 1, 10)
+    assert ids(receiver.events) == [whole]
+    first, second = deliveries(database)
+    assert (first.state, second.state) == (DeliveryState.GIVEN_UP, DeliveryState.DELIVERED)
+    reason = attempts(database)[0].error
+    assert reason.startswith("cannot be rendered: "), reason
+    assert len(reason) < 400
+
+
+def test_what_no_sender_was_written_for_is_tried_again_and_ends_no_thread(
+    database: Engine, receiver: Receiver
+) -> None:
+    announce(database)
+    (whole,) = announce(database)
+    failures = [RuntimeError(f"a word that nobody should see: {SECRET}")]
+
+    def failing_once(*given: Any) -> Attempt:
+        if failures:
+            raise failures.pop()
+        return send(*given)
+
+    sender = Courier(database, settings(endpoint(receiver)), sender=failing_once)
+    with running(sender):
+        assert receiver.wait_for(lambda got: len(got) == 1, 10)
+    assert ids(receiver.events) == [whole]
+    assert [(a.outcome, a.error) for a in attempts(database)] == [
+        ("retry", "RuntimeError"),
+        ("delivered", ""),
+    ]
 
 
 def test_an_attempt_that_could_not_be_recorded_is_recorded_later_and_not_repeated(

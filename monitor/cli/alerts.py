@@ -141,12 +141,15 @@ def deliveries_replay(
     """Send a delivery once more, with the same webhook-id."""
     from monitor.store.database import database_time
     from monitor.store.outbox import load_delivery, replay_delivery
+    from monitor.values.alerts import Event
 
     settings = load(config_file)
     with database(settings) as c:
         found = load_delivery(c, delivery_id)
     if found:
-        told = f"{found.endpoint} is told again: {found.event.type}, {found.event.alert.summary}"
+        event = found.event
+        summary = event.alert.summary if isinstance(event, Event) else event.reason
+        told = f"{found.endpoint} is told again: {event.type}, {summary}"
         ask([f"{told} (so far {found.state}, attempts {found.attempts})"], "Send it?", yes=yes)
     with database(settings) as c:
         replay_delivery(c, delivery_id, database_time(c))

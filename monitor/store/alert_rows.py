@@ -63,7 +63,9 @@ def alert(row: RowMapping | Mapping[str, Any]) -> Alert:
     state = AlertState(row["state"])
     if moments["unwatched_at"]:
         state, moments["resolved_at"] = AlertState.UNWATCHED, None
-    return Alert(**{**row, **moments, "state": state})
+    # An event of a newer release has fields that this one does not know.
+    known = {name: row[name] for name in ALERT_FIELDS if name in row}
+    return Alert(**{**known, **moments, "state": state})
 
 
 def _moment(value: datetime | str | None) -> datetime | None:

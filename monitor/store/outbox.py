@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -12,7 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from monitor.errors import BadInput
 from monitor.store.alert_rows import MOMENTS, alert, alert_row
 from monitor.store.border import TEXT_CHARACTERS, clean
-from monitor.values.alerts import Alert, Attempt, Delivery, DeliveryState, Event
+from monitor.values.alerts import Alert, Attempt, Delivery, DeliveryState, Event, UnreadableEvent
 from monitor.values.checks import utc
 
 
@@ -63,8 +64,13 @@ def _snapshot(told: Alert) -> dict[str, Any]:
 
 
 _DELIVERY: Final = """delivery.delivery_id, delivery.endpoint, delivery.state, delivery.attempts,
-    delivery.next_attempt_at, event.event_id, event.alert_id, event.type, event.sequence,
-    event.created_at, event.alert"""
+    event.event_id, event.alert_id, event.type, event.sequence,
+    least(greatest(delivery.next_attempt_at, timestamptz 'epoch'), timestamptz '9999-01-01 UTC')
+        AS next_attempt_at,
+    least(greatest(event.created_at, timestamptz 'epoch'), timestamptz '9999-01-01 UTC')
+        AS created_at,
+    event.alert::text AS alert"""
+"""The driver itself must read every row, whatever it holds: moments that Python has, JSON as text."""
 
 
 def claim_deliveries(
@@ -236,15 +242,25 @@ def _delivery(row: RowMapping) -> Delivery:
         state=DeliveryState(row["state"]),
         attempts=row["attempts"],
         next_attempt_at=utc(row["next_attempt_at"]),
-        event=Event(
-            event_id=row["event_id"],
-            alert_id=row["alert_id"],
-            type=row["type"],
-            sequence=row["sequence"],
-            created_at=utc(row["created_at"]),
-            alert=alert(row["alert"]),
-        ),
+        event=_event(row),
     )
+
+
+def _event(row: RowMapping) -> Event | UnreadableEvent:
+    named: dict[str, Any] = {
+        "event_id": row["event_id"],
+        "alert_id": row["alert_id"],
+        "type": row["type"],
+        "sequence": row["sequence"],
+        "created_at": utc(row["created_at"]),
+    }
+    try:
+        snapshot = json.loads(row["alert"])
+        if not isinstance(snapshot, dict):
+            raise TypeError("the alert is no object")
+        return Event(**named, alert=alert(snapshot))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as fault:
+        return UnreadableEvent(**named, reason=f"{type(fault).__name__}: {fault}"[:300])
 
 
 def disable_endpoint(c: Connection, name: str, at: datetime, reason: str) -> None:

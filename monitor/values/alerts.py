@@ -104,6 +104,18 @@ class Event:
     alert: Alert
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableEvent:
+    """A row of the outbox whose alert this release cannot read, and why: nobody can be told about it."""
+
+    event_id: str
+    alert_id: str
+    type: str
+    sequence: int
+    created_at: datetime
+    reason: str
+
+
 class DeliveryState(enum.StrEnum):
     WAITING = "waiting"
     DELIVERED = "delivered"
@@ -116,7 +128,7 @@ class Delivery:
 
     delivery_id: int
     endpoint: str
-    event: Event
+    event: Event | UnreadableEvent
     state: DeliveryState
     attempts: int
     next_attempt_at: datetime
@@ -127,7 +139,7 @@ class Outcome(enum.StrEnum):
     RETRY = "retry"
     SLOW_DOWN = "slow_down"
     REFUSED = "refused"
-    """The endpoint will never take this event (400 and the like): no further try."""
+    """The endpoint will never take this event (400 and the like), or it cannot be rendered: no further try."""
     GONE = "gone"
     """410: the endpoint is disabled."""
 
