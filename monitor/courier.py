@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-import httpx
 from sqlalchemy import Engine
 
 from monitor.alert.keys import require_keys
 from monitor.alert.render import RenderedRequest, render
-from monitor.alert.webhook import failure_of, new_client, send
+from monitor.alert.webhook import failure_of, send
+from monitor.calling import Caller
 from monitor.errors import ConfigurationError, DatabaseUnavailable
 from monitor.heartbeat import Heartbeat
 from monitor.logs import get_logger
@@ -39,10 +39,10 @@ from monitor.values.alerts import Attempt, Delivery, DeliveryState, Outcome, Unr
 
 log = get_logger(__name__)
 
-Sender = Callable[[httpx.Client, RenderedRequest, Endpoint, datetime], Attempt]
+Sender = Callable[[Caller, RenderedRequest, Endpoint, datetime], Attempt]
 
-LEASE_MARGIN: Final = timedelta(seconds=10)
-"""Beside four timeouts: to get a connection, to connect, to write and to read."""
+LEASE_MARGIN: Final = timedelta(seconds=30)
+"""Beside the time of one attempt: to record what came of it."""
 JITTER: Final = 0.2
 """A delay is stretched by up to this share, so that deliveries put off together come back apart."""
 SLOW_DOWN: Final = timedelta(seconds=60)
@@ -64,7 +64,6 @@ class Courier:
         heartbeat: Heartbeat | None = None,
         clock: Callable[[], datetime] | None = None,
         jitter: random.Random | None = None,
-        client: httpx.Client | None = None,
         sender: Sender = send,
     ) -> None:
         self._database = database
@@ -72,7 +71,6 @@ class Courier:
         self._heartbeat = heartbeat
         self._clock = clock or DatabaseClock(database)
         self._jitter = jitter or random.Random()
-        self._client = client or new_client()
         self._send = sender
         self._posts = {e.name: _Post(e) for e in settings.alerts.endpoints}
         if not self._posts:
@@ -117,7 +115,7 @@ class Courier:
                 failures.append(failure)
 
         threads = [
-            # Daemons: a receiver that drips its answer must not keep the process from ending.
+            # Daemons: a database that hangs must not keep the process from ending.
             threading.Thread(target=guarded, args=(post,), name=f"courier-{name}", daemon=True)
             for name, post in self._posts.items()
         ]
@@ -159,22 +157,22 @@ class Courier:
         if not post.may_send(now):
             return False
         endpoint = post.endpoint
-        lease = (4 * endpoint.timeout + LEASE_MARGIN).total_seconds()
+        lease = (endpoint.timeout + LEASE_MARGIN).total_seconds()
         with transaction(self._database) as connection:
             claimed = claim_deliveries(connection, now, 1, lease, [endpoint.name])
         if not claimed:
             return False
         (delivery,) = claimed
         post.sent.append(now)
-        attempt = self._attempt(delivery, endpoint, now)
+        attempt = self._attempt(delivery, post, now)
         # Kept until it is recorded: when the database is away just now, it is asked again.
         post.kept = (delivery, attempt)
         self._record_kept(post)
         return True
 
-    def _attempt(self, delivery: Delivery, endpoint: Endpoint, now: datetime) -> Attempt:
+    def _attempt(self, delivery: Delivery, post: _Post, now: datetime) -> Attempt:
         """One attempt, whatever the row holds and whatever the receiver does: it never raises."""
-        event, started = delivery.event, time.monotonic()
+        event, endpoint, started = delivery.event, post.endpoint, time.monotonic()
 
         def failed(outcome: Outcome, error: str) -> Attempt:
             return Attempt(
@@ -196,7 +194,7 @@ class Courier:
             # The row will not change: it is given up, and the events behind it are told.
             return failed(Outcome.REFUSED, f"cannot be rendered: {failure_of(error, endpoint)}")
         try:
-            return self._send(self._client, request, endpoint, now)
+            return self._send(post.caller, request, endpoint, now)
         except Exception as error:
             return failed(Outcome.RETRY, failure_of(error, endpoint))
 
@@ -264,6 +262,8 @@ class _Post:
     """One endpoint and what its thread remembers of it; touched by one thread at a time."""
 
     endpoint: Endpoint
+    caller: Caller = field(default_factory=Caller)
+    """Its own: nothing that one endpoint answers reaches another."""
     sent: deque[datetime] = field(default_factory=deque)
     """When attempts of the last minute were made."""
     paused_until: datetime | None = None

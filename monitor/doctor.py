@@ -13,7 +13,7 @@ from monitor.alert import replays
 from monitor.alert.judged import ALLOW, require_judged
 from monitor.alert.probe import knock, send_test
 from monitor.alert.selection import Blind, blind
-from monitor.alert.webhook import new_client
+from monitor.calling import Caller
 from monitor.canaries import canary_run
 from monitor.drift.lateness import reach
 from monitor.errors import MonitorError, PackError, RefuseToStart
@@ -352,11 +352,11 @@ def _reader(settings: Settings, role: str) -> str:
 
 
 def _endpoint(endpoint: Endpoint, settings: Settings, send_tests: bool) -> str:
-    with new_client() as client:
+    with Caller() as caller:
         if not send_tests:
-            return knock(endpoint, client)
+            return knock(endpoint, caller)
         url = settings.alerts.external_url
-        return send_test(endpoint, client, external_url=url, now=datetime.now(UTC))
+        return send_test(endpoint, caller, external_url=url, now=datetime.now(UTC))
 
 
 def _disabled(settings: Settings) -> Iterator[Finding]:

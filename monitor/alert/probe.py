@@ -12,6 +12,7 @@ import httpx
 from monitor.alert.keys import require_keys
 from monitor.alert.render import render
 from monitor.alert.webhook import failure_of, send
+from monitor.calling import Caller
 from monitor.errors import RefuseToStart
 from monitor.settings import Endpoint
 from monitor.values.alerts import Alert, AlertState, Event, Outcome
@@ -21,7 +22,7 @@ _UNPROVEN: Final = frozenset({400, 405, 411, 415, 422, 429, 501})
 """Answers to OPTIONS of a server that is there and may take a POST."""
 
 
-def knock(endpoint: Endpoint, client: httpx.Client) -> str:
+def knock(endpoint: Endpoint, caller: Caller) -> str:
     """Ask with OPTIONS, which changes nothing: what was seen, when it speaks for the endpoint.
 
     That it takes our POST is not proven by that, and the answer says so. Raises `RefuseToStart` when
@@ -31,12 +32,12 @@ def knock(endpoint: Endpoint, client: httpx.Client) -> str:
     require_keys(endpoint)
     headers = {name: value.get_secret_value() for name, value in endpoint.headers.items()}
     try:
-        answer = client.request(
-            "OPTIONS", endpoint.url, headers=headers, timeout=endpoint.timeout.total_seconds()
+        answer = caller.call(
+            "OPTIONS", endpoint.url, headers=headers, seconds=endpoint.timeout.total_seconds()
         )
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, ValueError) as failure:
         raise _unreachable(endpoint, failure_of(failure, endpoint)) from None
-    status, allowed = answer.status_code, answer.headers.get("allow", "")
+    status, allowed = answer.status, answer.headers.get("allow", "")
     seen = f"answered {status} to OPTIONS"
     if allowed and "POST" not in {name.strip().upper() for name in allowed.split(",")}:
         raise RefuseToStart(
@@ -48,7 +49,7 @@ def knock(endpoint: Endpoint, client: httpx.Client) -> str:
     return f"{seen}; that it takes our POST is not proven: {PROVE}"
 
 
-def send_test(endpoint: Endpoint, client: httpx.Client, *, external_url: str, now: datetime) -> str:
+def send_test(endpoint: Endpoint, caller: Caller, *, external_url: str, now: datetime) -> str:
     """Post a signed event of type ``monitor.test``: what was seen when it was taken.
 
     Its alert is resolved and never fired, so PagerDuty and Alertmanager open nothing; Slack shows a
@@ -56,7 +57,7 @@ def send_test(endpoint: Endpoint, client: httpx.Client, *, external_url: str, no
     """
     require_keys(endpoint)
     request = render(_test_event(now), endpoint, external_url=external_url, attempt_at=now)
-    attempt = send(client, request, endpoint, now)
+    attempt = send(caller, request, endpoint, now)
     if attempt.outcome is Outcome.DELIVERED:
         signed = "a test event" if endpoint.format == "pagerduty" else "a signed test event"
         return f"took {signed} ({attempt.status}), {endpoint.format}"

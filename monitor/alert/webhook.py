@@ -19,6 +19,7 @@ import httpx
 
 from monitor.alert.keys import private_values, require_keys, signing_keys
 from monitor.alert.render import RenderedRequest
+from monitor.calling import Caller
 from monitor.errors import ConfigurationError
 from monitor.settings import Endpoint
 from monitor.values.alerts import Attempt, Outcome
@@ -36,15 +37,6 @@ _REFUSALS: Final[Mapping[str, frozenset[int]]] = {
 }
 
 
-def new_client() -> httpx.Client:
-    """A client for all endpoints, safe to share between threads.
-
-    Redirects are not followed. Proxies and certificates of the environment (``HTTPS_PROXY``,
-    ``NO_PROXY``, ``SSL_CERT_FILE``) are honoured.
-    """
-    return httpx.Client(follow_redirects=False)
-
-
 def sign(keys: Sequence[bytes], message_id: str, timestamp: int, body: bytes) -> str:
     """The ``webhook-signature`` header: one ``v1,<base64>`` for each key, separated by spaces."""
     content = b".".join((message_id.encode(), str(timestamp).encode(), body))
@@ -52,12 +44,10 @@ def sign(keys: Sequence[bytes], message_id: str, timestamp: int, body: bytes) ->
     return " ".join("v1," + base64.b64encode(digest).decode() for digest in digests)
 
 
-def send(
-    client: httpx.Client, request: RenderedRequest, endpoint: Endpoint, now: datetime
-) -> Attempt:
-    """One POST, waiting at most ``endpoint.timeout`` for each step of it. Never raises for its fate.
+def send(caller: Caller, request: RenderedRequest, endpoint: Endpoint, now: datetime) -> Attempt:
+    """One POST, which takes at most ``endpoint.timeout`` in all. Never raises for its fate.
 
-    The response's body is not read. ``Attempt.error`` names what failed without the URL's path, any
+    The response's body is not looked at. ``Attempt.error`` names what failed without the URL's path, any
     header's value or any secret.
     """
     started = time.monotonic()
@@ -65,16 +55,16 @@ def send(
     wait: float | None = None
     try:
         headers = _headers(request, endpoint, now)
-        with client.stream(
+        answer = caller.call(
             "POST",
             request.url,
             content=request.body,
             headers=headers,
-            timeout=endpoint.timeout.total_seconds(),
-        ) as response:
-            status = response.status_code
-            outcome = classify(status, response.headers, endpoint.format)
-            wait = retry_after(response.headers, now)
+            seconds=endpoint.timeout.total_seconds(),
+        )
+        status = answer.status
+        outcome = classify(status, answer.headers, endpoint.format)
+        wait = retry_after(answer.headers, now)
         error = "" if outcome is Outcome.DELIVERED else _explained(status)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, ValueError) as failure:
         outcome, error = Outcome.RETRY, failure_of(failure, endpoint)

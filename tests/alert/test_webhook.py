@@ -12,7 +12,6 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +19,8 @@ from standardwebhooks import Webhook
 
 from monitor.alert.keys import routing_key, signing_keys
 from monitor.alert.render import RenderedRequest
-from monitor.alert.webhook import classify, new_client, retry_after, send, sign
+from monitor.alert.webhook import classify, retry_after, send, sign
+from monitor.calling import Caller
 from monitor.demo.receiver import Answer, Receiver
 from monitor.errors import ConfigurationError
 from monitor.settings import Endpoint
@@ -32,8 +32,8 @@ def secret(length: int = 32) -> str:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[httpx.Client]:
-    with new_client() as client:
+def client() -> Iterator[Caller]:
+    with Caller() as client:
         yield client
 
 
@@ -47,7 +47,7 @@ def request(url: str, body: bytes = b'{"type":"drift.detected"}') -> RenderedReq
     )
 
 
-def sent(client: httpx.Client, to: Endpoint, now: datetime | None = None) -> Attempt:
+def sent(client: Caller, to: Endpoint, now: datetime | None = None) -> Attempt:
     return send(client, request(to.url), to, now or datetime.now(UTC))
 
 
@@ -62,7 +62,7 @@ def test_signatures_equal_those_of_the_reference(message: str, body: bytes) -> N
     assert sign(keys, message, int(now.timestamp()), body) == reference
 
 
-def test_both_secrets_verify_while_one_is_rotated(client: httpx.Client, tmp_path: Path) -> None:
+def test_both_secrets_verify_while_one_is_rotated(client: Caller, tmp_path: Path) -> None:
     old, new, other = secret(), secret(), secret()
     file = tmp_path / "secret"
     to = {"secret": None, "secret_file": file}
@@ -76,7 +76,7 @@ def test_both_secrets_verify_while_one_is_rotated(client: httpx.Client, tmp_path
     assert outcomes == [[204, 401, 401], [204, 204, 401], [401, 204, 401]]
 
 
-def test_the_timestamp_is_that_of_the_attempt(client: httpx.Client) -> None:
+def test_the_timestamp_is_that_of_the_attempt(client: Caller) -> None:
     key = secret()
     with Receiver(key) as receiver:
         to = endpoint(receiver.url, secret=key)
@@ -98,7 +98,7 @@ def test_the_timestamp_is_that_of_the_attempt(client: httpx.Client) -> None:
     ],
 )
 def test_a_wrong_secret_is_explained_and_never_shown(
-    client: httpx.Client, value: str, fault: str
+    client: Caller, value: str, fault: str
 ) -> None:
     to = endpoint("http://127.0.0.1:9", secret=value)
     with pytest.raises(ConfigurationError, match=fault) as caught:
@@ -111,9 +111,7 @@ def test_a_wrong_secret_is_explained_and_never_shown(
     assert fault in attempt.error
 
 
-def test_a_missing_secret_file_is_a_retry_that_says_so(
-    client: httpx.Client, tmp_path: Path
-) -> None:
+def test_a_missing_secret_file_is_a_retry_that_says_so(client: Caller, tmp_path: Path) -> None:
     to = endpoint("http://127.0.0.1:9", secret=None, secret_file=tmp_path / "gone")
     attempt = sent(client, to)
     assert attempt.outcome is Outcome.RETRY
@@ -122,9 +120,7 @@ def test_a_missing_secret_file_is_a_retry_that_says_so(
     assert "not UTF-8" in sent(client, to).error
 
 
-def test_the_standard_format_alone_is_never_sent_unsigned(
-    client: httpx.Client, tmp_path: Path
-) -> None:
+def test_the_standard_format_alone_is_never_sent_unsigned(client: Caller, tmp_path: Path) -> None:
     """A secret file that was emptied: what promises a signature waits for one, the others go out."""
     empty = tmp_path / "secret"
     empty.write_text("\n")
@@ -141,7 +137,7 @@ def test_the_standard_format_alone_is_never_sent_unsigned(
     assert all("webhook-signature" not in request.headers for request in receiver.received)
 
 
-def test_pagerdutys_secret_is_a_routing_key_and_signs_nothing(client: httpx.Client) -> None:
+def test_pagerdutys_secret_is_a_routing_key_and_signs_nothing(client: Caller) -> None:
     with Receiver() as receiver:
         to = endpoint(receiver.url, format="pagerduty", secret="R0UT1NG,OLD")
         assert routing_key(to) == "R0UT1NG"
@@ -166,7 +162,7 @@ def test_pagerdutys_secret_is_a_routing_key_and_signs_nothing(client: httpx.Clie
         (504, Outcome.SLOW_DOWN),
     ],
 )
-def test_what_a_status_means(client: httpx.Client, status: int, outcome: Outcome) -> None:
+def test_what_a_status_means(client: Caller, status: int, outcome: Outcome) -> None:
     with Receiver() as receiver:
         receiver.always(Answer(status=status))
         attempt = sent(client, endpoint(receiver.url))
@@ -182,7 +178,7 @@ def test_a_refusal_is_final_where_the_receiver_says_so() -> None:
     assert classify(503, {"retry-after": "5"}) is Outcome.SLOW_DOWN
 
 
-def test_a_redirect_is_not_followed(client: httpx.Client) -> None:
+def test_a_redirect_is_not_followed(client: Caller) -> None:
     with Receiver() as target, Receiver() as receiver:
         receiver.always(Answer(status=307, headers={"location": target.url}))
         attempt = sent(client, endpoint(receiver.url))
@@ -191,7 +187,7 @@ def test_a_redirect_is_not_followed(client: httpx.Client) -> None:
         assert target.received == ()
 
 
-def test_a_hanging_receiver_costs_its_timeout(client: httpx.Client) -> None:
+def test_a_hanging_receiver_costs_its_timeout(client: Caller) -> None:
     with Receiver() as receiver:
         receiver.always(Answer(hang_seconds=30))
         attempt = sent(client, endpoint(receiver.url, timeout=timedelta(seconds=0.3)))
@@ -200,7 +196,7 @@ def test_a_hanging_receiver_costs_its_timeout(client: httpx.Client) -> None:
     assert "no answer in time" in attempt.error
 
 
-def test_errors_of_the_network_name_the_cause_and_no_secret(client: httpx.Client) -> None:
+def test_errors_of_the_network_name_the_cause_and_no_secret(client: Caller) -> None:
     refused = sent(client, endpoint("http://127.0.0.1:9/services/T0/SECRETPATH", format="slack"))
     assert refused.outcome is Outcome.RETRY
     assert "refused" in refused.error
@@ -215,7 +211,7 @@ def test_errors_of_the_network_name_the_cause_and_no_secret(client: httpx.Client
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200"])
-def test_an_answer_that_is_no_http_is_a_retry(client: httpx.Client, answer: bytes) -> None:
+def test_an_answer_that_is_no_http_is_a_retry(client: Caller, answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -232,7 +228,7 @@ def test_an_answer_that_is_no_http_is_a_retry(client: httpx.Client, answer: byte
     assert attempt.error
 
 
-def test_own_headers_are_sent_and_cannot_replace_the_signature(client: httpx.Client) -> None:
+def test_own_headers_are_sent_and_cannot_replace_the_signature(client: Caller) -> None:
     key = secret()
     with Receiver(key) as receiver:
         headers = {

@@ -6,18 +6,24 @@ network thread; both providers answer from memory as long as they can.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlencode
 
 import httpx
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
+from monitor.calling import Answer, Caller
 from monitor.errors import BrokerUnavailable, ConfigurationError
 
 REQUEST_SECONDS: Final = 10.0
+"""For the whole request, whatever the endpoint sends meanwhile."""
+LARGEST_ANSWER: Final = 262_144
+"""Bytes of an answer that are read; a token is a few thousand."""
 RENEW_BEFORE: Final = 0.2
 """Share of a token's life that is left when a new one is fetched."""
 DEFAULT_LIFE_SECONDS: Final = 300.0
@@ -87,35 +93,37 @@ class ClientCredentials(AbstractTokenProvider):
         if self._scope:
             form["scope"] = self._scope
         try:
-            response = httpx.post(
-                self._endpoint,
-                data=form,
-                auth=httpx.BasicAuth(self._client_id, self._secret() or ""),
-                timeout=REQUEST_SECONDS,
-            )
+            with Caller() as caller:
+                answer = caller.call(
+                    "POST",
+                    self._endpoint,
+                    content=urlencode(form).encode(),
+                    headers={"content-type": "application/x-www-form-urlencoded"},
+                    auth=httpx.BasicAuth(self._client_id, self._secret() or ""),
+                    seconds=REQUEST_SECONDS,
+                    keep_bytes=LARGEST_ANSWER,
+                )
         except httpx.HTTPError as error:
             raise BrokerUnavailable(
                 f"the token endpoint {self._endpoint} does not answer: {type(error).__name__}"
             ) from None
-        if response.is_server_error or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            raise BrokerUnavailable(
-                f"the token endpoint {self._endpoint} answered {response.status_code}"
-            )
-        return self._read(response)
+        if answer.status >= 500 or answer.status == httpx.codes.TOO_MANY_REQUESTS:
+            raise BrokerUnavailable(f"the token endpoint {self._endpoint} answered {answer.status}")
+        return self._read(answer)
 
-    def _read(self, response: httpx.Response) -> tuple[str, float]:
-        if not response.is_success:
+    def _read(self, answer: Answer) -> tuple[str, float]:
+        if not 200 <= answer.status < 300:
             raise ConfigurationError(
                 f"the token endpoint {self._endpoint} refused the client "
-                f"{self._client_id!r}: {response.status_code}",
+                f"{self._client_id!r}: {answer.status}",
                 hint="Check kafka.oauth_client_id, oauth_client_secret and oauth_scope.",
             )
         try:
-            answer = response.json()
-            return str(answer["access_token"]), float(
-                answer.get("expires_in") or DEFAULT_LIFE_SECONDS
+            given = json.loads(answer.body)
+            return str(given["access_token"]), float(
+                given.get("expires_in") or DEFAULT_LIFE_SECONDS
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ConfigurationError(
                 f"the token endpoint {self._endpoint} answered without an access_token",
                 hint="kafka.oauth_token_endpoint must be the OAuth 2 token URL itself.",
