@@ -9,13 +9,15 @@
 Records that cannot be read are no errors: they become `records.DeadLetter` values.
 """
 
+from monitor.redaction import without_secrets
+
 
 class MonitorError(Exception):
-    """The root. ``hint`` says what a person can do about it."""
+    """The root. ``hint`` says what a person can do about it. Neither shows a secret."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(without_secrets(message))
+        self.hint = without_secrets(hint)
 
 
 class Retry(MonitorError):

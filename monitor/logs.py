@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 import structlog
 
+from monitor.redaction import HIDDEN, without_secrets
 from monitor.settings import LogSettings
 
 CONTENT_KEYS: Final = frozenset(
@@ -46,12 +47,6 @@ CONTENT_KEYS: Final = frozenset(
 _SECRET_KEY = re.compile(
     r"(?:^|_)(?:password|passwd|secret|secrets|authorization|api_key|routing_key|hash_key"
     r"|private_key|access_token|token|credentials)$"
-)
-_SECRET_VALUES = (
-    (re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+@"), r"\1:***@"),
-    (re.compile(r"whsec_[A-Za-z0-9+/=_-]+"), "whsec_***"),
-    (re.compile(r"(?i)\b(bearer|basic) [A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
-    (re.compile(r"(https://hooks\.slack\.com/)\S+"), r"\1***"),
 )
 _PARAMETERS = re.compile(r"\n?\[parameters: .*?(?=\n\(Background|\n\S|\Z)", re.DOTALL)
 """SQLAlchemy puts a statement's parameters into the error's text; they may hold anything."""
@@ -146,23 +141,20 @@ def refuse_content(_logger: object, _method: str, event: Event) -> Event:
 
 
 def redact_secrets(_logger: object, _method: str, event: Event) -> Event:
-    """Mask secrets by key and, inside any string, by shape; drop SQL parameters from errors."""
+    """Mask secrets by key and, inside any string, by value and shape; drop SQL parameters from errors."""
     for key, value in event.items():
-        event[key] = "***" if _SECRET_KEY.search(key.lower()) and value else _redacted(value)
+        event[key] = HIDDEN if _SECRET_KEY.search(key.lower()) and value else _redacted(value)
     return event
 
 
 def _redacted(value: Any) -> Any:
     if isinstance(value, str):
-        value = _PARAMETERS.sub("", value)
-        for pattern, replacement in _SECRET_VALUES:
-            value = pattern.sub(replacement, value)
-        return value
+        return without_secrets(_PARAMETERS.sub("", value))
     if isinstance(value, BaseException):
         return _redacted(str(value))
     if isinstance(value, dict):
         return {
-            key: "***" if _SECRET_KEY.search(str(key).lower()) and item else _redacted(item)
+            key: HIDDEN if _SECRET_KEY.search(str(key).lower()) and item else _redacted(item)
             for key, item in value.items()
             if str(key).lower() not in CONTENT_KEYS
         }

@@ -21,6 +21,7 @@ from monitor.alert.keys import private_values, require_keys, signing_keys
 from monitor.alert.render import RenderedRequest
 from monitor.calling import Caller
 from monitor.errors import ConfigurationError
+from monitor.redaction import without_secrets
 from monitor.settings import Endpoint
 from monitor.values.alerts import Attempt, Outcome
 
@@ -143,4 +144,4 @@ def failure_of(failure: Exception, endpoint: Endpoint) -> str:
     quoted = isinstance(failure, httpx.ConnectError | httpx.ProxyError)
     if not quoted or any(private in text for private in private_values(endpoint)):
         return type(failure).__name__
-    return f"{type(failure).__name__}: {text}"[:300]
+    return without_secrets(f"{type(failure).__name__}: {text}")[:300]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-from typing import Any
 
 import typer
 
 from monitor.cli.arguments import ConfigOption, JsonOption
-from monitor.settings import Settings, load
+from monitor.settings import Settings, load, shown
 
 config = typer.Typer(help="Show the configuration in force, or its schema.")
 
@@ -20,7 +18,7 @@ def config_show(config_file: ConfigOption = None, as_json: JsonOption = False) -
     """The configuration in force, secrets hidden."""
     import yaml
 
-    content = _without_secrets(load(config_file).model_dump(mode="json", by_alias=True))
+    content = shown(load(config_file))
     sys.stdout.write(
         json.dumps(content, indent=2) + "\n"
         if as_json
@@ -32,17 +30,3 @@ def config_show(config_file: ConfigOption = None, as_json: JsonOption = False) -
 def config_schema() -> None:
     """JSON Schema of the configuration file: every key, its meaning and default."""
     sys.stdout.write(json.dumps(Settings.model_json_schema(), indent=2) + "\n")
-
-
-def _without_secrets(content: dict[str, Any]) -> dict[str, Any]:
-    """Secret fields are hidden by their type; these two may hold one in plain text."""
-    options = content["kafka"]["client_options"]
-    content["kafka"]["client_options"] = {
-        name: "**********" if re.search("pass|secret|token|key", name) else value
-        for name, value in options.items()
-    }
-    for endpoint in content["alerts"]["endpoints"]:
-        scheme, _, rest = endpoint["url"].partition("://")
-        host, slash, _ = rest.rpartition("@")[2].partition("/")
-        endpoint["url"] = f"{scheme}://{host}{slash}{'**********' if slash else ''}"
-    return content

@@ -7,6 +7,7 @@ schema, bad input, or a service that a command needs does not answer). `monitor 
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
@@ -21,6 +22,7 @@ from monitor.cli.realign import realigns
 from monitor.cli.show import explain
 from monitor.cli.steer import steers
 from monitor.errors import MonitorError, StopLoudly
+from monitor.redaction import without_secrets
 
 app = typer.Typer(
     help="Watches inside a served language model while it serves: replays sampled prompts, scores "
@@ -51,6 +53,10 @@ def main() -> None:
     except MonitorError as error:
         explain(error)
         sys.exit(1 if isinstance(error, StopLoudly) else 2)
+    except Exception:
+        # A fault of ours: all that can be said of it, but for secrets.
+        sys.stderr.write(without_secrets(traceback.format_exc()))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

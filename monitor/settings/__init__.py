@@ -20,6 +20,7 @@ from monitor.settings.keeping import PostgresSettings
 from monitor.settings.loading import load
 from monitor.settings.secrets import judge_key, secret
 from monitor.settings.section import Duration, Section
+from monitor.settings.showing import shown
 from monitor.settings.telling import (
     AlertSettings,
     Endpoint,
@@ -54,4 +55,5 @@ __all__ = [
     "judge_key",
     "load",
     "secret",
+    "shown",
 ]

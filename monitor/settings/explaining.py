@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -21,10 +22,18 @@ def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     return [f.alias or name for name, f in model.model_fields.items()]
 
 
+_NAME = re.compile(r"[\w./ -]{1,80}")
+
+
+def _step(step: int | str) -> str:
+    """A key as it may be named: one that ran into its value (``key:value``) may hold a secret."""
+    return str(step) if _NAME.fullmatch(str(step)) else "(a key that is no name)"
+
+
 def explained(error: ValidationError) -> str:
     lines = []
     for item in error.errors(include_url=False, include_input=False):
-        where = ".".join(str(step) for step in item["loc"]) or "(top)"
+        where = ".".join(_step(step) for step in item["loc"]) or "(top)"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             known = _known_keys(Settings, item["loc"][:-1])

@@ -13,10 +13,13 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from monitor.errors import ConfigurationError
+from monitor.redaction import know_only
 from monitor.settings.explaining import explained
 from monitor.settings.section import Section
+from monitor.settings.showing import secrets_of
 from monitor.settings.whole import Settings
 
 
@@ -33,6 +36,12 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
         settings = Settings(**content)
         if overrides:
             settings = _overridden(settings, overrides)
+    except SettingsError as error:
+        # Its own cause, the parser's error, holds the text.
+        raise ConfigurationError(
+            f"the environment is not valid: {error}",
+            hint="Lists and mappings are given as JSON: MONITOR_KAFKA__TOPICS='[\"prompts\"]'.",
+        ) from None
     except ValidationError as error:
         where = f" in {path}" if path else ""
         raise ConfigurationError(
@@ -40,6 +49,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
             hint="`monitor config schema` prints every key; the environment wins over the file.",
         ) from None
     _refuse_unknown_environment()
+    know_only(secrets_of(settings))
     return settings
 
 
@@ -57,8 +67,10 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is not YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not UTF-8 text: byte {error.start}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigurationError(f"{path} is not YAML{_place(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -66,6 +78,20 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} must hold a mapping of sections, found {type(content).__name__}"
         )
     return content
+
+
+def _place(error: Exception) -> str:
+    """Where a file is wrong, in words that hold nothing of it: its lines may be secrets."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f": line {mark.line + 1}, column {mark.column + 1}: {type(error).__name__}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f": character {error.position} (U+{_code(error.character):04X}), line unknown"
+    return f": {type(error).__name__}"
+
+
+def _code(character: object) -> int:
+    return character if isinstance(character, int) else ord(str(character)[:1] or "\0")
 
 
 def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from monitor.errors import ConfigurationError
+from monitor.redaction import know
 
 
 def secret(value: SecretStr | None, file: Path | None, name: str) -> str | None:
@@ -15,7 +16,7 @@ def secret(value: SecretStr | None, file: Path | None, name: str) -> str | None:
     if file is None:
         return value.get_secret_value() if value else None
     try:
-        return file.read_text(encoding="utf-8").strip()
+        found = file.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigurationError(
             f"{name}_file: cannot read {file}: {error.strerror}",
@@ -25,6 +26,8 @@ def secret(value: SecretStr | None, file: Path | None, name: str) -> str | None:
         raise ConfigurationError(
             f"{name}_file: {file} is not UTF-8 text", hint="Write the secret anew, as text."
         ) from None
+    know(found, *found.split(","))
+    return found
 
 
 def judge_key(file: Path | None = None) -> SecretStr | None:
@@ -38,4 +41,5 @@ def judge_key(file: Path | None = None) -> SecretStr | None:
         return None
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ConfigurationError("the judge's key must be one word of ASCII letters and signs")
+    know(key)
     return SecretStr(key)

@@ -6,8 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
+from monitor.redaction import without_secrets
 from monitor.settings.section import Duration, Section
 from monitor.values.alerts import Severity
 
@@ -55,6 +56,15 @@ class AlertSettings(Section):
     )
     pulse_url_file: Path | None = None
     pulse_every: Duration = timedelta(seconds=60)
+
+    @field_validator("external_url")
+    @classmethod
+    def _without_user(cls, url: str) -> str:
+        if without_secrets(url) != url:
+            raise ValueError(
+                "it goes into alerts, which many read: leave user, password and keys out"
+            )
+        return url
 
     @model_validator(mode="after")
     def _distinct(self) -> AlertSettings:
