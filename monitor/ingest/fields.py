@@ -23,6 +23,9 @@ NAME_LIMIT: Final = 256
 """Longest id, model name or segment value, in characters; they stand in database indexes."""
 SEGMENT_LIMIT: Final = 64
 """Most entries of a segment map, and longest key."""
+STRUCTURES: Final = 200_000
+"""Most arrays and objects in one record. An empty one takes three bytes there and microseconds to read:
+what is made of nothing else would cost seconds, and a full record of real things has half as many."""
 SMALLEST_PROBABILITY: Final = 1e-9
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -85,7 +88,8 @@ def decode(value: bytes | str, where: str, max_nesting: int) -> Any:
     """The JSON document in ``value``; a UTF-8 byte order mark is passed over.
 
     Refuses other encodings (NOT_UTF8), anything but JSON, lone surrogates included (NOT_JSON), and
-    more than ``max_nesting`` arrays and objects inside each other (TOO_DEEP).
+    more than ``max_nesting`` arrays and objects inside each other (TOO_DEEP) or than `STRUCTURES` of
+    them in all (OVERSIZE).
     """
     if isinstance(value, bytes):
         value = value.removeprefix(_BOM)
@@ -93,8 +97,7 @@ def decode(value: bytes | str, where: str, max_nesting: int) -> Any:
         document = orjson.loads(value)
     except orjson.JSONDecodeError as error:
         raise _not_json(value, where, error) from None
-    if _deeper_than(document, max_nesting):
-        raise too_deep(where, f"more than {max_nesting} levels")
+    structures(document, where, max_nesting)
     return document
 
 
@@ -172,19 +175,27 @@ def too_deep(where: str, found: str) -> Unreadable:
     )
 
 
-def _deeper_than(document: Any, limit: int) -> bool:
-    """Level by level rather than recursively: hostile depth must not become our own."""
+def structures(document: Any, where: str, max_nesting: int) -> int:
+    """How many arrays and objects it is made of; refused as `decode` says.
+
+    Level by level rather than recursively: hostile depth must not become our own.
+    """
     level = [document] if type(document) in _CONTAINERS else []
-    for _ in range(limit):
+    found = 0
+    for _ in range(max_nesting):
         if not level:
-            return False
+            return found
+        found += len(level)
+        within(found, STRUCTURES, where, "arrays and objects")
         level = [
             child
             for node in level
             for child in (node.values() if type(node) is dict else node)
             if type(child) in _CONTAINERS
         ]
-    return bool(level)
+    if level:
+        raise too_deep(where, f"more than {max_nesting} levels")
+    return found
 
 
 def mapping(value: object, where: str) -> dict[str, Any]:

@@ -19,9 +19,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, MetricsData
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, TracesData
 
 from monitor.ingest import fields
+from monitor.ingest.dialects.otlp import ENTRIES
 
-ENTRIES: Final = 10_000
-"""Most spans or log records of one message, with what they are grouped in; and most events of all spans."""
 VALUES: Final = 200_000
 """Most attributes and values inside them of one message."""
 _ENTRIES_AT: Final = (1, 2, 2)

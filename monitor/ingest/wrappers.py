@@ -87,6 +87,7 @@ class _Opening:
         self._nesting = settings.max_nesting
         self._limit = settings.max_record_bytes
         self._left = settings.max_record_bytes
+        self._structures = 0
 
     def elements(self, value: bytes) -> list[Any]:
         """The elements of an array of documents; anything else is one document."""
@@ -157,16 +158,23 @@ class _Opening:
     def _decoded(self, body: bytes) -> Any:
         """The JSON in the bytes; several documents on lines of their own are a list of them."""
         try:
-            return fields.decode(body, "record", self._nesting)
+            return self._counted(body)
         except Unreadable as refusal:
-            if refusal.reason is DeadReason.TOO_DEEP:
+            if refusal.reason in (DeadReason.TOO_DEEP, DeadReason.OVERSIZE):
                 raise
             if (telemetry := otlp_proto.document(body)) is not None:
                 return telemetry
             lines = [line for line in body.split(b"\n", DOCUMENTS + 1) if line.strip()]
             if len(lines) < 2 or not all(line.lstrip()[:1] == b"{" for line in lines):
                 raise _named(body) or refusal from None
-            return [fields.decode(line, "record", self._nesting) for line in lines]
+            return [self._counted(line) for line in lines]
+
+    def _counted(self, body: bytes) -> Any:
+        """One document; all of a record's together are made of at most `fields.STRUCTURES`."""
+        document = fields.decode(body, "record", self._nesting)
+        self._structures += fields.structures(document, "record", self._nesting)
+        fields.within(self._structures, fields.STRUCTURES, "record", "arrays and objects")
+        return document
 
 
 def _too_many_layers() -> Unreadable:

@@ -451,7 +451,7 @@ BY_HAND: dict[str, tuple[Any, DeadReason | SkipReason | type[Prompt]]] = {
     "50 MB of brackets": (b"[" * 50_000_000, DeadReason.OVERSIZE),
     "4 MB of brackets": (b"[" * 4_000_000, DeadReason.TOO_DEEP),
     "4 MB of objects": (b'{"a":' * 800_000, DeadReason.TOO_DEEP),
-    "4 MB of empty arrays": (b"[" + b"[]," * 1_300_000 + b"[]]", DeadReason.UNKNOWN_FORMAT),
+    "4 MB of empty arrays": (b"[" + b"[]," * 1_300_000 + b"[]]", DeadReason.OVERSIZE),
     "4 MB of whitespace": (b" " * 4_000_000, DeadReason.EMPTY),
     "4 MB string": (b'{"prompt": "' + b"x" * 4_000_000 + b'"}', Prompt),
     "4 MB of newlines as prompt": (b'{"prompt": "' + b"\\n" * 2_000_000 + b'"}', DeadReason.EMPTY),

@@ -21,6 +21,10 @@ ENVELOPES: Final = (
     ("resourceSpans", "scopeSpans", "spans"),
     ("resourceLogs", "scopeLogs", "logRecords"),
 )
+ENTRIES: Final = 10_000
+"""Most spans or log records of one document, with what they are grouped in; and most events of a span."""
+_Object = tuple[str, dict[str, Any]]
+"""With its path, which ends in a dot."""
 _INTEGER: Final = re.compile(r"-?[0-9]{1,20}")
 
 
@@ -43,13 +47,27 @@ def entries(document: dict[str, Any]) -> Iterator[Entry]:
     if not is_enveloped(document):
         yield _entry(document, {}, "")
         return
+    counted = _Counted()
     for outer, middle, inner in ENVELOPES:
-        for at, group in _objects(document, outer, ""):
+        for at, group in counted(_objects(document, outer, "")):
             resource = fields.mapping(group.get("resource") or {}, f"{at}resource")
             shared = attributes(resource.get("attributes"))
-            for inside, scope in _objects(group, middle, at):
-                for where, entry in _objects(scope, inner, inside):
+            for inside, scope in counted(_objects(group, middle, at)):
+                for where, entry in counted(_objects(scope, inner, inside)):
                     yield _entry(entry, shared, where)
+
+
+class _Counted:
+    """Passes objects on, and refuses a document in which they are more than `ENTRIES` together."""
+
+    def __init__(self) -> None:
+        self._found = 0
+
+    def __call__(self, objects: Iterator[_Object]) -> Iterator[_Object]:
+        for one in objects:
+            self._found += 1
+            fields.within(self._found, ENTRIES, "record", "spans or log records")
+            yield one
 
 
 def _entry(document: dict[str, Any], shared: Mapping[str, Any], where: str) -> Entry:
@@ -61,8 +79,8 @@ def _entry(document: dict[str, Any], shared: Mapping[str, Any], where: str) -> E
     return Entry(where=where, own=own, shared=shared, body=body, document=document)
 
 
-def _objects(parent: dict[str, Any], key: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of the list under ``key``, each with its path, which ends in a dot."""
+def _objects(parent: dict[str, Any], key: str, where: str) -> Iterator[_Object]:
+    """The objects of the list under ``key``."""
     listed = parent.get(key)
     if listed is None:
         return
@@ -74,7 +92,9 @@ def _objects(parent: dict[str, Any], key: str, where: str) -> Iterator[tuple[str
 def events(entry: Entry) -> Iterator[tuple[str, dict[str, Any]]]:
     """The events inside of a span: their names and attributes."""
     listed = entry.document.get("events")
-    for event in listed if isinstance(listed, list) else ():
+    given = listed if isinstance(listed, list) else []
+    fields.within(len(given), ENTRIES, f"{entry.where}events", "events")
+    for event in given:
         if isinstance(event, dict) and isinstance(event.get("name"), str):
             yield event["name"], attributes(event.get("attributes"))
 
