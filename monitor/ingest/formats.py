@@ -26,6 +26,7 @@ from monitor.ingest.fields import Skipped, Unreadable
 from monitor.ingest.frames.registry import ReadFrame, no_registry
 from monitor.settings import IngestSettings
 from monitor.values.prompts import (
+    BATCH_BYTES,
     DeadLetter,
     DeadReason,
     Half,
@@ -96,6 +97,12 @@ def _parsed(
     record: RawRecord, settings: IngestSettings, read_frame: ReadFrame
 ) -> tuple[Parsed | Half, ...]:
     value = record.value
+    if record.unread_from is not None:
+        raise Unreadable(
+            DeadReason.OVERSIZE,
+            f"record: offsets {record.unread_from} to {record.offset}: a batch of more than "
+            f"{BATCH_BYTES} bytes when decompressed; send smaller batches",
+        )
     if value is None:
         raise Skipped(SkipReason.TOMBSTONE)
     if len(value) > settings.max_record_bytes:

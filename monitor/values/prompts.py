@@ -24,6 +24,11 @@ CANARY: Final = "canary"
 """The segment reserved for the agent's own fixed prompts."""
 
 
+BATCH_BYTES: Final = 32 * 1024 * 1024
+"""What one compressed batch of Kafka may come to. A producer's own limits are a thirtieth of it, and 3 MB
+of gzip can be 3 GB."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawRecord:
     """One Kafka message (or one line of a file) as it came."""
@@ -35,6 +40,9 @@ class RawRecord:
     value: bytes | None
     key: bytes | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
+    unread_from: int | None = None
+    """Set where this stands for all records from that offset to its own: their batch is too large to
+    be decompressed."""
 
     def __post_init__(self) -> None:
         require_aware(self.timestamp, "timestamp")

@@ -3,6 +3,7 @@
 The only package that speaks to the client library; its exceptions end here.
 """
 
+from monitor.ingest.kafka.batches import bound_batches
 from monitor.ingest.kafka.codecs import readable_codecs
 from monitor.ingest.kafka.dead_letter_topic import DeadLetterTopic
 from monitor.ingest.kafka.dead_letters import DeadLetterProducer
@@ -32,3 +33,5 @@ __all__ = [
     "readable_codecs",
     "rights",
 ]
+
+bound_batches()

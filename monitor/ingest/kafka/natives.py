@@ -12,6 +12,7 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
 
 from monitor.errors import BrokerUnavailable, StopLoudly
+from monitor.ingest.kafka.batches import UnreadBatch
 from monitor.values.prompts import RawRecord
 from monitor.values.reading import Partition
 
@@ -44,6 +45,7 @@ def raw_record(record: Any) -> RawRecord:
         value=record.value,
         key=record.key,
         headers=tuple((name, content or b"") for name, content in record.headers or ()),
+        unread_from=record.value.first if isinstance(record.value, UnreadBatch) else None,
     )
 
 
