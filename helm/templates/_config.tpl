@@ -60,6 +60,7 @@
 {{- if .Values.pack.volume }}
 {{- $_ := set $config "pack" (merge (dict "path" (clean (printf "%s/%s" .Values.pack.mountPath .Values.pack.path))) ($config.pack | default dict)) }}
 {{- end }}
+{{- /* Probes and scrapes come from outside the pod; the face has no log-in, see docs/deploy.md. */}}
 {{- $_ := set $config "web" (merge (dict "host" "0.0.0.0" "port" .Values.service.port) ($config.web | default dict)) }}
 {{- if not (hasKey $config "shutdown_grace") }}
 {{- $_ := set $config "shutdown_grace" (sub .Values.terminationGracePeriodSeconds 15) }}

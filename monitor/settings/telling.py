@@ -75,7 +75,10 @@ class AlertSettings(Section):
 
 
 class WebSettings(Section):
-    host: str = "127.0.0.1"
+    host: str = Field(
+        "127.0.0.1",
+        description="where the face listens; it has no log-in, so this machine alone unless told otherwise",
+    )
     port: int = Field(8080, ge=0, le=65_535)
     live_within: Duration = Field(
         timedelta(minutes=10), description="a loop silent for longer fails /livez"

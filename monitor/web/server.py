@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 from typing import Final
@@ -12,11 +13,15 @@ from starlette.types import ASGIApp
 from monitor.errors import ConfigurationError, StopLoudly
 from monitor.logs import get_logger
 from monitor.settings import WebSettings
+from monitor.web.connections import BoundedProtocol
 
 log = get_logger(__name__)
 
 _START_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 5
+_HEADER_BYTES: Final = 16_384
+_BACKLOG: Final = 64
+"""Connections taken at once, before any is counted: with the library's 2,048 files ran out."""
 
 
 class WebServer:
@@ -45,6 +50,10 @@ class WebServer:
             access_log=False,
             server_header=False,
             lifespan="off",
+            backlog=_BACKLOG,
+            http=BoundedProtocol,
+            ws="none",
+            h11_max_incomplete_event_size=_HEADER_BYTES,
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
         self._server = uvicorn.Server(config)
@@ -64,7 +73,12 @@ class WebServer:
                 break
         if not self._server.started:
             raise StopLoudly("the web server did not start; the log says why")
-        log.info("web.listening", host=self._settings.host, port=self.port)
+        told = {"host": self._settings.host, "port": self.port}
+        if is_loopback(self._settings.host):
+            log.info("web.listening", **told, reach="this machine alone (web.host)")
+        else:
+            hint = "keep it inside the cluster, or put a proxy with a log-in before it (web.host)"
+            log.warning("web.listening_without_log_in", **told, hint=hint)
 
     def stop(self) -> None:
         """Answer what is in hand, then end. Without effect when not started."""
@@ -88,10 +102,18 @@ class WebServer:
             self.stop()
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens at ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigurationError(
             f"web: cannot listen at {host}:{port}: {error.strerror or error}",
