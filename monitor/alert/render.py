@@ -284,16 +284,17 @@ def _slack(told: _Told) -> dict[str, Any]:
     verb = _VERBS.get(told.event.type.rpartition(".")[2], "test")
     title = f"{alert.severity.upper()} {verb}: {told.labels.get('feature') or alert.rule}"
     blocks: list[dict[str, Any]] = [
-        {"type": "header", "text": {"type": "plain_text", "text": _text(title, 150)}},
+        {
+            "type": "header",
+            "text": {"type": "plain_text", "text": _text(title, 150), "emoji": False},
+        },
         _section(mrkdwn(told.summary or title, 2_900)),
     ]
     fields = {name: told.labels.get(name) for name in ("segment", "rule", "pack")}
     fields |= {name: details.get(name) for name in ("window", "cause")}
     facts = [f"*{name}*\n{mrkdwn(str(value), 300)}" for name, value in fields.items() if value]
     if facts:
-        blocks.append(
-            {"type": "section", "fields": [{"type": "mrkdwn", "text": fact} for fact in facts]}
-        )
+        blocks.append({"type": "section", "fields": list(map(_verbatim, facts))})
     over = alert.state is AlertState.RESOLVED
     if over and (fired := _when_fired(told)):
         blocks.append(_section(f"*when it fired* {mrkdwn(fired, 1_000)}"))
@@ -310,17 +311,24 @@ def _slack(told: _Told) -> dict[str, Any]:
     if details.get("query"):
         blocks.append(_section(f"```{mrkdwn(str(details['query']).replace('`', ' '), 1_500)}```"))
     footer = f"alert {alert.alert_id} · event {told.event.sequence}"
-    blocks.append(
-        {"type": "context", "elements": [{"type": "mrkdwn", "text": mrkdwn(footer, 300)}]}
-    )
+    blocks.append({"type": "context", "elements": [_verbatim(mrkdwn(footer, 300))]})
     if told.url:
         link = f"<{mrkdwn(told.url.replace('|', '%7C'), 1_000)}|open the monitor>"
         blocks.append(_section(link))
-    return {"text": mrkdwn(f"{title}: {told.summary}", 2_900), "blocks": blocks}
+    return {
+        "text": mrkdwn(f"{title}: {told.summary}", 2_900),
+        "blocks": blocks,
+        **dict.fromkeys(("link_names", "unfurl_links", "unfurl_media"), False),
+    }
 
 
 def _section(text: str) -> dict[str, Any]:
-    return {"type": "section", "text": {"type": "mrkdwn", "text": text}}
+    return {"type": "section", "text": _verbatim(text)}
+
+
+def _verbatim(text: str) -> dict[str, Any]:
+    """Slack makes no links of bare addresses and no mentions of names in it: they come from outside."""
+    return {"type": "mrkdwn", "text": text, "verbatim": True}
 
 
 def mrkdwn(text: str, limit: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -275,6 +276,40 @@ def test_slack_cannot_be_made_to_call_a_channel_or_to_link() -> None:
             assert "<" not in text
             assert ">" not in text
     assert "&lt;!channel&gt;" in content["text"]
+
+
+def objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Slack's text objects, wherever they stand."""
+    if isinstance(value, dict):
+        if "type" in value and isinstance(value.get("text"), str):
+            yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from objects(item)
+
+
+def test_slack_makes_nothing_of_its_own_of_what_comes_from_outside() -> None:
+    """Neither links of bare addresses nor mentions of @names and #channels, nor pictures of :names:."""
+    nasty = "http://evil.test @channel #general :skull:"
+    told = resolved(
+        summary=nasty,
+        labels={"feature": nasty, "segment": nasty},
+        details={
+            **dict.fromkeys(("meaning", "verdict", "mend", "query", "window", "cause"), nasty),
+            "strongest_prompts": [{"prompt_id": nasty}],
+            "when_fired": {"summary": nasty},
+        },
+    )
+    content = body(told, "slack", external_url="https://monitor.test")
+    found = list(objects(content["blocks"]))
+    assert len(found) > 10
+    for one in found:
+        if one["type"] == "mrkdwn":
+            assert one["verbatim"] is True
+        else:
+            assert one["emoji"] is False
+    assert not any(content[name] for name in ("link_names", "unfurl_links", "unfurl_media"))
 
 
 @given(text=st.text(max_size=400), limit=st.integers(10, 300))
