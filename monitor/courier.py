@@ -1,7 +1,7 @@
 """The courier loop: outbox → signed webhook → outcome. It shares nothing with the others but Postgres.
 
 Every endpoint has a thread of its own and is told one thing at a time, so an endpoint that hangs
-delays no other. A delivery is claimed under a lease and stays claimed while it is sent: a courier
+delays no other. Deliveries are claimed in batches while an endpoint takes them. Each is claimed under a lease and stays claimed while it is sent: a courier
 killed at any point leaves it to be sent again after the lease, under the same ``webhook-id``.
 Events of one alert reach an endpoint in their order: a later one waits until the earlier is
 delivered or given up. Several couriers may run; each delivery is claimed by one of them.
@@ -33,7 +33,12 @@ from monitor.patience import Patience, rest_until
 from monitor.settings import Endpoint, Settings
 from monitor.store.clock import DatabaseClock
 from monitor.store.database import transaction
-from monitor.store.outbox import claim_deliveries, disable_endpoint, record_attempt
+from monitor.store.outbox import (
+    claim_deliveries,
+    disable_endpoint,
+    record_attempt,
+    release_deliveries,
+)
 from monitor.store.overview import deliveries_waiting
 from monitor.values.alerts import Attempt, Delivery, DeliveryState, Outcome, UnreadableEvent
 
@@ -43,6 +48,9 @@ Sender = Callable[[Caller, RenderedRequest, Endpoint, datetime], Attempt]
 
 LEASE_MARGIN: Final = timedelta(seconds=30)
 """Beside the time of one attempt: to record what came of it."""
+BATCH_TIME: Final = timedelta(seconds=5)
+"""How long deliveries that were claimed together may take, but for the last of them."""
+LARGEST_BATCH: Final = 64
 JITTER: Final = 0.2
 """A delay is stretched by up to this share, so that deliveries put off together come back apart."""
 SLOW_DOWN: Final = timedelta(seconds=60)
@@ -139,7 +147,7 @@ class Courier:
         while not stop.is_set():
             try:
                 busy = Patience(first_seconds=1.0).until_done(
-                    lambda: self._deliver_next(post),
+                    lambda: self._deliver_next(post, post.batch, stop),
                     passing=DatabaseUnavailable,
                     told=_waiting,
                     rest=rest_until(stop),
@@ -150,25 +158,38 @@ class Courier:
             if not busy:
                 stop.wait(self._settings.poll_every.total_seconds())
 
-    def _deliver_next(self, post: _Post) -> bool:
-        """Claim one delivery, send it, record what came of it; False when there was nothing to do."""
+    def _deliver_next(self, post: _Post, most: int = 1, stop: threading.Event | None = None) -> int:
+        """Claim up to ``most`` deliveries, send them one by one, record each; how many were tried.
+
+        The first that is not delivered ends the batch, and so do ``stop``, the endpoint's rate and the
+        lease: what was claimed and not tried is due again at once.
+        """
         self._record_kept(post)
         now = self._clock()
-        if not post.may_send(now):
-            return False
+        most = min(most, post.room(now))
+        if not most:
+            return 0
         endpoint = post.endpoint
-        lease = (endpoint.timeout + LEASE_MARGIN).total_seconds()
+        lease = (BATCH_TIME + endpoint.timeout + LEASE_MARGIN).total_seconds()
         with transaction(self._database) as connection:
-            claimed = claim_deliveries(connection, now, 1, lease, [endpoint.name])
-        if not claimed:
-            return False
-        (delivery,) = claimed
-        post.sent.append(now)
-        attempt = self._attempt(delivery, post, now)
-        # Kept until it is recorded: when the database is away just now, it is asked again.
-        post.kept = (delivery, attempt)
-        self._record_kept(post)
-        return True
+            left = deque(claim_deliveries(connection, now, most, lease, [endpoint.name]))
+        tried, ends = 0, time.monotonic() + BATCH_TIME.total_seconds()
+        while left and not (tried and ((stop and stop.is_set()) or time.monotonic() > ends)):
+            delivery = left.popleft()
+            now = self._clock()
+            post.sent.append(now)
+            attempt = self._attempt(delivery, post, now)
+            tried += 1
+            # Kept until it is recorded: when the database is away just now, it is asked again.
+            post.kept = (delivery, attempt)
+            self._record_kept(post)
+            post.learn(attempt)
+            if attempt.outcome is not Outcome.DELIVERED:
+                break
+        if left:
+            with transaction(self._database) as connection:
+                release_deliveries(connection, left)
+        return tried
 
     def _attempt(self, delivery: Delivery, post: _Post, now: datetime) -> Attempt:
         """One attempt, whatever the row holds and whatever the receiver does: it never raises."""
@@ -270,14 +291,21 @@ class _Post:
     kept: tuple[Delivery, Attempt] | None = None
     """An attempt that was made and is not recorded yet."""
 
-    def may_send(self, now: datetime) -> bool:
-        """Not while the endpoint asked for a pause, nor above ``rate_per_minute``."""
+    batch: int = 1
+    """How many deliveries are claimed together: more while all goes well, one after a failure."""
+
+    def room(self, now: datetime) -> int:
+        """How many may be sent: none while the endpoint asked for a pause, else up to its rate."""
         if self.paused_until is not None and now < self.paused_until:
-            return False
+            return 0
         self.paused_until = None
         while self.sent and self.sent[0] <= now - timedelta(minutes=1):
             self.sent.popleft()
-        return len(self.sent) < self.endpoint.rate_per_minute
+        return max(0, self.endpoint.rate_per_minute - len(self.sent))
+
+    def learn(self, attempt: Attempt) -> None:
+        well = attempt.outcome is Outcome.DELIVERED
+        self.batch = min(2 * self.batch, LARGEST_BATCH) if well else 1
 
 
 def _waiting(error: Exception, seconds: float) -> None:

@@ -26,6 +26,7 @@ from monitor.settings import AlertSettings, Endpoint, Settings
 from monitor.store.alerts import save_alert
 from monitor.store.database import transaction
 from monitor.store.outbox import (
+    claim_deliveries,
     disabled_endpoints,
     enable_endpoint,
     list_deliveries,
@@ -472,6 +473,59 @@ def test_two_couriers_share_the_work_and_repeat_nothing(
         data = request.json["data"]
         order.setdefault(data["alert_id"], []).append(data["sequence"])
     assert all(sequences == [1, 2] for sequences in order.values())
+
+
+def flood(database: Engine, number: int) -> None:
+    """As many alerts again as ``number``, each with two events, to ``ops``, by SQL and unanalysed."""
+    announce(database, types=("drift.detected", "drift.resolved"))
+    with transaction(database) as connection:
+        connection.execute(
+            text("""
+                INSERT INTO monitor_data.events
+                SELECT event_id || n, md5(n::text)::uuid::text, type, sequence, created_at, alert
+                FROM monitor_data.events, generate_series(1, :number) AS n
+            """),
+            {"number": number},
+        )
+        connection.execute(
+            text("""
+                INSERT INTO monitor_data.deliveries
+                    (event_id, endpoint, alert_id, sequence, state, next_attempt_at)
+                SELECT event_id, 'ops', alert_id, sequence, 'waiting', created_at
+                FROM monitor_data.events
+                WHERE event_id NOT IN (SELECT event_id FROM monitor_data.deliveries)
+            """)
+        )
+
+
+def test_of_ten_thousand_alerts_each_claim_looks_at_few(database: Engine) -> None:
+    """Counted by the server, not timed: rows that a claim of 64 fetches of deliveries."""
+    flood(database, 10_000)
+    looked = text(
+        "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_all_tables"
+        " WHERE relid = 'monitor_data.deliveries'::regclass"
+    )
+    for _ in range(12):  # a driver prepares a statement that it has seen five times
+        with transaction(database) as connection:
+            before = connection.scalar(looked)
+            claimed = claim_deliveries(connection, datetime.now(UTC), 64, 60, ["ops"])
+            assert len({d.event.alert_id for d in claimed}) == len(claimed) == 64
+            assert {d.event.sequence for d in claimed} == {1}
+            assert connection.scalar(looked) - before < 3_000
+
+
+def test_a_batch_ends_at_a_failure_and_what_was_not_tried_is_due_at_once(
+    database: Engine, receiver: Receiver
+) -> None:
+    for _ in range(12):
+        announce(database)
+    receiver.answer(*[Answer()] * 5, Answer(status=500))
+    with running(courier(database, endpoint(receiver, rate_per_minute=1_000))):
+        assert receiver.wait_for(lambda got: len(got) == 12, 20)
+    assert len(receiver.events) == 11
+    assert len(set(ids(receiver.received))) == 12
+    waiting = [d for d in deliveries(database) if d.state is DeliveryState.WAITING]
+    assert [d.attempts for d in waiting] == [1]
 
 
 def test_the_heartbeat_beats_while_it_runs(database: Engine, receiver: Receiver) -> None:

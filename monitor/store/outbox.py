@@ -73,6 +73,14 @@ _DELIVERY: Final = """delivery.delivery_id, delivery.endpoint, delivery.state, d
 """The driver itself must read every row, whatever it holds: moments that Python has, JSON as text."""
 
 
+_BY_INDEX: Final = """
+    SELECT set_config(name, value, true) FROM (VALUES
+        ('plan_cache_mode', 'force_custom_plan'), ('enable_seqscan', 'off'), ('enable_sort', 'off'),
+        ('enable_bitmapscan', 'off'), ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'),
+        ('jit', 'off')
+    ) AS setting (name, value)"""
+
+
 def claim_deliveries(
     c: Connection, now: datetime, limit: int, lease_seconds: float, endpoints: Sequence[str]
 ) -> list[Delivery]:
@@ -80,29 +88,41 @@ def claim_deliveries(
 
     Deliveries of one alert to one endpoint go in their order: a later one waits until the earlier was
     delivered or given up. A lease ends by itself, so a courier that died delays its deliveries by at
-    most ``lease_seconds``. Disabled endpoints get nothing.
+    most ``lease_seconds``. Disabled endpoints get nothing. Which of those due at the same moment are
+    taken is left open.
+
+    Whoever has ten thousand waiting must not look at all of them for each: the rows come by the index of
+    what is due, and each is held against its own alert alone. Statistics are from before the burst, and
+    a plan kept from then too, so this transaction makes its plan anew and without joins of whole tables.
     """
+    c.execute(text(_BY_INDEX))
     rows = c.execute(
         text(f"""
             WITH due AS (
-                SELECT delivery_id
-                FROM monitor_data.deliveries AS candidate
-                WHERE state = 'waiting'
-                    AND next_attempt_at <= :now
-                    AND (leased_until IS NULL OR leased_until <= :now)
-                    AND endpoint = ANY(CAST(:endpoints AS text[]))
-                    AND NOT EXISTS (
-                        SELECT FROM monitor_data.endpoints
-                        WHERE endpoints.name = candidate.endpoint AND disabled_at IS NOT NULL)
-                    AND NOT EXISTS (
-                        SELECT FROM monitor_data.deliveries AS earlier
-                        WHERE earlier.alert_id = candidate.alert_id
-                            AND earlier.endpoint = candidate.endpoint
-                            AND earlier.sequence < candidate.sequence
-                            AND earlier.state = 'waiting')
-                ORDER BY next_attempt_at, delivery_id
+                SELECT candidate.delivery_id
+                FROM unnest(CAST(:endpoints AS text[])) AS told (endpoint)
+                CROSS JOIN LATERAL (
+                    SELECT delivery_id
+                    FROM monitor_data.deliveries AS candidate
+                    WHERE state = 'waiting'
+                        AND candidate.endpoint = told.endpoint
+                        AND next_attempt_at <= :now
+                        AND (leased_until IS NULL OR leased_until <= :now)
+                        AND NOT EXISTS (
+                            SELECT FROM monitor_data.deliveries AS earlier
+                            WHERE earlier.alert_id = candidate.alert_id
+                                -- An expression, so that the index of what is due is no way in here.
+                                AND earlier.endpoint || '' = candidate.endpoint
+                                AND earlier.sequence < candidate.sequence
+                                AND earlier.state = 'waiting')
+                    ORDER BY next_attempt_at
+                    LIMIT :limit
+                    FOR UPDATE SKIP LOCKED
+                ) AS candidate
+                WHERE NOT EXISTS (
+                    SELECT FROM monitor_data.endpoints
+                    WHERE endpoints.name = told.endpoint AND disabled_at IS NOT NULL)
                 LIMIT :limit
-                FOR UPDATE SKIP LOCKED
             )
             UPDATE monitor_data.deliveries AS delivery
             SET leased_until = :leased_until
@@ -119,6 +139,17 @@ def claim_deliveries(
     )
     claimed = [_delivery(row) for row in rows.mappings()]
     return sorted(claimed, key=lambda delivery: (delivery.next_attempt_at, delivery.delivery_id))
+
+
+def release_deliveries(c: Connection, deliveries: Sequence[Delivery]) -> None:
+    """End the leases of deliveries that were claimed and not tried: they are due as before."""
+    c.execute(
+        text("""
+            UPDATE monitor_data.deliveries SET leased_until = NULL
+            WHERE delivery_id = ANY(CAST(:ids AS bigint[])) AND state = 'waiting'
+        """),
+        {"ids": [delivery.delivery_id for delivery in deliveries]},
+    )
 
 
 def record_attempt(
