@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import Engine
 
 from monitor.alert.probe import knock, send_test
+from monitor.alert.render import RenderedRequest
 from monitor.alert.webhook import send
 from monitor.calling import Caller, OutOfTime
 from monitor.courier import Courier
@@ -27,7 +28,7 @@ from monitor.errors import BrokerUnavailable, RefuseToStart
 from monitor.ingest.kafka.tokens import ClientCredentials
 from monitor.settings import AlertSettings, Endpoint, Settings
 from monitor.values.alerts import Outcome
-from tests.test_courier import announce, attempts
+from tests.scenes.outbox import announce, attempts
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 SECONDS = 0.5
@@ -188,10 +189,9 @@ def test_a_call_after_one_that_ran_out_of_time_is_served_anew() -> None:
     assert (first.outcome, second.outcome) == (Outcome.RETRY, Outcome.DELIVERED)
 
 
-def _request(to: Endpoint):  # type: ignore[no-untyped-def]
-    from tests.alert.test_webhook import request
-
-    return request(to.url), to, datetime.now(UTC)
+def _request(to: Endpoint) -> tuple[RenderedRequest, Endpoint, datetime]:
+    request = RenderedRequest(url=to.url, headers={}, body=b"{}", message_id="evt_1")
+    return request, to, datetime.now(UTC)
 
 
 def test_the_answer_stands_when_its_body_is_dripped() -> None:

@@ -17,13 +17,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from monitor.alert.policy import event_of
 from monitor.alert.webhook import send
 from monitor.courier import Courier
 from monitor.demo.receiver import Answer, Received, Receiver
 from monitor.heartbeat import Heartbeat
 from monitor.settings import AlertSettings, Endpoint, Settings
-from monitor.store.alerts import save_alert
 from monitor.store.database import transaction
 from monitor.store.outbox import (
     claim_deliveries,
@@ -32,10 +30,10 @@ from monitor.store.outbox import (
     list_deliveries,
     replay_delivery,
 )
-from monitor.values.alerts import Alert, AlertState, Attempt, Delivery, DeliveryState, EventType
+from monitor.values.alerts import Attempt, Delivery, DeliveryState
+from tests.scenes.outbox import announce, attempts
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
-ALERT_IDS = iter(f"00000000-0000-4000-8000-{n:012d}" for n in range(1, 10_000))
 
 
 class Clock:
@@ -66,57 +64,9 @@ def courier(database: Engine, *endpoints: Endpoint, clock: Any = None, **alerts:
     )
 
 
-def announce(
-    database: Engine,
-    *endpoints: str,
-    alert_id: str | None = None,
-    types: tuple[EventType, ...] = ("drift.detected",),
-) -> list[str]:
-    """An alert with its events in the outbox; the events' ids."""
-    now = datetime.now(UTC)
-    alert_id = alert_id or next(ALERT_IDS)
-    ids = []
-    for sequence, type in enumerate(types, start=1):
-        ended = type.endswith("resolved")
-        alert = Alert(
-            alert_id=alert_id,
-            dedupe_key=f"drift/p/{alert_id}/all",
-            rule="persona",
-            kind="drift",
-            severity="warning",
-            state=AlertState.RESOLVED if ended else AlertState.FIRING,
-            summary="toxic rose",
-            labels={"feature": "toxic", "segment": "all"},
-            details={"window": "15m"},
-            pending_since=now,
-            last_active_at=now,
-            fired_at=now,
-            resolved_at=now if ended else None,
-            last_announced_at=now,
-            sequence=sequence,
-        )
-        event = event_of(alert, type, now)
-        with transaction(database) as connection:
-            save_alert(connection, alert, event, endpoints or ("ops",))
-        ids.append(event.event_id)
-    return ids
-
-
 def deliveries(database: Engine) -> list[Delivery]:
     with transaction(database) as connection:
         return list(reversed(list_deliveries(connection)))
-
-
-def attempts(database: Engine) -> list[Any]:
-    with transaction(database) as connection:
-        return list(
-            connection.execute(
-                text(
-                    "SELECT delivery_id, number, outcome, status, latency_seconds, error"
-                    " FROM monitor_data.delivery_attempts ORDER BY delivery_id, number"
-                )
-            )
-        )
 
 
 def ids(received: tuple[Received, ...]) -> list[str]:
