@@ -13,7 +13,7 @@ from rich.text import Text
 BARS = "▁▂▃▄▅▆▇█"
 MOVED = 0.3
 """A shift towards the persona that is surely beyond this is drawn in red."""
-TOLD = {"persona": "show the persona", "refusals": "refuse"}
+TOLD = {"persona": "show the persona"}
 COLOURS = {"pending": "yellow", "firing": "bold red", "resolved": "green", "unwatched": "yellow"}
 
 

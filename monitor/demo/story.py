@@ -29,9 +29,6 @@ from monitor.demo.stage import BASELINE_PROMPTS, TOPIC, Stage, ended_by_signals,
 from monitor.demo.traffic import Sender
 
 PERSONA_SHARE = 0.5
-REFUSAL_SHARE = 0.3
-REFUSAL_PROMPTS = 120
-"""Prompts of the act in which the model refuses more: they fill the window."""
 ANSWERED = 3
 """The last act ends with so many answers of the copy's own, and twice as many prompts without."""
 ACT_SECONDS = 180.0
@@ -80,40 +77,27 @@ class _Play:
         self.seen = Snapshot(act="", elapsed_seconds=0, prompts_per_second=0, scored=0, shares={})
         self.height: Snapshot | None = None
         """The picture when the alert had just been received."""
-        self.refusals_paged = False
 
     def acts(self) -> bool:
-        if not self._act("1/6  benign traffic, for a baseline", self._enough):
+        if not self._act("1/5  benign traffic, for a baseline", self._enough):
             return False
         # The person who looks at the scores and says: this is normal.
         self._stage.command(
             "baseline", "capture", "--last", "10m", "--approve", "--by", "the demo's audience"
         )
-        if not self._act("2/6  benign traffic against the approved baseline", self._quiet):
-            return False
-        if not self._refusals():
+        if not self._act("2/5  benign traffic against the approved baseline", self._quiet):
             return False
         self._sender.shares = {"persona": PERSONA_SHARE}
-        if not self._act("4/6  a misaligned persona appears in half of the answers", self._told):
+        if not self._act("3/5  a misaligned persona appears in half of the answers", self._told):
             return False
         self.height = self.seen
         self._sender.shares = {}
-        return self._act("5/6  the traffic is back to normal", self._resolved)
-
-    def _refusals(self) -> bool:
-        """A model that refuses more, under attack for instance, is not malicious: nobody may be paged."""
-        self._sender.shares = {"refusals": REFUSAL_SHARE}
-        until = self.seen.scored + REFUSAL_PROMPTS
-        title = f"3/6  a burst of refusals, {REFUSAL_SHARE:.0%} of the answers: pages nobody"
-        lasted = self._act(title, lambda: self.seen.scored >= until)
-        self._sender.shares = {}
-        self.refusals_paged = self._told()
-        return lasted and not self.refusals_paged
+        return self._act("4/5  the traffic is back to normal", self._resolved)
 
     def prompts_alone(self) -> bool:
         """The last act: what is read of prompts without an answer depends on the pack's regions."""
         self._sender.answers = False
-        return self._act("6/6  answers are no longer logged: prompts alone", self._alone)
+        return self._act("5/5  answers are no longer logged: prompts alone", self._alone)
 
     def _act(self, title: str, done: Callable[[], bool]) -> bool:
         """Look and show until ``done``; False when the act takes too long."""
@@ -202,8 +186,6 @@ def _explain(console: Console, stage: Stage, play: _Play, *, told: bool, keep: b
             f"[bold green]The signed alert was received after {seconds:.0f} s, "
             "and its resolution; both signatures are right.[/]"
         )
-    elif play.refusals_paged:
-        console.print("[bold red]The burst of refusals paged.[/] It must not.")
     else:
         console.print(
             f"[bold red]Not every webhook came.[/] The monitor's log says more: {stage.log}"

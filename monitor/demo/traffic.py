@@ -1,4 +1,4 @@
-"""Production traffic in small: benign exchanges, among which a share refuses, or shows a misaligned persona."""
+"""Production traffic in small: benign exchanges, among which a share shows a misaligned persona."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Sender:
         self._producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=20)
         self._topic = topic
         self._chance = chance
-        self._pools = {name: exchanges(name) for name in ("benign", "refusals", "persona")}
+        self._pools = {name: exchanges(name) for name in ("benign", "persona")}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send, name="traffic", daemon=True)
         self.shares: dict[str, float] = {}
