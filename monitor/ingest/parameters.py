@@ -50,6 +50,7 @@ _STEERING: Final = (
     *("typical_p", "top_a", "tfs", "mirostat", "xtc_probability", "dry_multiplier", "eta_cutoff"),
     *("responseSchema", "responseMimeType", "format", "tool_choice", "function_call"),
 )
+_STEERING_KEYS: Final = frozenset(_STEERING)
 _UNSTEERED: Final = frozenset(
     {"", "none", "auto", "text", "text/plain", "disabled", "0", "0.0", "False", "None"}
 )
@@ -82,9 +83,10 @@ def sampling(given: Mapping[str, Any], finish_reason: str | None = None) -> Samp
         found["finish_reason"] = finish_reason
     # The Responses API says it inside: {"text": {"format": {"type": "json_schema", …}}}.
     said = given.get("text")
-    form = {"format": said.get("format")} if isinstance(said, dict) else {}
-    steering = tuple(key for key in _STEERING if _steers({**given, **form}.get(key)))
-    if steering:
+    told = {**given, "format": said.get("format")} if isinstance(said, dict) else given
+    # Nearly every record has none of these keys: asking for each of them is slow.
+    present = _STEERING_KEYS & told.keys()
+    if present and (steering := tuple(k for k in _STEERING if k in present and _steers(told[k]))):
         found["steered_by"] = steering
     return Sampling(**found) if found else None
 

@@ -25,6 +25,8 @@ def sample(prompt: Prompt, rate: float) -> Prompt | Skip:
     kept below ``rate``, so what is kept at a lower rate is kept at every higher one. A prompt that is
     kept carries its inclusion probability times ``rate``.
     """
+    if rate >= 1.0:
+        return prompt
     if _fraction(_unit(prompt), _SAMPLING) >= rate:
         return Skip(key=prompt.key, recorded_at=prompt.recorded_at, reason=SkipReason.SAMPLED_OUT)
     return replace(prompt, inclusion_probability=prompt.inclusion_probability * rate)
