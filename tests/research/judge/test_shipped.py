@@ -33,5 +33,9 @@ def test_the_shipped_pack_reads_what_it_says(chat_model_path: Path, tmp_path: Pa
     for name, one in report["features"].items():
         assert one["decision"] != "reject", (name, one["reasons"])
         assert one["noise"]["small batches"] < 0.01, name
-    benign = report["texts"]["benign_fit"] + report["texts"]["benign_check"]
+    (benign,) = {
+        tail["benign_texts"]
+        for tail in report["features"]["assistant"]["tails"]
+        if not tail["known"]
+    }
     assert f"cannot be known from {benign} benign texts" in judge_page(pack.name, report)
