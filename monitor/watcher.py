@@ -5,7 +5,7 @@ announced about them are stored together or not at all. A watcher killed anywher
 step once or not yet, and its successor goes on from the stored state.
 
 Every replica may run a watcher; one leads, by a lease in the store, and the others stand by. A lease ends
-by itself, and one that lost his without noticing (he stood still, or the database was away) stores
+by itself, and a watcher that lost it without noticing (it stood still, or the database was away) stores
 nothing more: every job's transaction is held to the lease's token.
 """
 
@@ -191,7 +191,7 @@ class Watcher:
     def step(self) -> Evaluation:
         """One evaluation of everything, in one transaction.
 
-                Raises `DatabaseUnavailable` and, when another watcher leads or was faster, `StaleLease` or
+        Raises `DatabaseUnavailable` and, when another watcher leads or was faster, `StaleLease` or
         `StaleAlert`: nothing was stored then.
         """
         now = self._clock()

@@ -393,9 +393,8 @@ def first_page(
     found: tuple[int, str] | None = None
     for index in world.paging:
         watch = Watch(world=world, index=index, texts=texts, before=before)
-        taken = watch.first_page(
-            world.settings.rules if rules is None else rules, found[0] if found else None
-        )
+        rules = world.settings.rules if rules is None else rules
+        taken = watch.first_page(rules, found[0] if found else None)
         if taken is not None:
             found = taken, world.features[index].name
     return found

@@ -29,6 +29,7 @@ from monitor.settings import KafkaSettings
 CONNECT_SECONDS: Final = 3.0
 KNOCK_MS: Final = 200
 CUT_MS: Final = 500
+CUT_AGAIN_SECONDS: Final = 0.1
 LEAVE_MS: Final = 1_000
 BOOTSTRAP_SECONDS: Final = 15.0
 TOPIC_SECONDS: Final = 5.0
@@ -54,11 +55,18 @@ class Line:
     def opened(self, client: KafkaNetClient) -> None:
         self._client = client
 
-    def cut(self) -> None:
-        """Whatever waits for an answer on the line fails soon, and so does what is opened on it later.
+    def cut_until_ended(self, thread: threading.Thread, seconds: float) -> None:
+        """Cut again and again until ``thread``, which works on the line, has ended; for ``seconds`` at most.
 
-        Call it until that has ended: a client that is just being made may be missed.
+        Once is not enough: a client that is just being made may be missed.
         """
+        deadline = time.monotonic() + seconds
+        while thread.is_alive() and time.monotonic() < deadline:
+            self.cut()
+            thread.join(CUT_AGAIN_SECONDS)
+
+    def cut(self) -> None:
+        """Whatever waits for an answer on the line fails soon, and so does what is opened on it later."""
         self._cut.set()
         if self._client is not None:
             self._client._net.stop(timeout_ms=CUT_MS)

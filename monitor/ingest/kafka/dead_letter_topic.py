@@ -7,7 +7,6 @@ patience once. From then on a thread tries again, and what came meanwhile waits 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
@@ -33,7 +32,6 @@ MOST_BYTES: Final = 32 * 1024 * 1024
 """What waits for a topic that is away; beyond it the oldest are in the table alone."""
 TOLD_TOGETHER: Final = 500
 CLOSE_SECONDS: Final = 3.0
-CUT_AGAIN_SECONDS: Final = 0.1
 
 
 class DeadLetterTopic:
@@ -96,10 +94,7 @@ class DeadLetterTopic:
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
-        deadline = time.monotonic() + CLOSE_SECONDS
-        while self._thread.is_alive() and time.monotonic() < deadline:
-            self._line.cut()
-            self._thread.join(CUT_AGAIN_SECONDS)
+        self._line.cut_until_ended(self._thread, CLOSE_SECONDS)
         with self._changed:
             if self._waiting:
                 log.warning("dead_letters.not_announced", n=len(self._waiting), kept="in the table")

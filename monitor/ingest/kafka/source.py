@@ -43,7 +43,6 @@ SAY_SECONDS: Final = 60.0
 NOT_YET: Final = "not connected yet"
 LEAVE_SECONDS: Final = 1.0
 """Enough to commit and leave the group where the broker answers; then the line is cut."""
-CUT_AGAIN_SECONDS: Final = 0.1
 CLOSE_SECONDS: Final = 5.0
 
 
@@ -164,12 +163,9 @@ class KafkaSource:
         self._holdings.wake()
         if self._thread.ident is None:
             return
-        began = time.monotonic()
         if self._connected:
             self._thread.join(LEAVE_SECONDS)
-        while self._thread.is_alive() and time.monotonic() - began < CLOSE_SECONDS:
-            self._line.cut()
-            self._thread.join(CUT_AGAIN_SECONDS)
+        self._line.cut_until_ended(self._thread, CLOSE_SECONDS)
 
     # --- the thread ----------------------------------------------------------------------------
 
