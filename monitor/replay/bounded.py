@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -100,20 +101,33 @@ class _Process:
         self._of = 0
 
     def ask(self, request: bytes) -> dict[str, Any]:
-        """Raises `Overrun` when the process ended over it, or does not answer."""
+        """Raises `Overrun` when the process ended over it, or does not answer.
+
+        An end that the limits do not explain may be the machine's doing (no memory, a signal): asked again once.
+        """
         with self._lock:
-            process = self._process()
-            assert process.stdin is not None
-            assert process.stdout is not None
             try:
-                process.stdin.write(struct.pack(">I", len(request)) + request)
-                process.stdin.flush()
-                head = self._read(process, 4)
-                answer = json.loads(self._read(process, *struct.unpack(">I", head)))
-            except (OSError, EOFError, TimeoutError) as error:
-                raise Overrun(self._ended(process, error)) from None
-            assert isinstance(answer, dict)
-            return answer
+                return self._asked(request)
+            except EOFError:
+                return self._asked(request, last=True)
+
+    def _asked(self, request: bytes, *, last: bool = False) -> dict[str, Any]:
+        """Raises `EOFError` for an end that is not final, unless this is the ``last`` time."""
+        process = self._process()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(struct.pack(">I", len(request)) + request)
+            process.stdin.flush()
+            head = self._read(process, 4)
+            answer = json.loads(self._read(process, *struct.unpack(">I", head)))
+        except (OSError, EOFError, TimeoutError) as error:
+            told = self._ended(process, error)
+            if last or told.final:
+                raise Overrun(told.words) from None
+            raise EOFError from None
+        assert isinstance(answer, dict)
+        return answer
 
     def _process(self) -> subprocess.Popen[bytes]:
         if self._running is None or self._of != os.getpid() or self._running.poll() is not None:
@@ -154,20 +168,33 @@ class _Process:
             process.kill()
             process.wait()
 
-    def _ended(self, process: subprocess.Popen[bytes], error: Exception) -> str:
+    def _ended(self, process: subprocess.Popen[bytes], error: Exception) -> _End:
         """What its end says; there is none any more afterwards."""
         self._running = None
-        if isinstance(error, TimeoutError):
+        late = isinstance(error, TimeoutError)
+        if late:
             process.kill()
         code = process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
         if code == -signal.SIGXCPU:
-            return f"the chat template took more than {MOST_SECONDS} s of processor time"
-        if isinstance(error, TimeoutError):
-            return f"the chat template gave no text within {PATIENCE_SECONDS:g} s"
-        return f"the chat template ended its process (code {code}): more than {MOST_MEGABYTES} MB?"
+            words = f"the chat template took more than {MOST_SECONDS} s of processor time"
+        elif late:
+            words = f"the chat template gave no text within {PATIENCE_SECONDS:g} s"
+        else:
+            words = (
+                f"the chat template ended its process (code {code}): more than {MOST_MEGABYTES} MB?"
+            )
+        return _End(words=words, final=late or code == -signal.SIGXCPU)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """How a process ended; ``final`` when asking again would end it the same way."""
+
+    words: str
+    final: bool
 
 
 _PROCESS: Final = _Process()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 
@@ -87,3 +90,46 @@ def test_the_rendering_process_knows_no_secret(
     assert process is not None
     environment = Path(f"/proc/{process.pid}/environ").read_bytes()
     assert b"canary-secret" not in environment
+
+
+SLOW = "{% for i in range(400) %}{% for j in range(9999) %}{% endfor %}{% endfor %}well"
+"""Long enough to be killed in."""
+
+
+@pytest.mark.parametrize(("kills", "answers"), [(1, True), (2, False)])
+def test_a_process_that_the_machine_kills_costs_no_record_the_first_time(
+    tokenizer: PreTrainedTokenizerFast, kills: int, answers: bool
+) -> None:
+    bounded.render(tokenizer, GOOD, ARGUMENTS)
+    killed: set[int] = set()
+    done = threading.Event()
+
+    def kill() -> None:
+        while len(killed) < kills and not done.wait(0.02):
+            running = bounded._PROCESS._running
+            # Only while it renders: one that is found dead is replaced before it is asked.
+            if running is not None and running.pid not in killed and cpu_seconds(running.pid) > 0:
+                killed.add(running.pid)
+                running.kill()
+
+    def cpu_seconds(pid: int) -> float:
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            return used - begun.setdefault(pid, used)
+        return 0.0
+
+    begun: dict[int, float] = {}
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        if answers:
+            assert bounded.render(tokenizer, SLOW, ARGUMENTS) == "well"
+        else:
+            with pytest.raises(bounded.Overrun, match="code -9"):
+                bounded.render(tokenizer, SLOW, ARGUMENTS)
+    finally:
+        done.set()
+        killer.join()
+    assert len(killed) == kills
+    assert bounded.render(tokenizer, GOOD, ARGUMENTS) == "user: hello\n"
