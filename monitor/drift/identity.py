@@ -21,7 +21,8 @@ between their log-probabilities in the mean, a bet of tilt λ gains at most λ �
 
 **What vouches.** No alarm is not "the same model". The mean centred surprise of a window's answers is 0
 for the copy, with a variance that is known, so it has a confidence interval; the served model is
-vouched for only while the whole interval lies within a stated distance of 0 (`vouched`).
+vouched for only while the whole interval lies within a stated distance of 0, and that of its greedy
+answers, where there are any, within its own (`Standing.vouched`).
 
 Array legend: c = tilts, s = `SHARES`, n = answers.
 """
@@ -142,6 +143,7 @@ class Standing:
     given_away: Bound | None
     """Share of greedy tokens that were not the most likely ones; None where nothing was greedy."""
     vouched: bool
+    """Something was weighed, and all of it lies within: answers of one law do not vouch for another's."""
     needed: int | None
     """Answers more that would vouch if they were as those of the window; None where none would."""
 
@@ -150,9 +152,9 @@ def standing(tally: Tally, *, confidence: float, within: float) -> Standing:
     """``within``: nats a token; two-sided bounds at ``confidence``."""
     drawn = _mean_surprise(tally, confidence) if tally.tokens else None
     greedy = _given_away(tally, confidence) if tally.greedy_tokens else None
-    vouched = (drawn is not None and -within < drawn.low and drawn.high < within) or (
-        greedy is not None and greedy.high < GREEDY_WITHIN
-    )
+    inside = [-within < drawn.low and drawn.high < within] if drawn else []
+    inside += [greedy.high < GREEDY_WITHIN] if greedy else []
+    vouched = bool(inside) and all(inside)
     return Standing(
         surprise=drawn,
         given_away=greedy,

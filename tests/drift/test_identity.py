@@ -118,6 +118,24 @@ def test_what_is_said_to_be_needed_vouches(seed):
     assert standing(more, confidence=0.99, within=0.15 + 1e-9).vouched
 
 
+def test_answers_of_one_law_do_not_vouch_for_those_of_another():
+    """A cache of greedy answers says nothing of the model that gave the drawn ones."""
+    greedy = Tally(n=200, greedy_tokens=8_000, given_away=20)
+    drawn = Tally(n=50, tokens=2_000, excess=800.0, variance=2_000.0)
+    calm = replace(drawn, excess=4.0)
+
+    def vouched(tally):
+        return standing(tally, confidence=0.99, within=0.15).vouched
+
+    assert vouched(greedy)
+    assert vouched(greedy + calm)
+    assert not vouched(greedy + drawn)
+    off = replace(greedy, given_away=2_000)
+    assert vouched(calm)
+    assert not vouched(off + calm)
+    assert not vouched(Tally())
+
+
 @pytest.mark.parametrize("retold", [False, True])
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 @pytest.mark.slow
