@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, exc, make_url, text
@@ -177,8 +177,17 @@ def current_revision(engine: Engine) -> str | None:
 
 
 def _revision(connection: Connection) -> str | None:
-    context = MigrationContext.configure(connection, opts={"version_table_schema": DATA_SCHEMA})
-    return context.get_current_revision()
+    table = f"{DATA_SCHEMA}.alembic_version"
+    if connection.scalar(text("SELECT to_regclass(:name)"), {"name": table}) is None:
+        return None
+    found: str | None = connection.scalar(text(f"SELECT version_num FROM {table}"))
+    return found
+
+
+@cache
+def _revisions() -> tuple[str, ...]:
+    """Those that this release knows, the newest first. Every readiness probe asks."""
+    return tuple(one.revision for one in ScriptDirectory(str(MIGRATIONS)).walk_revisions())
 
 
 def require_schema(engine: Engine) -> None:
@@ -187,12 +196,10 @@ def require_schema(engine: Engine) -> None:
     Newer is well: migrations only expand, so that the previous release runs on the new schema while
     a new one is being rolled out.
     """
-    script = ScriptDirectory(str(MIGRATIONS))
-    current, head = current_revision(engine), script.get_current_head()
+    current, (head, *older) = current_revision(engine), _revisions()
     if current is None:
         raise SchemaError("the database has no schema yet", hint="Run `monitor migrate`.")
-    known = {revision.revision for revision in script.walk_revisions()}
-    if current != head and current in known:
+    if current in older:
         raise SchemaError(
             f"the schema is at revision {current}, this version needs {head}",
             hint="Run `monitor migrate`.",

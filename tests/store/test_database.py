@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from sqlalchemy import Engine, make_url, text
 
@@ -13,7 +15,7 @@ from monitor.errors import (
     StopLoudly,
 )
 from monitor.settings import PostgresSettings
-from monitor.store.database import connect, transaction
+from monitor.store.database import connect, require_schema, transaction
 
 
 @pytest.mark.parametrize("url", ["", "no url", "mysql://host/name", "postgresql+asyncpg://host/x"])
@@ -30,6 +32,15 @@ def test_every_spelling_of_the_driver_is_taken(migrated_url: str, driver: str) -
         assert c.scalar(text("SHOW timezone")) == "UTC"
         assert c.scalar(text("SHOW statement_timeout")) == "1min"
     engine.dispose()
+
+
+def test_looking_at_the_schema_writes_no_line(
+    database: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every probe of `/readyz` looks, so each line would stand in the log thousands of times a day."""
+    caplog.set_level(logging.DEBUG)
+    require_schema(database)
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_no_server_asks_for_a_retry_and_shows_no_password() -> None:
