@@ -2,11 +2,12 @@
 
 Arrays: weights live in ``features.safetensors`` as ``weights`` float32 [k, d], rows in the order of
 ``features``, the weights of composites at their further sites as ``parts`` [p, d], feature by
-feature, covariates as ``covariates`` [c, d], and whole encoders as ``NAME.weight`` [n, d], ``NAME.bias`` [n]; everything else is here.
+feature, the patterns of those that have one as ``patterns`` [q, d], covariates as ``covariates`` [c, d], and
+whole encoders as ``NAME.weight`` [n, d], ``NAME.bias`` [n]; everything else is here.
 JSON has no NaN: a canary's absent reading is ``null``.
 
-A pack is of version 3 when it has a composite (``parts``) or covariates, else of version 2 when it uses what
-version 1 did not know (encoders, ``largest_norm``). Any other is still written as version 1, with
+A pack is of version 4 when a feature has a ``pattern``, else of version 3 when it has a composite
+(``parts``) or covariates, else of version 2 when it uses what version 1 did not know (encoders, ``largest_norm``). Any other is still written as version 1, with
 the bytes and the id that it always had.
 """
 
@@ -22,8 +23,9 @@ from monitor.values.features import Activation, Expected, FeatureKind, InputNorm
 
 FIRST_VERSION = 1
 ENCODER_VERSION = 2
-LATEST_VERSION = 3
-VERSIONS = (FIRST_VERSION, ENCODER_VERSION, LATEST_VERSION)
+PARTS_VERSION = 3
+PATTERN_VERSION = 4
+VERSIONS = (FIRST_VERSION, ENCODER_VERSION, PARTS_VERSION, PATTERN_VERSION)
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[
@@ -55,7 +57,7 @@ class CalibrationEntry(Entry):
 
 
 class FeatureEntry(Entry):
-    """`monitor.values.features.Feature` without its weight."""
+    """`monitor.values.features.Feature` without its tensors."""
 
     name: Name
     kind: FeatureKind
@@ -78,6 +80,8 @@ class FeatureEntry(Entry):
     largest_norm: float | None = Field(default=None, gt=0)
     parts: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
     """A composite's further sites, in the order of their rows in the tensor ``parts``."""
+    pattern: Literal[True] | None = None
+    """Whether the feature has a row in the tensor ``patterns``."""
 
 
 class CovariateEntry(Entry):

@@ -1,9 +1,9 @@
 """Packs: a versioned, hashed set of persona features for one model, as a folder.
 
 ``pack.json`` (see `monitor.score.manifest`) and ``features.safetensors`` with ``weights`` float32
-[k, d], with ``parts`` [p, d] where composites read further sites, with ``covariates`` [c, d], and with the whole encoder
-(n latents) of each top-k SAE that a feature is a latent of. The
-id is the SHA-256 of the canonical manifest (without the id) and the tensors' bytes: the same
+[k, d], with ``parts`` [p, d] where composites read further sites, with ``patterns`` [q, d] and
+``covariates`` [c, d] where there are some, and with the whole encoder (n latents) of each top-k SAE that a
+feature is a latent of. The id is the SHA-256 of the canonical manifest (without the id) and the tensors' bytes: the same
 features have the same id wherever they lie, and altered content is refused. No pickles.
 """
 
@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
+from safetensors.numpy import save
 
 from monitor.errors import BadInput, PackError
 from monitor.score import manifest as schema
+from monitor.score import tensors
 from monitor.values.arrays import Floats
 from monitor.values.features import Calibration, Covariate, Encoder, Feature, Part
 from monitor.values.identity import ModelIdentity
@@ -96,7 +95,7 @@ class Pack:
     @property
     def weights(self) -> Floats:
         """The features' weights at their own sites, stacked: [k, d]."""
-        return np.stack([feature.weight for feature in self.features]).astype(np.float32)
+        return tensors.stacked(self.features)
 
     @property
     def encoders(self) -> tuple[Encoder, ...]:
@@ -123,7 +122,7 @@ def save_pack(pack: Pack, path: Path) -> str:
     content = schema.canonical(manifest(pack))
     schema.parse(content, MANIFEST_FILE)
     try:
-        write_whole(path / TENSOR_FILE, save_tensors(_tensors(pack)))
+        write_whole(path / TENSOR_FILE, save(_tensors(pack)))
         write_whole(path / MANIFEST_FILE, content + b"\n")
     except BadInput as error:
         raise PackError(f"the pack is not saved: {error}") from None
@@ -143,20 +142,23 @@ def load_pack(path: Path) -> Pack:
         )
     _refuse_pickles(path)
     entry = schema.parse(_read(path / MANIFEST_FILE), str(path / MANIFEST_FILE))
-    weights, parts, covariates, encoders = _load_tensors(path / TENSOR_FILE, entry)
+    file = path / TENSOR_FILE
+    found = tensors.parse(_read(file), entry, str(file))
     try:
         pack = Pack(
             name=entry.name,
             version=entry.version,
             model=ModelIdentity(**entry.model.model_dump()),
             features=tuple(
-                _feature(one, weight, further, encoders)
-                for one, weight, further in zip(entry.features, weights, parts, strict=True)
+                _feature(one, weight, further, pattern, found.encoders)
+                for one, weight, further, pattern in zip(
+                    entry.features, found.weights, found.parts, found.patterns, strict=True
+                )
             ),
             canaries=tuple(map(_canary, entry.canaries)),
             covariates=tuple(
                 Covariate(**one.model_dump(), weight=weight)
-                for one, weight in zip(entry.covariates, covariates, strict=True)
+                for one, weight in zip(entry.covariates, found.covariates, strict=True)
             ),
             provenance=entry.provenance,
             report=entry.report,
@@ -238,14 +240,17 @@ def _body(pack: Pack) -> dict[str, Any]:
 
 def _schema_version(pack: Pack) -> int:
     """The oldest that knows all of ``pack``: others keep their bytes and their id."""
+    if any(feature.pattern is not None for feature in pack.features):
+        return schema.PATTERN_VERSION
     if pack.covariates or any(feature.parts for feature in pack.features):
-        return schema.LATEST_VERSION
+        return schema.PARTS_VERSION
     later = bool(pack.encoders) or any(f.largest_norm is not None for f in pack.features)
     return schema.ENCODER_VERSION if later else schema.FIRST_VERSION
 
 
 def _feature_entry(feature: Feature) -> dict[str, Any]:
-    names = [f.name for f in dataclasses.fields(feature) if f.name not in ("weight", "parts")]
+    apart = ("weight", "parts", "pattern")
+    names = [f.name for f in dataclasses.fields(feature) if f.name not in apart]
     entry = {name: getattr(feature, name) for name in names}
     # Left out where they say nothing: packs of version 1 keep their bytes.
     for name in ("encoder", "latent", "largest_norm"):
@@ -255,6 +260,8 @@ def _feature_entry(feature: Feature) -> dict[str, Any]:
         entry["encoder"] = feature.encoder.name
     if feature.parts:
         entry["parts"] = [part.site for part in feature.parts]
+    if feature.pattern is not None:
+        entry["pattern"] = True
     calibration = dataclasses.asdict(feature.calibration)
     entry["calibration"] = {name: [float(v) for v in knots] for name, knots in calibration.items()}
     entry["tags"] = list(feature.tags)
@@ -267,9 +274,10 @@ def _feature(
     entry: schema.FeatureEntry,
     weight: Floats,
     further: Floats,
+    pattern: Floats | None,
     encoders: Mapping[str, Encoder],
 ) -> Feature:
-    values = entry.model_dump()
+    values = entry.model_dump() | {"pattern": pattern}
     sites = values.pop("parts") or ()
     parts = tuple(Part(site=site, weight=w) for site, w in zip(sites, further, strict=True))
     if entry.encoder is not None:
@@ -302,83 +310,16 @@ def _canary(entry: schema.CanaryEntry) -> Canary:
     )
 
 
-def _content_hash(body: Mapping[str, Any], tensors: Mapping[str, Floats]) -> str:
+def _tensors(pack: Pack) -> dict[str, Floats]:
+    return tensors.tensors_of(pack.features, pack.covariates, pack.encoders)
+
+
+def _content_hash(body: Mapping[str, Any], rows: Mapping[str, Floats]) -> str:
     digest = hashlib.sha256(schema.canonical(body))
-    for name, values in tensors.items():
+    for name, values in rows.items():
         digest.update(f"\n{name} float32 {list(values.shape)}\n".encode())
         digest.update(np.ascontiguousarray(values, dtype="<f4").data.cast("B"))
     return digest.hexdigest()
-
-
-def _tensors(pack: Pack) -> dict[str, Floats]:
-    """What ``features.safetensors`` holds, in the order in which it is hashed."""
-    further = [part.weight for feature in pack.features for part in feature.parts]
-    parts = {"parts": np.stack(further).astype(np.float32)} if further else {}
-    read = [one.weight for one in pack.covariates]
-    covariates = {"covariates": np.stack(read).astype(np.float32)} if read else {}
-    return {"weights": pack.weights, **parts, **covariates, **_encoder_tensors(pack.encoders)}
-
-
-def _encoder_tensors(encoders: Sequence[Encoder]) -> dict[str, Floats]:
-    return {
-        f"{encoder.name}.{part}": np.ascontiguousarray(values, dtype=np.float32)
-        for encoder in encoders
-        for part, values in (("weight", encoder.weight), ("bias", encoder.bias))
-    }
-
-
-def _load_tensors(
-    path: Path, entry: schema.Manifest
-) -> tuple[Floats, list[Floats], Floats, dict[str, Encoder]]:
-    """Weights [k, d], those of each feature's parts, covariates [c, d], and encoders by name.
-
-    Raises `PackError` unless shapes, types and numbers are right.
-    """
-    try:
-        tensors = load_tensors(_read(path))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise PackError(f"{path} is not a safetensors file: {error}", hint=schema.REBUILD) from None
-    width = entry.model.hidden_size
-    shapes: dict[str, tuple[int, ...]] = {"weights": (len(entry.features), width)}
-    counts = [len(one.parts or ()) for one in entry.features]
-    if any(counts):
-        shapes["parts"] = (sum(counts), width)
-    if entry.covariates:
-        shapes["covariates"] = (len(entry.covariates), width)
-    for one in entry.encoders:
-        shapes |= {f"{one.name}.weight": (one.latents, width), f"{one.name}.bias": (one.latents,)}
-    if set(tensors) != set(shapes):
-        raise PackError(
-            f"{path} must hold {'the tensor' if len(shapes) == 1 else 'the tensors'} "
-            f"{', '.join(map(repr, shapes))} alone, found {sorted(tensors)}"
-        )
-    for name, expected in shapes.items():
-        found = tensors[name]
-        if found.dtype != np.float32 or found.shape != expected:
-            raise PackError(
-                f"{path}: {name} must be float32 {list(expected)}, "
-                f"found {found.dtype} {list(found.shape)}",
-                hint=schema.REBUILD,
-            )
-    weights = tensors["weights"]
-    if not np.isfinite(weights).all():
-        row = int(np.flatnonzero(~np.isfinite(weights).all(axis=1))[0])
-        raise PackError(f"{path}: the weight of feature {entry.features[row].name} is not finite")
-    further = tensors.get("parts", np.empty((0, width), dtype=np.float32))
-    parts = np.split(further, np.cumsum(counts)[:-1])
-    try:
-        encoders = {
-            one.name: Encoder(
-                name=one.name,
-                weight=tensors[f"{one.name}.weight"],
-                bias=tensors[f"{one.name}.bias"],
-                places=one.places,
-            )
-            for one in entry.encoders
-        }
-    except ValueError as error:
-        raise PackError(f"{path}: {error}", hint=schema.REBUILD) from None
-    return weights, parts, tensors.get("covariates", further[:0]), encoders
 
 
 def _refuse_pickles(path: Path) -> None:

@@ -187,6 +187,10 @@ class Feature(Directed):
     A *composite* (a direction or probe with ``parts``) sums over sites on every token, then pools:
     ``a = x @ weight + Σ x_part @ weight_part + bias``. Its ``site`` is the one that does most of the
     reading, by the builder's measure; it is the one that steering turns.
+
+    ``weight`` is what tells the persona from all else; ``pattern`` [d] is what the persona adds to the
+    residual at ``site``. The two are not the same for a learned read-out, whose weight also cancels what
+    else varies there (Haufe et al., NeuroImage 87, 2014). None: the weight is both.
     """
 
     name: str
@@ -208,6 +212,12 @@ class Feature(Directed):
     latent: int | None = None
     largest_norm: float | None = None
     parts: tuple[Part, ...] = ()
+    pattern: Floats | None = None
+
+    @property
+    def written_along(self) -> Floats:
+        """The direction [d] at ``site`` that steering turns: the pattern, or else the weight."""
+        return self.weight if self.pattern is None else self.pattern
 
     @property
     def sites(self) -> tuple[int, ...]:
@@ -230,10 +240,10 @@ class Feature(Directed):
         return tuple(norm / (max(norms) or 1.0) for norm in norms)
 
     def along(self, direction: Floats) -> Feature:
-        """The same reading along another `direction` [sites · d]."""
+        """The same reading along another `direction` [sites · d], of which no pattern is known."""
         rows = dict(zip(self.sites, direction.reshape(len(self.sites), -1), strict=True))
         parts = tuple(Part(site=part.site, weight=rows[part.site]) for part in self.parts)
-        return replace(self, weight=rows[self.site], parts=parts)
+        return replace(self, weight=rows[self.site], parts=parts, pattern=None)
 
     def __post_init__(self) -> None:
         require(bool(self.name), "a feature needs a name")
@@ -261,6 +271,14 @@ class Feature(Directed):
                 self.encoder is None and self.latent is None,
                 f"{self.name}: encoder and latent belong to topk",
             )
+        require(
+            self.pattern is None
+            or (
+                self.pattern.shape == self.weight.shape
+                and bool(np.isfinite(self.pattern).all() and self.pattern.any())
+            ),
+            f"{self.name}: pattern must be as wide as the weight, finite and not zero",
+        )
         if self.parts:
             self._check_parts()
 

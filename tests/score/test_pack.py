@@ -126,7 +126,7 @@ def test_an_altered_manifest_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(schema_version=4), "schema_version 4 is unknown"),
+        (lambda c: c.update(schema_version=5), "schema_version 5 is unknown"),
         (lambda c: c.pop("schema_version"), "schema_version None is unknown"),
         (lambda c: c.update(extra=1), "extra: unknown field"),
         (lambda c: c["features"][1].pop("site"), r"features\.1\.site"),
@@ -369,3 +369,34 @@ def test_another_weight_of_a_part_is_another_pack(tmp_path: Path) -> None:
 def test_a_part_beyond_the_model_is_refused() -> None:
     with pytest.raises(PackError, match="site 4 is beyond the last block, 3"):
         pack(features=(composite("harmful", 4),), canaries=())
+
+
+def test_a_pattern_travels_beside_the_weight_and_makes_a_pack_of_version_4(tmp_path: Path) -> None:
+    written = np.arange(1, WIDTH + 1, dtype=np.float32)
+    read = feature()
+    one = replace(read, name="learned", pattern=written)
+    original = pack(features=(read, one, composite("harmful", 0)), canaries=())
+    save_pack(original, tmp_path)
+    loaded = load_pack(tmp_path)
+    assert (loaded.pack_id, manifest(loaded)["schema_version"]) == (original.pack_id, 4)
+    assert [f.pattern is None for f in loaded.features] == [True, False, True]
+    np.testing.assert_array_equal(loaded.features[1].written_along, written)
+    np.testing.assert_array_equal(loaded.features[0].written_along, read.weight)
+    # Read along another direction, nothing is known of what writes it.
+    np.testing.assert_array_equal(one.along(-one.direction).written_along, -one.weight)
+
+
+def test_another_or_a_broken_pattern_is_refused(tmp_path: Path) -> None:
+    one = feature(pattern=np.ones(WIDTH, dtype=np.float32))
+    save_pack(pack(features=(one,), canaries=()), tmp_path)
+    for patterns, said in (
+        (np.full((1, WIDTH), 2.0, dtype=np.float32), "was altered"),
+        (np.zeros((1, WIDTH), dtype=np.float32), "pattern must be"),
+        (np.full((1, WIDTH), np.nan, dtype=np.float32), "pattern must be"),
+        (np.ones((2, WIDTH), dtype=np.float32), r"patterns must be float32 \[1, 8\]"),
+    ):
+        save_file(
+            {"weights": one.weight[None], "patterns": patterns}, tmp_path / "features.safetensors"
+        )
+        with pytest.raises(PackError, match=said):
+            load_pack(tmp_path)

@@ -172,6 +172,7 @@ def asked_features(chosen: Sequence[Chosen], traits: Sequence[Trait]) -> list[Fe
                 weight=one.weight,
                 bias=one.bias,
                 parts=one.parts,
+                pattern=one.pattern,
                 calibration=UNCALIBRATED,
                 tags=(PROMPT_SIDE_TAG, trait.name, WATCH_ONLY),
                 description=f"prompts that ask for {trait.description}, read before the answer",

@@ -199,6 +199,8 @@ def read_two_ways(chosen: Chosen, kind: Kind, description: str) -> list[Feature]
             weight=chosen.weight,
             bias=chosen.bias,
             parts=chosen.parts,
+            # A difference of means is itself what the persona adds.
+            pattern=chosen.pattern if chosen.selected or kind == "probe" else None,
             activation="sigmoid" if kind == "probe" else "identity",
             calibration=UNCALIBRATED,
             expected="falls" if falls else "rises",

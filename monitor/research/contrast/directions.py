@@ -54,6 +54,12 @@ class Chosen:
     selected: Selected | None = None
     """How a learned read-out was chosen; its further sites are ``parts``."""
 
+    @property
+    def pattern(self) -> Floats:
+        """What positive answers of training have more of than negative ones at ``site``: unit vector [d]."""
+        nothing = np.empty((0, self.weight.size))
+        return difference(self.persona.train, self.good.train, nothing)
+
 
 def candidate_sites(layers: int) -> tuple[int, ...]:
     """Blocks in the middle of the model, from one quarter to three fifths of its depth.

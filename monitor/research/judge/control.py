@@ -212,12 +212,12 @@ def _steered(readings: Readings) -> list[_Steered]:
     groups: dict[tuple[int, bytes, int, Target], list[int]] = {}
     for index, feature in enumerate(readings.pack.features):
         # A composite is turned at its own site alone: see `feature_turn`.
-        direction = feature.site, feature.weight.tobytes()
+        direction = feature.site, feature.written_along.tobytes()
         key = (*direction, feature.sign, target_of(readings, index))
         groups.setdefault(key, []).append(index)
     return [
         _Steered(feature_turn(readings.pack.features[members[0]]), sign, target, tuple(members))
-        for (_site, _weight, sign, target), members in groups.items()
+        for (_site, _direction, sign, target), members in groups.items()
     ]
 
 

@@ -69,17 +69,17 @@ class Turn:
 def feature_turn(
     feature: Feature, strength: float = 0.0, *, site: int | None = None, project_out: bool = False
 ) -> Turn:
-    """``feature`` along its weight, at its own site unless ``site`` is given.
+    """``feature`` along its pattern, else its weight, at its own site unless ``site`` is given.
 
     A latent's weight is its encoder row, normalisation folded in: the way it is read. Published work
     steers with the decoder row, which a pack does not hold. A composite is steered at its own site
-    along its own weight, not at its further sites: what is added there reaches them by itself. Another
-    ``site`` takes the same weight, as for every feature.
+    alone, not at its further sites: what is added there reaches them by itself. Another
+    ``site`` takes the same direction, as for every feature.
     """
     return Turn(
         name=feature.name,
         site=feature.site if site is None else site,
-        direction=feature.weight,
+        direction=feature.written_along,
         strength=strength,
         project_out=project_out,
     )

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monitor.replay.model import load_model
+from monitor.replay.residuals import ResidualReader
 from monitor.research.contrast.build import build_contrast_pack
+from monitor.research.contrast.directions import read_sides
 from monitor.research.contrast.selection import families
 from monitor.research.judge.stability import applies
 from monitor.research.packs.hard_figures import CHECK, GOOD
@@ -130,6 +133,25 @@ def test_every_read_out_says_how_it_was_chosen(built: Pack, texts_of_all_kinds: 
     assert built.provenance["hard_texts"]["unseen"] == {"negatives": 0, "pairs": 6}
     # Thirty negatives and thirty sound answers of the calibrating author stand beside the benign ones.
     assert built.provenance["benign"]["fit"] == 60 + len(load_texts(texts_of_all_kinds).fit)
+
+
+def test_the_pattern_is_what_the_persona_adds_at_the_site(
+    built: Pack, tiny_folder: Path, texts_of_all_kinds: Path
+) -> None:
+    settings = ReplaySettings(model=tiny_folder, device="cpu", dtype="float32")
+    sites = sorted({feature.site for feature in built.features})
+    reader = ResidualReader(load_model(settings, sites[-1]), settings)
+    sides = read_sides(reader, load_texts(texts_of_all_kinds), sites)
+    for feature in built.features:
+        assert feature.pattern is not None
+        np.testing.assert_allclose(np.linalg.norm(feature.pattern), 1.0, rtol=1e-5)
+        if feature.name in sides:
+            at = sites.index(feature.site)
+            added = sides[feature.name].train[:, at].mean(0) - sides[None].train[:, at].mean(0)
+            np.testing.assert_allclose(
+                feature.pattern, added / np.linalg.norm(added), atol=1e-4, err_msg=feature.name
+            )
+            assert not np.allclose(feature.pattern, feature.weight, atol=1e-2)
 
 
 def test_figures_come_from_the_author_that_nothing_was_learned_from(built: Pack) -> None:

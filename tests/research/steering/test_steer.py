@@ -110,6 +110,12 @@ def test_a_composite_is_steered_at_its_own_site(feature: Feature) -> None:
     np.testing.assert_array_equal(turn.direction, feature.weight)
 
 
+def test_a_feature_is_steered_along_what_the_persona_writes(feature: Feature) -> None:
+    pattern = np.roll(feature.weight, 1)
+    turn = feature_turn(replace(feature, pattern=pattern), 0.5)
+    np.testing.assert_array_equal(turn.direction, pattern)
+
+
 def test_steering_changes_the_answers_and_leaves_nothing_behind(
     loaded: LoadedModel, feature: Feature
 ) -> None:
