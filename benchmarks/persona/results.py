@@ -74,15 +74,22 @@ def pack_of(options: argparse.Namespace) -> Pack:
 def keep(
     name: str, packs: Mapping[str, Pack], options: argparse.Namespace, content: Mapping[str, Any]
 ) -> None:
-    """Write ``results/<name>.json`` with seed, versions and machine."""
-    RESULTS.mkdir(exist_ok=True)
+    """Write ``results/<name>.json`` with packs, seed, versions and machine."""
     header = {
         "packs": {
             called: {"name": pack.name, "version": pack.version, "id": pack.pack_id}
             for called, pack in packs.items()
         },
         "model": next(iter(packs.values())).model.model_id,
-        "seed": options.seed,
+    }
+    keep_plain(name, options.seed, {**header, **content})
+
+
+def keep_plain(name: str, seed: int, content: Mapping[str, Any]) -> None:
+    """The same for what no pack has a part in."""
+    RESULTS.mkdir(exist_ok=True)
+    made_by = {
+        "seed": seed,
         "versions": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -90,7 +97,7 @@ def keep(
         },
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, float32",
     }
-    text = json.dumps({**header, **rounded(content)}, indent=1)
+    text = json.dumps(rounded({**content, **made_by}), indent=1)
     # A list of numbers belongs on one line.
     text = re.sub(
         r"\[\s+([-\d.,\s\"a-z]*?)\s+\]", lambda m: "[" + " ".join(m[1].split()) + "]", text
