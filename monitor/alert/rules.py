@@ -25,7 +25,7 @@ from monitor.alert.sentences import most_grown
 from monitor.settings import DriftRule, Thresholds
 from monitor.values.alerts import Condition, Severity
 from monitor.values.drift import Bound, Drift
-from monitor.values.features import Expected, selected
+from monitor.values.features import Expected, picked
 from monitor.values.prompts import CANARY
 from monitor.values.witnesses import Cause, as_json, sentence
 
@@ -75,12 +75,8 @@ def rank(severity: Severity) -> int:
 
 
 def watches(rule: DriftRule, feature: FeatureInfo) -> bool:
-    """Does the rule select this feature? ``!`` in front of a selector leaves out what it selects."""
-    named = [one for one in rule.features if not one.startswith("!")]
-    left_out = [one[1:] for one in rule.features if one.startswith("!")]
-    return any(selected(one, feature.name, feature.tags) for one in named) and not any(
-        selected(one, feature.name, feature.tags) for one in left_out
-    )
+    """Does the rule select this feature?"""
+    return picked(rule.features, feature.name, feature.tags)
 
 
 def matches(rule: DriftRule, feature: FeatureInfo, segment: str) -> bool:

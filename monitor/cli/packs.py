@@ -1,4 +1,4 @@
-"""Packs: look at one, compare it with a model, build, import or join."""
+"""Packs: look at one, compare it with a model, build, import, join or make smaller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from monitor.cli.show import out as console
 from monitor.cli.show import plain, progress, show
 from monitor.errors import BadInput
 
-pack = typer.Typer(help="Feature packs: look at, verify, build, import, join.")
+pack = typer.Typer(help="Feature packs: look at, verify, build, import, join, select.")
 build = typer.Typer(help="Build a pack.")
 imports = typer.Typer(help="Import features from published checkpoints.")
 build.command("contrast")(pack_build_contrast)
@@ -113,6 +113,31 @@ def pack_join(
     save_pack(made, folder)
     row = {"pack": str(folder), "id": made.pack_id, "features": len(made.features)}
     show([row], as_json)
+
+
+@pack.command("select")
+def pack_select(
+    folder: Annotated[Path, typer.Argument(metavar="PACK", help="Pack to begin with.")],
+    selectors: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FEATURE…", help="Names, globs or tag:GLOB; with ! before it: left out."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Where the pack with fewer features is written.")],
+    as_json: JsonOption = False,
+    yes: YesOption = False,
+) -> None:
+    """The same pack with fewer features: without those that the judge rejected, for instance."""
+    from monitor.score.pack import load_pack, save_pack
+    from monitor.score.selecting import selection
+
+    if out.resolve() == folder.resolve():
+        raise BadInput(f"--out {out} is the pack itself: a pack is never edited in place")
+    made = selection(load_pack(folder), selectors)
+    ask(replaced_pack(out), "Replace it?", yes=yes)
+    save_pack(made, out)
+    show([{"pack": str(out), "id": made.pack_id, "features": len(made.features)}], as_json)
 
 
 @pack.command("covariates")

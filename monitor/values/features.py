@@ -138,6 +138,14 @@ def selected(selector: str, name: str, tags: Sequence[str]) -> bool:
     return fnmatchcase(name, selector)
 
 
+def picked(selectors: Sequence[str], name: str, tags: Sequence[str]) -> bool:
+    """Do ``selectors`` together pick it? ``!`` in front of one leaves out what it selects."""
+    left_out = any(selected(one[1:], name, tags) for one in selectors if one.startswith("!"))
+    return not left_out and any(
+        selected(one, name, tags) for one in selectors if not one.startswith("!")
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Covariate:
     """A direction [d] that is read off the prompt side in the same forward pass, and is no feature.

@@ -42,6 +42,7 @@ ASKS = {
     "pack import sae": "a pack in --out is replaced",
     "pack join": "a pack in --out is replaced",
     "pack covariates": "a pack in --out is replaced",
+    "pack select": "a pack in --out is replaced",
     "pack judge": "with --write the pack gets another id",
     "offsets move": "records that were not read are passed over",
 }
