@@ -135,7 +135,8 @@ class Metrics:
             "monitor_lag_records",
             ("topic", "partition"),
             "Records between the stored offset and the partition's end, for partitions of this worker. The "
-            "broker is asked for the end every 15 seconds, also while reading is held up.",
+            "broker is asked for the end every 15 seconds, also while reading is held up; no sample before it "
+            "is known.",
             action="Growing: add workers (up to the number of partitions), or lower ingest.sampling_rate.",
         )
         self.delay = self._gauge(

@@ -73,6 +73,8 @@ def keep_log_ends(
 def progress_of(c: Connection, now: datetime, group_id: str | None = None) -> list[Progress]:
     """The partitions that are in use (see `IN_USE`) in a consumer group (None: in any), in order.
 
+    One whose end nobody told yet is left out: how far it is read is not known.
+
     The watermark is ``now`` where everything up to a fresh answer of the broker is stored; else the time
     of the newest record in the last stored chunk, or of an older answer up to which all is stored.
     """

@@ -127,7 +127,8 @@ def state_of_things(c: Reader, now: datetime, given: str | None = None) -> dict[
         # Of the last quarter of an hour; null: no record carries the server's token counts.
         "fidelity": asdict(compared) | {"share": compared.share} if compared else None,
         "ingest": {
-            "lag_records": sum((health.lag or {}).values()),
+            # Null: of no partition is the end of the log known.
+            "lag_records": sum(health.lag.values()) if health.lag else None,
             "lag": health.lag or {},
             "delay_seconds": max(known.values(), default=None),
             "slowest": max(known, key=known.__getitem__, default=None),

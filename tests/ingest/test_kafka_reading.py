@@ -62,6 +62,14 @@ def test_dropped_partitions_leave_nothing_behind() -> None:
     assert (readings.records, readings.cut(), A in readings) == (0, None, False)
 
 
+def test_the_end_of_a_log_is_not_known_before_it_is_told() -> None:
+    readings = reading_both()
+    assert readings.log_ends == {}
+    readings.add(A, records(A, 5), position=6, log_end=20, now=1.0)
+    readings.add(A, records(A, 6), position=7, log_end=None, now=1.0)
+    assert readings.log_ends == {A: 20}, "logs only grow: what was told holds"
+
+
 def test_a_few_large_records_fill_a_chunk() -> None:
     readings = reading_both()
     large = bytes(reading.CHUNK_BYTES // 2)

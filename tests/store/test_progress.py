@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 from monitor.store.chunks import advance_offsets
 from monitor.store.database import transaction
 from monitor.store.progress import FRESH, IN_USE, keep_log_ends, progress_of
+from monitor.store.reading import begin_partitions
 from monitor.values.progress import LogEnd, Progress
 from monitor.values.prompts import OffsetSpan
 
@@ -93,6 +94,18 @@ def test_a_partition_from_which_nothing_was_read(database: Engine) -> None:
     waiting, empty = known(database)[0], known(database)[1]
     assert (waiting.lag, waiting.watermark, waiting.delay(NOW)) == (30, None, 5.0)
     assert (empty.lag, empty.watermark) == (0, NOW)
+
+
+def test_of_a_log_whose_end_nobody_told_there_is_no_lag(database: Engine) -> None:
+    with transaction(database) as c:
+        begin_partitions(c, "g", "w", {("prompts", 0): 40})
+    one = shown(database)[0]
+    assert (one.next_offset, one.log_end, one.lag, one.watermark, one.delay) == (40, *[None] * 4)
+    assert known(database) == {}
+    read(database, 40, 45)  # a chunk may come before the first answer
+    assert shown(database)[0].lag is None
+    asked(database, 70, begins_at=40)
+    assert (shown(database)[0].lag, known(database)[0].lag) == (25, 25)
 
 
 def test_a_clock_ahead_is_no_progress_beyond_now(database: Engine) -> None:

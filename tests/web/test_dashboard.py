@@ -195,7 +195,8 @@ def test_overview_api(watched: Engine, client_of: ClientOf) -> None:
 
 def test_how_far_what_is_read_lies_behind(watched: Engine, client_of: ClientOf) -> None:
     quiet = client_of(watched).get("/api/overview").json()["ingest"]
-    assert quiet["delay_seconds"] is None
+    assert (quiet["lag_records"], quiet["delay_seconds"]) == (None, None)
+    assert re.search(r"lag</span><b>–</b>", client_of(watched).get("/").text)
     told = LogEnd(topic="prompts", partition=3, begins_at=0, log_end=900, asked_at=NOW)
     span = OffsetSpan(topic="prompts", partition=3, start=0, end=850, log_end=900)
     with transaction(watched) as c:

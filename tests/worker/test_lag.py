@@ -127,7 +127,8 @@ def test_the_lag_of_a_dead_worker_says_how_old_it_is(
     produce(kafka_bootstrap, topic, 20)
     settings, replay = settings_for(kafka_bootstrap, topic), HeldUp(chunks=1_000)
     with working(database, settings, replay) as worker, at_work(worker, replay):
-        wait_for(lambda: lag_shown(database) == {0: 0, 1: 0}, "all is read")
+        wait_for(lambda: stored(database) == {0: 20, 1: 20}, "all is stored")
+        wait_for(lambda: lag_shown(database) == {0: 0, 1: 0}, "the broker was asked")
     ended = datetime.now(UTC)
     produce(kafka_bootstrap, topic, 30)
     time.sleep(1.0)

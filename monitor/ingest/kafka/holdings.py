@@ -68,11 +68,14 @@ class Holdings:
             return self._assigned()
 
     def lag(self) -> dict[Partition, int]:
-        """Records between what is stored (else where reading began) and the log's end as last told."""
+        """Records between what is stored (else where reading began) and the log's end as last told.
+
+        A partition whose end nobody told yet is not among them.
+        """
         with self._changed:
             return {
-                partition: max(0, self._log_end(partition, told) - self._stored[partition])
-                for partition, told in self._readings.log_ends.items()
+                partition: max(0, end - self._stored[partition])
+                for partition, end in self._log_ends().items()
             }
 
     def log_ends(self) -> tuple[LogEnd, ...]:
@@ -274,10 +277,12 @@ class Holdings:
     def _revoked(self, span: OffsetSpan) -> bool:
         return self._readings.assignments.get((span.topic, span.partition)) != span.assignment
 
-    def _log_end(self, partition: Partition, told: int) -> int:
+    def _log_ends(self) -> dict[Partition, int]:
         """A poll and a question both tell the end; logs only grow."""
-        asked = self._asked.get(partition)
-        return told if asked is None else max(told, asked.log_end)
+        ends = dict(self._readings.log_ends)
+        for partition, asked in self._asked.items():
+            ends[partition] = max(ends.get(partition, 0), asked.log_end)
+        return ends
 
     def _forget(self, partitions: Collection[Partition]) -> None:
         """These are read from the start again: whatever was read of them is void."""
@@ -288,9 +293,6 @@ class Holdings:
     def _lose(self, partitions: Collection[Partition]) -> None:
         self._unplaced -= set(partitions)
         self._void(partitions)
-        for topic, number in partitions:
-            with suppress(KeyError):
-                METRICS.lag.remove(topic, str(number))
 
     def _void(self, partitions: Iterable[Partition]) -> None:
         gone = set(partitions)
@@ -299,6 +301,8 @@ class Holdings:
             self._to_commit.pop(partition, None)
             self._stored.pop(partition, None)
             self._asked.pop(partition, None)
+            with suppress(KeyError):
+                METRICS.lag.remove(partition[0], str(partition[1]))
         remaining = (without(chunk, gone) for chunk in self._chunks)
         self._chunks = deque(chunk for chunk in remaining if chunk)
         self._changed.notify_all()

@@ -106,7 +106,8 @@ class Readings:
         if reading.wanted:
             reading.gone_below(position)
         reading.end = max(reading.end, position)
-        reading.log_end = log_end if log_end is None else max(log_end, reading.end)
+        told = reading.log_end if log_end is None else log_end
+        reading.log_end = None if told is None else max(told, reading.end)
         if self._due(reading) and self._waiting_since is None:
             self._waiting_since = now
 
@@ -159,9 +160,11 @@ class Readings:
 
     @property
     def log_ends(self) -> Mapping[Partition, int]:
+        """Of the partitions whose end a poll has told."""
         return {
-            key: reading.end if reading.log_end is None else reading.log_end
+            key: reading.log_end
             for key, reading in self._open.items()
+            if reading.log_end is not None
         }
 
     def end(self, partition: Partition) -> int:
