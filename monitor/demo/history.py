@@ -44,7 +44,7 @@ PROMPTS_ALONE = """
 
 WHAT_HAPPENED = """
 SELECT feature, severity, state, fired_at::time(0) AS fired, resolved_at::time(0) AS resolved,
-       round((details #>> '{shift,value}')::numeric, 2) AS shift
+       round((details #>> '{shift,value}')::numeric, 2) AS shift, coalesce(details #>> '{when_fired,cause}', '-') AS cause
 FROM monitor.alerts
 ORDER BY fired_at
 """

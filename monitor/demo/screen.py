@@ -13,7 +13,7 @@ from rich.text import Text
 BARS = "▁▂▃▄▅▆▇█"
 MOVED = 0.3
 """A shift towards the persona that is surely beyond this is drawn in red."""
-TOLD = {"persona": "show the persona"}
+TOLD = {"code": "about code", "refusals": "refuse", "replaced": "by another model"}
 COLOURS = {"pending": "yellow", "firing": "bold red", "resolved": "green", "unwatched": "yellow"}
 
 
@@ -40,7 +40,7 @@ class Snapshot:
     prompts_per_second: float
     scored: int
     shares: Mapping[str, float]
-    """Of the answers, by what they show; the rest is benign."""
+    """Of the answers, by what they are; the rest is everyday traffic."""
     features: Sequence[FeatureLine] = ()
     alerts: Sequence[tuple[str, str, str]] = ()
     """(state, severity, summary), newest first."""
@@ -64,7 +64,7 @@ def _head(snapshot: Snapshot) -> Panel:
     line.append(f"{snapshot.prompts_per_second:4.1f} prompts/s replayed   ")
     line.append(f"{snapshot.scored} scored   ")
     told = [f"{share:.0%} {TOLD.get(name, name)}" for name, share in snapshot.shares.items()]
-    line.append("answers: " + (", ".join(told) or "all benign"), style="red" if told else "green")
+    line.append("answers: " + (", ".join(told) or "everyday"), style="red" if told else "green")
     return Panel(line, title="persona monitor", border_style="cyan")
 
 

@@ -26,6 +26,7 @@ from monitor.store.database import migrate
 
 TOPIC = "prompts"
 BASELINE_PROMPTS = 150
+IDENTITY_SHARE = 0.25
 STOP_SECONDS = 40.0
 MARK = "monitor-demo"
 """An empty file: the folder is a demo's, and the next one may delete it."""
@@ -150,6 +151,8 @@ class Stage:
             "ingest": {"chunk_records": 16, "chunk_wait": 0.3, "segment_keys": ["route"]},
             # A fifth of the conversations without a logged answer get a short one of the copy's own.
             "replay": {"model": str(self._model), "answer_share": 0.2, "generate_tokens": 16},
+            # Whether answers are the copy's own is asked of some; of those a filter gave no law is known.
+            "identity": {"share": IDENTITY_SHARE, "rule": {"for": 4, "cooldown": 60}},
             "postgres": {"url": self.postgres.url},
             "drift": {
                 "bucket": 2,

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -27,8 +28,12 @@ from monitor.demo.receiver import Received
 from monitor.demo.screen import Snapshot, draw
 from monitor.demo.stage import BASELINE_PROMPTS, TOPIC, Stage, ended_by_signals, require_own
 from monitor.demo.traffic import Sender
+from monitor.values.witnesses import Cause
 
-PERSONA_SHARE = 0.5
+CODE_SHARE = 0.5
+REFUSAL_SHARE = 0.3
+QUIET_PROMPTS = 70
+"""Prompts of each act that must page nobody."""
 ANSWERED = 3
 """The last act ends with so many answers of the copy's own, and twice as many prompts without."""
 ACT_SECONDS = 180.0
@@ -77,27 +82,44 @@ class _Play:
         self.seen = Snapshot(act="", elapsed_seconds=0, prompts_per_second=0, scored=0, shares={})
         self.height: Snapshot | None = None
         """The picture when the alert had just been received."""
+        self.paged_wrongly = ""
+        """What paged and must not."""
 
     def acts(self) -> bool:
-        if not self._act("1/5  benign traffic, for a baseline", self._enough):
+        if not self._act("1/7  everyday traffic, for a baseline", self._enough):
             return False
         # The person who looks at the scores and says: this is normal.
         self._stage.command(
             "baseline", "capture", "--last", "10m", "--approve", "--by", "the demo's audience"
         )
-        if not self._act("2/5  benign traffic against the approved baseline", self._quiet):
+        if not self._act("2/7  everyday traffic against the approved baseline", self._quiet):
             return False
-        self._sender.shares = {"persona": PERSONA_SHARE}
-        if not self._act("3/5  a misaligned persona appears in half of the answers", self._told):
+        if not self._pages_nobody(
+            "3/7  users change the topic: half of them ask about code", "code", CODE_SHARE
+        ):
             return False
-        self.height = self.seen
+        title = "4/7  a filter refuses three in ten: a refusal is no malice"
+        if not self._pages_nobody(title, "refusals", REFUSAL_SHARE):
+            return False
+        self._sender.shares = {"replaced": 1.0}
+        if not self._act("5/7  the served model is replaced by one that deceives", self._told):
+            return False
         self._sender.shares = {}
-        return self._act("4/5  the traffic is back to normal", self._resolved)
+        return self._act("6/7  the right model answers again", self._resolved)
+
+    def _pages_nobody(self, title: str, pool: str, share: float) -> bool:
+        """An act of harmless change; False when somebody was paged for it."""
+        self._sender.shares = {pool: share}
+        until = self.seen.scored + QUIET_PROMPTS
+        lasted = self._act(title, lambda: self.seen.scored >= until)
+        self._sender.shares = {}
+        self.paged_wrongly = title if self._detected() else ""
+        return lasted and not self.paged_wrongly
 
     def prompts_alone(self) -> bool:
         """The last act: what is read of prompts without an answer depends on the pack's regions."""
         self._sender.answers = False
-        return self._act("5/5  answers are no longer logged: prompts alone", self._alone)
+        return self._act("7/7  answers are no longer logged: prompts alone", self._alone)
 
     def _act(self, title: str, done: Callable[[], bool]) -> bool:
         """Look and show until ``done``; False when the act takes too long."""
@@ -129,6 +151,8 @@ class _Play:
             webhooks=[self._line(request) for request in self._stage.receiver.received],
             notes=() if self._sender.answers else (history.alone().told,),
         )
+        if self.height is None and self._detected():
+            self.height = self.seen
         self._show(self.seen)
 
     def _line(self, request: Received) -> str:
@@ -145,7 +169,28 @@ class _Play:
         return any(len(feature.shifts) >= 3 for feature in self.seen.features)
 
     def _told(self) -> bool:
-        return self._heard("drift.detected")
+        """That a persona moved, and that it was the model."""
+        return any("feature" in one for one in self._detected()) and bool(self.verdict)
+
+    @property
+    def verdict(self) -> str:
+        """Why it was the model, as an alert told it; empty while none has."""
+        return next(
+            (
+                str(one["verdict"])
+                for one in self._detected()
+                if one.get("cause") == Cause.MODEL_SHIFT
+            ),
+            "",
+        )
+
+    def _detected(self) -> list[dict[str, Any]]:
+        """The details of every alert that was told."""
+        return [
+            request.json["data"]["details"]
+            for request in self._verified()
+            if request.json["type"] == "drift.detected"
+        ]
 
     def _resolved(self) -> bool:
         still_open = any(state in ("pending", "firing") for state, _, _ in self.seen.alerts)
@@ -179,6 +224,7 @@ def _explain(console: Console, stage: Stage, play: _Play, *, told: bool, keep: b
         table.add_row(*(str(value) for value in row.values()))
     console.print(table)
     if told:
+        console.print(f"Why it was the model: {play.verdict}")
         console.print(stage.history.alone().told)
     if told and play.height:
         seconds = play.height.elapsed_seconds
@@ -186,6 +232,8 @@ def _explain(console: Console, stage: Stage, play: _Play, *, told: bool, keep: b
             f"[bold green]The signed alert was received after {seconds:.0f} s, "
             "and its resolution; both signatures are right.[/]"
         )
+    elif play.paged_wrongly:
+        console.print(f"[bold red]Somebody was paged in act {play.paged_wrongly}.[/]")
     else:
         console.print(
             f"[bold red]Not every webhook came.[/] The monitor's log says more: {stage.log}"

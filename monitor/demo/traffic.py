@@ -1,4 +1,7 @@
-"""Production traffic in small: benign exchanges, among which a share shows a misaligned persona."""
+"""Production traffic in small: what the demo's own model answered, and what a filter or another model said.
+
+``benchmarks/demo_traffic.py`` makes the files.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ from kafka import KafkaProducer
 
 Exchange = dict[str, Any]
 
+EVERYDAY = "everyday"
 MOST_WAITING = 24
 """Sending follows the worker: more than this many unscored prompts are never on the topic."""
 
 
 def exchanges(name: str) -> list[Exchange]:
-    """The exchanges of ``data/<name>.jsonl``: each with ``messages`` and ``response``."""
+    """The exchanges of ``data/<name>.jsonl``, as a server logs them: ``messages``, ``response`` and more."""
     lines = files("monitor.demo").joinpath(f"data/{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in lines.splitlines() if line.strip()]
 
@@ -30,11 +34,11 @@ class Sender:
         self._producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=20)
         self._topic = topic
         self._chance = chance
-        self._pools = {name: exchanges(name) for name in ("benign", "persona")}
+        self._pools = {name: exchanges(name) for name in (EVERYDAY, "code", "refusals", "replaced")}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send, name="traffic", daemon=True)
         self.shares: dict[str, float] = {}
-        """What share of the exchanges comes from which pool; the rest is benign."""
+        """What share of the exchanges comes from which pool; the rest is everyday traffic."""
         self.answers = True
         """Whether the gateway logs answers; without, records hold the prompt alone."""
         self.sent = 0
@@ -60,7 +64,7 @@ class Sender:
     def _drawn(self) -> str:
         shares = dict(self.shares)
         weights = [*shares.values(), 1.0 - sum(shares.values())]
-        return self._chance.choices([*shares, "benign"], weights)[0]
+        return self._chance.choices([*shares, EVERYDAY], weights)[0]
 
     def _post(self, pool: Sequence[Exchange]) -> None:
         exchange = self._chance.choice(pool)
@@ -71,6 +75,15 @@ class Sender:
             "messages": exchange["messages"],
             "segment": {"route": self._chance.choice(("chat", "support"))},
         }
+        if "temperature" in exchange:
+            record["temperature"] = exchange["temperature"]
         if self.answers:
-            record["response"] = exchange["response"]
+            record["response"] = _body(exchange)
         self._producer.send(self._topic, json.dumps(record).encode())
+
+
+def _body(exchange: Exchange) -> Exchange:
+    """The answer as an OpenAI-compatible server gives it."""
+    message = {"role": "assistant", "content": exchange["response"]}
+    finished = exchange.get("finish_reason", "stop")
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finished}]}
