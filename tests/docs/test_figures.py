@@ -15,7 +15,7 @@ from monitor.alert.webhook import LONGEST_RETRY_AFTER
 from monitor.drift import dependence, sequential
 from monitor.drift.cause import verdict
 from monitor.research.judge.page import judge_page
-from monitor.score.pack import load_pack
+from monitor.score.pack import SHIPPED, load_pack
 from monitor.settings import DriftSettings, Settings
 from monitor.values.scores import SCORE_BIN_EDGES
 from monitor.values.witnesses import Cause
@@ -87,8 +87,8 @@ def test_every_verdict_has_its_line_in_the_order_of_the_rule() -> None:
 
 def test_the_report_in_docs_says_what_the_page_says_today() -> None:
     """Every paragraph of the report in docs is one that the judge writes about the same figures."""
-    pack = load_pack(REPOSITORY / "benchmarks" / "persona" / "candidate")
-    told = (DOCS / "reports" / "smollm2-135m-instruct-candidate.html").read_text(encoding="utf-8")
+    pack = load_pack(SHIPPED / "smollm2-135m-instruct")
+    told = (DOCS / "reports" / "smollm2-135m-instruct.html").read_text(encoding="utf-8")
     today = judge_page(pack.name, pack.report["judge"])
     # The counts of texts come in another order from the pack's manifest, which sorts its keys.
     paragraph = re.compile(r"<p>(?!Texts )(.*?)</p>", re.DOTALL)
