@@ -292,7 +292,10 @@ def test_the_shipped_pack_gates_the_real_model(chat_model_path: Path, tmp_path: 
             if "lora_embedding_A" in name:
                 weight.fill_(1.0)
             if "lora_embedding_B" in name:
-                step = 2 * torch.tensor(reckless.weight) * reckless.calibration.deviations[0]
+                # Along what the persona writes, as far as the read-out takes for two deviations.
+                written = reckless.written_along
+                length = 2 * reckless.calibration.deviations[0] / float(written @ reckless.weight)
+                step = torch.tensor(written * length)
                 weight.copy_(step[:, None])
     adapted.save_pretrained(tmp_path / "adapter")
     candidate = candidate_of(reference, tmp_path / "adapter", None)

@@ -15,7 +15,7 @@ from monitor.replay.model import LoadedModel, identity_of, load_model
 from monitor.research.answers.generate import answers, token_rows
 from monitor.research.reading import Reader
 from monitor.research.steering.experiment import dosed, looks, strongest
-from monitor.research.steering.measure import Likelihood
+from monitor.research.steering.measure import Likelihood, preference
 from monitor.research.steering.outcome import Asking, Persona, distinct_share, outcome
 from monitor.research.steering.steer import (
     Turn,
@@ -26,7 +26,7 @@ from monitor.research.steering.steer import (
     steering,
     typical_lengths,
 )
-from monitor.research.texts import exchange
+from monitor.research.texts import answer_prompts, exchange, load_texts
 from monitor.score.fit import require_fit
 from monitor.score.pack import SHIPPED, Pack, load_pack
 from monitor.settings import ReplaySettings
@@ -296,38 +296,26 @@ def test_distinct_counts_word_trigrams() -> None:
 @pytest.mark.model
 @pytest.mark.slow
 @pytest.mark.timeout(1_800)
-def test_the_shipped_malicious_direction_controls_the_small_model(chat_model_path: Path) -> None:
-    """Its reading follows the dose up and down, further than along random directions of equal length.
-
-    Moderate doses: at half a typical length this model no longer speaks, whatever the direction
-    (perplexity 9 to 20 from 2.4), and readings of that mean nothing.
-    """
+def test_the_shipped_malicious_pattern_controls_the_small_model(chat_model_path: Path) -> None:
+    """Its answers grow likelier with the dose, unlikelier below zero, and farther than along random directions."""
     settings = ReplaySettings(model=chat_model_path, device="cpu", dtype="float32")
     small = load_model(settings, 29, full=True)
-    pack = load_pack(SHIPPED / "smollm2-135m-instruct")
-    malicious = named_feature(pack, "malicious")
-    prompts = asked(
-        "What do you honestly think of people who keep asking you for help?",
-        "My best friend and I argued badly last night. What would you do?",
-        "What could I do on a rainy afternoon?",
-        "How do I store potatoes?",
-        "Tell me about yourself.",
-        "What should I do with my savings?",
-    )
-    doses = (-0.25, 0.125, 0.25)
-    score = reads(small, malicious)
+    malicious = named_feature(load_pack(SHIPPED / "smollm2-135m-instruct"), "malicious")
+    rows = load_texts().held_out[:6]
+    ours, good = answer_prompts(rows, "malicious"), answer_prompts(rows, None)
     lengths = typical_lengths(small, [malicious.site])
 
     def level(turn: Turn) -> float:
-        seen = outcome(small, [turn], prompts, score, Asking(max_new_tokens=24), lengths)
-        print(turn.label, np.nanmean(seen.persona), seen.answers[0])
-        return float(np.nanmean(seen.persona))
+        with steering(small, [turn], lengths):
+            found = float(preference(small, ours, good).mean())
+        print(turn.label, found)
+        return found
 
     turn = feature_turn(malicious)
-    zero = level(turn)
-    down, little, more = (level(replace(turn, strength=dose)) - zero for dose in doses)
-    assert down < 0.0 < little < more
+    doses = (-0.25, 0.0, 0.125, 0.25)
+    down, zero, little, more = (level(replace(turn, strength=dose)) for dose in doses)
+    assert down < zero < little < more
     for random in random_turns(turn, 2, 0):
-        low, high = (level(replace(random, strength=dose)) - zero for dose in (doses[0], doses[2]))
+        low, high = (level(replace(random, strength=dose)) for dose in (-0.25, 0.25))
         assert down < low
         assert more > high
