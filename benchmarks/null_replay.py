@@ -14,6 +14,7 @@ from monitor.values.features import Calibration, Covariate, Feature
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Prompt, Sampling
 from monitor.values.scores import Lineage, Replayed, Unreplayable
+from monitor.values.twin import TwinAsked
 
 WIDTH = 8
 
@@ -65,6 +66,7 @@ class NullReplay:
         prompts: Sequence[Prompt],
         own_answers: Collection[int] = (),
         weighed: Mapping[int, Sampling] = MappingProxyType({}),
+        twins: Mapping[int, TwinAsked] = MappingProxyType({}),
     ) -> list[Prompt]:
         return list(prompts)
 

@@ -19,6 +19,7 @@ from monitor.alert.policy import (
     with_prompts,
     without_condition,
 )
+from monitor.alert.twin import is_twin
 from monitor.settings import Settings
 from monitor.store.alerts import active_silences, forget_alert, recent_alerts, save_alert
 from monitor.store.scores import strongest_prompts
@@ -41,7 +42,8 @@ def announce(
     drift = settings.drift
     cooldowns = [rule.cooldown for rule in drift.rules]
     cooldowns += [rule.cooldown for rule in drift.silence_rules]
-    cooldowns += [settings.identity.rule.cooldown] if settings.identity.rule else []
+    for watched_by in (settings.identity.rule, settings.twin.rule):
+        cooldowns += [watched_by.cooldown] if watched_by else []
     recent = recent_alerts(c, now - max(cooldowns, default=timedelta(0)))
     known = {alert.dedupe_key: alert for alert in recent}
     silences = active_silences(c, now)
@@ -53,7 +55,8 @@ def announce(
             if before is not None:
                 forget_alert(c, before.alert_id)
             return
-        if announced in ("drift.detected", "drift.reminder") and not is_identity(after):
+        of_feature = not (is_identity(after) or is_twin(after))
+        if announced in ("drift.detected", "drift.reminder") and of_feature:
             after = _with_strongest(c, after, examined)
         event = event_of(after, announced, now) if announced else None
         if event or after != before:
@@ -77,6 +80,7 @@ def announce(
             rules=drift.rules,
             silence_rules=drift.silence_rules,
             identity=settings.identity,
+            twin=settings.twin,
         )
         silenced = is_silenced(alert.labels, silences, now)
         keep(alert, *without_condition(alert, why, now, silenced=silenced))

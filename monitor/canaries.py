@@ -13,6 +13,7 @@ from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.values.prompts import Prompt, Sampling
 from monitor.values.scores import CanaryRun, Lineage, Replayed, Unreplayable
+from monitor.values.twin import TwinAsked
 
 
 class Replay(Protocol):
@@ -23,6 +24,7 @@ class Replay(Protocol):
         prompts: Sequence[Prompt],
         own_answers: Collection[int] = (),
         weighed: Mapping[int, Sampling] = ...,
+        twins: Mapping[int, TwinAsked] = ...,
     ) -> Any: ...
     def run(self, prepared: Any) -> Sequence[Replayed | Unreplayable]: ...
     def lineage(self, pack_id: str) -> Lineage: ...

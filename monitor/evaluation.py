@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from monitor.alert.identity import identity_condition
 from monitor.alert.policy import Health, conditions, silence_conditions
+from monitor.alert.twin import twin_condition
 from monitor.announcing import announce
 from monitor.drift import sequential
 from monitor.drift.baseline import baseline_for
@@ -322,7 +323,7 @@ def judge(
     return [
         *(
             _with_lateness(condition, reach)
-            for condition in chain(found, _identity(settings, examined))
+            for condition in chain(found, _identity(settings, examined), _twins(settings, examined))
         ),
         *silence_conditions(health, drift.silence_rules, now),
     ]
@@ -338,6 +339,23 @@ def _identity(settings: Settings, examined: Sequence[Examined]) -> Iterator[Cond
             prompts = pack.prompts(segment)
             found = pack.heard.verdict(segment, pack.shortest, prompts=prompts)
             made = identity_condition(pack.subject.pack_id, state, found, rule)
+            if made is not None:
+                yield made
+
+
+def _twins(settings: Settings, examined: Sequence[Examined]) -> Iterator[Condition]:
+    """Whether answers read otherwise than the copy's own, of every pack whose instrument is not in doubt."""
+    rule = settings.twin.rule
+    for pack in examined:
+        twins = pack.heard.twins
+        if rule is None or twins is None or pack.heard.canaries.finding == "moved":
+            continue
+        for segment, states in sorted(twins.tests.items()):
+            found = pack.heard.verdict(segment, pack.shortest, prompts=pack.prompts(segment))
+            windows = twins.windows.get((pack.shortest, segment), {})
+            made = twin_condition(
+                pack.subject.pack_id, segment, states, twins.features, windows, found, rule
+            )
             if made is not None:
                 yield made
 

@@ -14,6 +14,7 @@ from monitor.ingest.watermarks import newest_records
 from monitor.metrics import METRICS
 from monitor.outcomes import read
 from monitor.settings import IngestSettings
+from monitor.twinning import Twinning
 from monitor.unanswered import Unanswered
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import Chunk, DeadLetter, OffsetSpan, Prompt, RecordKey, Skip
@@ -55,6 +56,7 @@ class Fetching:
         ingest: IngestSettings,
         unanswered: Unanswered,
         weighing: Weighing,
+        twinning: Twinning,
         *,
         beat: Callable[[], None],
         patiently: Callable[[Callable[[], None]], None],
@@ -65,6 +67,7 @@ class Fetching:
         self._ingest = ingest
         self._unanswered = unanswered
         self._weighing = weighing
+        self._twinning = twinning
         self._beat = beat
         self._patiently = patiently
         self._clock = clock
@@ -118,7 +121,10 @@ class Fetching:
             chunk=chunk,
             watermarks=newest_records(chunk.records, joined.read),
             tokenised=self._replay.prepare(
-                wanted.prompts, wanted.own_answers, self._weighing.laws(wanted.prompts)
+                wanted.prompts,
+                wanted.own_answers,
+                self._weighing.laws(wanted.prompts),
+                self._twinning.asked(wanted.prompts),
             ),
             dead=tuple(outcome for outcome in outcomes if isinstance(outcome, DeadLetter)),
             skipped=(*skipped, *wanted.skipped),

@@ -76,6 +76,12 @@ class Metrics:
             action="Mostly sampling_unknown: log the sampling parameters, or set identity.temperature; mostly "
             "other_tokens: see replay_fidelity.",
         )
+        self.twins = self._counter(
+            "monitor_twins_total",
+            ("outcome",),
+            "Prompts of the share twin.share: answered by the copy too and compared (paired), or why not.",
+            action="Mostly sampling_unknown: log the sampling parameters, or set identity.temperature.",
+        )
         self.fields_left_out = self._counter(
             "monitor_fields_left_out_total",
             ("field",),

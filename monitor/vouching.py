@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from monitor.drift import cause, sequential
 from monitor.drift.cause import verdict
 from monitor.drift.identity import Stream, taken_in
+from monitor.pairing import Twins, twins_of
 from monitor.settings import Settings
 from monitor.store.identity import load_identity, new_identity, save_identity, tallies
 from monitor.store.packs import served_models
@@ -36,15 +37,50 @@ class Heard:
     """Empty while identity is switched off."""
     tallies: Mapping[str, Mapping[str, Tally]]
     """By window and segment, what its weighed answers add up to."""
+    twins: Twins | None
+    """None while twins are switched off."""
     settings: Settings
 
     def verdict(
-        self, segment: str, window: str, *, prompts: int = 0, of_prompt: Sequence[Drift] = ()
+        self,
+        segment: str,
+        window: str,
+        *,
+        prompts: int = 0,
+        of_prompt: Sequence[Drift] = (),
+        drift: Drift | None = None,
     ) -> Verdict:
         """What a drift of this segment and window is put down to.
 
         ``prompts`` is how many the window holds, ``of_prompt`` the drifts of its prompt-side features.
         """
+        return self.weighed(
+            self.heard(segment, window, prompts=prompts, of_prompt=of_prompt),
+            segment,
+            window,
+            prompts=prompts,
+            drift=drift,
+        )
+
+    def weighed(
+        self,
+        heard: Sequence[Witness],
+        segment: str,
+        window: str,
+        *,
+        prompts: int,
+        drift: Drift | None,
+    ) -> Verdict:
+        """The verdict of ``heard`` with what the twins say of ``drift``."""
+        if self.twins is None or segment == GENERATED:
+            return verdict(heard)
+        twin = self.twins.witness(segment, window, drift, prompts=prompts)
+        return verdict([*heard, twin])
+
+    def heard(
+        self, segment: str, window: str, *, prompts: int, of_prompt: Sequence[Drift]
+    ) -> list[Witness]:
+        """The witnesses that say the same of every feature."""
         heard = [self.canaries]
         if segment == GENERATED:
             heard.append(cause.own_answers())
@@ -53,7 +89,7 @@ class Heard:
             if self.labels is not None:
                 heard.append(self.labels)
         heard.append(cause.prompt_side(of_prompt))
-        return verdict(heard)
+        return heard
 
     def _identity(self, segment: str, window: str, prompts: int) -> Witness:
         if self.settings.identity.share == 0.0:
@@ -68,13 +104,13 @@ class Heard:
 
 
 def hear(c: Connection, settings: Settings, subject: Subject, end: datetime) -> Heard:
-    """The witnesses of one pack, for windows that end at ``end``; the tests of identity take a step."""
+    """The witnesses of one pack, for windows that end at ``end``; tests of identity and twins take a step."""
     windows = settings.drift.windows
     canaries = cause.canaries(subject.canaries)
+    held = canaries.finding == "moved"
     tests: Mapping[Stream, IdentityState] = {}
     found: dict[str, Mapping[str, Tally]] = {}
     if settings.identity.share > 0.0:
-        held = canaries.finding == "moved"
         tests = moved_on(c, settings, subject.pack_id, end, held=held)
         found = {
             name: tallies(c, subject.pack_id, end - length, end) for name, length in windows.items()
@@ -83,7 +119,23 @@ def hear(c: Connection, settings: Settings, subject: Subject, end: datetime) -> 
     if subject.baseline is not None:
         served = served_models(c, subject.pack_id, end - min(windows.values()), end)
         labels = cause.labels(served, subject.baseline.fingerprint.served_models)
-    return Heard(canaries=canaries, labels=labels, tests=tests, tallies=found, settings=settings)
+    twins = twins_of(
+        c,
+        settings,
+        subject,
+        end,
+        average_run_length=average_run_length(settings),
+        most_buckets=MOST_BUCKETS_A_STEP,
+        held=held,
+    )
+    return Heard(
+        canaries=canaries,
+        labels=labels,
+        tests=tests,
+        tallies=found,
+        twins=twins,
+        settings=settings,
+    )
 
 
 def moved_on(
@@ -112,8 +164,9 @@ def moved_on(
 
 
 def average_run_length(settings: Settings) -> timedelta:
-    """Of each family of detectors, the drift's and the identity's: together they keep the setting's."""
-    return settings.drift.average_run_length * (2 if settings.identity.share > 0.0 else 1)
+    """Of each family of detectors (drift's, identity's, twins'): together they keep the setting's."""
+    families = 1 + (settings.identity.share > 0.0) + (settings.twin.share > 0.0)
+    return settings.drift.average_run_length * families
 
 
 def with_causes(
@@ -127,9 +180,9 @@ def with_causes(
         prompts[key] = max(prompts.get(key, 0), drift.n)
         if drift.feature in of_prompt:
             asked.setdefault(key, []).append(drift)
-    verdicts = {
+    witnesses = {
         # What the copy answered itself was asked in the segment of all prompts.
-        key: heard.verdict(
+        key: heard.heard(
             *key,
             prompts=n,
             of_prompt=asked.get((EVERYTHING, key[1]) if key[0] == GENERATED else key, ()),
@@ -137,7 +190,8 @@ def with_causes(
         for key, n in prompts.items()
     }
     for drift in drifts:
-        found = verdicts[drift.segment, drift.window]
+        key = drift.segment, drift.window
+        found = heard.weighed(witnesses[key], *key, prompts=prompts[key], drift=drift)
         yield replace(drift, cause=found.cause, witnesses=found.witnesses)
 
 

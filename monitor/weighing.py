@@ -13,8 +13,8 @@ import numpy as np
 from monitor.drift.histogram import floor_time
 from monitor.drift.identity import SHARES, wagers
 from monitor.ingest.sampling import OTHER, weighing_wanted
+from monitor.laws import Laws
 from monitor.settings import Settings
-from monitor.values.fidelity import was_cut_short
 from monitor.values.prompts import Prompt, Sampling
 from monitor.values.scores import Replayed, ScoredPrompt
 from monitor.values.surprise import IdentityBucket, NotWeighed, Surprise, Tally, tally_of
@@ -29,16 +29,16 @@ class Weighing:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings.identity
-        self._reasoning = settings.replay.replay_reasoning
+        self._laws = Laws(settings)
         self._bucket = settings.drift.bucket
         self._served: set[str] = set()
 
     def laws(self, prompts: Sequence[Prompt]) -> dict[int, Sampling]:
         """By index, the law of each chosen answer that can be held against one."""
         return {
-            index: self._law(prompt)
+            index: self._laws.of(prompt)
             for index, prompt in enumerate(prompts)
-            if self._chosen(prompt) and self._why_not(prompt) is None
+            if self._chosen(prompt) and self._laws.why_not(prompt) is None
         }
 
     def read(
@@ -70,35 +70,10 @@ class Weighing:
     def _chosen(self, prompt: Prompt) -> bool:
         return weighing_wanted(prompt, self._settings.share)
 
-    def _law(self, prompt: Prompt) -> Sampling:
-        """How the answer was drawn: as its record says, else as the settings do."""
-        said = prompt.sampling or Sampling()
-        return replace(
-            said,
-            temperature=(
-                self._settings.temperature if said.temperature is None else said.temperature
-            ),
-            top_p=self._settings.top_p if said.top_p is None else said.top_p,
-        )
-
-    def _why_not(self, prompt: Prompt) -> NotWeighed | None:
-        """What keeps the record's answer from being held against a law, by the first that applies."""
-        law = self._law(prompt)
-        reasons = (
-            (not prompt.answered, NotWeighed.NO_ANSWER),
-            (prompt.media_left_out, NotWeighed.MEDIA),
-            (bool(prompt.tool_calls), NotWeighed.TOOL_CALLS),
-            (bool(prompt.reasoning) and not self._reasoning, NotWeighed.REASONING_MISSING),
-            (bool(law.steered_by), NotWeighed.STEERED),
-            (bool(law.stop) and not was_cut_short(prompt), NotWeighed.STOP_SEQUENCE),
-            (law.temperature is None and law.top_k != 1, NotWeighed.SAMPLING_UNKNOWN),
-        )
-        return next((reason for applies, reason in reasons if applies), None)
-
     def _weighed(
         self, outcome: Replayed, row: ScoredPrompt, seen: set[bytes]
     ) -> Surprise | NotWeighed:
-        reason = self._why_not(outcome.prompt)
+        reason = self._laws.why_not(outcome.prompt)
         if reason is not None:
             return reason
         if outcome.generated or outcome.weighed is None:
@@ -110,10 +85,7 @@ class Weighing:
             return NotWeighed.REPEATED
         if isinstance(outcome.weighed, NotWeighed):
             return outcome.weighed
-        said = outcome.prompt.sampling or Sampling()
-        law = self._law(outcome.prompt)
-        assumed = (law.temperature, law.top_p) != (said.temperature, said.top_p)
-        return replace(outcome.weighed, assumed=assumed)
+        return replace(outcome.weighed, assumed=self._laws.assumed(outcome.prompt))
 
     def _served_by(self, row: ScoredPrompt) -> str:
         served = f"{row.model or ''}@{row.model_revision or ''}"

@@ -50,12 +50,14 @@ from monitor.store.clock import DatabaseClock
 from monitor.store.database import transaction
 from monitor.store.ingest import outcomes_between
 from monitor.store.workers import heartbeat, record_canary_run
+from monitor.twinning import Twinning
 from monitor.unanswered import Unanswered
 from monitor.values.arrays import Floats
 from monitor.values.losses import SCORED, outcome_of
 from monitor.values.prompts import DeadLetter, DeadReason, Skip
 from monitor.values.scores import ChunkResult, Replayed, ScoredPrompt, Unreplayable
 from monitor.values.surprise import outcome_of_weighing
+from monitor.values.twin import outcome_of_twin
 from monitor.weighing import Weighing
 
 log = get_logger(__name__)
@@ -109,12 +111,14 @@ class Worker:
         self._jitter = jitter or random.Random()
         self._unanswered = Unanswered(settings.replay, pack.features)
         self._weighing = Weighing(settings)
+        self._twinning = Twinning(settings, pack)
         self._fetching = Fetching(
             source,
             replay,
             settings.ingest,
             self._unanswered,
             self._weighing,
+            self._twinning,
             beat=lambda: self._heartbeat.beat("worker"),
             patiently=self._patiently,
             clock=self._clock,
@@ -206,6 +210,7 @@ class Worker:
         lost = chain[DeadLetter | Skip](skipped, dead)
         self._lookback.take([SCORED] * len(replayed) + [outcome_of(one) for one in lost])
         scored = self._weighing.read(replayed, self._given.adjusted(self._scored(replayed)))
+        scored = self._twinning.read(replayed, scored)
         METRICS.chunk_seconds.labels(stage="replay").observe(time.monotonic() - started)
         return ChunkResult(
             group_id=self._settings.kafka.group_id,
@@ -222,6 +227,7 @@ class Worker:
             waiting=prepared.waiting,
             settled=prepared.settled,
             identity=self._weighing.buckets(scored),
+            twins=self._twinning.buckets(scored),
         )
 
     def _scored(self, replayed: Sequence[Replayed]) -> tuple[ScoredPrompt, ...]:
@@ -257,6 +263,8 @@ class Worker:
                 METRICS.replays_compared.labels(verdict=prompt.fidelity.verdict).inc()
             if prompt.weighed is not None:
                 METRICS.answers_weighed.labels(outcome=outcome_of_weighing(prompt.weighed)).inc()
+            if prompt.twin is not None:
+                METRICS.twins.labels(outcome=outcome_of_twin(prompt.twin)).inc()
             for field in prompt.left_out:
                 METRICS.fields_left_out.labels(field=field).inc()
         for letter in result.dead_letters:

@@ -17,6 +17,7 @@ from monitor.settings import (
     Endpoint,
     IdentitySettings,
     Settings,
+    TwinSettings,
 )
 from monitor.store.baselines import approve_baseline
 from monitor.store.chunks import store_chunk
@@ -59,7 +60,7 @@ def feature(name, expected="rises"):
 FEATURES = (feature("toxic"), feature("assistant", "falls"))
 
 
-def settings_of(*, identity=None, **drift):
+def settings_of(*, identity=None, twin=None, **drift):
     drift = {
         "windows": {"15m": 15 * MINUTE, "1h": 60 * MINUTE},
         "settle": timedelta(seconds=30),
@@ -68,6 +69,7 @@ def settings_of(*, identity=None, **drift):
     }
     return Settings(
         identity=identity or IdentitySettings(),
+        twin=twin or TwinSettings(),
         drift=DriftSettings(**drift),
         alerts=AlertSettings(
             endpoints=(Endpoint(name="ops", url="https://example.org/hook", format="slack"),)
@@ -149,6 +151,10 @@ class Traffic:
         """The prompts with what was weighed of their answers, and what that adds up to."""
         return prompts, ()
 
+    def twinned(self, prompts):
+        """The prompts with their differences to twins, and what those add up to."""
+        return prompts, ()
+
     def _store(self, per_minute, shift, rare, segment):
         scores = self.scores(per_minute, shift, rare)
         prompts = [
@@ -173,6 +179,7 @@ class Traffic:
         ]
         prompts, given_the_prompt = self.adjusted(prompts)
         prompts, identity = self.weighed(prompts)
+        prompts, twins = self.twinned(prompts)
         with transaction(self.database) as c:
             store_chunk(
                 c,
@@ -193,6 +200,7 @@ class Traffic:
                     buckets=bucket_scores(prompts, self.features, bucket=MINUTE),
                     **given_the_prompt,
                     identity=identity,
+                    twins=twins,
                     dead_letters=(),
                     counts=(
                         IngestCount(

@@ -14,7 +14,8 @@ from fnmatch import fnmatchcase
 from monitor.alert.health import of_pack
 from monitor.alert.identity import is_identity
 from monitor.alert.rules import FeatureInfo, matches
-from monitor.settings import DriftRule, IdentitySettings, SilenceRule
+from monitor.alert.twin import is_twin
+from monitor.settings import DriftRule, IdentitySettings, SilenceRule, TwinSettings
 from monitor.values.alerts import Alert
 
 
@@ -36,6 +37,7 @@ def unwatched_because(
     rules: Sequence[DriftRule],
     silence_rules: Sequence[SilenceRule],
     identity: IdentitySettings,
+    twin: TwinSettings,
 ) -> str | None:
     """Why nothing watches the alert any more, as a sentence; None while something does.
 
@@ -43,11 +45,12 @@ def unwatched_because(
     """
     pack_id = alert.labels.get("pack", "")
     pack = next((pack for pack in packs if pack.pack_id == pack_id), None)
-    reason = (
-        _identity_off(alert, identity)
-        if is_identity(alert)
-        else _by_a_person(alert, pack, rules, silence_rules)
-    )
+    if is_identity(alert):
+        reason = _off(alert, "identity", "answers are not weighed any more", identity)
+    elif is_twin(alert):
+        reason = _off(alert, "twin", "the copy does not answer prompts any more", twin)
+    else:
+        reason = _by_a_person(alert, pack, rules, silence_rules)
     if reason is None and pack is None and (alert.kind == "drift" or of_pack(alert.rule)):
         seen = last_seen.get(pack_id)
         since = f"since {seen.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if seen else "is known"
@@ -57,12 +60,14 @@ def unwatched_because(
     return f"no longer watched: {reason}; read last: {alert.summary}"
 
 
-def _identity_off(alert: Alert, identity: IdentitySettings) -> str | None:
-    if identity.share == 0.0:
-        return "answers are not weighed any more (identity.share is 0)"
+def _off(
+    alert: Alert, section: str, what: str, settings: IdentitySettings | TwinSettings
+) -> str | None:
+    if settings.share == 0.0:
+        return f"{what} ({section}.share is 0)"
     segment = alert.labels.get("segment", "")
-    if identity.rule is None or not any(fnmatchcase(segment, p) for p in identity.rule.segments):
-        return f"identity.rule does not look at segment {segment}"
+    if settings.rule is None or not any(fnmatchcase(segment, p) for p in settings.rule.segments):
+        return f"{section}.rule does not look at segment {segment}"
     return None
 
 

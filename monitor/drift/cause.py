@@ -25,12 +25,14 @@ def verdict(witnesses: Sequence[Witness]) -> Verdict:
     2. the canaries moved: `Cause.INSTRUMENT_SHIFT`. The copy, its device or its numerics changed.
     3. the answers are the copy's own: `Cause.INPUT_SHIFT`. No served model had a part in them.
     4. identity moved: `Cause.MODEL_SHIFT`. The served model does not answer as the copy would.
-    5. identity is steady: `Cause.INPUT_SHIFT`, whatever the labels say. A new name for the same model
-       is no change of the model.
-    6. the labels moved: `Cause.MODEL_SHIFT`, on the records' word alone.
-    7. the prompt side moved: `Cause.INPUT_SHIFT`.
-    8. identity is unsure: `Cause.UNDECIDED`.
-    9. else `Cause.UNKNOWN`: labels that stay the same do not vouch for what stands behind them.
+    5. the twin moved: `Cause.MODEL_SHIFT`. Served answers read otherwise than the copy's own to the same
+       prompts.
+    6. identity or the twin is steady: `Cause.INPUT_SHIFT`, whatever the labels say. A new name for the same
+       model is no change of the model.
+    7. the labels moved: `Cause.MODEL_SHIFT`, on the records' word alone.
+    8. the prompt side moved: `Cause.INPUT_SHIFT`.
+    9. identity or the twin is unsure: `Cause.UNDECIDED`.
+    10. else `Cause.UNKNOWN`: labels that stay the same do not vouch for what stands behind them.
     """
     found = {witness.name: witness.finding for witness in witnesses}
     rules = (
@@ -38,10 +40,13 @@ def verdict(witnesses: Sequence[Witness]) -> Verdict:
         (found.get("canaries") == "moved", Cause.INSTRUMENT_SHIFT),
         (found.get("own_answers") == "steady", Cause.INPUT_SHIFT),
         (found.get("identity") == "moved", Cause.MODEL_SHIFT),
+        (found.get("twin") == "moved", Cause.MODEL_SHIFT),
         (found.get("identity") == "steady", Cause.INPUT_SHIFT),
+        (found.get("twin") == "steady", Cause.INPUT_SHIFT),
         (found.get("labels") == "moved", Cause.MODEL_SHIFT),
         (found.get("prompt_side") == "moved", Cause.INPUT_SHIFT),
         (found.get("identity") == "unsure", Cause.UNDECIDED),
+        (found.get("twin") == "unsure", Cause.UNDECIDED),
     )
     cause = next((cause for applies, cause in rules if applies), Cause.UNKNOWN)
     return Verdict(cause=cause, witnesses=tuple(witnesses))

@@ -15,6 +15,8 @@ OTHER: Final = "(other)"
 _SAMPLING: Final = b"monitor.sampling"
 _ANSWERS: Final = b"monitor.answers"
 _IDENTITY: Final = b"monitor.identity"
+_TWIN: Final = b"monitor.twin"
+_SEED: Final = b"monitor.seed"
 """Keep our choices independent of each other, and of a sampler upstream that hashes the same id."""
 
 
@@ -46,18 +48,33 @@ def weighing_wanted(prompt: Prompt, share: float) -> bool:
     return share > 0.0 and _fraction(_unit(prompt), _IDENTITY) < share
 
 
+def twin_wanted(prompt: Prompt, share: float) -> bool:
+    """Whether the prompt is of the ``share`` that the copy answers beside the server; as `answer_wanted`."""
+    return share > 0.0 and _fraction(_unit(prompt), _TWIN) < share
+
+
+def twin_seed(prompt: Prompt) -> int:
+    """Of the twin's draws, below 2⁶³: another one for every record, the same on redelivery."""
+    return _hashed(_position(prompt), _SEED) >> 1
+
+
 def _unit(prompt: Prompt) -> str:
+    return prompt.conversation_id or prompt.prompt_id or _position(prompt)
+
+
+def _position(prompt: Prompt) -> str:
     key = prompt.key
-    return (
-        prompt.conversation_id
-        or prompt.prompt_id
-        or f"{key.topic}/{key.partition}/{key.offset}/{key.index}"
-    )
+    return f"{key.topic}/{key.partition}/{key.offset}/{key.index}"
 
 
 def _fraction(unit: str, purpose: bytes) -> float:
+    return (_hashed(unit, purpose) >> 11) / 2**53
+
+
+def _hashed(unit: str, purpose: bytes) -> int:
+    """64 bits."""
     digest = hashlib.blake2b(unit.encode("utf-8"), digest_size=8, person=purpose).digest()
-    return (int.from_bytes(digest) >> 11) / 2**53
+    return int.from_bytes(digest)
 
 
 def labelled(prompt: Prompt, keys: Sequence[str]) -> tuple[str, ...]:

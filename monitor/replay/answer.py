@@ -58,19 +58,25 @@ def decoded(
     temperature: float = 0.0,
     *,
     finite: bool = True,
+    draws: LogitsProcessor | None = None,
+    ends: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """``given`` [b, t] (0 in ``mask`` where padded, on the left) and up to ``tokens`` ids more.
 
     Rows that end early are filled up with the padding token. Temperature 0 takes the most likely id
     at each step; above it, ids are drawn from the whole distribution by torch's global generator.
+    ``draws`` changes the logits before, ``ends`` are the ids that end an answer, unless the model's own.
     Raises `ModelError` for logits that are not finite, unless ``finite`` is False.
     """
     model: Any = whole
+    processors = [*([_Finite()] if finite else []), *([draws] if draws else [])]
     chosen: dict[str, Any] = {"do_sample": temperature > 0.0}
     if temperature > 0.0:
         chosen |= {"temperature": temperature, "top_p": 1.0, "top_k": 0}
     else:
         chosen |= {"temperature": None, "top_p": None, "top_k": None}
+    if ends is not None:
+        chosen["eos_token_id"] = list(ends)
     output = model.generate(
         input_ids=given,
         attention_mask=mask,
@@ -78,7 +84,7 @@ def decoded(
         num_beams=1,
         repetition_penalty=1.0,
         pad_token_id=padding(loaded),
-        logits_processor=[_Finite()] if finite else None,
+        logits_processor=processors or None,
         **chosen,
     )
     assert isinstance(output, torch.Tensor)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -22,9 +22,11 @@ from monitor.replay.forward import Forward, RowReader
 from monitor.replay.model import LoadedModel, positions_limit
 from monitor.replay.plan import Plan, plan
 from monitor.replay.pooling import FeatureBank
-from monitor.replay.regions import CUT_RULE, Tokens
+from monitor.replay.prepared import Prepared, Statistics
+from monitor.replay.regions import CUT_RULE, Tokens, begun
 from monitor.replay.surprise import surprises
 from monitor.replay.tokens import Tokeniser
+from monitor.replay.twin import paired, twins
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Floats
 from monitor.values.features import Covariate, Feature
@@ -32,42 +34,10 @@ from monitor.values.fidelity import counted
 from monitor.values.prompts import DeadReason, Prompt, Sampling
 from monitor.values.scores import Lineage, Replayed, Unreplayable
 from monitor.values.surprise import NotWeighed, Surprise
+from monitor.values.twin import NotPaired, Pair, TwinAsked, Unpaired
 
 ENGINE = "2"
 """Version of the numerics: raised whenever the same prompt may read differently than before."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
-    """What the engine did since it was built. Tokens asked for = run + duplicate + shared (+ failed)."""
-
-    prompts: int = 0
-    tokens_run: int = 0
-    tokens_duplicate: int = 0
-    tokens_shared: int = 0
-    passes: int = 0
-    splits: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """Tokenised and planned prompts. ``replays[r]`` are distinct; prompt i has ``replay_of[i]``.
-
-    ``tokens[i]`` has the same ids as its replay; its counts before the cut are the prompt's own.
-    """
-
-    prompts: tuple[Prompt, ...]
-    refused: dict[int, Unreplayable]
-    tokens: dict[int, Tokens]
-    replays: tuple[Tokens, ...]
-    replay_of: dict[int, int]
-    plan: Plan
-    own_answers: frozenset[int] = frozenset()
-    """Prompts that get an answer of the copy's own before they are read."""
-    generated: frozenset[int] = frozenset()
-    """Prompts that got one."""
-    weighed: Mapping[int, Sampling] = field(default_factory=dict)
-    """Prompts whose logged answer the whole copy weighs, with the parameters of the draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +113,13 @@ class ReplayEngine:
         prompts: Sequence[Prompt],
         own_answers: Collection[int] = (),
         weighed: Mapping[int, Sampling] = MappingProxyType({}),
+        twins: Mapping[int, TwinAsked] = MappingProxyType({}),
     ) -> Prepared:
         """Tokenise and plan; does not touch the model.
 
         ``own_answers`` are indices of prompts without an answer: `run` lets the copy answer them first.
         ``weighed`` are those whose logged answers `run` holds against the whole copy, each with the
-        parameters that it was drawn with.
+        parameters that it was drawn with, ``twins`` those that it answers too.
         """
         refused: dict[int, Unreplayable] = {}
         tokens: dict[int, Tokens] = {}
@@ -162,6 +133,7 @@ class ReplayEngine:
             planned,
             own_answers=frozenset(own_answers) & tokens.keys(),
             weighed={index: law for index, law in weighed.items() if index in tokens},
+            twins={index: asked for index, asked in twins.items() if index in tokens},
         )
 
     def run(self, prepared: Prepared) -> list[Replayed | Unreplayable]:
@@ -171,6 +143,8 @@ class ReplayEngine:
         """
         if prepared.own_answers:
             prepared = self._with_answers(prepared)
+        if prepared.twins:
+            prepared = self._with_twins(prepared)
         activations, failed = self._activations(prepared.plan, prepared.replays)
         for replay in failed:
             # Alone and without kept prefixes it may still fit.
@@ -183,10 +157,10 @@ class ReplayEngine:
             if not still_failed:
                 activations[replay] = again[0]
         readings = self._pooled(prepared.replays, activations)
-        weighed = self._weighed(prepared)
+        weighed, pairs = self._weighed(prepared), self._pairs(prepared, activations, readings)
         self._count(prepared)
         return [
-            self._outcome(prepared, index, readings, weighed.get(index))
+            self._outcome(prepared, index, readings, weighed.get(index), pairs.get(index))
             for index in range(len(prepared.prompts))
         ]
 
@@ -244,7 +218,47 @@ class ReplayEngine:
                 given[replay] = answered(self.loaded, short.ids, longest)
             tokens[index] = self._tokeniser.with_answer(short, given[replay])
         planned = self._planned(prepared.prompts, prepared.refused, tokens, prepared.own_answers)
-        return replace(planned, weighed=prepared.weighed)
+        return replace(planned, weighed=prepared.weighed, twins=prepared.twins)
+
+    def _with_twins(self, prepared: Prepared) -> Prepared:
+        """The copy's own answers as more replays of one plan: what they share with the served is run once."""
+        found = twins(
+            self.loaded, self._tokeniser, prepared.prompts, prepared.tokens, prepared.twins
+        )
+        tokens, twin_of = dict(prepared.tokens), dict[int, int | Unpaired]()
+        for place, (index, twin) in enumerate(found.items(), start=len(prepared.prompts)):
+            twin_of[index] = twin if isinstance(twin, NotWeighed | NotPaired) else place
+            if isinstance(twin, Tokens):
+                tokens[place] = twin
+        planned = self._planned(prepared.prompts, prepared.refused, tokens, prepared.generated)
+        return replace(planned, weighed=prepared.weighed, twins=prepared.twins, twin_of=twin_of)
+
+    def _pairs(
+        self,
+        prepared: Prepared,
+        activations: dict[int, torch.Tensor],
+        readings: dict[int, _Reading],
+    ) -> dict[int, Pair | Unpaired]:
+        """Both answers' readings of every prompt that has a twin, over as many tokens."""
+        found: dict[int, Pair | Unpaired] = {}
+        for index, twin in prepared.twin_of.items():
+            if isinstance(twin, NotWeighed | NotPaired):
+                found[index] = twin
+                continue
+            ours, theirs = prepared.replay_of[index], prepared.replay_of[twin]
+            if ours not in activations or theirs not in readings:
+                found[index] = NotWeighed.OUT_OF_MEMORY
+                continue
+            start = begun(prepared.tokens[index], prepared.twins[index].tokens)
+            both = (
+                self._pooled([start], {0: activations[ours][: len(start.ids)]})[0],
+                readings[theirs],
+            )
+            found[index] = paired(
+                np.stack([one.readings[: self._features] for one in both]),
+                np.stack([one.pooled_tokens[: self._features] for one in both]),
+            )
+        return found
 
     def _activations(
         self, work: Plan, replays: Sequence[Tokens]
@@ -311,6 +325,7 @@ class ReplayEngine:
         index: int,
         readings: dict[int, _Reading],
         weighed: Surprise | NotWeighed | None,
+        twin: Pair | Unpaired | None,
     ) -> Replayed | Unreplayable:
         prompt = prepared.prompts[index]
         if index in prepared.refused:
@@ -359,6 +374,7 @@ class ReplayEngine:
             rendering=tokens.rendering,
             stand_ins=tokens.stand_ins,
             weighed=weighed,
+            twin=twin,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,20 @@ def joined(prompt: Run, reasoning: Run, response: Run, limit: int) -> Tokens:
         cut=asked + thought + said > limit,
         whole_prompt=asked,
         whole_answer=thought + said,
+    )
+
+
+def begun(tokens: Tokens, answer: int) -> Tokens:
+    """The replay with the first ``answer`` tokens of its answer (reasoning, then response)."""
+    reasoning = min(tokens.reasoning_tokens, answer)
+    response = min(tokens.response_tokens, answer - reasoning)
+    end = tokens.prompt_tokens + reasoning + response
+    return replace(
+        tokens,
+        ids=tokens.ids[:end],
+        reasoning_tokens=reasoning,
+        response_tokens=response,
+        readable=tokens.readable[:end],
     )
 
 

@@ -9,6 +9,7 @@ apart and appended behind the generation prompt, where the model wrote it.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -44,7 +45,7 @@ class _Head:
 
 @dataclass(slots=True)
 class Tokeniser:
-    """Tokenises prompts for one model. Safe to use from one thread beside others that run the model.
+    """Tokenises prompts for one model. Several threads take turns in `tokenise`.
 
     ``limit`` is the longest replay in tokens, ``template_options`` the server's defaults for variables
     of the chat template. ``replay_reasoning``: reasoning logged apart stands where the model wrote it.
@@ -68,6 +69,7 @@ class Tokeniser:
     _adds_blank: bool = field(init=False)
     _template: ChatTemplate = field(init=False)
     _read_back: ReadBack | None = field(init=False, default=None)
+    _turns: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         # Copies of our own: no truncation or padding set elsewhere, no post-processor that trims
@@ -98,6 +100,10 @@ class Tokeniser:
 
     def tokenise(self, prompts: Sequence[Prompt]) -> list[Tokens | Unreplayable]:
         """Tokens of each prompt, in order; `Unreplayable` where the template refuses or nothing is left."""
+        with self._turns:
+            return self._tokenised(prompts)
+
+    def _tokenised(self, prompts: Sequence[Prompt]) -> list[Tokens | Unreplayable]:
         ready = [self._ready(prompt) for prompt in prompts]
         heads, answers = [head for head, _ in ready], [answer for _, answer in ready]
         texts = [h.rendered.text if isinstance(h, _Head) and not h.ids else "" for h in heads]
@@ -148,6 +154,11 @@ class Tokeniser:
             response_tokens=len(answer) - begins,
             readable=np.array([*tokens.readable, *readable], dtype=np.bool_),
         )
+
+    def spoken(self, answer: Sequence[int]) -> str:
+        """The text of an answer's ids as a server logs it: no special tokens, and no half of a letter."""
+        text: str = self._backend.decode(list(answer), skip_special_tokens=True)
+        return text.rstrip("\N{REPLACEMENT CHARACTER}")
 
     def shortened(self, tokens: Tokens, limit: int) -> Tokens:
         """``tokens`` cut to ``limit``: leave room for an answer still to come."""

@@ -28,6 +28,7 @@ from monitor.settings.telling import (
     PrivacySettings,
     WebSettings,
 )
+from monitor.settings.twin import TwinSettings
 from monitor.settings.whole import Settings
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Settings",
     "SilenceRule",
     "Thresholds",
+    "TwinSettings",
     "WebSettings",
     "judge_key",
     "load",

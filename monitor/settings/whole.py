@@ -17,6 +17,7 @@ from monitor.settings.intake import (
 from monitor.settings.keeping import PostgresSettings
 from monitor.settings.section import Duration
 from monitor.settings.telling import AlertSettings, LogSettings, PrivacySettings, WebSettings
+from monitor.settings.twin import TwinSettings
 
 
 class Settings(BaseSettings):
@@ -31,6 +32,7 @@ class Settings(BaseSettings):
     replay: ReplaySettings = ReplaySettings()
     pack: PackSettings = PackSettings()
     identity: IdentitySettings = IdentitySettings()
+    twin: TwinSettings = TwinSettings()
     postgres: PostgresSettings = PostgresSettings()
     drift: DriftSettings = DriftSettings()
     alerts: AlertSettings = AlertSettings()
@@ -42,7 +44,7 @@ class Settings(BaseSettings):
     @property
     def whole_copy(self) -> bool:
         """The copy is loaded with its later layers and its LM head: it answers, or weighs answers."""
-        return self.replay.answers or self.identity.share > 0.0
+        return self.replay.answers or self.identity.share > 0.0 or self.twin.share > 0.0
 
     @classmethod
     def settings_customise_sources(

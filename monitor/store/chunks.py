@@ -15,6 +15,7 @@ from monitor.store.identity import add_identity
 from monitor.store.ingest import add_counts, insert_dead_letters
 from monitor.store.packs import lineage_id_of
 from monitor.store.scores import copy_scores
+from monitor.store.twins import twin_lineage_of
 from monitor.values.prompts import OffsetSpan
 from monitor.values.scores import ChunkResult
 
@@ -56,6 +57,8 @@ def store_chunk(c: Connection, result: ChunkResult) -> None:
         if result.adjusted_by is not None:
             adjusted_id = adjusted_lineage_of(c, lineage_id, result.adjusted_by)
             add_buckets(c, adjusted_id, result.adjusted_buckets)
+        if result.twins:
+            add_buckets(c, twin_lineage_of(c, lineage_id), result.twins)
         copy_scores(c, lineage_id, result.scored, adjusted_id)
         add_identity(c, lineage_id, result.identity)
     settle_halves(c, result.group_id, result.settled)

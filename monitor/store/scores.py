@@ -15,6 +15,7 @@ from monitor.store.reals import write_reals
 from monitor.values.prompts import GENERATED, ServedCounts
 from monitor.values.scores import ScoredPrompt
 from monitor.values.surprise import NotWeighed, Surprise, outcome_of_weighing
+from monitor.values.twin import NotPaired, outcome_of_twin
 
 _COPY_SCORES: Final = """
     COPY monitor_data.scores (
@@ -23,7 +24,7 @@ _COPY_SCORES: Final = """
         response_tokens, cut, generated, inclusion_probability, readings, scores,
         served_prompt_tokens, served_answer_tokens, prompt_difference, answer_difference, fidelity,
         left_out, covariates, adjusted, adjusted_id, weighing, surprise, surprise_peak, off_support,
-        given_away)
+        given_away, twinning, twin)
     FROM STDIN (FORMAT BINARY)
 """
 
@@ -32,6 +33,7 @@ _SCORE_TYPES: Final = (
     *("text", "text", "int4", "int4", "bool", "bool", "float4", "float4[]", "float4[]"),
     *("int8", "int8", "int8", "int8", "text", "text[]"),
     *("float4[]", "float4[]", "int4", "text", "float4", "float4", "int4", "int4"),
+    *("text", "float4[]"),
 )
 
 
@@ -79,6 +81,8 @@ def _row(row: ScoredPrompt, lineage_id: int, adjusted_id: int | None) -> tuple[A
         row.adjusted,
         None if row.adjusted is None else adjusted_id,
         *_weighed(row.weighed),
+        None if row.twin is None else outcome_of_twin(row.twin),
+        None if isinstance(row.twin, NotWeighed | NotPaired) else row.twin,
     )
 
 

@@ -161,6 +161,8 @@ scores = Table(
     Column("surprise_peak", REAL),
     Column("off_support", INTEGER),
     Column("given_away", INTEGER),
+    Column("twinning", TEXT),
+    Column("twin", ARRAY(REAL)),
     PrimaryKeyConstraint(
         "topic", "partition", "record_offset", "record_index", "lineage_id", "recorded_at"
     ),
@@ -553,6 +555,36 @@ identity_detectors = Table(
     Column("evidence", DOUBLE_PRECISION, nullable=False),
     Column("evidence_limit", DOUBLE_PRECISION, nullable=False),
     PrimaryKeyConstraint("pack_id", "segment", "served"),
+)
+
+twin_lineages = Table(
+    "twin_lineages",
+    metadata,
+    # Numbers below 0, of the same sequence as those of adjusted scores.
+    Column(
+        "twin_id",
+        INTEGER,
+        primary_key=True,
+        autoincrement=False,
+        server_default=text("nextval('monitor_data.adjusted_lineages_adjusted_id_seq')"),
+    ),
+    Column("lineage_id", INTEGER, ForeignKey("monitor_data.lineages.lineage_id"), nullable=False),
+    UniqueConstraint("lineage_id"),
+)
+
+twin_detectors = Table(
+    "twin_detectors",
+    metadata,
+    Column("pack_id", TEXT, ForeignKey("monitor_data.packs.pack_id"), nullable=False),
+    Column("feature", SMALLINT, nullable=False),
+    Column("segment", TEXT, nullable=False),
+    Column("started_at", MOMENT, nullable=False),
+    Column("last_bucket", MOMENT, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    Column("log_values", ARRAY(DOUBLE_PRECISION), nullable=False),
+    Column("evidence", DOUBLE_PRECISION, nullable=False),
+    Column("evidence_limit", DOUBLE_PRECISION, nullable=False),
+    PrimaryKeyConstraint("pack_id", "feature", "segment"),
 )
 
 # --- alerts --------------------------------------------------------------------------------------

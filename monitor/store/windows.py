@@ -20,7 +20,10 @@ _FIELDS: Final = "feature, segment, n, tail_count, tail_n, total, total_squares,
 _MINE: Final = """lineage_id = ANY(
     ARRAY(
         SELECT lineage_id FROM monitor_data.lineages
-        WHERE pack_id = :pack_id AND CAST(:adjusted_by AS text) IS NULL
+        WHERE pack_id = :pack_id AND CAST(:adjusted_by AS text) IS NULL AND NOT :of_twins
+        UNION ALL
+        SELECT twin_id FROM monitor_data.twin_lineages JOIN monitor_data.lineages USING (lineage_id)
+        WHERE pack_id = :pack_id AND :of_twins
         UNION ALL
         SELECT adjusted_id FROM monitor_data.adjusted_lineages
         WHERE baseline_id = CAST(:adjusted_by AS text)))
@@ -75,10 +78,11 @@ def read_windows(
     features: Sequence[int] | None = None,
     segments: Sequence[str] | None = None,
     adjusted_by: str | None = None,
+    of_twins: bool = False,
 ) -> list[Window]:
     """The windows [start, end) of every feature and segment with data, all lineages of the pack.
 
-    Of raw scores, or of those that the baseline ``adjusted_by`` adjusted.
+    Of raw scores, of those that the baseline ``adjusted_by`` adjusted, or of the differences to twins.
     In the order of ``ends``, then feature, then segment. A bucket belongs to the window that its
     start lies in. Part hours from before fine buckets were dropped are missing.
     """
@@ -96,6 +100,7 @@ def read_windows(
                 "start": start,
                 "end": end,
                 "adjusted_by": adjusted_by,
+                "of_twins": of_twins,
                 "first_hour": first_hour,
                 "last_hour": last_hour,
                 "features": list(features) if features is not None else None,
@@ -134,10 +139,11 @@ def new_buckets(
     features: Sequence[int] | None = None,
     segments: Sequence[str] | None = None,
     adjusted_by: str | None = None,
+    of_twins: bool = False,
 ) -> list[Bucket]:
     """Fine buckets with ``after < bucket_start < before``, merged over sources and lineages, in order.
 
-    Of raw or adjusted scores as in `read_windows`. ``source`` of a merged bucket is `EVERY_SOURCE`.
+    Of raw or adjusted scores, or differences, as in `read_windows`. ``source`` of a merged bucket is `EVERY_SOURCE`.
     """
     rows = c.execute(
         text(f"""
@@ -150,6 +156,7 @@ def new_buckets(
         {
             "pack_id": pack_id,
             "adjusted_by": adjusted_by,
+            "of_twins": of_twins,
             "after": utc(after),
             "before": utc(before),
             "features": list(features) if features is not None else None,

@@ -23,6 +23,7 @@ from monitor.values.prompts import (
     ServedCounts,
 )
 from monitor.values.surprise import IdentityBucket, NotWeighed, Surprise
+from monitor.values.twin import Pair, Unpaired
 
 SCORE_BIN_EDGES: Final[tuple[float, ...]] = (
     *(-20.0, -15.0, -12.0, -10.0, -8.0, -7.0, -6.0, -5.5),
@@ -76,6 +77,8 @@ class Replayed:
     were replayed in a stand-in form."""
     weighed: Surprise | NotWeighed | None = None
     """Of the logged answer, where it was to be weighed."""
+    twin: Pair | Unpaired | None = None
+    """Of a prompt that the copy was to answer too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +121,9 @@ class ScoredPrompt:
     """The scores given the prompt; None: no baseline adjusted them."""
     weighed: Surprise | NotWeighed | None = None
     """Of an answer of the chosen share (``identity.share``); None: it was not chosen."""
+    twin: Floats | Unpaired | None = None
+    """Score of the served answer minus that of the copy's own, over the same tokens, or why there is none;
+    None: the prompt is not of the share ``twin.share``. NaN where a feature reads the prompt alone."""
 
     def counted_in(self, *, of_prompt: bool) -> tuple[str, ...]:
         """The segments in which a score of this prompt counts.
@@ -202,6 +208,8 @@ class ChunkResult:
     """Parts that waited in the store and do no longer: joined or given up."""
     identity: tuple[IdentityBucket, ...] = ()
     """What the weighed answers add up to."""
+    twins: tuple[Bucket, ...] = ()
+    """The statistics of the differences to the twins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

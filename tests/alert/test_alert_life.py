@@ -34,6 +34,7 @@ from monitor.settings import (
     IdentitySettings,
     SilenceRule,
     Thresholds,
+    TwinSettings,
 )
 from monitor.values.alerts import Alert, AlertState, Condition, Event, EventType, Severity, Silence
 from monitor.values.features import Directed
@@ -445,6 +446,7 @@ def reason(alert: Alert, *packs: WatchedPack, **changes: Any) -> str | None:
         "rules": [DriftRule(name="any", severities={"info": Thresholds(shift=1.0)})],
         "silence_rules": [SilenceRule(name="lag", limit=1), SilenceRule(name="instrument")],
         "identity": IdentitySettings(share=0.1),
+        "twin": TwinSettings(share=0.1),
     }
     return unwatched_because(alert, packs, **given | changes)
 

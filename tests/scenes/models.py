@@ -92,6 +92,32 @@ def normal_weights(scale: Callable[[str, int], float]) -> Callable[[Any, Any], N
     return drawn
 
 
+LETTERS = "abcdefghijklmnop"
+
+
+def save_lettered(folder: Path, seed: int = 5) -> Path:
+    """A tiny llama that says letters alone, so that a log of its text holds every token of it."""
+    return save_tiny(
+        folder,
+        seed=seed,
+        weights=_lettered,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+
+
+def _lettered(tiny: Any, tokenizer: Any) -> None:
+    """The first entry of the residual stream is the same everywhere, and silences all other tokens."""
+    normal_weights(lambda name, size: (2.0 if "lm_head" in name else 1.0) * size**-0.5)(tiny, None)
+    tiny.model.embed_tokens.weight[:, 0] = 5.0
+    for block in tiny.model.layers:
+        block.self_attn.o_proj.weight[0] = 0.0
+        block.mlp.down_proj.weight[0] = 0.0
+    tiny.lm_head.weight[:, 0] = -30.0
+    tiny.lm_head.weight[tokenizer.convert_tokens_to_ids(list(LETTERS)), 0] = 0.0
+
+
 def changed_model(model: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     """A copy of ``model`` in ``folder`` whose weights, by name, ``change`` has changed."""
     from safetensors.torch import load_file, save_file

@@ -175,7 +175,9 @@ def chunk(
     group: str = "monitor",
 ) -> ChunkResult:
     weighing = Weighing(Settings(identity=IdentitySettings(share=1.0)))
+    apart = [replace(row, scores=row.twin) for row in rows if isinstance(row.twin, np.ndarray)]
     return ChunkResult(
+        twins=buckets_of(apart),
         identity=weighing.buckets(rows),
         group_id=group,
         worker_id=worker,

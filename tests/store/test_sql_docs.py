@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, exc, text
 
+from monitor.drift import twin
 from monitor.drift.identity import taken_in
 from monitor.settings import PostgresSettings
 from monitor.store.alerts import save_alert
@@ -23,7 +24,8 @@ from monitor.store.drift import save_drifts
 from monitor.store.identity import new_identity, save_identity
 from monitor.store.outbox import claim_deliveries, record_attempt
 from monitor.store.partitions import ensure_partitions
-from monitor.store.windows import read_windows
+from monitor.store.twins import save_twins
+from monitor.store.windows import new_buckets, read_windows
 from monitor.store.workers import record_canary_run
 from monitor.values.alerts import AlertState, Attempt, DeliveryState, Outcome
 from monitor.values.drift import Bound, TailGrowth
@@ -99,6 +101,7 @@ def fill(engine: Engine) -> None:
                 fidelity=Fidelity(prompt_difference=-(n % 2), answer_difference=0),
                 left_out=("response.created",) if n % 3 == 0 else (),
                 weighed=surprise(n % 7 - 3.0) if n % 10 == 0 else None,
+                twin=row.scores if n % 10 == 1 else None,
             )
             for n, row in enumerate(rows)
         ]
@@ -125,6 +128,15 @@ def fill(engine: Engine) -> None:
             {}, new_identity(c, PACK, NOW - DAY, NOW), until=NOW, begin=NOW - DAY, alone=10.0
         )
         save_identity(c, PACK, states.values())
+        twins = twin.taken_in(
+            {},
+            new_buckets(c, PACK, NOW - DAY, NOW, of_twins=True),
+            until=NOW,
+            begin=NOW - DAY,
+            alone=10.0,
+            tolerance=0.1,
+        )
+        save_twins(c, PACK, twins.values())
         record_canary_run(
             c,
             CanaryRun(

@@ -20,7 +20,7 @@ from monitor.score.pack import save_pack
 from monitor.settings import IdentitySettings, PackSettings, ReplaySettings, Settings
 from monitor.store.chunks import store_chunk
 from monitor.store.database import transaction
-from tests.scenes.models import changed_model, normal_weights, save_tiny
+from tests.scenes.models import changed_model, save_lettered
 from tests.scenes.packs import drawn, feature, pack_of
 from tests.worker.working import run_until, send, settings_for, working
 
@@ -28,31 +28,11 @@ pytestmark = pytest.mark.slow
 
 SEEN = "SELECT coalesce(sum(n), 0) FROM monitor_data.ingest_counts"
 ANSWERS, TOKENS = 60, 24
-LETTERS = "abcdefghijklmnop"
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny llama that says letters alone, so that a log of its text holds every token of it."""
-    return save_tiny(
-        tmp_path_factory.mktemp("lettered"),
-        seed=5,
-        weights=_lettered,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=1,
-    )
-
-
-def _lettered(tiny: Any, tokenizer: Any) -> None:
-    """The first entry of the residual stream is the same everywhere, and silences all other tokens."""
-    normal_weights(lambda name, size: (2.0 if "lm_head" in name else 1.0) * size**-0.5)(tiny, None)
-    tiny.model.embed_tokens.weight[:, 0] = 5.0
-    for block in tiny.model.layers:
-        block.self_attn.o_proj.weight[0] = 0.0
-        block.mlp.down_proj.weight[0] = 0.0
-    tiny.lm_head.weight[:, 0] = -30.0
-    tiny.lm_head.weight[tokenizer.convert_tokens_to_ids(list(LETTERS)), 0] = 0.0
+    return save_lettered(tmp_path_factory.mktemp("lettered"))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,49 @@
+"""What the engine makes of prompts before it runs them, and what it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from monitor.replay.plan import Plan
+from monitor.replay.regions import Tokens
+from monitor.values.prompts import Prompt, Sampling
+from monitor.values.scores import Unreplayable
+from monitor.values.twin import TwinAsked, Unpaired
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What the engine did since it was built. Tokens asked for = run + duplicate + shared (+ failed)."""
+
+    prompts: int = 0
+    tokens_run: int = 0
+    tokens_duplicate: int = 0
+    tokens_shared: int = 0
+    passes: int = 0
+    splits: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Tokenised and planned prompts. ``replays[r]`` are distinct; prompt i has ``replay_of[i]``.
+
+    ``tokens[i]`` has the same ids as its replay; its counts before the cut are the prompt's own.
+    """
+
+    prompts: tuple[Prompt, ...]
+    refused: dict[int, Unreplayable]
+    tokens: dict[int, Tokens]
+    replays: tuple[Tokens, ...]
+    replay_of: dict[int, int]
+    plan: Plan
+    own_answers: frozenset[int] = frozenset()
+    """Prompts that get an answer of the copy's own before they are read."""
+    generated: frozenset[int] = frozenset()
+    """Prompts that got one."""
+    weighed: Mapping[int, Sampling] = field(default_factory=dict)
+    """Prompts whose logged answer the whole copy weighs, with the parameters of the draw."""
+    twins: Mapping[int, TwinAsked] = field(default_factory=dict)
+    """Prompts that the copy answers beside the server."""
+    twin_of: Mapping[int, int | Unpaired] = field(default_factory=dict)
+    """Their twins' keys in ``tokens`` and ``replay_of``, or why there is none."""
