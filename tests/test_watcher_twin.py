@@ -82,13 +82,13 @@ def test_users_who_change_the_topic_are_named(traffic, settings, watcher):
     seen = traffic.minutes(15, watcher=watcher)
     events = [e for evaluation in seen for e in evaluation.events]
     assert {e.alert.labels.get("feature") for e in events} == {"toxic"}
-    details = events[-1].alert.details
-    assert details["cause"] == "input_shift"
-    found = details["witnesses"]["twin"]
-    assert found["finding"] == "steady"
-    assert abs(found["difference"]["value"]) < 0.4
-    assert found["bound"] > 0.5
-    assert "answers of the copy's own to the same prompts" in details["verdict"]
+    shown = next(d for d in seen[-1].drifts if (d.feature, d.window) == ("toxic", "15m"))
+    assert shown.cause is Cause.INPUT_SHIFT
+    (twin,) = [w for w in shown.witnesses if w.name == "twin"]
+    assert twin.finding == "steady"
+    assert abs(twin.figures["difference"]["value"]) < 0.4
+    assert twin.figures["bound"] > 0.5
+    assert "answers of the copy's own to the same prompts" in twin.told
 
 
 def test_a_model_replaced_under_its_old_name_is_named(traffic, settings, watcher, database):
