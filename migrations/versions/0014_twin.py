@@ -5,7 +5,7 @@ a lineage of its own, as adjusted scores have: a number below 0, from the same s
 beside the others and are rolled up, read as windows and dropped like them.
 
 Revision ID: 0014
-Revises: 0011
+Revises: 0012
 """
 
 from types import ModuleType
@@ -13,7 +13,7 @@ from types import ModuleType
 from alembic import context, op
 
 revision = "0014"
-down_revision = "0011"
+down_revision = "0012"
 
 # Null in all that was stored before, and in what workers of the releases before go on to store.
 COLUMNS = {"twinning": "TEXT", "twin": "REAL[]"}
