@@ -14,7 +14,7 @@ from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.settings import Settings
 from monitor.values.arrays import Floats
-from monitor.values.prompts import Prompt, identity
+from monitor.values.prompts import Prompt, question
 from monitor.values.scores import Bucket, Replayed, ScoredPrompt
 from monitor.values.surprise import NotWeighed
 from monitor.values.twin import NotPaired, Pair, TwinAsked, Unpaired
@@ -42,9 +42,8 @@ class Twinning:
         for index, prompt in enumerate(prompts):
             if not self._chosen(prompt) or self._why_not(prompt) is not None:
                 continue
-            question = tuple(identity(replace(prompt, response=None, reasoning=None)))
-            if question not in seen:
-                seen.add(question)
+            if question(prompt) not in seen:
+                seen.add(question(prompt))
                 found[index] = TwinAsked(
                     law=self._laws.of(prompt), tokens=self._settings.tokens, seed=twin_seed(prompt)
                 )

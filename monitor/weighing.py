@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -15,7 +15,7 @@ from monitor.drift.identity import SHARES, wagers
 from monitor.ingest.sampling import OTHER, weighing_wanted
 from monitor.laws import Laws
 from monitor.settings import Settings
-from monitor.values.prompts import Prompt, Sampling
+from monitor.values.prompts import Prompt, Sampling, question
 from monitor.values.scores import Replayed, ScoredPrompt
 from monitor.values.surprise import IdentityBucket, NotWeighed, Surprise, Tally, tally_of
 
@@ -47,12 +47,14 @@ class Weighing:
         """``scored`` with what was weighed of each chosen answer, or why it was not."""
         if self._settings.share == 0.0:
             return tuple(scored)
-        seen: set[bytes] = set()
+        seen: set[tuple[str, ...]] = set()
         done = []
         for outcome, row in zip(replayed, scored, strict=True):
-            chosen = self._chosen(outcome.prompt)
-            done.append(replace(row, weighed=self._weighed(outcome, row, seen)) if chosen else row)
-            seen.add(row.content_hash)
+            if not self._chosen(outcome.prompt):
+                done.append(row)
+                continue
+            done.append(replace(row, weighed=self._weighed(outcome, row, seen)))
+            seen.add(question(outcome.prompt))
         return tuple(done)
 
     def buckets(self, scored: Iterable[ScoredPrompt]) -> tuple[IdentityBucket, ...]:
@@ -71,7 +73,7 @@ class Weighing:
         return weighing_wanted(prompt, self._settings.share)
 
     def _weighed(
-        self, outcome: Replayed, row: ScoredPrompt, seen: set[bytes]
+        self, outcome: Replayed, row: ScoredPrompt, seen: Collection[tuple[str, ...]]
     ) -> Surprise | NotWeighed:
         reason = self._laws.why_not(outcome.prompt)
         if reason is not None:
@@ -81,7 +83,7 @@ class Weighing:
         compared = row.fidelity
         if compared is not None and (compared.prompt_difference or compared.answer_difference):
             return NotWeighed.OTHER_TOKENS
-        if row.content_hash in seen:
+        if question(outcome.prompt) in seen:
             return NotWeighed.REPEATED
         if isinstance(outcome.weighed, NotWeighed):
             return outcome.weighed

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -201,6 +201,11 @@ def identity(prompt: Prompt) -> Iterator[str]:
     }
     if any(turns) or any(beside.values()):
         yield json.dumps(beside | {"messages": turns}, ensure_ascii=False)
+
+
+def question(prompt: Prompt) -> tuple[str, ...]:
+    """The content of what was asked, whatever was answered: equal only for prompts that replay alike."""
+    return tuple(identity(replace(prompt, response=None, reasoning=None, tool_calls=())))
 
 
 def _beside_content(message: Message) -> dict[str, Any]:

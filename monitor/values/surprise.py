@@ -74,7 +74,8 @@ class NotWeighed(enum.StrEnum):
     OTHER_TOKENS = "other_tokens"
     """The server counted other numbers of tokens."""
     REPEATED = "repeated"
-    """The same exchange again in one chunk: no draw of its own."""
+    """The same question again in one chunk: the answer may be no draw of its own. Of equal questions the first
+    counts, not the first of each answer: that would keep rare answers and drop common ones."""
     NOT_FINITE = "not_finite"
     OUT_OF_MEMORY = "out_of_memory"
 
