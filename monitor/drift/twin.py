@@ -181,9 +181,9 @@ def witness(
     }
     if strongest is not None and strongest.crossed:
         name = features[strongest.feature]
-        off = f", {mean(pairs[strongest.feature]):+.2f} SD" if strongest.feature in pairs else ""
+        by = f", {mean(pairs[strongest.feature]):+.2f} SD" if strongest.feature in pairs else ""
         told = (
-            f"{name} reads otherwise in served answers than in the copy's own to the same prompts{off}:"
+            f"{name} reads otherwise in served answers than in the copy's own to the same prompts{by}:"
             f" evidence {strongest.evidence:.1f}, limit {strongest.limit:.1f}"
         )
         return Witness(
