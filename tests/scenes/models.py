@@ -95,25 +95,29 @@ def normal_weights(scale: Callable[[str, int], float]) -> Callable[[Any, Any], N
 LETTERS = "abcdefghijklmnop"
 
 
-def save_lettered(folder: Path, seed: int = 5) -> Path:
-    """A tiny llama that says letters alone, so that a log of its text holds every token of it."""
+def save_lettered(folder: Path, seed: int = 5, *, heat: float = 1.0) -> Path:
+    """A tiny llama that says letters alone, so that a log of its text holds every token of it.
+
+    It says the likeliest letter most of the time; with ``heat`` 3 all of them.
+    """
     return save_tiny(
         folder,
         seed=seed,
-        weights=_lettered,
+        weights=lambda tiny, tokenizer: _lettered(tiny, tokenizer, heat),
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=1,
     )
 
 
-def _lettered(tiny: Any, tokenizer: Any) -> None:
+def _lettered(tiny: Any, tokenizer: Any, heat: float) -> None:
     """The first entry of the residual stream is the same everywhere, and silences all other tokens."""
     normal_weights(lambda name, size: (2.0 if "lm_head" in name else 1.0) * size**-0.5)(tiny, None)
     tiny.model.embed_tokens.weight[:, 0] = 5.0
     for block in tiny.model.layers:
         block.self_attn.o_proj.weight[0] = 0.0
         block.mlp.down_proj.weight[0] = 0.0
+    tiny.lm_head.weight /= heat
     tiny.lm_head.weight[:, 0] = -30.0
     tiny.lm_head.weight[tokenizer.convert_tokens_to_ids(list(LETTERS)), 0] = 0.0
 

@@ -34,7 +34,7 @@ TOKENS = 24
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_lettered(tmp_path_factory.mktemp("lettered"))
+    return save_lettered(tmp_path_factory.mktemp("lettered"), heat=3.0)
 
 
 @pytest.fixture(scope="module")
