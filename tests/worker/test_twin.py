@@ -39,12 +39,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def steered(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model, some of whose letters are more likely than they were; it has the name."""
+    """The same model, of whose letters it says two more than all others; it has the name."""
 
     def change(weights: dict[str, Any]) -> None:
         head = weights["lm_head.weight"]
         said = torch.argsort(head[:, 0], descending=True)[: len(LETTERS)]
-        head[said[::2], 0] += 1.0
+        head[said[:2], 0] += 3.0
 
     return changed_model(model, tmp_path_factory.mktemp("steered") / "model", change)
 
@@ -172,7 +172,6 @@ def test_what_has_no_twin_is_counted_with_its_reason(
         plain,
         plain | {"response": {"choices": [{"text": "abc", "finish_reason": "length"}]}},
         unknown | {"prompt": "2"},
-        plain | {"prompt": "3", "response": None},
         plain | {"prompt": "4", "response_format": {"type": "json_object"}},
         chat | {"tools": [tool]},
         plain | {"prompt": "long " * 300},
@@ -188,7 +187,6 @@ def test_what_has_no_twin_is_counted_with_its_reason(
         "paired": 1,
         "repeated": 1,
         "sampling_unknown": 1,
-        "no_answer": 1,
         "steered": 1,
         "tools_offered": 1,
         "cut": 1,
