@@ -9,7 +9,6 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from monitor.alert.identity import is_identity
 from monitor.alert.policy import (
     audience,
     event_of,
@@ -19,7 +18,6 @@ from monitor.alert.policy import (
     with_prompts,
     without_condition,
 )
-from monitor.alert.twin import is_twin
 from monitor.settings import Settings
 from monitor.store.alerts import active_silences, forget_alert, recent_alerts, save_alert
 from monitor.store.scores import strongest_prompts
@@ -42,8 +40,8 @@ def announce(
     drift = settings.drift
     cooldowns = [rule.cooldown for rule in drift.rules]
     cooldowns += [rule.cooldown for rule in drift.silence_rules]
-    for watched_by in (settings.identity.rule, settings.twin.rule):
-        cooldowns += [watched_by.cooldown] if watched_by else []
+    others = (settings.identity.rule, settings.twin.rule, settings.server_canaries.rule)
+    cooldowns += [rule.cooldown for rule in others if rule is not None]
     recent = recent_alerts(c, now - max(cooldowns, default=timedelta(0)))
     known = {alert.dedupe_key: alert for alert in recent}
     silences = active_silences(c, now)
@@ -55,8 +53,7 @@ def announce(
             if before is not None:
                 forget_alert(c, before.alert_id)
             return
-        of_feature = not (is_identity(after) or is_twin(after))
-        if announced in ("drift.detected", "drift.reminder") and of_feature:
+        if announced in ("drift.detected", "drift.reminder") and "feature" in after.labels:
             after = _with_strongest(c, after, examined)
         event = event_of(after, announced, now) if announced else None
         if event or after != before:
@@ -81,6 +78,7 @@ def announce(
             silence_rules=drift.silence_rules,
             identity=settings.identity,
             twin=settings.twin,
+            server=settings.server_canaries,
         )
         silenced = is_silenced(alert.labels, silences, now)
         keep(alert, *without_condition(alert, why, now, silenced=silenced))

@@ -29,6 +29,8 @@ from monitor.metrics import METRICS
 from monitor.patience import Patience, rest_until
 from monitor.reading_points import StoredPoints
 from monitor.score.pack import Pack, manifest
+from monitor.server_canaries import ServerCanaries
+from monitor.server_copy import ServerCopy
 from monitor.settings import Settings, secret
 from monitor.signals import stopped_by_signals
 from monitor.store.clock import DatabaseClock
@@ -227,9 +229,13 @@ class _Loops:
             source = open_parts.enter_context(
                 KafkaSource(settings.kafka, settings.ingest, points, clock=self._clock.carried)
             )
+            asking = self._server_canaries(instrument, worker_id)
+            if asking is not None:
+                open_parts.enter_context(asking.running())
             self._said = lambda: (
                 *source.remarks(),
                 *([sink.problem] if sink and sink.problem else ()),
+                *([asking.problem] if asking and asking.problem else ()),
             )
             checks["model"] = lambda: True
             checks["assignment"] = lambda: (
@@ -248,6 +254,18 @@ class _Loops:
                 heartbeat=self._heartbeat,
                 clock=self._clock,
             ).run(stop)
+
+    def _server_canaries(self, instrument: Instrument, worker_id: str) -> ServerCanaries | None:
+        if instrument.examiner is None:
+            return None
+        settings = self._settings
+        return ServerCanaries(
+            copy=ServerCopy(instrument.pack, instrument.engine, instrument.examiner, settings),
+            database=self._database,
+            settings=settings,
+            worker_id=worker_id,
+            clock=self._clock,
+        )
 
     def _loaded(self, stop: threading.Event) -> Instrument | None:
         """The instrument, which may take minutes; None as soon as asked to stop before it is there."""

@@ -13,6 +13,7 @@ from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
 from monitor.values.prompts import Prompt, Sampling
 from monitor.values.scores import CanaryRun, Lineage, Replayed, Unreplayable
+from monitor.values.server_canaries import AnswerView, Expected
 from monitor.values.twin import TwinAsked
 
 
@@ -28,6 +29,16 @@ class Replay(Protocol):
     ) -> Any: ...
     def run(self, prepared: Any) -> Sequence[Replayed | Unreplayable]: ...
     def lineage(self, pack_id: str) -> Lineage: ...
+
+
+class Examiner(Protocol):
+    """What is needed of `monitor.replay.examining.Examiner`."""
+
+    def choose(
+        self, prompts: Sequence[Prompt], *, count: int, max_tokens: int, numerics: float
+    ) -> list[Expected]: ...
+    def views(self, prompts: Sequence[Prompt]) -> list[AnswerView | Unreplayable]: ...
+    def prompt_tokens(self, prompt: Prompt) -> int | None: ...
 
 
 def largest_deviation(pack: Pack, replay: Replay, now: datetime) -> float:

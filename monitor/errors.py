@@ -40,6 +40,14 @@ class JudgeUnavailable(Retry):
     """The endpoint that rates answers does not answer, or wants fewer requests."""
 
 
+class ServerUnavailable(Retry):
+    """The served endpoint does not answer, or wants fewer requests: for ``retry_after`` seconds, if it said so."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class RefuseToStart(MonitorError):
     """The process must not start like this."""
 
@@ -82,6 +90,10 @@ class StaleAlert(Discard):
 
 class StaleLease(Discard):
     """Another process leads by now."""
+
+
+class ServerRefused(MonitorError):
+    """The served endpoint does not take a question, or answers with what is no chat completion."""
 
 
 class BadInput(MonitorError):

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from monitor.alert.identity import identity_condition
 from monitor.alert.policy import Health, conditions, silence_conditions
+from monitor.alert.server_canaries import server_condition
 from monitor.alert.twin import twin_condition
 from monitor.announcing import announce
 from monitor.drift import sequential
@@ -36,7 +37,7 @@ from monitor.values.alerts import Alert, Condition, Event
 from monitor.values.drift import Baseline, DetectorState, Drift, Window
 from monitor.values.fidelity import Compared
 from monitor.values.presence import IngestHealth, PackPresence
-from monitor.values.prompts import CANARY, WHOLE
+from monitor.values.prompts import CANARY, EVERYTHING, WHOLE
 from monitor.vouching import (
     MOST_BUCKETS_A_STEP,
     Examined,
@@ -323,7 +324,12 @@ def judge(
     return [
         *(
             _with_lateness(condition, reach)
-            for condition in chain(found, _identity(settings, examined), _twins(settings, examined))
+            for condition in chain(
+                found,
+                _identity(settings, examined),
+                _twins(settings, examined),
+                _server(settings, examined),
+            )
         ),
         *silence_conditions(health, drift.silence_rules, now),
     ]
@@ -358,6 +364,19 @@ def _twins(settings: Settings, examined: Sequence[Examined]) -> Iterator[Conditi
             )
             if made is not None:
                 yield made
+
+
+def _server(settings: Settings, examined: Sequence[Examined]) -> Iterator[Condition]:
+    """Whether the served endpoint, asked directly, is another model; nothing where that is not known."""
+    rule = settings.server_canaries.rule
+    for pack in examined:
+        heard, standing = pack.heard, pack.heard.server
+        if rule is None or standing is None or heard.canaries.finding == "moved":
+            continue
+        if heard.asked_directly(standing, pack.shortest).finding != "absent":
+            assert standing.concluded is not None
+            found = heard.verdict(EVERYTHING, pack.shortest, prompts=pack.prompts(EVERYTHING))
+            yield server_condition(standing.concluded, found, rule)
 
 
 def _with_lateness(condition: Condition, reach: Reach) -> Condition:

@@ -12,7 +12,7 @@ from monitor.canaries import Replay
 from monitor.ingest.joining import Joined, Joins
 from monitor.ingest.watermarks import newest_records
 from monitor.metrics import METRICS
-from monitor.outcomes import read
+from monitor.outcomes import read, without_own
 from monitor.settings import IngestSettings
 from monitor.twinning import Twinning
 from monitor.unanswered import Unanswered
@@ -61,7 +61,9 @@ class Fetching:
         beat: Callable[[], None],
         patiently: Callable[[Callable[[], None]], None],
         clock: Callable[[], datetime],
+        own: Collection[str] = frozenset(),
     ) -> None:
+        """``own`` are the monitor's questions to the served endpoint, which a log may hold too."""
         self._source = source
         self._replay = replay
         self._ingest = ingest
@@ -71,6 +73,7 @@ class Fetching:
         self._beat = beat
         self._patiently = patiently
         self._clock = clock
+        self._own = own
         self._joins = Joins(ingest)
 
     def fetch(self) -> Prepared | None:
@@ -114,7 +117,9 @@ class Fetching:
         return found[0]
 
     def _prepared(self, chunk: Chunk, joined: Joined) -> Prepared:
-        outcomes = [read(parsed, self._ingest) for parsed in joined.outcomes]
+        outcomes = [
+            without_own(read(parsed, self._ingest), self._own) for parsed in joined.outcomes
+        ]
         wanted = self._unanswered.wanted([one for one in outcomes if isinstance(one, Prompt)])
         skipped = tuple(outcome for outcome in outcomes if isinstance(outcome, Skip))
         return Prepared(

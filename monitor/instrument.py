@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from monitor.canaries import Replay
+from monitor.canaries import Examiner, Replay
 from monitor.score.fit import pack_or_shipped, require_fit
 from monitor.score.pack import Pack
 from monitor.settings import Settings
@@ -21,6 +21,8 @@ class Instrument:
 
     pack: Pack
     engine: Replay
+    examiner: Examiner | None = None
+    """The whole copy, where canaries to the served model are on."""
 
 
 def build_instrument(
@@ -31,6 +33,7 @@ def build_instrument(
     ``accept`` may refuse the pack for another reason, before the model's weights are read.
     """
     from monitor.replay.engine import ReplayEngine
+    from monitor.replay.examining import Examiner
     from monitor.replay.model import load_model
 
     pack, model = pack_in_use(settings)
@@ -38,7 +41,8 @@ def build_instrument(
     accept(pack)
     loaded = load_model(settings.replay, pack.deepest_site, full=settings.whole_copy)
     engine = ReplayEngine(loaded, pack.features, settings.replay, pack.covariates)
-    return Instrument(pack=pack, engine=engine)
+    examiner = Examiner(engine) if settings.server_canaries.on else None
+    return Instrument(pack=pack, engine=engine, examiner=examiner)
 
 
 def pack_in_use(settings: Settings) -> tuple[Pack, ModelIdentity]:

@@ -58,8 +58,7 @@ class Metrics:
             "monitor_prompts_scored_total",
             (),
             "Prompts replayed, scored and committed.",
-            action="Its rate is the monitor's throughput: scale workers when it stays below the sampled "
-            "traffic.",
+            action="Its rate is the monitor's throughput: scale workers when it stays below the sampled traffic.",
         )
         self.replays_compared = self._counter(
             "monitor_replays_compared_total",
@@ -128,8 +127,7 @@ class Metrics:
             ("kind",),
             "Tokens run through the model (run), and spared by running identical prompts (saved_dedupe) and "
             "shared prefixes (saved_prefix) once.",
-            action="Its rate against the machine's own says whether the replay is slow or the prompts are "
-            "long.",
+            action="Its rate against the machine's own says whether the replay is slow or the prompts are long.",
         )
         self.batch_halvings = self._counter(
             "monitor_batch_halvings_total",
@@ -141,8 +139,7 @@ class Metrics:
             "monitor_lag_records",
             ("topic", "partition"),
             "Records between the stored offset and the partition's end, for partitions of this worker. The "
-            "broker is asked for the end every 15 seconds, also while reading is held up; no sample before it "
-            "is known.",
+            "broker is asked for the end every 15 seconds, also while reading is held up; no sample before it is known.",
             action="Growing: add workers (up to the number of partitions), or lower ingest.sampling_rate.",
         )
         self.delay = self._gauge(
@@ -207,12 +204,23 @@ class Metrics:
             action="0 holds drift alerts (instrument shift): restore the model or device, or rebuild the "
             "pack and its baseline.",
         )
+        self.server_canary_answers = self._counter(
+            "monitor_server_canary_answers_total",
+            ("outcome",),
+            "Questions that the served endpoint was asked (server_canaries), by what became of the answer.",
+            action="Mostly compared. unreachable, refused: the way to it, or its key; other_prompt: its template.",
+        )
+        self.server_canary_evidence = self._gauge(
+            "monitor_server_canary_evidence",
+            (),
+            "Evidence that the served model is not the copy, over its limit, after this process's last round.",
+            action="At 1 or above the rule server_changed fires; the view server_canaries shows the rounds.",
+        )
         self.pack_info = self._gauge(
             "monitor_pack_info",
             ("pack_id", "pack_name", "model_id", "dtype", "device"),
             "1 for the pack and the model copy in use.",
-            action="Two different values across workers: finish the rollout, scores of the two do not "
-            "compare.",
+            action="Two different values across workers: finish the rollout, scores of the two do not compare.",
         )
         self.drift_shift = self._gauge(
             "monitor_drift_shift",
@@ -339,8 +347,8 @@ class Metrics:
 
         self.build_info.labels(version=__version__).set(1)
         # Not known until a canary was replayed; 0 would say "not reproduced" in processes without one.
-        self.canary_deviation.set(math.nan)
-        self.canary_reproduced.set(math.nan)
+        for gauge in (self.canary_deviation, self.canary_reproduced, self.server_canary_evidence):
+            gauge.set(math.nan)
         self.table: Final = tuple(self._rows)
 
     def _counter(self, name: str, labels: Sequence[str], help: str, *, action: str) -> Counter:
@@ -377,8 +385,7 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
-        "Served at `/metrics` by every process. Beside these, the usual `process_*` and "
-        "`python_info` metrics.",
+        "Served at `/metrics` by every process. Beside these, the usual `process_*` and `python_info` metrics.",
         "This page is generated from `monitor/metrics.py`; a test holds the two equal.",
         "",
         "| metric | kind | labels | meaning | what to do about it |",

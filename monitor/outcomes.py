@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 
@@ -33,6 +33,16 @@ _INDEX = re.compile(r"\[\d+\]")
 def read(parsed: Parsed, ingest: IngestSettings) -> Parsed:
     """A parsed record after the sampling."""
     return sample(parsed, ingest.sampling_rate) if isinstance(parsed, Prompt) else parsed
+
+
+def without_own(parsed: Parsed, own: Collection[str]) -> Parsed:
+    """Skipped where a user's only message is one of ``own``, the monitor's questions to the served endpoint."""
+    if not own or not isinstance(parsed, Prompt):
+        return parsed
+    asked = [message for message in parsed.messages if message.role != "system"]
+    if len(asked) != 1 or asked[0].role != "user" or asked[0].content not in own:
+        return parsed
+    return Skip(key=parsed.key, recorded_at=parsed.recorded_at, reason=SkipReason.SERVER_CANARY)
 
 
 def nothing_to_read(outcome: Unreplayable) -> Skip:

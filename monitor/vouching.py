@@ -9,16 +9,18 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from monitor.drift import cause, sequential
+from monitor.drift import cause, sequential, server
 from monitor.drift.cause import verdict
 from monitor.drift.identity import Stream, taken_in
 from monitor.pairing import Twins, twins_of
 from monitor.settings import Settings
 from monitor.store.identity import load_identity, new_identity, save_identity, tallies
 from monitor.store.packs import served_models
+from monitor.store.server_canaries import server_standing
 from monitor.subjects import Subject
 from monitor.values.drift import Drift
 from monitor.values.prompts import EVERYTHING, GENERATED
+from monitor.values.server_canaries import ServerStanding
 from monitor.values.surprise import IdentityState, Tally
 from monitor.values.witnesses import Cause, Verdict, Witness
 
@@ -40,6 +42,10 @@ class Heard:
     twins: Twins | None
     """None while twins are switched off."""
     settings: Settings
+    end: datetime
+    """Of the windows."""
+    server: ServerStanding | None = None
+    """None while canaries to the served model are off."""
 
     def verdict(
         self,
@@ -86,10 +92,21 @@ class Heard:
             heard.append(cause.own_answers())
         else:
             heard.append(self._identity(segment, window, prompts))
+            if self.server is not None:
+                heard.append(self.asked_directly(self.server, window))
             if self.labels is not None:
                 heard.append(self.labels)
         heard.append(cause.prompt_side(of_prompt))
         return heard
+
+    def asked_directly(self, standing: ServerStanding, window: str) -> Witness:
+        settings = self.settings
+        return server.witness(
+            standing,
+            since=self.end - settings.drift.windows[window],
+            counts_from=self.end - settings.server_canaries.vouches_for,
+            confidence=settings.drift.confidence,
+        )
 
     def _identity(self, segment: str, window: str, prompts: int) -> Witness:
         if self.settings.identity.share == 0.0:
@@ -135,6 +152,8 @@ def hear(c: Connection, settings: Settings, subject: Subject, end: datetime) -> 
         tallies=found,
         twins=twins,
         settings=settings,
+        end=end,
+        server=server_standing(c, subject.pack_id) if settings.server_canaries.on else None,
     )
 
 

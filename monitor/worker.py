@@ -55,6 +55,7 @@ from monitor.unanswered import Unanswered
 from monitor.values.arrays import Floats
 from monitor.values.losses import SCORED, outcome_of
 from monitor.values.prompts import DeadLetter, DeadReason, Skip
+from monitor.values.questions import pool
 from monitor.values.scores import ChunkResult, Replayed, ScoredPrompt, Unreplayable
 from monitor.values.surprise import outcome_of_weighing
 from monitor.values.twin import outcome_of_twin
@@ -122,6 +123,7 @@ class Worker:
             beat=lambda: self._heartbeat.beat("worker"),
             patiently=self._patiently,
             clock=self._clock,
+            own=frozenset(question.text for question in pool() if settings.server_canaries.on),
         )
         self._scorer = Scorer(pack)
         self._given = GivenThePrompt(pack.pack_id, pack.features, settings.drift)

@@ -14,8 +14,15 @@ from fnmatch import fnmatchcase
 from monitor.alert.health import of_pack
 from monitor.alert.identity import is_identity
 from monitor.alert.rules import FeatureInfo, matches
+from monitor.alert.server_canaries import is_server
 from monitor.alert.twin import is_twin
-from monitor.settings import DriftRule, IdentitySettings, SilenceRule, TwinSettings
+from monitor.settings import (
+    DriftRule,
+    IdentitySettings,
+    ServerCanarySettings,
+    SilenceRule,
+    TwinSettings,
+)
 from monitor.values.alerts import Alert
 
 
@@ -38,6 +45,7 @@ def unwatched_because(
     silence_rules: Sequence[SilenceRule],
     identity: IdentitySettings,
     twin: TwinSettings,
+    server: ServerCanarySettings,
 ) -> str | None:
     """Why nothing watches the alert any more, as a sentence; None while something does.
 
@@ -49,6 +57,8 @@ def unwatched_because(
         reason = _off(alert, "identity", "answers are not weighed any more", identity)
     elif is_twin(alert):
         reason = _off(alert, "twin", "the copy does not answer prompts any more", twin)
+    elif is_server(alert):
+        reason = _server_off(alert, server)
     else:
         reason = _by_a_person(alert, pack, rules, silence_rules)
     if reason is None and pack is None and (alert.kind == "drift" or of_pack(alert.rule)):
@@ -69,6 +79,14 @@ def _off(
     if settings.rule is None or not any(fnmatchcase(segment, p) for p in settings.rule.segments):
         return f"{section}.rule does not look at segment {segment}"
     return None
+
+
+def _server_off(alert: Alert, server: ServerCanarySettings) -> str | None:
+    if not server.on:
+        return "the served endpoint is not asked any more (server_canaries.url is null)"
+    if alert.labels.get("served") != server.model:
+        return f"another model is asked for by now ({server.model})"
+    return None if server.rule else "server_canaries.rule is null"
 
 
 def _by_a_person(

@@ -13,6 +13,7 @@ import typer
 
 from monitor.cli.alerts import alerts, deliveries
 from monitor.cli.baselines import baseline
+from monitor.cli.canaries import canaries
 from monitor.cli.configuration import config
 from monitor.cli.gate import gates
 from monitor.cli.loops import commands
@@ -39,6 +40,7 @@ for name, group in (
     ("baseline", baseline),
     ("alerts", alerts),
     ("deliveries", deliveries),
+    ("canaries", canaries),
     ("offsets", offsets),
     ("pack", pack),
     ("config", config),

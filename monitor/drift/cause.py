@@ -27,12 +27,15 @@ def verdict(witnesses: Sequence[Witness]) -> Verdict:
     4. identity moved: `Cause.MODEL_SHIFT`. The served model does not answer as the copy would.
     5. the twin moved: `Cause.MODEL_SHIFT`. Served answers read otherwise than the copy's own to the same
        prompts.
-    6. identity or the twin is steady: `Cause.INPUT_SHIFT`, whatever the labels say. A new name for the same
+    6. the server's canaries moved: `Cause.MODEL_SHIFT`. Asked directly, it answers otherwise.
+    7. identity or the twin is steady: `Cause.INPUT_SHIFT`, whatever the labels say. A new name for the same
        model is no change of the model.
-    7. the labels moved: `Cause.MODEL_SHIFT`, on the records' word alone.
-    8. the prompt side moved: `Cause.INPUT_SHIFT`.
-    9. identity or the twin is unsure: `Cause.UNDECIDED`.
-    10. else `Cause.UNKNOWN`: labels that stay the same do not vouch for what stands behind them.
+    8. the labels moved: `Cause.MODEL_SHIFT`, on the records' word alone: what was asked directly need not
+       be what they name.
+    9. the server's canaries are steady: `Cause.INPUT_SHIFT`.
+    10. the prompt side moved: `Cause.INPUT_SHIFT`.
+    11. identity, the twin or the server's canaries are unsure: `Cause.UNDECIDED`.
+    12. else `Cause.UNKNOWN`: labels that stay the same do not vouch for what stands behind them.
     """
     found = {witness.name: witness.finding for witness in witnesses}
     rules = (
@@ -41,12 +44,15 @@ def verdict(witnesses: Sequence[Witness]) -> Verdict:
         (found.get("own_answers") == "steady", Cause.INPUT_SHIFT),
         (found.get("identity") == "moved", Cause.MODEL_SHIFT),
         (found.get("twin") == "moved", Cause.MODEL_SHIFT),
+        (found.get("server_canaries") == "moved", Cause.MODEL_SHIFT),
         (found.get("identity") == "steady", Cause.INPUT_SHIFT),
         (found.get("twin") == "steady", Cause.INPUT_SHIFT),
         (found.get("labels") == "moved", Cause.MODEL_SHIFT),
+        (found.get("server_canaries") == "steady", Cause.INPUT_SHIFT),
         (found.get("prompt_side") == "moved", Cause.INPUT_SHIFT),
         (found.get("identity") == "unsure", Cause.UNDECIDED),
         (found.get("twin") == "unsure", Cause.UNDECIDED),
+        (found.get("server_canaries") == "unsure", Cause.UNDECIDED),
     )
     cause = next((cause for applies, cause in rules if applies), Cause.UNKNOWN)
     return Verdict(cause=cause, witnesses=tuple(witnesses))

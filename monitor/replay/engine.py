@@ -9,6 +9,7 @@ pass; the residual stream never leaves the device.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -25,7 +26,7 @@ from monitor.replay.pooling import FeatureBank
 from monitor.replay.prepared import Prepared, Statistics
 from monitor.replay.regions import CUT_RULE, Tokens, begun
 from monitor.replay.surprise import surprises
-from monitor.replay.tokens import Tokeniser
+from monitor.replay.tokens import tokeniser
 from monitor.replay.twin import paired, twins
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Floats
@@ -47,7 +48,7 @@ class _Reading:
 
 
 class ReplayEngine:
-    """Reads a pack's features off a loaded model. One thread may run it at a time."""
+    """Reads a pack's features off a loaded model. Threads that tokenise, or run the model, take turns."""
 
     def __init__(
         self,
@@ -65,6 +66,9 @@ class ReplayEngine:
         self._limit = positions_limit(settings, loaded.config)
         self._tokeniser = tokeniser(loaded, settings)
         self._statistics = Statistics()
+        self.turn = threading.Lock()
+        """Held by whoever runs the model, in here or beside."""
+        self._tokenising = threading.Lock()
 
     @property
     def statistics(self) -> Statistics:
@@ -123,7 +127,9 @@ class ReplayEngine:
         """
         refused: dict[int, Unreplayable] = {}
         tokens: dict[int, Tokens] = {}
-        for index, outcome in enumerate(self._tokeniser.tokenise(prompts)):
+        with self._tokenising:
+            outcomes = self._tokeniser.tokenise(prompts)
+        for index, outcome in enumerate(outcomes):
             if isinstance(outcome, Unreplayable):
                 refused[index] = outcome
             else:
@@ -141,6 +147,10 @@ class ReplayEngine:
 
         Raises `ConfigurationError` when answers are wanted of a model that was not loaded in full.
         """
+        with self.turn:
+            return self._run(prepared)
+
+    def _run(self, prepared: Prepared) -> list[Replayed | Unreplayable]:
         if prepared.own_answers:
             prepared = self._with_answers(prepared)
         if prepared.twins:
@@ -383,16 +393,3 @@ def _unweighable(tokens: Tokens) -> Surprise | NotWeighed | None:
     if tokens.cut:
         return NotWeighed.CUT
     return NotWeighed.STAND_IN if tokens.stand_ins else None
-
-
-def tokeniser(loaded: LoadedModel, settings: ReplaySettings) -> Tokeniser:
-    """The tokeniser that replay and research share."""
-    return Tokeniser(
-        loaded.tokenizer,
-        positions_limit(settings, loaded.config),
-        mask_special_tokens=settings.mask_special_tokens,
-        mask_template=settings.mask_template,
-        replay_reasoning=settings.replay_reasoning,
-        template_options=settings.template_options,
-        exclude_forbidden_tools=settings.exclude_tools_when_tool_choice_none,
-    )

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from monitor.errors import BadInput
-from monitor.replay.engine import tokeniser
 from monitor.replay.forward import Forward, RowReader
 from monitor.replay.model import LoadedModel
 from monitor.replay.plan import plan
 from monitor.replay.regions import Tokens
+from monitor.replay.tokens import tokeniser
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Floats
 from monitor.values.features import Region

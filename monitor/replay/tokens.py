@@ -18,12 +18,14 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from monitor.replay.completion import Completion, completed
+from monitor.replay.model import LoadedModel, positions_limit
 from monitor.replay.provenance import Span
 from monitor.replay.readback import ReadBack
 from monitor.replay.reasoning import opened_by, split
 from monitor.replay.regions import Run, Tokens, joined
 from monitor.replay.rendering import ChatTemplate, Rendered, TemplateRefused
 from monitor.replay.request import valid
+from monitor.settings import ReplaySettings
 from monitor.values.fidelity import Rendering
 from monitor.values.prompts import DeadReason, Prompt
 from monitor.values.scores import Unreplayable
@@ -334,6 +336,19 @@ class Tokeniser:
             # A vocabulary that also holds the spelling as an ordinary piece: break it.
             return [token for letter in text for token in self._spelled(letter)]
         return ids
+
+
+def tokeniser(loaded: LoadedModel, settings: ReplaySettings) -> Tokeniser:
+    """The tokeniser that replay and research share."""
+    return Tokeniser(
+        loaded.tokenizer,
+        positions_limit(settings, loaded.config),
+        mask_special_tokens=settings.mask_special_tokens,
+        mask_template=settings.mask_template,
+        replay_reasoning=settings.replay_reasoning,
+        template_options=settings.template_options,
+        exclude_forbidden_tools=settings.exclude_tools_when_tool_choice_none,
+    )
 
 
 def _covered(text: str, spans: Sequence[Span]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -18,8 +18,9 @@ from monitor.settings.intake import (
 )
 from monitor.settings.keeping import PostgresSettings
 from monitor.settings.loading import load
-from monitor.settings.secrets import judge_key, secret
+from monitor.settings.secrets import judge_key, secret, server_key
 from monitor.settings.section import Duration, Section
+from monitor.settings.server_canaries import ServerCanarySettings, ServerRule
 from monitor.settings.showing import shown
 from monitor.settings.telling import (
     AlertSettings,
@@ -49,6 +50,8 @@ __all__ = [
     "RegistrySettings",
     "ReplaySettings",
     "Section",
+    "ServerCanarySettings",
+    "ServerRule",
     "Settings",
     "SilenceRule",
     "Thresholds",
@@ -57,5 +60,6 @@ __all__ = [
     "judge_key",
     "load",
     "secret",
+    "server_key",
     "shown",
 ]

@@ -104,7 +104,7 @@ def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-OTHER_ENVIRONMENT = frozenset({"MONITOR_CONFIG", "MONITOR_JUDGE_KEY"})
+OTHER_ENVIRONMENT = frozenset({"MONITOR_CONFIG", "MONITOR_JUDGE_KEY", "MONITOR_SERVER_KEY"})
 
 
 def _refuse_unknown_environment() -> None:

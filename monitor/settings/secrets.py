@@ -35,11 +35,21 @@ def judge_key(file: Path | None = None) -> SecretStr | None:
 
     Raises `ConfigurationError`, never naming the value, when it cannot stand in a header.
     """
-    given = os.environ.get("MONITOR_JUDGE_KEY", "")
-    key = (secret(SecretStr(given), file, "judge_key") or "").strip()
+    return _endpoint_key(file, "MONITOR_JUDGE_KEY", "judge_key", "the judge's key")
+
+
+def server_key(file: Path | None = None) -> SecretStr | None:
+    """The served endpoint's key: from ``file``, else from ``MONITOR_SERVER_KEY``; as `judge_key`."""
+    name = "server_canaries.key"
+    return _endpoint_key(file, "MONITOR_SERVER_KEY", name, "the served endpoint's key")
+
+
+def _endpoint_key(file: Path | None, variable: str, name: str, told: str) -> SecretStr | None:
+    given = os.environ.get(variable, "")
+    key = (secret(SecretStr(given), file, name) or "").strip()
     if not key:
         return None
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ConfigurationError("the judge's key must be one word of ASCII letters and signs")
+        raise ConfigurationError(f"{told} must be one word of ASCII letters and signs")
     know(key)
     return SecretStr(key)

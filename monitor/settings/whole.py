@@ -16,6 +16,7 @@ from monitor.settings.intake import (
 )
 from monitor.settings.keeping import PostgresSettings
 from monitor.settings.section import Duration
+from monitor.settings.server_canaries import ServerCanarySettings
 from monitor.settings.telling import AlertSettings, LogSettings, PrivacySettings, WebSettings
 from monitor.settings.twin import TwinSettings
 
@@ -33,6 +34,7 @@ class Settings(BaseSettings):
     pack: PackSettings = PackSettings()
     identity: IdentitySettings = IdentitySettings()
     twin: TwinSettings = TwinSettings()
+    server_canaries: ServerCanarySettings = ServerCanarySettings()
     postgres: PostgresSettings = PostgresSettings()
     drift: DriftSettings = DriftSettings()
     alerts: AlertSettings = AlertSettings()
@@ -43,8 +45,10 @@ class Settings(BaseSettings):
 
     @property
     def whole_copy(self) -> bool:
-        """The copy is loaded with its later layers and its LM head: it answers, or weighs answers."""
-        return self.replay.answers or self.identity.share > 0.0 or self.twin.share > 0.0
+        """The copy is loaded with its later layers and its LM head: it answers, weighs answers, or is asked what
+        the server should say."""
+        weighs = self.identity.share > 0.0 or self.server_canaries.on
+        return self.replay.answers or weighs or self.twin.share > 0.0
 
     @classmethod
     def settings_customise_sources(

@@ -587,6 +587,80 @@ twin_detectors = Table(
     PrimaryKeyConstraint("pack_id", "feature", "segment"),
 )
 
+# --- canaries to the served model ----------------------------------------------------------------
+
+server_canary_questions = Table(
+    "server_canary_questions",
+    metadata,
+    Column("set_id", TEXT, nullable=False),
+    Column("ordinal", SMALLINT, nullable=False),
+    Column("pack_id", TEXT, ForeignKey("monitor_data.packs.pack_id"), nullable=False),
+    Column("question", TEXT, nullable=False),
+    Column("border", BOOLEAN, nullable=False),
+    Column("first", TEXT, nullable=False),
+    Column("second", TEXT, nullable=False),
+    Column("margin", DOUBLE_PRECISION, nullable=False),
+    Column("tolerance", DOUBLE_PRECISION, nullable=False),
+    Column("answer", TEXT, nullable=False),
+    Column("scores", ARRAY(REAL)),
+    Column("chosen_at", MOMENT, nullable=False, server_default=NOW),
+    PrimaryKeyConstraint("set_id", "ordinal"),
+)
+
+server_canary_answers = Table(
+    "server_canary_answers",
+    metadata,
+    Column("set_id", TEXT, nullable=False),
+    Column("question", TEXT, nullable=False),
+    Column("asked_at", MOMENT, nullable=False),
+    Column("outcome", TEXT, nullable=False),
+    Column("calls", SMALLINT, nullable=False),
+    Column("seconds", DOUBLE_PRECISION, nullable=False),
+    Column("detail", TEXT, nullable=False),
+    Column("tokens", INTEGER, nullable=False),
+    Column("first", TEXT),
+    Column("other_first", BOOLEAN),
+    Column("with_log_probs", BOOLEAN, nullable=False),
+    Column("deviation", DOUBLE_PRECISION),
+    Column("nats", DOUBLE_PRECISION),
+    Column("scores", ARRAY(REAL)),
+    PrimaryKeyConstraint("set_id", "question", "asked_at"),
+    Index("server_canary_answers_asked_at_idx", "asked_at"),
+)
+
+server_canary_rounds = Table(
+    "server_canary_rounds",
+    metadata,
+    Column("pack_id", TEXT, ForeignKey("monitor_data.packs.pack_id"), nullable=False),
+    Column("set_id", TEXT, nullable=False),
+    Column("served", TEXT, nullable=False),
+    Column("asked_at", MOMENT, nullable=False),
+    Column("asked", INTEGER, nullable=False),
+    Column("compared", INTEGER, nullable=False),
+    Column("compared_beyond", INTEGER, nullable=False),
+    Column("questions", INTEGER, nullable=False),
+    Column("beyond", INTEGER, nullable=False),
+    Column("other_firsts", INTEGER, nullable=False),
+    Column("with_log_probs", INTEGER, nullable=False),
+    Column("largest", DOUBLE_PRECISION),
+    Column("evidence", DOUBLE_PRECISION),
+    Column("evidence_limit", DOUBLE_PRECISION),
+    Column("moved", JSONB, nullable=False),
+    Column("problem", TEXT, nullable=False),
+    PrimaryKeyConstraint("pack_id", "asked_at"),
+)
+
+server_canary_turns = Table(
+    "server_canary_turns",
+    metadata,
+    Column("pack_id", TEXT, ForeignKey("monitor_data.packs.pack_id"), nullable=False),
+    Column("due_at", MOMENT, nullable=False),
+    Column("failures", INTEGER, nullable=False),
+    Column("claimed_by", TEXT),
+    Column("claimed_until", MOMENT),
+    PrimaryKeyConstraint("pack_id"),
+)
+
 # --- alerts --------------------------------------------------------------------------------------
 
 alerts = Table(

@@ -34,7 +34,9 @@ REPLAYED: Final = frozenset(
     }
 )
 """Outcomes of prompts that were read, belong to the sample, and came before the model."""
-PASSED_OVER: Final = frozenset({f"skipped:{SkipReason.SAMPLED_OUT.value}"})
+PASSED_OVER: Final = frozenset(
+    f"skipped:{reason.value}" for reason in (SkipReason.SAMPLED_OUT, SkipReason.SERVER_CANARY)
+)
 NOT_OURS: Final = frozenset(
     f"skipped:{reason.value}" for reason in (SkipReason.OTHER_MODEL, SkipReason.NO_ANSWER)
 )

@@ -262,6 +262,8 @@ class SkipReason(enum.StrEnum):
     """A part of an exchange that was given up early: more waited than ``ingest.join`` allows."""
     NOTHING_TO_READ = "nothing_to_read"
     """No feature of the pack has a token here: the first one is never pooled."""
+    SERVER_CANARY = "server_canary"
+    """One of the monitor's own questions to the served endpoint (``server_canaries``): no traffic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

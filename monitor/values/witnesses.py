@@ -30,7 +30,9 @@ _HEADS: Final[Mapping[Cause, str]] = {
     Cause.UNKNOWN: "whether the served model, what is asked or the monitor's copy changed is not known",
 }
 
-Name = Literal["canaries", "identity", "twin", "labels", "prompt_side", "own_answers"]
+Name = Literal[
+    "canaries", "identity", "twin", "server_canaries", "labels", "prompt_side", "own_answers"
+]
 Finding = Literal["moved", "steady", "unsure", "absent"]
 """``moved``: crossed its bound. ``steady``: within a bound that would have shown it. ``unsure``: too little
 data for either. ``absent``: not measured."""

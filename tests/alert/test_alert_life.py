@@ -32,6 +32,7 @@ from monitor.settings import (
     Endpoint,
     IdentityRule,
     IdentitySettings,
+    ServerCanarySettings,
     SilenceRule,
     Thresholds,
     TwinSettings,
@@ -447,6 +448,7 @@ def reason(alert: Alert, *packs: WatchedPack, **changes: Any) -> str | None:
         "silence_rules": [SilenceRule(name="lag", limit=1), SilenceRule(name="instrument")],
         "identity": IdentitySettings(share=0.1),
         "twin": TwinSettings(share=0.1),
+        "server": ServerCanarySettings(url="http://served/v1", model="served"),
     }
     return unwatched_because(alert, packs, **given | changes)
 

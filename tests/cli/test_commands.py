@@ -36,7 +36,7 @@ def test_help_names_every_command(cli: Cli) -> None:
     shown = cli("--help")
     assert shown.code == 0
     commands = "run worker watcher courier web sidecar migrate doctor score demo"
-    for command in f"{commands} baseline alerts deliveries offsets pack config".split():
+    for command in f"{commands} baseline alerts deliveries canaries offsets pack config".split():
         assert f"│ {command} " in shown.out
 
 

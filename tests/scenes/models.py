@@ -131,3 +131,56 @@ def changed_model(model: Path, folder: Path, change: Callable[[dict[str, Any]], 
     change(weights)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def save_talker(folder: Path, seed: int) -> Path:
+    """A tiny llama that says letters, other ones to other questions: its attention weighs more than the last token."""
+
+    def weights(tiny: Any, tokenizer: Any) -> None:
+        _lettered(tiny, tokenizer, 1.0)
+        for block in tiny.model.layers:
+            attention = block.self_attn
+            attention.o_proj.weight[1:] *= 6
+            attention.v_proj.weight *= 3
+            attention.q_proj.weight *= 4
+            attention.k_proj.weight *= 4
+
+    return save_tiny(
+        folder,
+        seed=seed,
+        weights=weights,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+
+
+def rounded(bits: int) -> Callable[[dict[str, Any]], None]:
+    """The matrices of the blocks rounded to so many bits, with a scale for each of their rows."""
+
+    def change(weights: dict[str, Any]) -> None:
+        for name, weight in weights.items():
+            if ".layers." in name and weight.ndim == 2:
+                largest = weight.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
+                scale = largest / (2 ** (bits - 1) - 1)
+                weight.copy_((weight / scale).round() * scale)
+
+    return change
+
+
+def with_adapter(size: float, seed: int = 11) -> Callable[[dict[str, Any]], None]:
+    """Matrices of the attention with a change of rank 2 merged in, ``size`` as large as they are."""
+
+    def change(weights: dict[str, Any]) -> None:
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in weights.items():
+            if "q_proj" in name or "v_proj" in name:
+                rows, columns = weight.shape
+                low = torch.randn(rows, 2, generator=generator) @ torch.randn(
+                    2, columns, generator=generator
+                )
+                weight.add_(size * low / low.norm() * weight.norm())
+
+    return change

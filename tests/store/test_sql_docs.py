@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import Connection, Engine, exc, text
 
@@ -24,6 +25,7 @@ from monitor.store.drift import save_drifts
 from monitor.store.identity import new_identity, save_identity
 from monitor.store.outbox import claim_deliveries, record_attempt
 from monitor.store.partitions import ensure_partitions
+from monitor.store.server_canaries import save_answers, save_questions, save_round
 from monitor.store.twins import save_twins
 from monitor.store.windows import new_buckets, read_windows
 from monitor.store.workers import record_canary_run
@@ -32,6 +34,13 @@ from monitor.values.drift import Bound, TailGrowth
 from monitor.values.fidelity import Fidelity
 from monitor.values.prompts import DeadLetter, DeadReason, RecordKey, ServedCounts
 from monitor.values.scores import CanaryRun
+from monitor.values.server_canaries import (
+    AnswerOutcome,
+    CanaryAnswer,
+    Expected,
+    QuestionSet,
+    ServerRound,
+)
 from tests.store.builders import (
     LINEAGE,
     PACK,
@@ -80,6 +89,46 @@ def populated(postgres_server: Any) -> Iterator[Engine]:
     with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
         c.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
+
+
+def ask_the_server(c: Connection) -> None:
+    """A day of rounds to the served endpoint, every answer beyond tolerance."""
+    chosen = Expected(
+        question="open:bored",
+        border=True,
+        first="a",
+        second="b",
+        margin=0.1,
+        tolerance=0.05,
+        answer="a",
+        scores=np.array([0.1, np.nan], dtype=np.float32),
+    )
+    save_questions(c, QuestionSet(set_id="s", pack_id=PACK, questions=(chosen,)))
+    for hour in range(24):
+        at = NOW - hour * DAY / 24 - MINUTE
+        answer = CanaryAnswer(
+            question="open:bored",
+            asked_at=at,
+            outcome=AnswerOutcome.COMPARED,
+            first="b",
+            other_first=True,
+            deviation=2.0 + hour,
+            nats=0.1,
+        )
+        save_answers(c, "s", [(answer, 1)])
+        save_round(
+            c,
+            ServerRound(
+                pack_id=PACK,
+                set_id="s",
+                served="tiny",
+                asked_at=at,
+                asked=1,
+                evidence=1.0,
+                limit=10.0,
+                moved={"toxic": 0.5},
+            ),
+        )
 
 
 def fill(engine: Engine) -> None:
@@ -137,6 +186,7 @@ def fill(engine: Engine) -> None:
             tolerance=0.1,
         )
         save_twins(c, PACK, twins.values())
+        ask_the_server(c)
         record_canary_run(
             c,
             CanaryRun(

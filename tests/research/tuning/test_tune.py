@@ -13,10 +13,11 @@ import torch
 
 from monitor.errors import BadInput, ConfigurationError, StopLoudly
 from monitor.replay.answer import stock_attention
-from monitor.replay.engine import ReplayEngine, tokeniser
+from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, load_model
 from monitor.replay.regions import Tokens
 from monitor.replay.taps import Edit, steered
+from monitor.replay.tokens import tokeniser
 from monitor.research.answers.generate import left_padded
 from monitor.research.answers.likelihood import response_log_probabilities
 from monitor.research.texts import exchange, load_chats
