@@ -4,7 +4,7 @@ A difference is no feature of a pack, whose features are hashed into its id, but
 a lineage of its own, as adjusted scores have: a number below 0, from the same sequence. Its buckets stand
 beside the others and are rolled up, read as windows and dropped like them.
 
-Revision ID: 0014
+Revision ID: 0013
 Revises: 0012
 """
 
@@ -12,7 +12,7 @@ from types import ModuleType
 
 from alembic import context, op
 
-revision = "0014"
+revision = "0013"
 down_revision = "0012"
 
 # Null in all that was stored before, and in what workers of the releases before go on to store.

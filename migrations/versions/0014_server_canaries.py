@@ -1,15 +1,15 @@
 """Canaries to the served model: the chosen questions, the answers' figures, the rounds and whose turn it is.
 
-Revision ID: 0013
-Revises: 0014
+Revision ID: 0014
+Revises: 0013
 """
 
 from types import ModuleType
 
 from alembic import context, op
 
-revision = "0013"
-down_revision = "0014"
+revision = "0014"
+down_revision = "0013"
 
 TABLES = {
     "server_canary_questions": """
