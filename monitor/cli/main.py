@@ -12,6 +12,7 @@ import traceback
 import typer
 
 from monitor.cli.alerts import alerts, deliveries
+from monitor.cli.backtest import backtests
 from monitor.cli.baselines import baseline
 from monitor.cli.configuration import config
 from monitor.cli.gate import gates
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(commands)
+app.add_typer(backtests)
 app.add_typer(realigns)
 app.add_typer(gates)
 app.add_typer(steers)

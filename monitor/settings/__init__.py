@@ -17,7 +17,7 @@ from monitor.settings.intake import (
     ReplaySettings,
 )
 from monitor.settings.keeping import PostgresSettings
-from monitor.settings.loading import load
+from monitor.settings.loading import laid_over, load
 from monitor.settings.secrets import judge_key, secret
 from monitor.settings.section import Duration, Section
 from monitor.settings.showing import shown
@@ -55,6 +55,7 @@ __all__ = [
     "TwinSettings",
     "WebSettings",
     "judge_key",
+    "laid_over",
     "load",
     "secret",
     "shown",
