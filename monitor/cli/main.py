@@ -19,6 +19,7 @@ from monitor.cli.gate import gates
 from monitor.cli.loops import commands
 from monitor.cli.offsets import offsets
 from monitor.cli.packs import pack
+from monitor.cli.power import powers
 from monitor.cli.realign import realigns
 from monitor.cli.show import explain
 from monitor.cli.steer import steers
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(commands)
 app.add_typer(backtests)
+app.add_typer(powers)
 app.add_typer(realigns)
 app.add_typer(gates)
 app.add_typer(steers)
