@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 backtests = typer.Typer()
 
-RULES_SECTIONS: Final = ("drift", "identity")
+RULES_SECTIONS: Final = ("drift", "identity", "twin")
 
 FromOption = Annotated[
     str,
@@ -41,8 +41,8 @@ def backtest(
     rules: Annotated[
         Path | None,
         typer.Option(
-            help="YAML file with what to try: a section drift (rules, windows, confidence …), and identity "
-            "(rule, vouch_within). It is laid over the configuration in force; a list replaces the one there."
+            help="YAML file with what to try: a section drift (rules, windows, confidence …), identity "
+            "and twin (rule …). It is laid over the configuration in force; a list replaces the one there."
         ),
     ] = None,
     baseline: Annotated[
@@ -148,7 +148,8 @@ def _tell(found: Backtest) -> None:
     for side in _sides(found):
         figures = side.figures(asked)
         firing = _length(timedelta(seconds=figures.pop("firing_seconds")))
-        rows.append({"rules": side.name, **figures, "firing": firing})
+        shown = {key.replace("_", " "): value for key, value in figures.items()}
+        rows.append({"rules": side.name, **shown, "firing": firing})
     show(rows, as_json=False)
     alerts = [
         {

@@ -34,10 +34,12 @@ from monitor.values.drift import Baseline
 
 NOT_REPLAYED: Final = ("lag", "delay", "starvation", "not_evaluated", "replay_mismatch")
 """Silence rules about how far partitions were read, who evaluated, and single prompts' token counts."""
-FIXED: Final = ("bucket", "settle", "wait_for_late", "evaluate_every")
-"""Of ``drift``: what was stored, and when it was evaluated, follows from these."""
-FIXED_IDENTITY: Final = ("share", "temperature", "top_p", "tolerance")
-"""Of ``identity``: what was weighed follows from these."""
+FIXED: Final[Mapping[str, Sequence[str]]] = {
+    "drift": ("bucket", "settle", "wait_for_late", "evaluate_every"),
+    "identity": ("share", "temperature", "top_p", "tolerance"),
+    "twin": ("share", "tokens"),
+}
+"""By section: what was stored, and when it was evaluated, follows from these."""
 WARM_UP: Final = timedelta(days=1)
 
 Progress = Callable[[int, int], None]
@@ -139,7 +141,7 @@ def trial(
     if others is None and baseline_id is None:
         return None
     settings = others or in_force
-    for section, names in (("drift", FIXED), ("identity", FIXED_IDENTITY)):
+    for section, names in FIXED.items():
         for name in names:
             if getattr(getattr(settings, section), name) != getattr(
                 getattr(in_force, section), name
@@ -289,6 +291,7 @@ class _Run:
         self.measures = (
             drift.model_copy(update={"rules": (), "silence_rules": ()}),
             tried.settings.identity.model_copy(update={"rule": None}),
+            tried.settings.twin.model_copy(update={"rule": None}),
             tried.baseline.baseline_id if tried.baseline else None,
         )
         """All that decides what is seen, before any rule is asked."""
@@ -316,7 +319,7 @@ def _raised(alerts: Iterable[Alert], fired: Mapping[str, Fired], span: Span) -> 
             Raised(
                 alert_id=one.alert_id,
                 dedupe_key=one.dedupe_key,
-                kind="identity" if one.labels.get("kind") == "identity" else one.kind,
+                kind=one.labels.get("kind", one.kind),
                 rule=one.rule,
                 severity=one.severity,
                 feature=one.labels.get("feature"),

@@ -30,6 +30,7 @@ from monitor.values.presence import IngestHealth, PackPresence
 from monitor.values.progress import Progress
 from monitor.values.scores import Bucket, CanaryRun
 from monitor.values.surprise import IdentityState
+from monitor.values.twin import TwinState
 from monitor.vouching import MOST_BUCKETS_A_STEP
 
 _PIECE: Final = timedelta(hours=1)
@@ -125,6 +126,7 @@ class Replayed(Ledger):
         self._baseline = baseline
         self._detectors: dict[str, dict[tuple[int, str], DetectorState]] = {}
         self._tests: dict[str, dict[tuple[str, str], IdentityState]] = {}
+        self._twins: dict[str, dict[tuple[int, str], TwinState]] = {}
         self.raised: dict[str, Alert] = {}
         """By alert id, every alert as it stands."""
         self.fired: dict[str, Fired] = {}
@@ -201,6 +203,12 @@ class Replayed(Ledger):
 
     def keep_tests(self, pack_id: str, states: Iterable[IdentityState]) -> None:
         self._tests[pack_id] = {(state.segment, state.served): state for state in states}
+
+    def twins(self, pack_id: str) -> Mapping[tuple[int, str], TwinState]:
+        return self._twins.get(pack_id, {})
+
+    def keep_twins(self, pack_id: str, states: Iterable[TwinState]) -> None:
+        self._twins[pack_id] = {(state.feature, state.segment): state for state in states}
 
     def keep_drifts(self, drifts: Iterable[Drift]) -> None:
         """Nothing asks for them again."""

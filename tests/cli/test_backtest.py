@@ -45,15 +45,15 @@ def test_the_table_the_drawing_and_the_json_tell_the_same(
     drawing = tmp_path / "alerts.svg"
     shown = cli(*asked, "--plot", drawing, config=past)
     assert shown.code == 0, shown.err
-    for words in ("in force", "tried", "recorded", "persona-drift", "toxic all", "critical"):
+    for words in ("in force", "tried", "recorded", "open at the end", "toxic all", "critical"):
         assert words in shown.out
     assert "not_evaluated" in shown.err
     assert drawing.read_text().startswith("<svg")
     assert "toxic all" in drawing.read_text()
 
     found = json.loads(cli(*asked, "--json", config=past).out)
-    alerts = {(a["rule"], a["feature"], a["severity"]) for a in found["in_force"]["alerts"]}
-    assert ("persona-drift", "toxic", "critical") in alerts
+    alerts = {(a["feature"], a["segment"], a["severity"]) for a in found["in_force"]["alerts"]}
+    assert ("toxic", "all", "critical") in alerts
     assert [a for a in found["tried"]["alerts"] if a["kind"] == "drift"] == []
     assert found["recorded"]["alerts"] == [], "no watcher ran"
     first = next(a for a in found["in_force"]["alerts"] if a["feature"] == "toxic")
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_named(cli: Cli, past: Path, given: list[str], said: st
         ),
         ({"drift": {"confidence": 2}}, "drift.confidence: "),
         ({"drfit": {}}, "drfit: unknown section; did you mean 'drift'?"),
-        ({"rules": [LAX]}, "rules: unknown section; known: drift, identity"),
+        ({"rules": [LAX]}, "rules: unknown section; known: drift, identity, twin"),
         ({"drift": []}, "drift must hold a mapping"),
         ({"drift": {"bucket": "PT5M"}}, "drift.bucket: "),
         ({"identity": {"share": 0.5}}, "identity.share: stored history was made"),
