@@ -7,8 +7,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection
-
 from monitor.alert.policy import (
     audience,
     event_of,
@@ -18,9 +16,8 @@ from monitor.alert.policy import (
     with_prompts,
     without_condition,
 )
+from monitor.ledger import Ledger
 from monitor.settings import Settings
-from monitor.store.alerts import active_silences, forget_alert, recent_alerts, save_alert
-from monitor.store.scores import strongest_prompts
 from monitor.values.alerts import Alert, AlertState, Condition, Event, EventType
 from monitor.values.presence import PackPresence
 from monitor.vouching import Examined
@@ -29,7 +26,7 @@ STRONGEST_PROMPTS: Final = 5
 
 
 def announce(
-    c: Connection,
+    ledger: Ledger,
     settings: Settings,
     presence: Sequence[PackPresence],
     examined: Sequence[Examined],
@@ -42,23 +39,23 @@ def announce(
     cooldowns += [rule.cooldown for rule in drift.silence_rules]
     others = (settings.identity.rule, settings.twin.rule, settings.server_canaries.rule)
     cooldowns += [rule.cooldown for rule in others if rule is not None]
-    recent = recent_alerts(c, now - max(cooldowns, default=timedelta(0)))
+    recent = ledger.alerts(now - max(cooldowns, default=timedelta(0)))
     known = {alert.dedupe_key: alert for alert in recent}
-    silences = active_silences(c, now)
+    silences = ledger.silences(now)
     events: list[Event] = []
     stands: list[Alert] = []
 
     def keep(before: Alert | None, after: Alert | None, announced: EventType | None) -> None:
         if after is None:
             if before is not None:
-                forget_alert(c, before.alert_id)
+                ledger.forget(before.alert_id)
             return
         if announced in ("drift.detected", "drift.reminder") and "feature" in after.labels:
-            after = _with_strongest(c, after, examined)
+            after = _with_strongest(ledger, after, examined)
         event = event_of(after, announced, now) if announced else None
         if event or after != before:
             told = audience(after, settings.alerts.endpoints) if event else ()
-            save_alert(c, after, event, told)
+            ledger.keep_alert(after, event, told)
         if event:
             events.append(event)
         stands.append(after)
@@ -86,20 +83,20 @@ def announce(
 
 
 def announce_alone(
-    c: Connection, settings: Settings, condition: Condition, now: datetime
+    ledger: Ledger, settings: Settings, condition: Condition, now: datetime
 ) -> Event | None:
     """Take the alert of one condition a step on, where no evaluation does; what was put into the outbox.
 
     Raises `StaleAlert`, and the transaction must be rolled back, when another process was faster.
     """
-    recent = recent_alerts(c, now - condition.cooldown)
+    recent = ledger.alerts(now - condition.cooldown)
     before = next((one for one in recent if one.dedupe_key == condition.dedupe_key), None)
-    silenced = is_silenced(condition.labels, active_silences(c, now), now)
+    silenced = is_silenced(condition.labels, ledger.silences(now), now)
     after, announced = transition(before, condition, now, silenced=silenced)
     if after is None or after == before:
         return None
     event = event_of(after, announced, now) if announced else None
-    save_alert(c, after, event, audience(after, settings.alerts.endpoints) if event else ())
+    ledger.keep_alert(after, event, audience(after, settings.alerts.endpoints) if event else ())
     return event
 
 
@@ -110,7 +107,7 @@ def _kept(condition: Condition, before: Alert | None) -> Condition:
     return with_prompts(condition, before.details["strongest_prompts"])
 
 
-def _with_strongest(c: Connection, alert: Alert, examined: Sequence[Examined]) -> Alert:
+def _with_strongest(ledger: Ledger, alert: Alert, examined: Sequence[Examined]) -> Alert:
     """The alert with ids and scores of the strongest prompts of its window; never their text."""
     pack = next(pack for pack in examined if pack.subject.pack_id == alert.labels["pack"])
     shown = next(
@@ -121,16 +118,7 @@ def _with_strongest(c: Connection, alert: Alert, examined: Sequence[Examined]) -
         and drift.segment == alert.labels["segment"]
     )
     feature = next(f for f in pack.subject.features if f.name == shown.feature)
-    rows = strongest_prompts(
-        c,
-        shown.pack_id,
-        feature,
-        shown.segment,
-        shown.window_start,
-        shown.window_end,
-        STRONGEST_PROMPTS,
-        adjusted_by=shown.baseline_id if shown.adjusted else None,
-    )
+    rows = ledger.strongest_prompts(feature, shown, STRONGEST_PROMPTS)
     prompts = [
         {
             "prompt_id": row["prompt_id"],

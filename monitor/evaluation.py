@@ -1,8 +1,11 @@
 """One evaluation: what the watcher reads, compares, concludes and stores in one transaction.
 
-``watched_packs`` (subjects.py) says which packs are watched, and each is examined apart:
-``compare_all`` gives its windows' drift with the detectors' evidence. ``judge`` says what holds now,
-``announce`` (announcing.py) takes every alert one step on.
+``look`` reads and compares: ``watched_packs`` (subjects.py) says which packs are watched, and each is
+examined apart; ``compare_all`` gives its windows' drift with the detectors' evidence. ``conclude`` applies the
+rules: ``judge`` says what holds now, ``announce`` (announcing.py) takes every alert one step on.
+
+What is read and kept lies in a `Ledger`, which is handed in with the time and the settings: `monitor
+backtest` runs this very code on earlier moments.
 """
 
 from __future__ import annotations
@@ -13,31 +16,23 @@ from datetime import datetime, timedelta
 from itertools import chain
 from typing import Final
 
-from sqlalchemy import Connection
-
-from monitor.alert.identity import identity_condition
 from monitor.alert.policy import Health, conditions, silence_conditions
-from monitor.alert.server_canaries import server_condition
-from monitor.alert.twin import twin_condition
 from monitor.announcing import announce
+from monitor.authorship import by_identity, by_server_canaries, by_twins
 from monitor.drift import sequential
 from monitor.drift.baseline import baseline_for
 from monitor.drift.bets import Bets, Stream, bets_on
 from monitor.drift.histogram import floor_time
-from monitor.drift.lateness import Reach, reach
+from monitor.drift.lateness import Reach
 from monitor.drift.tests import compare, with_raw
+from monitor.ledger import Detectors, Figures, Ledger
 from monitor.settings import DriftSettings, Settings
-from monitor.store.drift import load_detectors, save_detectors, save_drifts
-from monitor.store.fidelity import replays_compared
-from monitor.store.ingest import ingest_health, outcomes_between
-from monitor.store.packs import pack_presence
-from monitor.store.windows import new_buckets, read_windows
 from monitor.subjects import Subject, pack_health, watched_packs
 from monitor.values.alerts import Alert, Condition, Event
 from monitor.values.drift import Baseline, DetectorState, Drift, Window
 from monitor.values.fidelity import Compared
 from monitor.values.presence import IngestHealth, PackPresence
-from monitor.values.prompts import CANARY, EVERYTHING, WHOLE
+from monitor.values.prompts import CANARY, WHOLE
 from monitor.vouching import (
     MOST_BUCKETS_A_STEP,
     Examined,
@@ -87,56 +82,84 @@ class Ingest:
     asks."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What one step saw, before any rule was asked."""
+
+    at: datetime
+    ingest: Ingest
+    presence: Sequence[PackPresence]
+    packs: tuple[Examined, ...]
+
+
 def evaluate(
-    c: Connection,
+    ledger: Ledger,
     settings: Settings,
     now: datetime,
     watching_since: datetime,
     bets: Mapping[str, Bets],
 ) -> tuple[Evaluation, dict[str, Bets]]:
     """One evaluation at ``now``, and the detectors (by pack) to hand to the next one."""
-    drift = settings.drift
-    presence = pack_presence(c, now)
-    ingest = ingest_of(c, settings, now)
+    seen, kept = look(ledger, settings, now, bets)
+    return conclude(ledger, settings, seen, watching_since), kept
+
+
+def look(
+    ledger: Ledger, settings: Settings, now: datetime, bets: Mapping[str, Bets]
+) -> tuple[Seen, dict[str, Bets]]:
+    """What there is to see at ``now``, and the detectors to hand to the next look.
+
+    No rule is asked, but for what it takes to see: whether replays are to be compared.
+    """
+    presence = ledger.presence(now)
+    ingest = ingest_of(ledger, settings, now)
     examined: list[Examined] = []
     kept: dict[str, Bets] = {}
-    for subject in watched_packs(c, settings, presence, now):
-        seen, own = examine(c, settings, subject, bets.get(subject.pack_id), ingest.reach, now)
+    for subject in watched_packs(ledger, settings, presence, now):
+        seen, own = examine(ledger, settings, subject, bets.get(subject.pack_id), ingest.reach, now)
         examined.append(seen)
         if own is not None:
             kept[subject.pack_id] = own
-    made = judge(settings, ingest, examined, watching_since, now)
-    events, firing = announce(c, settings, presence, examined, made, now)
+    return Seen(at=now, ingest=ingest, presence=presence, packs=tuple(examined)), kept
+
+
+def conclude(
+    ledger: Ledger, settings: Settings, seen: Seen, watching_since: datetime
+) -> Evaluation:
+    """What the rules make of it: alerts taken one step on, and kept with what was seen."""
+    now, packs = seen.at, seen.packs
+    made = judge(settings, seen.ingest, packs, watching_since, now)
+    events, firing = announce(ledger, settings, seen.presence, packs, made, now)
     active = {condition.dedupe_key for condition in made if condition.active}
     done = Evaluation(
         at=now,
-        ingest=ingest,
-        presence=presence,
-        packs=tuple(examined),
+        ingest=seen.ingest,
+        presence=seen.presence,
+        packs=packs,
         conditions=tuple(made),
         events=tuple(events),
         firing=tuple(firing),
     )
-    save_drifts(c, [d for d in done.drifts if _worth_keeping(d, drift, active)])
-    return done, kept
+    ledger.keep_drifts([d for d in done.drifts if _worth_keeping(d, settings.drift, active)])
+    return done
 
 
-def ingest_of(c: Connection, settings: Settings, now: datetime) -> Ingest:
+def ingest_of(ledger: Ledger, settings: Settings, now: datetime) -> Ingest:
     """How far is read, and what became of the records that are evaluated."""
     shortest, group = min(settings.drift.windows.values()), settings.kafka.group_id
-    health = ingest_health(c, now - shortest, now, group_id=group)
-    seen = reach(health.progress, settings.drift, now)
+    health = ledger.health(now - shortest, now, group)
+    seen = ledger.reach(health.progress, settings.drift, now)
     if seen.waiting_for:
         # What is read late lies before the last minutes: shares of records are judged where it lies.
-        outcomes = outcomes_between(c, seen.until - shortest, now, group_id=group)
+        outcomes = ledger.outcomes(seen.until - shortest, now, group)
         health = replace(health, outcomes=outcomes)
     asked = any(rule.name == "replay_mismatch" for rule in settings.drift.silence_rules)
-    replays = replays_compared(c, seen.until - shortest, seen.until) if asked else {}
+    replays = ledger.replays(seen.until - shortest, seen.until) if asked else {}
     return Ingest(health=health, reach=seen, replays=replays)
 
 
 def examine(
-    c: Connection,
+    ledger: Ledger,
     settings: Settings,
     subject: Subject,
     bets: Bets | None,
@@ -148,7 +171,7 @@ def examine(
     While the instrument is in doubt the detectors pass the buckets over.
     """
     baseline, end, drift = subject.baseline, reach.until, settings.drift
-    heard = hear(c, settings, subject, end)
+    heard = hear(ledger, settings, subject, end)
     shortest = min(drift.windows, key=lambda name: drift.windows[name])
     seen = Examined(subject=subject, heard=heard, shortest=shortest, drifts=())
     if baseline is None:
@@ -158,8 +181,8 @@ def examine(
     if _stands_still(reach, bets):
         return seen, bets
     held = heard.canaries.finding == "moved"
-    evidence = take_in(c, baseline, bets, end, drift.bucket, held=held)
-    drifts = compare_all(c, drift, subject, baseline, bets, evidence, end, now)
+    evidence = take_in(ledger, baseline, bets, end, drift.bucket, held=held)
+    drifts = compare_all(ledger, drift, subject, baseline, bets, evidence, end, now)
     of_prompt = {feature.name for feature in subject.features if feature.of_prompt}
     found = tuple(with_causes(drifts, heard, of_prompt))
     return replace(seen, drifts=found), replace(bets, evaluated_until=end)
@@ -176,7 +199,7 @@ def _stands_still(reach: Reach, bets: Bets) -> bool:
 
 
 def compare_all(
-    c: Connection,
+    figures: Figures,
     settings: DriftSettings,
     subject: Subject,
     baseline: Baseline,
@@ -192,7 +215,7 @@ def compare_all(
     names = [feature.name for feature in subject.features]
     drifts = []
     for window_name, length in settings.windows.items():
-        for raw, given_prompt in _windows(c, baseline, bets, end - length, end):
+        for raw, given_prompt in _windows(figures, baseline, bets, end - length, end):
             window = given_prompt or raw
             streams, references = (
                 (baseline.adjusted, bets.adjusted)
@@ -231,21 +254,21 @@ while a baseline is new, and not while workers that know nothing of it score."""
 
 
 def _windows(
-    c: Connection, baseline: Baseline, bets: Bets, start: datetime, end: datetime
+    figures: Figures, baseline: Baseline, bets: Bets, start: datetime, end: datetime
 ) -> Iterator[tuple[Window, Window | None]]:
     """Every stream's window of raw scores, and of the scores given the prompt where those are watched."""
     adjusted: dict[Stream, Window] = {}
     if bets.adjusted:
-        found = read_windows(c, baseline.pack_id, [(start, end)], adjusted_by=baseline.baseline_id)
+        found = figures.windows(baseline.pack_id, start, end, adjusted_by=baseline.baseline_id)
         adjusted = {(window.feature, window.segment): window for window in found}
-    for raw in read_windows(c, baseline.pack_id, [(start, end)]):
+    for raw in figures.windows(baseline.pack_id, start, end):
         given_prompt = adjusted.get((raw.feature, raw.segment))
         enough = given_prompt is not None and given_prompt.n >= ENOUGH_ADJUSTED * raw.n
         yield raw, given_prompt if enough else None
 
 
 def take_in(
-    c: Connection,
+    ledger: Detectors,
     baseline: Baseline,
     bets: Bets,
     end: datetime,
@@ -258,7 +281,7 @@ def take_in(
     ``held``: the buckets are passed over. What arrives after its bucket was taken in is missed here
     (and counted by the windows).
     """
-    stored = load_detectors(c, baseline.baseline_id)
+    stored = ledger.detectors(baseline.baseline_id)
     states: dict[Stream, DetectorState] = {
         key: stored.get(key) or sequential.start(baseline.baseline_id, *key, end - bucket)
         for key in bets.detectors
@@ -267,15 +290,15 @@ def take_in(
     until = min(end - bucket, last + MOST_BUCKETS_A_STEP * bucket)
     if until > last and not held:
         for adjusted_by in (None, baseline.baseline_id) if bets.adjusted else (None,):
-            closed_ones = new_buckets(
-                c, baseline.pack_id, last, until + bucket, adjusted_by=adjusted_by
+            closed_ones = ledger.buckets(
+                baseline.pack_id, last, until + bucket, adjusted_by=adjusted_by
             )
             for closed in closed_ones:
                 key = closed.feature, closed.segment
                 if key in states and (key in bets.adjusted) == (adjusted_by is not None):
                     states[key] = sequential.update(states[key], closed, bets.detectors[key])
     states = {key: sequential.pass_over(state, until) for key, state in states.items()}
-    save_detectors(c, states.values())
+    ledger.keep_detectors(states.values())
     return {key: sequential.evidence(state, bets.detectors[key]) for key, state in states.items()}
 
 
@@ -326,57 +349,13 @@ def judge(
             _with_lateness(condition, reach)
             for condition in chain(
                 found,
-                _identity(settings, examined),
-                _twins(settings, examined),
-                _server(settings, examined),
+                by_identity(settings, examined),
+                by_twins(settings, examined),
+                by_server_canaries(settings, examined),
             )
         ),
         *silence_conditions(health, drift.silence_rules, now),
     ]
-
-
-def _identity(settings: Settings, examined: Sequence[Examined]) -> Iterator[Condition]:
-    """Whether another model answers than the copy, of every pack whose instrument is not in doubt."""
-    rule = settings.identity.rule
-    for pack in examined:
-        if rule is None or pack.heard.canaries.finding == "moved":
-            continue
-        for (segment, _), state in sorted(pack.heard.tests.items()):
-            prompts = pack.prompts(segment)
-            found = pack.heard.verdict(segment, pack.shortest, prompts=prompts)
-            made = identity_condition(pack.subject.pack_id, state, found, rule)
-            if made is not None:
-                yield made
-
-
-def _twins(settings: Settings, examined: Sequence[Examined]) -> Iterator[Condition]:
-    """Whether answers read otherwise than the copy's own, of every pack whose instrument is not in doubt."""
-    rule = settings.twin.rule
-    for pack in examined:
-        twins = pack.heard.twins
-        if rule is None or twins is None or pack.heard.canaries.finding == "moved":
-            continue
-        for segment, states in sorted(twins.tests.items()):
-            found = pack.heard.verdict(segment, pack.shortest, prompts=pack.prompts(segment))
-            windows = twins.windows.get((pack.shortest, segment), {})
-            made = twin_condition(
-                pack.subject.pack_id, segment, states, twins.features, windows, found, rule
-            )
-            if made is not None:
-                yield made
-
-
-def _server(settings: Settings, examined: Sequence[Examined]) -> Iterator[Condition]:
-    """Whether the served endpoint, asked directly, is another model; nothing where that is not known."""
-    rule = settings.server_canaries.rule
-    for pack in examined:
-        heard, standing = pack.heard, pack.heard.server
-        if rule is None or standing is None or heard.canaries.finding == "moved":
-            continue
-        if heard.asked_directly(standing, pack.shortest).finding != "absent":
-            assert standing.concluded is not None
-            found = heard.verdict(EVERYTHING, pack.shortest, prompts=pack.prompts(EVERYTHING))
-            yield server_condition(standing.concluded, found, rule)
 
 
 def _with_lateness(condition: Condition, reach: Reach) -> Condition:

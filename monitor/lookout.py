@@ -21,6 +21,7 @@ from monitor.alert.policy import not_evaluated
 from monitor.alert.pulse import send_pulse
 from monitor.announcing import announce_alone
 from monitor.errors import Discard, MonitorError
+from monitor.ledger import Ledger
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.settings import Settings, secret
@@ -123,7 +124,7 @@ class Lookout:
         condition = not_evaluated(self._rule, quiet, seen.worked_at, seen.holder)
         try:
             with transaction(self._database) as c:
-                event = announce_alone(c, self._settings, condition, seen.at)
+                event = announce_alone(Ledger(c), self._settings, condition, seen.at)
         except Discard:
             return  # another process told of it
         if event is not None:

@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection
-
 from monitor.drift import sequential
 from monitor.drift.twin import taken_in, witness
+from monitor.ledger import Ledger
 from monitor.settings import Settings
-from monitor.store.twins import load_twins, save_twins
-from monitor.store.windows import new_buckets, read_windows
 from monitor.subjects import Subject
 from monitor.values.drift import Drift, Window
+from monitor.values.scores import Bucket
 from monitor.values.twin import TwinState
 from monitor.values.witnesses import Witness
 
@@ -44,7 +42,7 @@ class Twins:
 
 
 def twins_of(
-    c: Connection,
+    ledger: Ledger,
     settings: Settings,
     subject: Subject,
     end: datetime,
@@ -61,13 +59,13 @@ def twins_of(
     if settings.twin.share == 0.0:
         return None
     bucket, pack_id = settings.drift.bucket, subject.pack_id
-    stored = load_twins(c, pack_id)
+    stored = ledger.twins(pack_id)
     begin = end - most_buckets * bucket
     last = max((state.last_bucket for state in stored.values()), default=begin)
     until = min(end - bucket, last + most_buckets * bucket)
-    fresh = []
+    fresh: Sequence[Bucket] = ()
     if until > last and not held:
-        fresh = new_buckets(c, pack_id, last, until + bucket, of_twins=True)
+        fresh = ledger.twin_buckets(pack_id, last, until + bucket)
     tests = taken_in(
         stored,
         fresh,
@@ -76,13 +74,13 @@ def twins_of(
         alone=sequential.threshold(average_run_length, 1, bucket),
         tolerance=settings.twin.tolerance,
     )
-    save_twins(c, pack_id, tests.values())
+    ledger.keep_twins(pack_id, tests.values())
     by_segment: dict[str, list[TwinState]] = defaultdict(list)
     for _, state in sorted(tests.items()):
         by_segment[state.segment].append(state)
     windows: dict[tuple[str, str], dict[int, Window]] = defaultdict(dict)
     for name, length in settings.drift.windows.items():
-        for window in read_windows(c, pack_id, [(end - length, end)], of_twins=True):
+        for window in ledger.twin_windows(pack_id, end - length, end):
             windows[name, window.segment][window.feature] = window
     return Twins(
         features=tuple(feature.name for feature in subject.features),

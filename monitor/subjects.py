@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection
-
 from monitor.alert.policy import PackHealth, WatchedPack
+from monitor.ledger import Ledger
 from monitor.settings import Settings
-from monitor.store.baselines import load_baseline
-from monitor.store.packs import ALIVE, PackFeature, pack_features
-from monitor.store.workers import latest_canaries, live_workers
+from monitor.store.packs import PackFeature
 from monitor.values.drift import Baseline
 from monitor.values.fidelity import Compared
 from monitor.values.presence import PackPresence
@@ -42,7 +39,7 @@ class Subject:
 
 
 def watched_packs(
-    c: Connection, settings: Settings, presence: Sequence[PackPresence], now: datetime
+    ledger: Ledger, settings: Settings, presence: Sequence[PackPresence], now: datetime
 ) -> list[Subject]:
     """Every pack that a worker was seen with lately, its baseline, and who vouches for the instrument.
 
@@ -50,8 +47,8 @@ def watched_packs(
     pack beside it, ends none of its alerts.
     """
     since = now - settings.drift.unwatched_after
-    runs = latest_canaries(c, now - CANARY_INTERVALS * settings.pack.canary_interval)
-    alive = {worker.worker_id for worker in live_workers(c, now - ALIVE)}
+    runs = ledger.canaries(now - CANARY_INTERVALS * settings.pack.canary_interval, now)
+    alive = ledger.alive(now)
     found = []
     for pack in presence:
         if pack.last_seen_at is None or pack.last_seen_at < since:
@@ -60,8 +57,8 @@ def watched_packs(
         found.append(
             Subject(
                 pack_id=pack.pack_id,
-                features=pack_features(c, pack.pack_id),
-                baseline=load_baseline(c, pack_id=pack.pack_id),
+                features=ledger.features(pack.pack_id),
+                baseline=ledger.baseline(pack.pack_id, now),
                 # A worker that is gone vouches for nothing, unless nobody else is there to ask.
                 canaries=[run for run in own if run.worker_id in alive or not pack.live_workers],
             )

@@ -7,16 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection
-
 from monitor.drift import cause, sequential, server
 from monitor.drift.cause import verdict
 from monitor.drift.identity import Stream, taken_in
+from monitor.ledger import Ledger
 from monitor.pairing import Twins, twins_of
 from monitor.settings import Settings
-from monitor.store.identity import load_identity, new_identity, save_identity, tallies
-from monitor.store.packs import served_models
-from monitor.store.server_canaries import server_standing
 from monitor.subjects import Subject
 from monitor.values.drift import Drift
 from monitor.values.prompts import EVERYTHING, GENERATED
@@ -120,7 +116,7 @@ class Heard:
         )
 
 
-def hear(c: Connection, settings: Settings, subject: Subject, end: datetime) -> Heard:
+def hear(ledger: Ledger, settings: Settings, subject: Subject, end: datetime) -> Heard:
     """The witnesses of one pack, for windows that end at ``end``; tests of identity and twins take a step."""
     windows = settings.drift.windows
     canaries = cause.canaries(subject.canaries)
@@ -128,16 +124,17 @@ def hear(c: Connection, settings: Settings, subject: Subject, end: datetime) -> 
     tests: Mapping[Stream, IdentityState] = {}
     found: dict[str, Mapping[str, Tally]] = {}
     if settings.identity.share > 0.0:
-        tests = moved_on(c, settings, subject.pack_id, end, held=held)
+        tests = moved_on(ledger, settings, subject.pack_id, end, held=held)
         found = {
-            name: tallies(c, subject.pack_id, end - length, end) for name, length in windows.items()
+            name: ledger.tallies(subject.pack_id, end - length, end)
+            for name, length in windows.items()
         }
     labels = None
     if subject.baseline is not None:
-        served = served_models(c, subject.pack_id, end - min(windows.values()), end)
+        served = ledger.served(subject.pack_id, end - min(windows.values()), end)
         labels = cause.labels(served, subject.baseline.fingerprint.served_models)
     twins = twins_of(
-        c,
+        ledger,
         settings,
         subject,
         end,
@@ -153,23 +150,23 @@ def hear(c: Connection, settings: Settings, subject: Subject, end: datetime) -> 
         twins=twins,
         settings=settings,
         end=end,
-        server=server_standing(c, subject.pack_id) if settings.server_canaries.on else None,
+        server=ledger.server(subject.pack_id, end) if settings.server_canaries.on else None,
     )
 
 
 def moved_on(
-    c: Connection, settings: Settings, pack_id: str, end: datetime, *, held: bool
+    ledger: Ledger, settings: Settings, pack_id: str, end: datetime, *, held: bool
 ) -> dict[Stream, IdentityState]:
     """Let the tests see the buckets closed since the last step, and store them.
 
     ``held``: the buckets are passed over, for the copy itself is in doubt.
     """
     bucket = settings.drift.bucket
-    stored = load_identity(c, pack_id)
+    stored = ledger.tests(pack_id)
     begin = end - MOST_BUCKETS_A_STEP * bucket
     last = max((state.last_bucket for state in stored.values()), default=begin)
     until = min(end - bucket, last + MOST_BUCKETS_A_STEP * bucket)
-    fresh = () if held or until <= last else new_identity(c, pack_id, last, until + bucket)
+    fresh = () if held or until <= last else ledger.weighed(pack_id, last, until + bucket)
     length = average_run_length(settings)
     tests = taken_in(
         stored,
@@ -178,7 +175,7 @@ def moved_on(
         begin=last,
         alone=sequential.threshold(length, 1, bucket),
     )
-    save_identity(c, pack_id, tests.values())
+    ledger.keep_tests(pack_id, tests.values())
     return tests
 
 

@@ -31,6 +31,7 @@ from monitor.errors import Discard, RefuseToStart, Retry, StopLoudly
 from monitor.evaluation import Evaluation, evaluate
 from monitor.heartbeat import Heartbeat
 from monitor.leading import LEASE, Leader
+from monitor.ledger import Ledger
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
 from monitor.settings import Settings
@@ -198,7 +199,9 @@ class Watcher:
         self._watching_since = self._watching_since or now
         begun = perf_counter()
         with self._leader.transaction(worked=True) as c:
-            done, self._bets = evaluate(c, self._settings, now, self._watching_since, self._bets)
+            done, self._bets = evaluate(
+                Ledger(c), self._settings, now, self._watching_since, self._bets
+            )
             allowed = self._require_judged(done)
         seconds = perf_counter() - begun
         METRICS.evaluation_seconds.observe(seconds)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import MISSING, field, fields, is_dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
@@ -18,7 +18,7 @@ from monitor.errors import BadInput
 from monitor.settings import Settings
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
 
 ConfigOption = Annotated[
     Path | None,
@@ -49,6 +49,20 @@ def span(value: str) -> timedelta:
     return timedelta(seconds=int(number) * _UNITS[unit])
 
 
+def moment(value: str, option: str, now: datetime) -> datetime:
+    """A date or time (UTC unless it says otherwise), or how long before ``now``. Names ``option`` when it is none."""
+    try:
+        if value[-1:] in _UNITS and value[:-1].isdigit():
+            return now - timedelta(seconds=int(value[:-1]) * _UNITS[value[-1]])
+        found = datetime.fromisoformat(value)
+    except (ValueError, OverflowError):
+        raise BadInput(
+            f"{option}: {value!r} is no date or time",
+            hint="Write 2026-03-01, 2026-03-01T12:00 (UTC), or how long ago: 90m, 24h, 7d.",
+        ) from None
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
 def who(by: str) -> str:
     try:
         return by or getpass.getuser()
@@ -59,11 +73,18 @@ def who(by: str) -> str:
 
 
 def database(settings: Settings) -> AbstractContextManager[Connection]:
-    from monitor.store.database import connect, require_schema, transaction
+    from monitor.store.database import transaction
+
+    return transaction(readable(settings))
+
+
+def readable(settings: Settings) -> Engine:
+    """An engine on a database whose schema this release knows."""
+    from monitor.store.database import connect, require_schema
 
     engine = connect(settings.postgres)
     require_schema(engine)
-    return transaction(engine)
+    return engine
 
 
 def numbers(text: str, kind: type[Number], option: str) -> tuple[Number, ...]:

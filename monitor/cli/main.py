@@ -12,6 +12,7 @@ import traceback
 import typer
 
 from monitor.cli.alerts import alerts, deliveries
+from monitor.cli.backtest import backtests
 from monitor.cli.baselines import baseline
 from monitor.cli.canaries import canaries
 from monitor.cli.configuration import config
@@ -19,6 +20,7 @@ from monitor.cli.gate import gates
 from monitor.cli.loops import commands
 from monitor.cli.offsets import offsets
 from monitor.cli.packs import pack
+from monitor.cli.power import powers
 from monitor.cli.realign import realigns
 from monitor.cli.show import explain
 from monitor.cli.steer import steers
@@ -33,6 +35,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(commands)
+app.add_typer(backtests)
+app.add_typer(powers)
 app.add_typer(realigns)
 app.add_typer(gates)
 app.add_typer(steers)

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final
 
@@ -178,6 +179,32 @@ def heat_plot(
         axes.figure.colorbar(image, ax=axes, label=legend, fraction=0.04)
 
     return _drawn(draw, title, "", "", height=1.6 + 0.4 * len(labels))
+
+
+def span_plot(
+    rows: Mapping[str, Mapping[str, Sequence[tuple[datetime, datetime]]]],
+    *,
+    kinds: Sequence[str],
+    title: str,
+    bounds: tuple[datetime, datetime],
+) -> str:
+    """What lasted from when to when, as SVG: a row for each name, in it a bar for each of ``kinds``."""
+    height = 0.8 / len(kinds)
+
+    def draw(axes: Axes) -> None:
+        for index, (kind, colour) in enumerate(zip(kinds, cycle(COLOURS), strict=False)):
+            axes.plot([], [], color=colour, linewidth=5, label=kind)
+            for row, spans in enumerate(rows.values()):
+                bars = [(begun, ended - begun) for begun, ended in spans.get(kind, ())]
+                lower = row - 0.4 + index * height
+                axes.broken_barh(bars, (lower, 0.9 * height), color=colour)  # type: ignore[arg-type]
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
+        axes.set_xlim(*bounds)  # type: ignore[arg-type]
+        axes.tick_params(axis="x", labelrotation=30)
+        _legend(axes)
+
+    return _drawn(draw, title, "UTC", "", height=1.6 + 0.4 * len(rows))
 
 
 def _drawn(

@@ -17,7 +17,7 @@ from monitor.settings.intake import (
     ReplaySettings,
 )
 from monitor.settings.keeping import PostgresSettings
-from monitor.settings.loading import load
+from monitor.settings.loading import laid_over, load
 from monitor.settings.secrets import judge_key, secret, server_key
 from monitor.settings.section import Duration, Section
 from monitor.settings.server_canaries import ServerCanarySettings, ServerRule
@@ -58,6 +58,7 @@ __all__ = [
     "TwinSettings",
     "WebSettings",
     "judge_key",
+    "laid_over",
     "load",
     "secret",
     "server_key",

@@ -30,13 +30,15 @@ def _step(step: int | str) -> str:
     return str(step) if _NAME.fullmatch(str(step)) else "(a key that is no name)"
 
 
-def explained(error: ValidationError) -> str:
+def explained(error: ValidationError, under: tuple[str, ...] = ()) -> str:
+    """A line for each field; ``under`` is the section whose own values were refused."""
     lines = []
     for item in error.errors(include_url=False, include_input=False):
-        where = ".".join(_step(step) for step in item["loc"]) or "(top)"
+        location = (*under, *item["loc"])
+        where = ".".join(_step(step) for step in location) or "(top)"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            known = _known_keys(Settings, item["loc"][:-1])
+            known = _known_keys(Settings, location[:-1])
             near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
             message = "unknown key" + (
                 f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,31 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
         ) from None
     _refuse_unknown_environment()
     know_only(secrets_of(settings))
+    return settings
+
+
+def laid_over(settings: Settings, path: Path, sections: Collection[str]) -> Settings:
+    """The settings with those of a file on top, which may hold ``sections`` alone.
+
+    A list in the file stands in place of the one that is there. Raises `ConfigurationError` naming the field.
+    """
+    content = _read(path)
+    for name, values in content.items():
+        if name not in sections:
+            near = difflib.get_close_matches(str(name), sorted(sections), n=1)
+            raise ConfigurationError(
+                f"{path}: {name}: unknown section"
+                + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sections)}")
+            )
+        if not isinstance(values, dict):
+            raise ConfigurationError(f"{path}: {name} must hold a mapping of keys")
+        try:
+            settings = _overridden(settings, {name: values})
+        except ValidationError as error:
+            raise ConfigurationError(
+                f"{path} is not valid:\n{explained(error, (str(name),))}",
+                hint="`monitor config schema` prints every key.",
+            ) from None
     return settings
 
 

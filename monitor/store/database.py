@@ -95,6 +95,19 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """One transaction that sees the store as it is at its first statement, and can write nothing."""
+    with (
+        translated(),
+        engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        ).connect() as connection,
+        connection.begin(),
+    ):
+        yield connection
+
+
+@contextmanager
 def translated() -> Iterator[None]:
     """Driver errors as the monitor's own."""
     try:

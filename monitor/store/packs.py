@@ -159,6 +159,31 @@ def pack_features(c: Connection, pack_id: str) -> list[PackFeature]:
     ]
 
 
+def stated_separations(c: Connection, pack_id: str) -> dict[str, float]:
+    """How far the persona's own texts score from benign ones, in benign deviations, by the pack's report.
+
+    The judge's figure where it judged the feature, else the builder's; a feature that has neither is left out.
+    """
+    rows = c.execute(
+        text("""
+            SELECT DISTINCT ON (feature.key) feature.key AS name,
+                CAST(coalesce(
+                    feature.value #>> '{separation,shift_in_benign_deviations}',
+                    feature.value ->> 'shift') AS float8) AS separation
+            FROM monitor_data.packs,
+                jsonb_path_query(manifest -> 'report', 'lax $.**.features ? (@.type() == "object")')
+                    AS report (features),
+                jsonb_each(report.features) AS feature
+            WHERE pack_id = :pack_id AND coalesce(
+                jsonb_typeof(feature.value #> '{separation,shift_in_benign_deviations}'),
+                jsonb_typeof(feature.value -> 'shift')) = 'number'
+            ORDER BY feature.key, feature.value -> 'separation' IS NULL
+        """),
+        {"pack_id": pack_id},
+    )
+    return {row.name: row.separation for row in rows}
+
+
 def pack_presence(c: Connection, now: datetime) -> list[PackPresence]:
     """Every registered pack, in the order of registration, with who is at work with it at ``now``."""
     rows = c.execute(

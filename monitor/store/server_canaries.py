@@ -219,17 +219,20 @@ def save_round(c: Connection, made: ServerRound) -> None:
     )
 
 
-def server_standing(c: Connection, pack_id: str) -> ServerStanding:
-    """The last round that concluded something, and what the last of all failed by."""
+def server_standing(
+    c: Connection, pack_id: str, *, until: datetime | None = None
+) -> ServerStanding:
+    """The last round that concluded something, and what the last of all failed by; of those asked ``until`` then."""
+    asked = "pack_id = :pack_id AND (CAST(:until AS timestamptz) IS NULL OR asked_at <= :until)"
     rows = c.execute(
         text(f"""
             (SELECT {", ".join(_ROUND)} FROM monitor_data.server_canary_rounds
-             WHERE pack_id = :pack_id ORDER BY asked_at DESC LIMIT 1)
+             WHERE {asked} ORDER BY asked_at DESC LIMIT 1)
             UNION ALL
             (SELECT {", ".join(_ROUND)} FROM monitor_data.server_canary_rounds
-             WHERE pack_id = :pack_id AND evidence IS NOT NULL ORDER BY asked_at DESC LIMIT 1)
+             WHERE {asked} AND evidence IS NOT NULL ORDER BY asked_at DESC LIMIT 1)
         """),
-        {"pack_id": pack_id},
+        {"pack_id": pack_id, "until": until},
     )
     found = [_round(row) for row in rows.mappings()]
     if not found:

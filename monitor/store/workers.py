@@ -89,18 +89,20 @@ def live_workers(c: Connection, since: datetime) -> list[WorkerPresence]:
     return [WorkerPresence(**{**row, "remarks": tuple(row["remarks"])}) for row in rows.mappings()]
 
 
-def latest_canaries(c: Connection, since: datetime) -> list[CanaryRun]:
-    """The latest run of every worker that ran its canaries since then."""
+def latest_canaries(
+    c: Connection, since: datetime, until: datetime | None = None
+) -> list[CanaryRun]:
+    """The latest run of every worker that ran its canaries since then, and up to ``until`` where it is given."""
     rows = c.execute(
         text("""
             SELECT DISTINCT ON (worker_id) worker_id, ran_at, largest_deviation, noise_floor,
                 reproduced, pack_id, model_id, model_hash, dtype, attention, device, engine, rules
             FROM monitor_data.canary_runs
             JOIN monitor_data.lineages USING (lineage_id)
-            WHERE ran_at >= :since
+            WHERE ran_at >= :since AND ran_at <= coalesce(CAST(:until AS timestamptz), 'infinity')
             ORDER BY worker_id, ran_at DESC
         """),
-        {"since": since},
+        {"since": since, "until": until},
     )
     return [_canary_run(row) for row in rows.mappings()]
 
