@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --
 MONITOR_TEST_KAFKA_HOME ?= ../shared/kafka
 ON_KAFKA := MONITOR_TEST_KAFKA_HOME=$(MONITOR_TEST_KAFKA_HOME) $(BIN)/python -m tests.kafka.serve $(PYTEST)
 
-.PHONY: demo test test-libraries test-kafka quick-kafka check quick nightly lint bench mutation persona picture clean help
+.PHONY: demo test test-libraries test-kafka quick-kafka nightly-kafka check quick nightly lint bench mutation persona picture clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to do
@@ -60,6 +60,9 @@ $(LIBRARIES)/.installed: tests/libraries/requirements.txt
 
 nightly: $(INSTALLED)  ## the long rounds: many more kills than in the suite
 	$(PYTEST) -m nightly $(ARGS)
+
+nightly-kafka: $(INSTALLED)  ## a hundred faults on three brokers of Apache Kafka, exact in the end (needs Java 17)
+	MONITOR_TEST_KAFKA_HOME=$(MONITOR_TEST_KAFKA_HOME) $(BIN)/python -m tests.kafka.campaign.run $(ARGS)
 
 lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -144,7 +144,12 @@ class Postgres:
 
 
 class Broker:
-    """A single-node broker that speaks the Kafka protocol (wheel ``noida-db``), on 127.0.0.1."""
+    """A single-node broker that speaks the Kafka protocol (wheel ``noida-db``), on 127.0.0.1.
+
+    Unlike Apache Kafka it waits for a killed member of a group for ever, whatever the timeouts: whoever joins
+    after it is given no partition. A static member (``group_instance_id``) that comes back takes
+    its own place at once.
+    """
 
     def __init__(self, folder: Path, *, port: int | None = None) -> None:
         self.folder = folder.resolve()

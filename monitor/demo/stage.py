@@ -147,6 +147,8 @@ class Stage:
                 "bootstrap_servers": self.broker.bootstrap,
                 "topics": [TOPIC],
                 "dead_letter_topic": None,
+                # A monitor that was killed takes its own place when it is started again: see `Broker`.
+                "client_options": {"group_instance_id": "demo"},
             },
             "ingest": {"chunk_records": 16, "chunk_wait": 0.3, "segment_keys": ["route"]},
             # A fifth of the conversations without a logged answer get a short one of the copy's own.

@@ -18,7 +18,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from monitor.demo.services import Broker, create_topic, free_port
 from monitor.errors import ConfigurationError, DatabaseUnavailable, StaleChunk, StopLoudly
-from monitor.ingest.kafka import KafkaSource
+from monitor.ingest.kafka import KafkaSource, group
 from monitor.settings import KafkaSettings
 from monitor.values.reading import Partition, ReadingPoint
 from tests.kafka.apache import USERS, Cluster
@@ -170,6 +170,21 @@ def test_lag_counts_what_is_not_committed(kafka_bootstrap: str, topic: str) -> N
 
 
 # --- rebalances ------------------------------------------------------------------------------------
+
+
+def test_a_group_that_lets_nobody_in_is_named(
+    kafka_bootstrap: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member that does not poll holds a join up for as long as it said that it may be busy."""
+    monkeypatch.setattr(group, "JOIN_SECONDS", 1.0)
+    busy = KafkaConsumer(topic, bootstrap_servers=kafka_bootstrap, group_id=f"group-{topic}")
+    wait_for(lambda: busy.poll(100) is not None and bool(busy.assignment()), "it has joined")
+    with KafkaSource(settings(kafka_bootstrap, topic), ingest(), Offsets()) as source:
+        named = f"the group group-{topic} has not let this worker in"
+        wait_for(lambda: named in source.problem, "it is told")
+        assert any(named in said for said in source.remarks())
+        wait_for(lambda: busy.poll(100) is not None and not source.problem, "both are let in")
+    busy.close()
 
 
 @contextmanager

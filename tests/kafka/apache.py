@@ -10,6 +10,7 @@ or newer runs them. Every broker has the same listeners:
 | `SASL_SSL` | the same, over TLS | `User:name` |
 | `SSL` | with a certificate of `Cluster.authority` | `User:CN=name` |
 | `EXPIRED` | as `SASL_SSL`, but the broker's certificate has expired | |
+| `ASTRAY` | as `PLAINTEXT`, but the broker tells clients to come to `ASTRAY_HOST`, which is nowhere | `User:ANONYMOUS` |
 
 ACLs are on: but for the plaintext listener nobody may do what no ACL allows. The certificates are made out
 to ``localhost``, not to 127.0.0.1.
@@ -37,10 +38,14 @@ from monitor.errors import ConfigurationError, RefuseToStart
 from tests.kafka.authority import Authority
 
 HOME: Final = "MONITOR_TEST_KAFKA_HOME"
-START_SECONDS: Final = 120.0
+START_SECONDS: Final = 300.0
+"""A few are enough; not where many other processes share the cores."""
 HEAP: Final = "320m"
-LISTENERS: Final = ("PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL", "SSL", "EXPIRED", "CONTROLLER")
-PROTOCOLS: Final = "EXPIRED:SASL_SSL,CONTROLLER:PLAINTEXT," + ",".join(
+LISTENERS: Final = (
+    *("PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL", "SSL", "EXPIRED", "ASTRAY", "CONTROLLER"),
+)
+ASTRAY_HOST: Final = "nowhere.invalid"
+PROTOCOLS: Final = "EXPIRED:SASL_SSL,ASTRAY:PLAINTEXT,CONTROLLER:PLAINTEXT," + ",".join(
     f"{name}:{name}" for name in ("PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL", "SSL")
 )
 USERS: Final[Mapping[str, str]] = MappingProxyType({"monitor": "monitor-secret"})
@@ -279,7 +284,8 @@ class Cluster:
     def _properties(self, node: Node, certificate: Path, expired: Path) -> str:
         voters = ",".join(f"{one.number}@127.0.0.1:{one.ports['CONTROLLER']}" for one in self.nodes)
         listeners = {name: f"{name}://{node.address(name)}" for name in LISTENERS}
-        advertised = [listeners[name] for name in LISTENERS if name != "CONTROLLER"]
+        told = listeners | {"ASTRAY": f"ASTRAY://{ASTRAY_HOST}:{node.ports['ASTRAY']}"}
+        advertised = [told[name] for name in LISTENERS if name != "CONTROLLER"]
         count = len(self.nodes)
         settings = {
             "process.roles": "broker,controller",

@@ -27,7 +27,7 @@ from monitor.ingest.kafka import KafkaSource
 from monitor.logs import configure
 from monitor.settings import IngestSettings, KafkaSettings, LogSettings
 from monitor.values.reading import Partition
-from tests.kafka.apache import HOME, USERS, Cluster, kafka_home
+from tests.kafka.apache import ASTRAY_HOST, HOME, USERS, Cluster, kafka_home
 from tests.kafka.authority import Authority
 from tests.kafka.points import Kept
 
@@ -134,6 +134,12 @@ CASES = (
         names=("no Kafka broker answers", "nowhere.invalid"),
         ends=False,
         settings=lambda stage: {"bootstrap_servers": "nowhere.invalid:9092"},
+    ),
+    Case(
+        wrong="`bootstrap_servers`: a listener whose `advertised.listeners` cannot be reached from here",
+        names=(f"send clients on to addresses that cannot be reached from here ({ASTRAY_HOST}:",),
+        ends=False,
+        settings=lambda stage: {"bootstrap_servers": stage.cluster.addresses("ASTRAY")},
     ),
     Case(
         wrong="`security_protocol: PLAINTEXT`, the listener speaks TLS",
@@ -325,7 +331,9 @@ def heard() -> Iterator[io.StringIO]:
 
 def row(case: Case, seen: Seen) -> str:
     """A line of the table, with addresses that no machine of ours has."""
-    said = re.sub(r"\b(localhost|127\.0\.0\.1):\d+", "kafka:9092", seen.said).replace("|", "\\|")
+    said = re.sub(r"\b(localhost|127\.0\.0\.1):\d+", "kafka:9092", seen.said)
+    said = re.sub(rf"\b{re.escape(ASTRAY_HOST)}:\d+", f"{ASTRAY_HOST}:9092", said)
+    said = said.replace("|", "\\|")
     after = "at once" if seen.seconds < 1 else f"{seen.seconds:.0f} s"
     does = "ends" if seen.ended else "waits"
     return f"| {case.wrong} | {said} | {does} | {after} | {seen.lines} |\n"

@@ -39,6 +39,10 @@ REACH: Final = (
     "Mend kafka.bootstrap_servers and kafka.security_protocol, start the broker, or let this host "
     "reach it: DNS, firewall, the network policy's ports."
 )
+ADVERTISED: Final = (
+    "Mend advertised.listeners of the brokers, name a listener in kafka.bootstrap_servers that is meant "
+    "for this host, or let this host resolve and reach that address."
+)
 LISTENER: Final = (
     "Mend kafka.security_protocol or the certificate, or name another listener's port in "
     "kafka.bootstrap_servers."
@@ -95,8 +99,9 @@ def connect(settings: KafkaSettings, line: Line | None = None) -> KafkaConsumer:
     try:
         missing = missing_topics(consumer, settings.topics, TOPIC_SECONDS, line)
     except KafkaError as error:
+        astray = _astray(consumer._client, settings, line)
         close(consumer)
-        raise refusal(error, settings) or BrokerUnavailable(f"Kafka: {error}") from None
+        raise (refusal(error, settings) or astray or BrokerUnavailable(f"Kafka: {error}")) from None
     if missing:
         close(consumer)
         raise ConfigurationError(
@@ -132,6 +137,7 @@ def open_client(
         try:
             return kind(**{**defaults, **options})
         except (KafkaError, OSError, ValueError) as error:
+            astray = _astray(clients[-1], settings, line) if clients else None
             # The constructor leaves its network thread behind when it fails.
             for client in clients:
                 with suppress(KafkaError, OSError):
@@ -140,8 +146,11 @@ def open_client(
                 if found := refusal(cause, settings):
                     raise found from None
             because = causes[-1] if causes else error
-            raise BrokerUnavailable(
-                f"Kafka at {settings.bootstrap_servers} cannot be used: {because}", hint=REACH
+            raise (
+                astray
+                or BrokerUnavailable(
+                    f"Kafka at {settings.bootstrap_servers} cannot be used: {because}", hint=REACH
+                )
             ) from None
 
 
@@ -188,6 +197,32 @@ def _require_listener(servers: Sequence[str], line: Line) -> Address:
         else:
             return address
     raise BrokerUnavailable(f"no Kafka broker answers ({'; '.join(problems)})", hint=REACH)
+
+
+def _astray(
+    client: KafkaNetClient, settings: KafkaSettings, line: Line
+) -> BrokerUnavailable | None:
+    """What is wrong where the brokers send clients on to addresses that cannot be reached from here.
+
+    Brokers that answer tell at which address each of them is to be spoken to; None when nothing was told,
+    or every address is well. May block for `CONNECT_SECONDS` for each.
+    """
+    faults = []
+    told = client._manager.cluster
+    first = {broker.node_id for broker in told.bootstrap_brokers()}
+    for broker in sorted(told.brokers(), key=lambda broker: str(broker.node_id)):
+        if broker.node_id not in first and not line.is_cut:
+            try:
+                _knock(broker.host, broker.port, line)
+            except OSError as error:
+                faults.append(f"{broker.host}:{broker.port}: {error.strerror or error}")
+    if not faults:
+        return None
+    return BrokerUnavailable(
+        f"the brokers at {settings.bootstrap_servers} answer, but send clients on to addresses that cannot "
+        f"be reached from here ({'; '.join(faults)})",
+        hint=ADVERTISED,
+    )
 
 
 def _mismatch(address: Address, options: Mapping[str, Any], line: Line) -> str:

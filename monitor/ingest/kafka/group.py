@@ -12,11 +12,14 @@ from monitor.ingest.kafka.holdings import Holdings
 from monitor.ingest.kafka.natives import key_of, names_of, native
 from monitor.logs import get_logger
 from monitor.metrics import METRICS
+from monitor.settings import KafkaSettings
 
 log = get_logger(__name__)
 
 POLL_SECONDS: Final = 0.02
 JOIN_POLL_SECONDS: Final = 1.0
+JOIN_SECONDS: Final = 60.0
+"""The group lets a worker in within seconds. After so long it is said that it has not."""
 
 
 class Listener(ConsumerRebalanceListener):
@@ -47,6 +50,28 @@ class Listener(ConsumerRebalanceListener):
         partitions = list(map(key_of, lost))
         self._holdings.lose(partitions)
         log.warning("kafka.membership_lost", partitions=names_of(partitions))
+
+
+class Joining:
+    """How long the group has been dividing its partitions, without one of them for us."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._since: float | None = None
+
+    def look(self, stable: bool, now: float) -> str:
+        """Why we may have been waiting for `JOIN_SECONDS`; empty while we are in, or have just begun to wait."""
+        if stable:
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        if self._since is None or now - self._since < JOIN_SECONDS:
+            return ""
+        return (
+            f"the group {self._settings.group_id} has not let this worker in for more than a minute: it waits "
+            "for a member that was killed (for kafka.session_timeout_ms) or is busy (for kafka.max_poll_interval_ms), "
+            "or the broker that leads the group cannot be reached from here"
+        )
 
 
 def is_stable(consumer: KafkaConsumer) -> bool:

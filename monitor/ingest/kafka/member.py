@@ -20,7 +20,7 @@ from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 from monitor.errors import Retry
 from monitor.ingest.kafka.committed import ours, set_by_others, told
 from monitor.ingest.kafka.ends import Ends, EndsAsked
-from monitor.ingest.kafka.group import Listener, finish_join, is_stable, poll_ms
+from monitor.ingest.kafka.group import Joining, Listener, finish_join, is_stable, poll_ms
 from monitor.ingest.kafka.holdings import Holdings
 from monitor.ingest.kafka.natives import (
     key_of,
@@ -88,6 +88,8 @@ class Member:
         self._say = say
         self._ends = EndsAsked(clock)
         self._standing = Standing()
+        self._joining = Joining(settings)
+        self._waiting = ""
         self._topics: dict[str, UUID | None] = {}
         self._said, self._said_until = "", 0.0
         self._held = False
@@ -183,7 +185,12 @@ class Member:
     def _look_around(self, consumer: KafkaConsumer) -> None:
         """Ask for the ends of the logs when it is time, and show the lag: whatever is paused."""
         now = time.monotonic()
-        if is_stable(consumer):
+        stable = is_stable(consumer)
+        waiting = self._joining.look(stable, now)
+        if waiting or self._waiting:
+            self._say(waiting)
+        self._waiting = waiting
+        if stable:
             ends = self._ends.ask(consumer, self._holdings.being_read())
             if ends:
                 self._holdings.ends_told(ends.log, ends.asked_at)
