@@ -109,6 +109,6 @@ def test_of_a_hundred_thousand_wrong_fields_some_are_named(folder: Path) -> None
     content = manifest(pack())
     content["features"] = [{"x": 1}] * 20_000
     (folder / "pack.json").write_text(json.dumps(content))
-    with pytest.raises(PackError, match="and [0-9,]+ more") as refused:
+    with pytest.raises(PackError, match=r"and [0-9,]+ more") as refused:
         load_pack(folder)
     assert len(str(refused.value)) < 5_000

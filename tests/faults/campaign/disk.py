@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SIZE = "400m"
+PAGE = 4_096
 
 
 class Disk:
@@ -21,9 +23,17 @@ class Disk:
         self._filler = path / "filler"
 
     def fill(self) -> None:
-        """Leave no room, whatever is freed meanwhile by nobody."""
+        """Leave no room; others take and free some meanwhile."""
+        size, piece = 0, shutil.disk_usage(self.path).free
         with self._filler.open("wb") as filler:
-            os.posix_fallocate(filler.fileno(), 0, shutil.disk_usage(self.path).free)
+            while piece >= PAGE:
+                try:
+                    os.posix_fallocate(filler.fileno(), size, piece)
+                    size += piece
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    piece //= 2
 
     def empty(self) -> None:
         self._filler.unlink(missing_ok=True)
@@ -31,7 +41,9 @@ class Disk:
 
 @contextmanager
 def small_disk(path: Path) -> Iterator[Disk]:
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
+    if path.is_mount():
+        _run("umount", "--lazy", str(path))  # left by one that was killed
     mounted = _run("mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(path))
     try:
         yield Disk(path, real=mounted)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,7 @@ class Campaign:
     recovered: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """By kind, seconds from the fault's end until records are stored again."""
     memory: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    told: Callable[[dict[str, Any]], None] = lambda figures: None
 
     def suffer(self, faults: list[Fault]) -> None:
         for number, fault in enumerate(faults, start=1):
@@ -46,6 +48,7 @@ class Campaign:
                 if number % REST_EVERY == 0 or number == len(faults):
                     self.rest()
                     self.on.load.go_on()
+                    self.told(self.figures())
             except Exception as failure:
                 raise AssertionError(f"after fault {number}, {fault}: {failure}") from failure
 
@@ -113,11 +116,20 @@ class Campaign:
         return found
 
 
-def campaign(folder: Path, *, seed: int, faults: int) -> dict[str, Any]:
-    """Run it; its figures, or an `AssertionError` that names the fault after which something did not hold."""
+def campaign(
+    folder: Path,
+    *,
+    seed: int,
+    faults: int,
+    told: Callable[[dict[str, Any]], None] = lambda figures: None,
+) -> dict[str, Any]:
+    """Run it; its figures, or an `AssertionError` that names the fault after which something did not hold.
+
+    ``told`` is given the figures so far at every moment of rest.
+    """
     started = time.monotonic()
     with stage(folder) as on:
-        under_way = Campaign(on)
+        under_way = Campaign(on, told=told)
         begun = time.monotonic()
         under_way.suffer(schedule(seed, faults))
         seconds = time.monotonic() - begun
@@ -132,6 +144,11 @@ def campaign(folder: Path, *, seed: int, faults: int) -> dict[str, Any]:
         }
 
 
+def _progress(figures: dict[str, Any]) -> None:
+    short = {name: value for name, value in figures.items() if not isinstance(value, dict)}
+    print(time.strftime("%H:%M:%S"), json.dumps(short), file=sys.stderr, flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faults", type=int, default=1_000)
@@ -140,7 +157,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="monitor-campaign-") as made:
-        figures = campaign(given.folder or Path(made), seed=given.seed, faults=given.faults)
+        folder = given.folder or Path(made)
+        figures = campaign(folder, seed=given.seed, faults=given.faults, told=_progress)
     text = json.dumps(figures, indent=1)
     if given.json:
         given.json.write_text(text + "\n")
