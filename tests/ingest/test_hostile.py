@@ -251,11 +251,11 @@ def _require_encodable(text: str) -> None:
     text.encode("utf-8")
 
 
-def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     yield path
     if isinstance(value, dict | list):
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _paths(child, (*path, key))
+            yield from paths(child, (*path, key))
 
 
 @st.composite
@@ -263,7 +263,7 @@ def mutated(draw: st.DrawFn) -> dict[str, Any]:
     """A valid record of some format in which one to three places hold something else, or nothing."""
     document = copy.deepcopy(draw(st.sampled_from(VALID)))
     for _ in range(draw(st.integers(1, 3))):
-        path = draw(st.sampled_from([p for p in _paths(document) if p] or [("messages",)]))
+        path = draw(st.sampled_from([p for p in paths(document) if p] or [("messages",)]))
         parent: Any = document
         for step in path[:-1]:
             parent = parent[step]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.faults.campaign.inflict import inflict
-from tests.faults.campaign.invariants import Ledger
+from tests.faults.campaign.invariants import Ledger, untold
 from tests.faults.campaign.schedule import ENDPOINTS, LASTING, Fault, schedule
 from tests.faults.campaign.stage import Stage, stage, wait_for
 
@@ -60,9 +60,9 @@ class Campaign:
             wait_for(lambda: self.on.read() > before, "nothing is stored any more")
         )
         self.ledger.at_any_moment(self.on)
+        for name, actor in self.on.actors.items():
+            assert actor.exit_code is None, f"{name} ended by itself with {actor.exit_code}"
         for name in LASTING:
-            code = self.on.actors[name].exit_code
-            assert code is None, f"{name} ended by itself with {code}"
             self.memory[name].append(self.on.actors[name].memory())
 
     def rest(self) -> None:
@@ -73,9 +73,8 @@ class Campaign:
         # Watchers stand still meanwhile: they would tell something new for ever.
         for name in ("watcher-0", "watcher-1"):
             self.on.actors[name].signal(signal.SIGSTOP)
-        waiting = "SELECT count(*) FROM monitor_data.deliveries WHERE state = 'waiting'"
-        wait_for(lambda: self.on.number(waiting) == 0, "not everything is told")
         try:
+            wait_for(lambda: not untold(self.on), "not everything is told")
             self.ledger.at_rest(self.on)
         finally:
             for name in ("watcher-0", "watcher-1"):
