@@ -56,7 +56,7 @@ class Database:
         """Whether a migration is in the middle of a statement."""
         return bool(
             self.execute(
-                "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+                "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
                 " AND datname = current_database()"
             )
         )

@@ -80,9 +80,13 @@ def _kill_a_backend(fault: Fault, stage: Stage) -> None:
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
             " AND pid <> pg_backend_pid() AND backend_type = 'client backend' LIMIT 1"
         ).fetchone()
-    if row:
+        if row is None:
+            return
         with suppress(psutil.NoSuchProcess):
             psutil.Process(row[0]).kill()
+        # Its own session ends with the others: until then the server has not noticed yet.
+        with suppress(psycopg.Error, AssertionError):
+            wait_for(lambda: session.execute("SELECT 1").fetchone() is None, "it ends nobody", 5)
     wait_for(lambda: _answers(stage), "PostgreSQL does not recover")
 
 
