@@ -29,8 +29,8 @@ import orjson
 from monitor.ingest.dialects.telling import DIALECTS
 from monitor.settings import IngestSettings
 from monitor.values.prompts import DeadLetter, Prompt, RawRecord
-from tests.ingest.test_hostile import SECRET, VALID, checked, paths
-from tests.ingest.test_work import counted
+from tests.ingest.counting import counted
+from tests.ingest.hostile import SECRET, VALID, checked, paths
 
 CALLS: Final = 4_000_000
 """For one record, read twice (`checked` does so): twice what `test_work` allows."""
