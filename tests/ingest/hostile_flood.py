@@ -222,7 +222,7 @@ def suffer(seed: int, records: int) -> Cost:
             said = f"record {number} of seed {seed}, {kind}, {len(value)} bytes"
             assert calls[0] < CALLS, f"{said}: {calls[0]} calls"
             allowed = BYTES_BESIDE + BYTES_OF_A_RECORD * min(len(value), LIMIT)
-            allowed += BYTES_OF_A_RECORD * LIMIT // 10 if kind in ("bombs", "wrapped") else 0
+            allowed += BYTES_OF_A_RECORD * LIMIT // 3 if kind in ("bombs", "wrapped") else 0
             assert peak - before < allowed, f"{said}: {peak - before} bytes of memory"
             cost.kinds[kind] += 1
             cost.seconds.append(spent)
