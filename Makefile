@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --
 MONITOR_TEST_KAFKA_HOME ?= ../shared/kafka
 ON_KAFKA := MONITOR_TEST_KAFKA_HOME=$(MONITOR_TEST_KAFKA_HOME) $(BIN)/python -m tests.kafka.serve $(PYTEST)
 
-.PHONY: demo test test-libraries test-kafka quick-kafka nightly-kafka check quick nightly lint bench mutation persona picture clean help
+.PHONY: demo test test-libraries test-kafka quick-kafka nightly-kafka check quick nightly faults lint audit bench mutation persona picture clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to do
@@ -58,17 +58,23 @@ $(LIBRARIES)/.installed: tests/libraries/requirements.txt
 	$(LIBRARIES)/bin/python -m pip install --quiet --requirement tests/libraries/requirements.txt
 	@touch $@
 
-nightly: $(INSTALLED)  ## the long rounds: many more kills than in the suite
+nightly: $(INSTALLED)  ## the long rounds: a thousand faults, 100,000 hostile records; an hour
 	$(PYTEST) -m nightly $(ARGS)
 
 nightly-kafka: $(INSTALLED)  ## a hundred faults on three brokers of Apache Kafka, exact in the end (needs Java 17)
 	MONITOR_TEST_KAFKA_HOME=$(MONITOR_TEST_KAFKA_HOME) $(BIN)/python -m tests.kafka.campaign.run $(ARGS)
+
+faults: $(INSTALLED)  ## only the thousand faults, with their figures (ARGS="--faults 100 --seed 2")
+	$(BIN)/python -m tests.faults.campaign.run $(ARGS)
 
 lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(INSTALLED)  ## a bill of materials (build/sbom.json), held against OSV where that can be reached
+	$(BIN)/python .ci/audit.py $(ARGS)
 
 persona: $(INSTALLED)  ## every proof about persona features but the SAE's; hours (needs river)
 	$(BIN)/python -m benchmarks.persona $(ARGS)

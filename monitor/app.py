@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Engine
@@ -39,7 +40,7 @@ from monitor.store.packs import register_pack
 from monitor.unanswered import Unanswered
 from monitor.watcher import Watcher
 from monitor.web.app import create_app
-from monitor.web.server import WebServer
+from monitor.web.server import WebServer, health_server
 from monitor.worker import Worker
 
 log = get_logger(__name__)
@@ -108,8 +109,9 @@ def run_loops(
         open_parts.callback(database.dispose)
         loops = _Loops(settings, database, build, names)
         if "web" in names:
-            loops.face.start()
-            open_parts.callback(loops.face.stop)
+            for server in filter(None, (loops.health, loops.face)):
+                server.start()
+                open_parts.callback(server.stop)
         runs = {name: getattr(loops, name)() for name in names}
         if not until_answered(lambda: require_schema(database), stop):
             log.info("monitor.stopped", failed=False)
@@ -163,7 +165,8 @@ class _Loops:
             settings,
             courier_goes_round=self._courier_goes_round if "courier" in names else None,
         )
-        app = create_app(
+        app = partial(
+            create_app,
             database,
             self._heartbeat,
             self._readiness.report,
@@ -173,7 +176,8 @@ class _Loops:
                 filter(None, (*self._remarks, *self._said(), self.lookout.problem))
             ),
         )
-        self.face = WebServer(app, web)
+        self.face = WebServer(app(), web)
+        self.health = health_server(app(pages=False), web)
 
     def _courier_goes_round(self) -> bool:
         age = self._heartbeat.age("courier")

@@ -1,10 +1,12 @@
 """The courier loop: outbox → signed webhook → outcome. It shares nothing with the others but Postgres.
 
-Every endpoint has a thread of its own and is told one thing at a time, so an endpoint that hangs
-delays no other. Deliveries are claimed in batches while an endpoint takes them. Each is claimed under a lease and stays claimed while it is sent: a courier
-killed at any point leaves it to be sent again after the lease, under the same ``webhook-id``.
-Events of one alert reach an endpoint in their order: a later one waits until the earlier is
-delivered or given up. Several couriers may run; each delivery is claimed by one of them.
+Every endpoint has a thread of its own, so an endpoint that hangs delays no other. Deliveries are claimed in
+batches while an endpoint takes them, and sent in waves: one at a time at first and after a failure, up to
+`LARGEST_WAVE` at once while all goes well; a wave is recorded in one transaction. Each is claimed under a
+lease and stays claimed while it is sent: a courier killed at any point leaves its wave to be sent again
+after the lease, under the same ``webhook-id``. Events of one alert reach an endpoint in their order: a later
+one waits until the earlier is delivered or given up, so no two of a batch are of one alert. Several couriers
+may run; each delivery is claimed by one of them.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Engine
@@ -34,9 +36,10 @@ from monitor.settings import Endpoint, Settings
 from monitor.store.clock import DatabaseClock
 from monitor.store.database import transaction
 from monitor.store.outbox import (
+    Tried,
     claim_deliveries,
     disable_endpoint,
-    record_attempt,
+    record_attempts,
     release_deliveries,
 )
 from monitor.store.overview import deliveries_waiting
@@ -51,6 +54,8 @@ LEASE_MARGIN: Final = timedelta(seconds=30)
 BATCH_TIME: Final = timedelta(seconds=5)
 """How long deliveries that were claimed together may take, but for the last of them."""
 LARGEST_BATCH: Final = 64
+LARGEST_WAVE: Final = 8
+"""Connections to one endpoint at most, and what a courier that is killed may send a second time."""
 JITTER: Final = 0.2
 """A delay is stretched by up to this share, so that deliveries put off together come back apart."""
 SLOW_DOWN: Final = timedelta(seconds=60)
@@ -159,10 +164,10 @@ class Courier:
                 stop.wait(self._settings.poll_every.total_seconds())
 
     def _deliver_next(self, post: _Post, most: int = 1, stop: threading.Event | None = None) -> int:
-        """Claim up to ``most`` deliveries, send them one by one, record each; how many were tried.
+        """Claim up to ``most`` deliveries, send them wave by wave, record each wave; how many were tried.
 
-        The first that is not delivered ends the batch, and so do ``stop``, the endpoint's rate and the
-        lease: what was claimed and not tried is due again at once.
+        A wave with one that is not delivered ends the batch, and so do ``stop``, the endpoint's rate and
+        the lease: what was claimed and not tried is due again at once.
         """
         self._record_kept(post)
         now = self._clock()
@@ -175,23 +180,22 @@ class Courier:
             left = deque(claim_deliveries(connection, now, most, lease, [endpoint.name]))
         tried, ends = 0, time.monotonic() + BATCH_TIME.total_seconds()
         while left and not (tried and ((stop and stop.is_set()) or time.monotonic() > ends)):
-            delivery = left.popleft()
+            wave = [left.popleft() for _ in range(min(post.wave, len(left)))]
             now = self._clock()
-            post.sent.append(now)
-            attempt = self._attempt(delivery, post, now)
-            tried += 1
-            # Kept until it is recorded: when the database is away just now, it is asked again.
-            post.kept = (delivery, attempt)
+            post.sent.extend([now] * len(wave))
+            # Kept until they are recorded: when the database is away just now, it is asked again.
+            post.kept = post.at_once(partial(self._attempt, post, now), wave)
+            attempts = [attempt for _, attempt in post.kept]
             self._record_kept(post)
-            post.learn(attempt)
-            if attempt.outcome is not Outcome.DELIVERED:
+            tried += len(wave)
+            if not post.learn(attempts):
                 break
         if left:
             with transaction(self._database) as connection:
                 release_deliveries(connection, left)
         return tried
 
-    def _attempt(self, delivery: Delivery, post: _Post, now: datetime) -> Attempt:
+    def _attempt(self, post: _Post, now: datetime, delivery: Delivery, caller: Caller) -> Attempt:
         """One attempt, whatever the row holds and whatever the receiver does: it never raises."""
         event, endpoint, started = delivery.event, post.endpoint, time.monotonic()
 
@@ -215,27 +219,33 @@ class Courier:
             # The row will not change: it is given up, and the events behind it are told.
             return failed(Outcome.REFUSED, f"cannot be rendered: {failure_of(error, endpoint)}")
         try:
-            return self._send(post.caller, request, endpoint, now)
+            return self._send(caller, request, endpoint, now)
         except Exception as error:
             return failed(Outcome.RETRY, failure_of(error, endpoint))
 
     def _record_kept(self, post: _Post) -> None:
-        if post.kept is None:
+        if not post.kept:
             return
-        delivery, attempt = post.kept
-        state, next_attempt_at = self._next(delivery, attempt)
+        became = [(one, attempt, *self._next(one, attempt)) for one, attempt in post.kept]
         with transaction(self._database) as connection:
-            record_attempt(connection, delivery.delivery_id, attempt, next_attempt_at, state)
-            if attempt.outcome is Outcome.GONE:
-                reason = "the endpoint answered 410 Gone"
-                disable_endpoint(connection, delivery.endpoint, attempt.attempted_at, reason)
-        post.kept = None
-        if attempt.outcome is Outcome.SLOW_DOWN:
-            pause = attempt.retry_after_seconds
-            post.paused_until = self._clock() + (
-                SLOW_DOWN if pause is None else timedelta(seconds=pause)
+            record_attempts(
+                connection,
+                [
+                    Tried(
+                        delivery_id=one.delivery_id, attempt=attempt, state=state, next_at=next_at
+                    )
+                    for one, attempt, state, next_at in became
+                ],
             )
-        self._told(delivery, attempt, state)
+            for one, attempt in post.kept:
+                if attempt.outcome is Outcome.GONE:
+                    reason = "the endpoint answered 410 Gone"
+                    disable_endpoint(connection, one.endpoint, attempt.attempted_at, reason)
+        post.kept = []
+        for one, attempt, state, _ in became:
+            if attempt.outcome is Outcome.SLOW_DOWN:
+                post.pause(self._clock(), attempt.retry_after_seconds)
+            self._told(one, attempt, state)
 
     def _next(self, delivery: Delivery, attempt: Attempt) -> tuple[DeliveryState, datetime | None]:
         """What becomes of the delivery, and when it is tried again: the schedule, or later if asked."""
@@ -278,21 +288,38 @@ class Courier:
             return  # The endpoints' threads say so, and wait.
 
 
-@dataclass(slots=True)
 class _Post:
-    """One endpoint and what its thread remembers of it; touched by one thread at a time."""
+    """One endpoint and what its thread remembers of it; touched by that thread alone."""
 
-    endpoint: Endpoint
-    caller: Caller = field(default_factory=Caller)
-    """Its own: nothing that one endpoint answers reaches another."""
-    sent: deque[datetime] = field(default_factory=deque)
-    """When attempts of the last minute were made."""
-    paused_until: datetime | None = None
-    kept: tuple[Delivery, Attempt] | None = None
-    """An attempt that was made and is not recorded yet."""
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.sent: deque[datetime] = deque()
+        """When attempts of the last minute were made."""
+        self.paused_until: datetime | None = None
+        self.kept: list[tuple[Delivery, Attempt]] = []
+        """Attempts that were made and are not recorded yet."""
+        self.batch = 1
+        """How many deliveries are claimed together: more while all goes well, one after a failure."""
+        # Its own: nothing that one endpoint answers reaches another.
+        self._callers = [Caller()]
+        self._pool: ThreadPoolExecutor | None = None
 
-    batch: int = 1
-    """How many deliveries are claimed together: more while all goes well, one after a failure."""
+    @property
+    def wave(self) -> int:
+        """How many are sent at once."""
+        return min(self.batch, LARGEST_WAVE)
+
+    def at_once(
+        self, attempt: Callable[[Delivery, Caller], Attempt], wave: Sequence[Delivery]
+    ) -> list[tuple[Delivery, Attempt]]:
+        """One attempt for each, over a connection of its own; with what came of it."""
+        if len(wave) == 1:
+            return [(wave[0], attempt(wave[0], self._callers[0]))]
+        while len(self._callers) < len(wave):
+            self._callers.append(Caller())
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(LARGEST_WAVE, f"courier-{self.endpoint.name}")
+        return list(zip(wave, self._pool.map(attempt, wave, self._callers), strict=True))
 
     def room(self, now: datetime) -> int:
         """How many may be sent: none while the endpoint asked for a pause, else up to its rate."""
@@ -303,9 +330,16 @@ class _Post:
             self.sent.popleft()
         return max(0, self.endpoint.rate_per_minute - len(self.sent))
 
-    def learn(self, attempt: Attempt) -> None:
-        well = attempt.outcome is Outcome.DELIVERED
+    def pause(self, now: datetime, seconds: float | None) -> None:
+        """As the endpoint asked; of several that asked at once the longest holds."""
+        until = now + (SLOW_DOWN if seconds is None else timedelta(seconds=seconds))
+        self.paused_until = max(until, self.paused_until or until)
+
+    def learn(self, attempts: Sequence[Attempt]) -> bool:
+        """Whether all went well, for the size of what comes next."""
+        well = all(attempt.outcome is Outcome.DELIVERED for attempt in attempts)
         self.batch = min(2 * self.batch, LARGEST_BATCH) if well else 1
+        return well
 
 
 def _waiting(error: Exception, seconds: float) -> None:

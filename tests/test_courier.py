@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import random
 import signal
@@ -15,10 +16,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from monitor.alert.webhook import send
-from monitor.courier import Courier
+from monitor.calling import Caller
+from monitor.courier import LARGEST_WAVE, Courier
 from monitor.demo.receiver import Answer, Received, Receiver
 from monitor.heartbeat import Heartbeat
 from monitor.settings import AlertSettings, Endpoint, Settings
@@ -464,6 +466,67 @@ def test_of_ten_thousand_alerts_each_claim_looks_at_few(database: Engine) -> Non
             assert connection.scalar(looked) - before < 3_000
 
 
+class Counting:
+    """A sender that knows which alerts are told at the moment, and how many were at most."""
+
+    def __init__(self, *, until: int) -> None:
+        self.most = 0
+        self.twice: list[str] = []
+        self._now: list[str] = []
+        self._changed = threading.Condition()
+        self._until = until
+
+    def __call__(self, caller: Caller, request: Any, to: Endpoint, now: datetime) -> Attempt:
+        alert_id = json.loads(request.body)["data"]["alert_id"]
+        with self._changed:
+            if alert_id in self._now:
+                self.twice.append(alert_id)
+            self._now.append(alert_id)
+            self.most = max(self.most, len(self._now))
+            self._changed.notify_all()
+            # So many at once, or what comes alone at the beginning.
+            self._changed.wait_for(lambda: self.most >= self._until, 0.05)
+        attempt = send(caller, request, to, now)
+        with self._changed:
+            self._now.remove(alert_id)
+        return attempt
+
+
+def test_while_all_goes_well_an_endpoint_is_told_several_things_at_once(
+    database: Engine, receiver: Receiver
+) -> None:
+    """But never two of one alert; and what was told together is recorded together."""
+    commits: list[object] = []
+    event.listen(database, "commit", commits.append)
+    for _ in range(60):
+        announce(database, types=("drift.detected", "drift.reminder", "drift.resolved"))
+    commits.clear()
+    counting = Counting(until=LARGEST_WAVE)
+    to = endpoint(receiver, rate_per_minute=10_000)
+    with running(Courier(database, settings(to), sender=counting)):
+        assert receiver.wait_for(lambda got: len(got) == 180, 60)
+    assert counting.most == LARGEST_WAVE
+    assert counting.twice == []
+    order: dict[str, list[int]] = {}
+    for request in receiver.received:
+        data = request.json["data"]
+        order.setdefault(data["alert_id"], []).append(data["sequence"])
+    assert list(order.values()) == [[1, 2, 3]] * 60
+    assert len(commits) < 180, "each took two transactions once"
+
+
+def test_after_a_failure_an_endpoint_is_told_one_thing_at_a_time(
+    database: Engine, receiver: Receiver
+) -> None:
+    receiver.always(Answer(status=500))
+    for _ in range(20):
+        announce(database)
+    counting = Counting(until=2)
+    with running(Courier(database, settings(endpoint(receiver)), sender=counting)):
+        assert receiver.wait_for(lambda got: len(got) == 20, 60)
+    assert counting.most == 1
+
+
 def test_a_batch_ends_at_a_failure_and_what_was_not_tried_is_due_at_once(
     database: Engine, receiver: Receiver
 ) -> None:
@@ -499,7 +562,8 @@ def test_without_endpoints_there_is_nothing_to_do(database: Engine) -> None:
 PROGRAM = """
 import sys, threading
 from datetime import timedelta
-from monitor.courier import Courier
+from monitor.calling import Caller
+from monitor.courier import LARGEST_WAVE, Courier
 from monitor.settings import AlertSettings, Endpoint, PostgresSettings, Settings
 from monitor.store.database import connect
 

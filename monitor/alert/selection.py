@@ -114,22 +114,18 @@ def _segments(rule: DriftRule, keys: Sequence[str]) -> Iterator[Blind]:
         )
 
 
+_STARS = re.compile(r"\*+")
 _PIECES = re.compile(r"\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
 
 
 def _can_match_behind(prefix: str, pattern: str) -> bool:
     """Is there a text that begins with ``prefix``, goes on behind it, and matches the glob?"""
-    pieces = _PIECES.findall(pattern)
+    pieces = _PIECES.findall(_STARS.sub("*", pattern))
 
     def with_stars_passed(places: set[int]) -> set[int]:
-        reached = set()
-        for place in places:
-            end = place
-            while end < len(pieces) and pieces[end] == "*":
-                reached.add(end)
-                end += 1
-            reached.add(end)
-        return reached
+        # No two stars stand beside one another.
+        stars = {place for place in places if place < len(pieces) and pieces[place] == "*"}
+        return places | {place + 1 for place in stars}
 
     places = with_stars_passed({0})
     for character in prefix:

@@ -8,7 +8,7 @@ import typer
 
 from monitor.cli.arguments import ConfigOption, JsonOption, database, span, who
 from monitor.cli.asking import YesOption, ask
-from monitor.cli.show import out, show
+from monitor.cli.show import out, plain, show
 from monitor.settings import load
 from monitor.values.alerts import DeliveryState
 
@@ -48,7 +48,7 @@ def alerts_ack(
 
     with database(load(config_file)) as c:
         acknowledge(c, alert_id, who(by), database_time(c))
-    out.print(f"{alert_id} is acknowledged")
+    out.print(plain(f"{alert_id} is acknowledged"))
 
 
 @alerts.command("silence")
@@ -113,7 +113,7 @@ def alerts_unsilence(
     ask(losses, "End it?", yes=yes)
     with database(settings) as c:
         end_silence(c, silence_id, database_time(c))
-    out.print(f"{silence_id} has ended")
+    out.print(plain(f"{silence_id} has ended"))
 
 
 @deliveries.command("list")
@@ -153,7 +153,7 @@ def deliveries_replay(
         ask([f"{told} (so far {found.state}, attempts {found.attempts})"], "Send it?", yes=yes)
     with database(settings) as c:
         replay_delivery(c, delivery_id, database_time(c))
-    out.print(f"delivery {delivery_id} will be sent again")
+    out.print(plain(f"delivery {delivery_id} will be sent again"))
 
 
 @deliveries.command("enable")
@@ -172,7 +172,7 @@ def deliveries_enable(
     ask([f"{count} for {endpoint} and will be sent"] if waiting else [], "Enable it?", yes=yes)
     with database(settings) as c:
         enable_endpoint(c, endpoint)
-    out.print(f"{endpoint} is enabled")
+    out.print(plain(f"{endpoint} is enabled"))
 
 
 def pair(item: str) -> tuple[str, str]:

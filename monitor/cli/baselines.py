@@ -124,7 +124,7 @@ def baseline_approve(
         approved = load_baseline(c, baseline_id)
         unknown = tails_not_known(c, approved) if approved else ""
         thin = tails_too_thin(c, approved, settings.drift.confidence) if approved else ""
-    out.print(f"{baseline_id} is approved")
+    out.print(plain(f"{baseline_id} is approved"))
     _warn(unknown)
     _note(thin)
 
@@ -150,7 +150,7 @@ def baseline_retire(
         ask(losses, "Retire it?", yes=yes)
     with database(settings) as c:
         retire_baseline(c, baseline_id, who(by), database_time(c))
-    out.print(f"{baseline_id} is retired")
+    out.print(plain(f"{baseline_id} is retired"))
 
 
 def _replaced(in_force: Baseline | None) -> list[str]:

@@ -13,7 +13,7 @@ import typer
 
 from monitor.cli.arguments import JsonOption, SeedOption, argument, numbers, option, settled, spread
 from monitor.cli.endpoint import JudgeEndpoint
-from monitor.cli.show import out, progress, show
+from monitor.cli.show import out, plain, progress, show
 from monitor.values.features import Region
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ def pack_build_diff(
         )
         for row in found["candidates"]:
             if row["left_out"]:
-                out.print(f"{row['name']} is left out: {row['left_out']}", highlight=False)
-        out.print(f"{comparing.folder}: {kept}; the report is diff.html", highlight=False)
+                out.print(plain(f"{row['name']} is left out: {row['left_out']}"), highlight=False)
+        out.print(plain(f"{comparing.folder}: {kept}; the report is diff.html"), highlight=False)
     if made is None:
         raise typer.Exit(1)
 

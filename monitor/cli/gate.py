@@ -103,7 +103,7 @@ def gate(models: Models, deciding: Deciding, files: Files, as_json: JsonOption =
         for note in report.notes:
             out.print(plain(note), highlight=False, soft_wrap=True)
         if skipped:
-            out.print(f"{skipped} records were skipped: they are no prompts, or redacted")
+            out.print(plain(f"{skipped} records were skipped: they are no prompts, or redacted"))
     raise typer.Exit(reports.EXIT_CODES[report.verdict])
 
 

@@ -72,7 +72,7 @@ def pack_judge(
     if write:
         pack_id = save_pack(with_report(found, report), folder)
         if not as_json:
-            out.print(f"{folder}: the report is inside, id {pack_id[:12]}", highlight=False)
+            out.print(plain(f"{folder}: the report is inside, id {pack_id[:12]}"), highlight=False)
     if report["decision"] == "reject":
         raise typer.Exit(1)
 

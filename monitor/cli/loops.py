@@ -12,7 +12,7 @@ import typer
 
 from monitor.cli.arguments import ConfigOption, JsonOption
 from monitor.cli.asking import YesOption, ask, span
-from monitor.cli.show import err, explain, out, show
+from monitor.cli.show import err, explain, out, plain, show
 from monitor.errors import ConfigurationError
 from monitor.settings import PostgresSettings, load
 
@@ -87,7 +87,7 @@ def migrate(
     if down:
         ask(_lost(down, revision), "Drop all this?", yes=yes)
     to_revision(settings, revision)
-    out.print(f"schema at {revision}")
+    out.print(plain(f"schema at {revision}"))
     if not down and settings.reader_role is not None:
         _warn_of_reader(settings, settings.reader_role)
 
@@ -187,7 +187,9 @@ def score(
     if table:
         show(rows, as_json=False)
     if unread:
-        err.print(f"{unread} records could not be scored; their lines say why", highlight=False)
+        err.print(
+            plain(f"{unread} records could not be scored; their lines say why"), highlight=False
+        )
         raise typer.Exit(1)
 
 

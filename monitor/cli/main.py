@@ -24,6 +24,7 @@ from monitor.cli.power import powers
 from monitor.cli.realign import realigns
 from monitor.cli.show import explain
 from monitor.cli.steer import steers
+from monitor.dumps import leave_no_dump
 from monitor.errors import MonitorError, StopLoudly
 from monitor.redaction import without_secrets
 
@@ -54,6 +55,7 @@ for name, group in (
 
 def main() -> None:
     """Every error a person can act on is one sentence and a hint."""
+    leave_no_dump()
     try:
         app()
     except MonitorError as error:

@@ -47,7 +47,14 @@ def _cell(value: Any) -> str:
 
 
 def plain(value: str) -> str:
-    return escape(value)
+    """As text alone: no markup of ours, and nothing that a terminal would do or could not write."""
+    return escape(
+        "".join(one if one in "\n\t" or one.isprintable() else _named(one) for one in value)
+    )
+
+
+def _named(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def explain(error: MonitorError) -> None:

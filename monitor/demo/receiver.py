@@ -6,6 +6,7 @@ It can be told to answer with a status, to redirect, or to hang, for the next fe
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections import deque
@@ -50,6 +51,13 @@ class Answer:
     hang_seconds: float = 0.0
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A sender that hangs up is none of our errors."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 class Receiver:
     """An HTTP server on a free port of the loopback interface, in threads of its own.
 
@@ -64,7 +72,7 @@ class Receiver:
         self._answers: deque[Answer] = deque()
         self._usual = Answer()
         self._closing = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._server = _Server(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True

@@ -23,6 +23,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from monitor.errors import ConfigurationError, ModelError
+from monitor.given import LARGEST_JSON, read_given
 from monitor.logs import get_logger
 from monitor.replay.layers import blocks
 
@@ -135,13 +136,13 @@ def _config(folder: Path) -> Mapping[str, Any]:
         raise ModelError(f"replay.adapter: no folder {folder}")
     file = folder / CONFIG_FILE
     try:
-        config: Any = json.loads(file.read_bytes())
+        config: Any = json.loads(read_given(file, LARGEST_JSON))
     except FileNotFoundError:
         raise ModelError(
             f"replay.adapter: {folder} holds no {CONFIG_FILE}",
             hint="give the folder that peft's save_pretrained wrote",
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read: {error}") from None
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA" or not isinstance(config, dict):

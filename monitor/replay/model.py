@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from monitor.errors import ModelError, MonitorError
+from monitor.given import read_given
 from monitor.replay.adapter import CONFIG_FILE as ADAPTER_CONFIG
 from monitor.replay.adapter import adapter_hash, merge
 from monitor.replay.attention import PACKED, PROVEN_ARCHITECTURES
@@ -35,6 +36,9 @@ from monitor.settings import ReplaySettings
 from monitor.values.identity import ModelIdentity
 
 SAMPLE_BYTES = 4_096
+LARGEST_HEADER = 100_000_000
+"""What the library itself refuses beyond."""
+LARGEST_TEMPLATE = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +141,7 @@ def _tokenizer(folder: Path, source: Mapping[str, Any], chat_template: Path | No
     tokenizer = AutoTokenizer.from_pretrained(folder, **source)
     if chat_template is not None:
         try:
-            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
+            tokenizer.chat_template = read_given(chat_template, LARGEST_TEMPLATE).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(
                 f"replay.chat_template: {chat_template} cannot be read: {error}",
@@ -337,17 +341,26 @@ def _samples(stream: Any, size: int, *, gguf: bool) -> Iterator[tuple[int, int]]
         for step in range(1_024):
             yield step * size // 1_024, SAMPLE_BYTES
         return
+    header_bytes, tensors = _header(stream, size)
+    yield 0, 8 + header_bytes
+    for start, end in tensors:
+        for offset in (start, (start + end) // 2):
+            yield 8 + header_bytes + offset, min(SAMPLE_BYTES, end - offset)
+
+
+def _header(stream: Any, size: int) -> tuple[int, list[tuple[int, int]]]:
+    """Length of a safetensors header, and where its tensors begin and end behind it, by name."""
     try:
-        (header_bytes,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(min(header_bytes, size)))
-    except (struct.error, ValueError):
+        (length,) = struct.unpack("<Q", stream.read(8))
+        if length > min(LARGEST_HEADER, size):
+            raise ValueError("the header is longer than the file, or than any")
+        header: Any = json.loads(stream.read(length))
+        found = [header[name]["data_offsets"] for name in sorted(header) if name != "__metadata__"]
+        tensors = [(int(start), int(end)) for start, end in found]
+        if any(not 0 <= start <= end <= size for start, end in tensors):
+            raise ValueError("a tensor lies outside of the file")
+    except (struct.error, ValueError, TypeError, KeyError, RecursionError):
         raise ModelError(
             f"{stream.name} is cut short or no safetensors", hint="fetch the model again"
         ) from None
-    yield 0, 8 + header_bytes
-    for name in sorted(header):
-        if name == "__metadata__":
-            continue
-        start, end = header[name]["data_offsets"]
-        for offset in (start, (start + end) // 2):
-            yield 8 + header_bytes + offset, min(SAMPLE_BYTES, end - offset)
+    return length, tensors

@@ -155,6 +155,7 @@ def parse(text: bytes, where: str) -> Manifest:
         raise PackError(f"{where} is not valid:\n{_explained(error)}", hint=REBUILD) from None
 
 
+SHOWN_ERRORS = 20
 REBUILD = "fetch the pack again, or build it again with `monitor pack build`."
 
 
@@ -164,10 +165,12 @@ def _refuse_constant(name: str) -> float:
 
 def _explained(error: ValidationError) -> str:
     lines = []
-    for item in error.errors(include_url=False, include_input=False):
+    for item in error.errors(include_url=False, include_input=False)[:SHOWN_ERRORS]:
         where = ".".join(str(step) for step in item["loc"]) or "(top)"
         message = "unknown field: remove it" if item["type"] == "extra_forbidden" else item["msg"]
         lines.append(f"  {where}: {message}")
+    if error.error_count() > SHOWN_ERRORS:
+        lines.append(f"  and {error.error_count() - SHOWN_ERRORS:,} more")
     return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from monitor.errors import BadInput, PackError
+from monitor.given import LARGEST_JSON, read_given
 from monitor.score import manifest as schema
 from monitor.score import tensors
 from monitor.values.arrays import Floats
@@ -34,7 +35,6 @@ MANIFEST_FILE: Final = "pack.json"
 TENSOR_FILE: Final = "features.safetensors"
 SHIPPED: Final = Path(__file__).resolve().parent.parent / "packs"
 PICKLES: Final = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".npy", ".npz"})
-LARGEST_MANIFEST: Final = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +141,9 @@ def load_pack(path: Path) -> Pack:
             hint="set pack.path to a folder with pack.json, or leave it null for the shipped pack.",
         )
     _refuse_pickles(path)
-    entry = schema.parse(_read(path / MANIFEST_FILE), str(path / MANIFEST_FILE))
+    entry = schema.parse(_read(path / MANIFEST_FILE, LARGEST_JSON), str(path / MANIFEST_FILE))
     file = path / TENSOR_FILE
-    found = tensors.parse(_read(file), entry, str(file))
+    found = tensors.parse(_read(file, tensors.most_bytes(entry)), entry, str(file))
     try:
         pack = Pack(
             name=entry.name,
@@ -332,10 +332,8 @@ def _refuse_pickles(path: Path) -> None:
         )
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int) -> bytes:
     try:
-        if path.name == MANIFEST_FILE and path.stat().st_size > LARGEST_MANIFEST:
-            raise PackError(f"{path} is larger than {LARGEST_MANIFEST} bytes")
-        return path.read_bytes()
+        return read_given(path, most)
     except OSError as error:
         raise PackError(f"cannot read {path}: {error.strerror}", hint=schema.REBUILD) from None

@@ -6,8 +6,10 @@ d = model width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from safetensors import SafetensorError
@@ -17,6 +19,9 @@ from monitor.errors import PackError
 from monitor.score.manifest import REBUILD, Manifest
 from monitor.values.arrays import Floats
 from monitor.values.features import Covariate, Encoder, Feature
+
+LARGEST_HEADER: Final = 1024 * 1024
+"""What stands before the tensors in their file: a line for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +66,8 @@ def _encoder_tensors(encoders: Sequence[Encoder]) -> dict[str, Floats]:
     }
 
 
-def parse(content: bytes, entry: Manifest, where: str) -> Tensors:
-    """The file's ``content`` beside the manifest ``entry``; ``where`` names the file.
-
-    Raises `PackError` unless shapes, types and numbers are right.
-    """
-    try:
-        tensors = load(content)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise PackError(f"{where} is not a safetensors file: {error}", hint=REBUILD) from None
+def _shapes(entry: Manifest) -> dict[str, tuple[int, ...]]:
+    """Of each tensor that the manifest announces."""
     width = entry.model.hidden_size
     shapes: dict[str, tuple[int, ...]] = {"weights": (len(entry.features), width)}
     counts = [len(one.parts or ()) for one in entry.features]
@@ -81,6 +79,25 @@ def parse(content: bytes, entry: Manifest, where: str) -> Tensors:
         shapes["covariates"] = (len(entry.covariates), width)
     for one in entry.encoders:
         shapes |= {f"{one.name}.weight": (one.latents, width), f"{one.name}.bias": (one.latents,)}
+    return shapes
+
+
+def most_bytes(entry: Manifest) -> int:
+    """How large the file of this manifest may be: nothing beyond is read."""
+    return sum(4 * math.prod(shape) for shape in _shapes(entry).values()) + LARGEST_HEADER
+
+
+def parse(content: bytes, entry: Manifest, where: str) -> Tensors:
+    """The file's ``content`` beside the manifest ``entry``; ``where`` names the file.
+
+    Raises `PackError` unless shapes, types and numbers are right.
+    """
+    try:
+        tensors = load(content)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise PackError(f"{where} is not a safetensors file: {error}", hint=REBUILD) from None
+    shapes = _shapes(entry)
+    width = entry.model.hidden_size
     if set(tensors) != set(shapes):
         raise PackError(
             f"{where} must hold {'the tensor' if len(shapes) == 1 else 'the tensors'} "
@@ -112,6 +129,7 @@ def parse(content: bytes, entry: Manifest, where: str) -> Tensors:
         }
     except ValueError as error:
         raise PackError(f"{where}: {error}", hint=REBUILD) from None
+    counts = [len(one.parts or ()) for one in entry.features]
     return Tensors(
         weights=weights,
         parts=np.split(tensors.get("parts", none), np.cumsum(counts)[:-1]),

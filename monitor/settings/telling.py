@@ -80,6 +80,15 @@ class WebSettings(Section):
         description="where the face listens; it has no log-in, so this machine alone unless told otherwise",
     )
     port: int = Field(8080, ge=0, le=65_535)
+    # It shows neither traffic nor scores, and is for those who ask from outside.
+    health_host: str = Field("0.0.0.0", description="where web.health_port listens")  # noqa: S104
+    health_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="a second listener, in a thread of its own, with /livez, /readyz and /metrics alone: for "
+        "probes and scrapes from outside while web.host is loopback; null: none",
+    )
     live_within: Duration = Field(
         timedelta(minutes=10), description="a loop silent for longer fails /livez"
     )

@@ -24,6 +24,7 @@ from sqlalchemy import Connection, Engine, create_engine, exc, make_url, text
 
 import monitor
 from monitor.errors import (
+    BadInput,
     ConfigurationError,
     DatabaseUnavailable,
     MonitorError,
@@ -119,6 +120,9 @@ def translated() -> Iterator[None]:
         raise _translation(cause, error.connection_invalidated) from error
     except psycopg.Error as error:
         raise _translation(error, False) from error
+    except UnicodeEncodeError:
+        # Not quoted: it may be a row's value.
+        raise BadInput("a given text is none: it holds half a character") from None
 
 
 def _translation(error: psycopg.Error | None, invalidated: bool) -> MonitorError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -152,57 +153,74 @@ def release_deliveries(c: Connection, deliveries: Sequence[Delivery]) -> None:
     )
 
 
-def record_attempt(
-    c: Connection,
-    delivery_id: int,
-    attempt: Attempt,
-    next_attempt_at: datetime | None,
-    state: DeliveryState,
-) -> None:
-    """Keep the attempt, free the lease, and set what comes next.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """An attempt, and what becomes of its delivery; ``next_at`` is None when that is settled."""
+
+    delivery_id: int
+    attempt: Attempt
+    state: DeliveryState
+    next_at: datetime | None
+
+
+def record_attempts(c: Connection, made: Sequence[Tried]) -> None:
+    """Keep the attempts, of one delivery each, free their leases, and set what comes next.
 
     A courier that comes late (its lease had ended) adds its attempt, but never takes a delivery back
-    that another one has finished.
+    that another one has finished. `BadInput` if a delivery is unknown: then none is recorded.
     """
-    number = c.scalar(
+    known = c.execute(
+        # In their order, so that two couriers that record the same ones wait for one another and no more.
         text("""
-            UPDATE monitor_data.deliveries SET
-                attempts = attempts + 1,
-                state = CASE WHEN state = 'delivered' THEN state ELSE :state END,
-                next_attempt_at = coalesce(:next_attempt_at, next_attempt_at),
-                leased_until = NULL,
-                finished_at = CASE WHEN :state = 'waiting' THEN finished_at
-                    ELSE coalesce(finished_at, :attempted_at) END
-            WHERE delivery_id = :delivery_id
-            RETURNING attempts
+            SELECT delivery_id FROM monitor_data.deliveries
+            WHERE delivery_id = ANY(CAST(:ids AS bigint[])) ORDER BY delivery_id FOR UPDATE
         """),
-        {
-            "delivery_id": delivery_id,
-            "state": DeliveryState(state).value,
-            "next_attempt_at": next_attempt_at,
-            "attempted_at": attempt.attempted_at,
-        },
+        {"ids": [one.delivery_id for one in made]},
     )
-    if number is None:
-        raise BadInput(f"there is no delivery {delivery_id}")
+    unknown = {one.delivery_id for one in made} - {row.delivery_id for row in known}
+    if unknown:
+        raise BadInput(f"there is no delivery {min(unknown)}")
     c.execute(
         text("""
+            WITH made AS (
+                SELECT * FROM unnest(
+                    CAST(:delivery_id AS bigint[]), CAST(:state AS text[]),
+                    CAST(:next_attempt_at AS timestamptz[]), CAST(:attempted_at AS timestamptz[]),
+                    CAST(:outcome AS text[]), CAST(:status AS integer[]),
+                    CAST(:latency_seconds AS double precision[]), CAST(:error AS text[]),
+                    CAST(:retry_after_seconds AS double precision[])
+                ) AS made (delivery_id, state, next_attempt_at, attempted_at, outcome, status,
+                    latency_seconds, error, retry_after_seconds)
+            ), counted AS (
+                UPDATE monitor_data.deliveries AS delivery SET
+                    attempts = delivery.attempts + 1,
+                    state = CASE WHEN delivery.state = 'delivered' THEN delivery.state
+                        ELSE made.state END,
+                    next_attempt_at = coalesce(made.next_attempt_at, delivery.next_attempt_at),
+                    leased_until = NULL,
+                    finished_at = CASE WHEN made.state = 'waiting' THEN delivery.finished_at
+                        ELSE coalesce(delivery.finished_at, made.attempted_at) END
+                FROM made
+                WHERE delivery.delivery_id = made.delivery_id
+                RETURNING delivery.delivery_id, delivery.attempts
+            )
             INSERT INTO monitor_data.delivery_attempts
                 (delivery_id, number, attempted_at, outcome, status, latency_seconds, error,
                  retry_after_seconds)
-            VALUES
-                (:delivery_id, :number, :attempted_at, :outcome, :status, :latency_seconds, :error,
-                 :retry_after_seconds)
+            SELECT delivery_id, counted.attempts, attempted_at, outcome, status, latency_seconds,
+                error, retry_after_seconds
+            FROM counted JOIN made USING (delivery_id)
         """),
         {
-            "delivery_id": delivery_id,
-            "number": number,
-            "attempted_at": attempt.attempted_at,
-            "outcome": attempt.outcome.value,
-            "status": attempt.status,
-            "latency_seconds": attempt.latency_seconds,
-            "error": clean(attempt.error, TEXT_CHARACTERS),
-            "retry_after_seconds": attempt.retry_after_seconds,
+            "delivery_id": [one.delivery_id for one in made],
+            "state": [one.state.value for one in made],
+            "next_attempt_at": [one.next_at for one in made],
+            "attempted_at": [one.attempt.attempted_at for one in made],
+            "outcome": [one.attempt.outcome.value for one in made],
+            "status": [one.attempt.status for one in made],
+            "latency_seconds": [one.attempt.latency_seconds for one in made],
+            "error": [clean(one.attempt.error, TEXT_CHARACTERS) for one in made],
+            "retry_after_seconds": [one.attempt.retry_after_seconds for one in made],
         },
     )
 

@@ -46,8 +46,9 @@ def create_app(
     live_within: timedelta = LIVE_WITHIN,
     own_remarks: Callable[[], Sequence[str]] = tuple,
     clock: Callable[[], datetime] = machine_time,
+    pages: bool = True,
 ) -> Starlette:
-    """The whole face; without a ``database`` only health and metrics.
+    """The whole face; without ``pages``, or without a ``database``, only health and metrics.
 
     ``own_remarks`` are what this process has to say in ``/readyz``, before what the database knows.
 
@@ -59,7 +60,7 @@ def create_app(
         return list(dict.fromkeys((*own_remarks(), *stored)))
 
     routes = health.routes(heartbeat, readiness, remarks, live_within.total_seconds())
-    if database is not None:
+    if database is not None and pages:
         routes += [*api.routes(database, clock), *dashboard.routes(database, clock)]
     return Starlette(
         routes=routes,

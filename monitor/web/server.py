@@ -27,12 +27,13 @@ _BACKLOG: Final = 64
 class WebServer:
     """Serves ``app`` at ``web.host``:``web.port`` from `start` to `stop`.
 
-    Port 0 takes a free port; `port` tells which.
+    Port 0 takes a free port; `port` tells which. ``what``: what of the face it is, ``pages`` or ``health``.
     """
 
-    def __init__(self, app: ASGIApp, settings: WebSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: WebSettings, *, what: str = "pages") -> None:
         self._app = app
         self._settings = settings
+        self._what = what
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self.port = settings.port
@@ -66,7 +67,9 @@ class WebServer:
                 listener.close()
                 ready.set()
 
-        self._thread = threading.Thread(target=run, args=(self._server,), name="web", daemon=True)
+        self._thread = threading.Thread(
+            target=run, args=(self._server,), name=f"web-{self._what}", daemon=True
+        )
         self._thread.start()
         for _ in range(int(_START_SECONDS / 0.02)):
             if self._server.started or ready.wait(0.02):
@@ -74,7 +77,9 @@ class WebServer:
         if not self._server.started:
             raise StopLoudly("the web server did not start; the log says why")
         told = {"host": self._settings.host, "port": self.port}
-        if is_loopback(self._settings.host):
+        if self._what == "health":
+            log.info("web.health_listening", **told)
+        elif is_loopback(self._settings.host):
             log.info("web.listening", **told, reach="this machine alone (web.host)")
         else:
             hint = "keep it inside the cluster, or put a proxy with a log-in before it (web.host)"
@@ -102,6 +107,14 @@ class WebServer:
             self.stop()
 
 
+def health_server(app: ASGIApp, settings: WebSettings) -> WebServer | None:
+    """The second listener, ``app`` being without pages; None where `WebSettings.health_port` is."""
+    if settings.health_port is None:
+        return None
+    there = {"host": settings.health_host, "port": settings.health_port}
+    return WebServer(app, settings.model_copy(update=there), what="health")
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach what listens at ``host``."""
     try:
@@ -117,5 +130,5 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise ConfigurationError(
             f"web: cannot listen at {host}:{port}: {error.strerror or error}",
-            hint="set web.host and web.port, or end the other process",
+            hint="set web.host and web.port (web.health_host, web.health_port), or end the other process",
         ) from None

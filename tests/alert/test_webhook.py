@@ -12,6 +12,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +86,30 @@ def test_the_timestamp_is_that_of_the_attempt(client: Caller) -> None:
         assert (old.status, old.outcome) == (401, Outcome.RETRY)
         ids = {r.headers["webhook-id"] for r in receiver.received}
     assert ids == {"evt_1"}
+
+
+def test_what_was_replayed_or_altered_is_known_by_its_receiver(client: Caller) -> None:
+    """Sent again as it was it is the same event; with another body, id or time its signature does not hold."""
+    key = secret()
+    with Receiver(key) as receiver:
+        to = endpoint(receiver.url, secret=key)
+        assert sent(client, to).outcome is Outcome.DELIVERED
+        (first,) = receiver.received
+        names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+        headers = {name: first.headers[name] for name in names}
+        later = str(int(headers["webhook-timestamp"]) + 1)
+        statuses = [
+            httpx.post(receiver.url, content=body, headers=headers | changed).status_code
+            for body, changed in (
+                (first.body, {}),
+                (first.body + b" ", {}),
+                (first.body, {"webhook-id": "evt_2"}),
+                (first.body, {"webhook-timestamp": later}),
+                (first.body, {"webhook-signature": "v1,"}),
+            )
+        ]
+        assert statuses == [204, 401, 401, 401, 401]
+        assert len(receiver.events) == 1
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from monitor.score.pack import load_pack
 from monitor.store.alerts import active_silences
 from monitor.store.baselines import load_baseline
 from monitor.store.database import current_revision, transaction
-from monitor.store.outbox import list_deliveries, record_attempt
+from monitor.store.outbox import Tried, list_deliveries, record_attempts
 from monitor.values.alerts import Attempt, DeliveryState, Outcome
 from tests.cli.conftest import Cli
 from tests.cli.database import engine_of, fired
@@ -216,18 +216,23 @@ def test_sending_again_says_who_is_told_what(cli: Cli, on_database: Path, databa
     fired(database, now)
     with transaction(database) as c:
         (delivery,) = list_deliveries(c, endpoint="ops")
-        record_attempt(
+        attempt = Attempt(
+            attempted_at=now,
+            outcome=Outcome.DELIVERED,
+            status=200,
+            latency_seconds=0.1,
+            error="",
+        )
+        record_attempts(
             c,
-            delivery.delivery_id,
-            Attempt(
-                attempted_at=now,
-                outcome=Outcome.DELIVERED,
-                status=200,
-                latency_seconds=0.1,
-                error="",
-            ),
-            None,
-            DeliveryState.DELIVERED,
+            [
+                Tried(
+                    delivery_id=delivery.delivery_id,
+                    attempt=attempt,
+                    state=DeliveryState.DELIVERED,
+                    next_at=None,
+                )
+            ],
         )
     refused = cli("deliveries", "replay", delivery.delivery_id, config=on_database)
     assert refused.code == 2

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -12,9 +18,11 @@ from typing import Any
 
 import prometheus_client
 import pytest
+import typer
 import yaml
 from pydantic import BaseModel, SecretStr
 
+from monitor.cli.main import app
 from monitor.errors import ConfigurationError, MonitorError
 from monitor.logs import configure, get_logger
 from monitor.metrics import METRICS
@@ -258,3 +266,51 @@ def test_a_bug_is_told_without_secrets(
     assert told.code == 1
     assert "RuntimeError: nobody expected https://somebody:***@127.0.0.1" in told.err
     assert CANARY not in told.err
+
+
+PROGRAM = """
+import ctypes, os, resource, sys
+sys.argv = ["monitor", "config", "show", "--config", sys.argv[1]]
+from monitor.cli.main import main
+try:
+    main()
+except SystemExit:
+    pass
+dumpable = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+print("dumpable", dumpable, "core", resource.getrlimit(resource.RLIMIT_CORE), file=sys.stderr)
+sys.stderr.flush()
+os.abort()
+"""
+
+
+def test_a_process_that_dies_leaves_no_image_of_its_memory(
+    tmp_path: Path, file: Callable[[Any], Path]
+) -> None:
+    """Started where dumps are allowed, as containers often are; its children inherit the limit."""
+    config = file({"kafka": {"sasl_password": CANARY}})
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(config)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (hard, hard)),
+    )
+    assert ended.returncode == -signal.SIGABRT
+    assert "dumpable 0 core (1, 1)" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [config.name]
+
+
+def test_no_option_takes_a_secret(cli: Cli) -> None:
+    """What stands on a command line is seen by everyone on the machine: secrets come from files and environment."""
+    takes = re.compile(r"--[a-z-]*(secret|password|token|api-key|hash-key|credential)\b[^\n]*")
+    command: Any = typer.main.get_command(app)
+    pending, found = [("monitor", command)], []
+    while pending:
+        name, one = pending.pop()
+        pending += [(f"{name} {sub}", of) for sub, of in getattr(one, "commands", {}).items()]
+        for option in one.params:
+            found += [f"{name} {flag}" for flag in option.opts if takes.fullmatch(flag)]
+    assert found == []

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any
 
 import orjson
@@ -16,6 +13,7 @@ from monitor.ingest.fields import STRUCTURES
 from monitor.ingest.formats import parse
 from monitor.settings import IngestSettings
 from monitor.values.prompts import DeadLetter, DeadReason, Prompt, RawRecord
+from tests.ingest.counting import counted
 
 SETTINGS = IngestSettings()
 BYTES = SETTINGS.max_record_bytes - 200
@@ -62,21 +60,6 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     ),
     "empty arrays": lambda: orjson.dumps([[[[]] * 900_000]]),
 }
-
-
-@contextmanager
-def counted() -> Iterator[list[int]]:
-    calls = [0]
-
-    def count(_frame: FrameType, event: str, _argument: object) -> None:
-        calls[0] += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        yield calls
-    finally:
-        sys.setprofile(before)
 
 
 def record(value: bytes) -> RawRecord:

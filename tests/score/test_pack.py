@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from monitor.errors import PackError
+from monitor.given import LARGEST_JSON
 from monitor.score.pack import (
-    LARGEST_MANIFEST,
     load_pack,
     manifest,
     save_pack,
@@ -198,8 +198,8 @@ def test_a_broken_manifest_is_refused(folder: Path, content: bytes) -> None:
 
 def test_a_manifest_too_large_to_be_one_is_refused_unread(folder: Path) -> None:
     with (folder / "pack.json").open("r+b") as file:
-        file.truncate(LARGEST_MANIFEST + 1)
-    with pytest.raises(PackError, match=f"pack.json is larger than {LARGEST_MANIFEST} bytes"):
+        file.truncate(LARGEST_JSON + 1)
+    with pytest.raises(PackError, match=f"pack.json: it is larger than {LARGEST_JSON:,} bytes"):
         load_pack(folder)
 
 
@@ -212,10 +212,10 @@ def test_tensors_may_be_larger_than_a_manifest(
     save_pack(pack(model=model, features=(feature(weight=weight),), canaries=()), tmp_path)
     limit = (tmp_path / "pack.json").stat().st_size
     assert limit < 4 * wide
-    monkeypatch.setattr("monitor.score.pack.LARGEST_MANIFEST", limit)
+    monkeypatch.setattr("monitor.score.pack.LARGEST_JSON", limit)
     np.testing.assert_array_equal(load_pack(tmp_path).weights[0], weight)
-    monkeypatch.setattr("monitor.score.pack.LARGEST_MANIFEST", limit - 1)
-    with pytest.raises(PackError, match=r"pack\.json is larger than"):
+    monkeypatch.setattr("monitor.score.pack.LARGEST_JSON", limit - 1)
+    with pytest.raises(PackError, match=r"pack\.json: it is larger than"):
         load_pack(tmp_path)
 
 

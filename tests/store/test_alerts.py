@@ -24,13 +24,14 @@ from monitor.store.alerts import (
 )
 from monitor.store.database import transaction
 from monitor.store.outbox import (
+    Tried,
     add_event,
     claim_deliveries,
     disable_endpoint,
     disabled_endpoints,
     enable_endpoint,
     list_deliveries,
-    record_attempt,
+    record_attempts,
     replay_delivery,
 )
 from monitor.values.alerts import (
@@ -73,7 +74,8 @@ def attempt(
     outcome = Outcome.DELIVERED if state is DeliveryState.DELIVERED else Outcome.RETRY
     made = Attempt(attempted_at=at, outcome=outcome, status=200, latency_seconds=0.1, error="e\0")
     with transaction(database) as c:
-        record_attempt(c, delivery.delivery_id, made, retry, state)
+        tried = Tried(delivery_id=delivery.delivery_id, attempt=made, state=state, next_at=retry)
+        record_attempts(c, [tried])
 
 
 def test_alert_comes_back_as_it_was(database: Engine) -> None:

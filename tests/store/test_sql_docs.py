@@ -23,7 +23,7 @@ from monitor.store.buckets import roll_up
 from monitor.store.database import connect, migrate, transaction
 from monitor.store.drift import save_drifts
 from monitor.store.identity import new_identity, save_identity
-from monitor.store.outbox import claim_deliveries, record_attempt
+from monitor.store.outbox import Tried, claim_deliveries, record_attempts
 from monitor.store.partitions import ensure_partitions
 from monitor.store.server_canaries import save_answers, save_questions, save_round
 from monitor.store.twins import save_twins
@@ -240,18 +240,19 @@ def announce(engine: Engine) -> None:
             save_alert(c, made, replace(event(made), created_at=at), ["hook"])
             (delivery,) = claim_deliveries(c, NOW, 1, 60, ["hook"])
             done = number > 3
-            record_attempt(
-                c,
-                delivery.delivery_id,
-                Attempt(
-                    attempted_at=at + MINUTE,
-                    outcome=Outcome.DELIVERED if done else Outcome.RETRY,
-                    status=200 if done else 503,
-                    latency_seconds=0.2,
-                ),
-                None if done else NOW + DAY,
-                DeliveryState.DELIVERED if done else DeliveryState.WAITING,
+            attempt = Attempt(
+                attempted_at=at + MINUTE,
+                outcome=Outcome.DELIVERED if done else Outcome.RETRY,
+                status=200 if done else 503,
+                latency_seconds=0.2,
             )
+            tried = Tried(
+                delivery_id=delivery.delivery_id,
+                attempt=attempt,
+                state=DeliveryState.DELIVERED if done else DeliveryState.WAITING,
+                next_at=None if done else NOW + DAY,
+            )
+            record_attempts(c, [tried])
 
 
 @pytest.fixture

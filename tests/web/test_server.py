@@ -25,7 +25,7 @@ from monitor.logs import configure
 from monitor.settings import LogSettings, WebSettings
 from monitor.web import connections
 from monitor.web.app import create_app
-from monitor.web.server import WebServer
+from monitor.web.server import WebServer, health_server
 
 
 def server(port: int = 0) -> WebServer:
@@ -243,6 +243,33 @@ def test_a_frozen_postgres_freezes_neither_probe(restartable_postgres: Any) -> N
     assert wait_until(lambda: httpx.get(ready, timeout=10).status_code == 200)
     face.stop()
     database.dispose()
+
+
+def test_health_has_a_listener_of_its_own_where_one_is_wanted(database: Any) -> None:
+    """Full of unfinished requests and with all its pages frozen, the face keeps no probe of it waiting."""
+    settings = WebSettings(port=0, health_port=0, health_host="127.0.0.1")
+    thaw = threading.Event()
+
+    def page(_request: object) -> None:
+        thaw.wait(60)
+
+    app = create_app(database, Heartbeat(), dict)
+    app.add_route("/frozen", page)  # type: ignore[arg-type]
+    face = WebServer(app, settings)
+    health = health_server(create_app(database, Heartbeat(), dict, pages=False), settings)
+    assert health is not None
+    for one in (face, health):
+        one.start()
+    held = b"GET /frozen HTTP/1.1\r\nhost: a\r\n\r\n"
+    with unfinished(face.port, 200, held), unfinished(face.port, 100):
+        assert all(alive(health.port) for _ in range(5))
+        for path, status in (("readyz", 200), ("metrics", 200), ("", 404), ("api/alerts", 404)):
+            answer = httpx.get(f"http://127.0.0.1:{health.port}/{path}", timeout=5)
+            assert answer.status_code == status, path
+    thaw.set()
+    for one in (face, health):
+        one.stop()
+    assert health_server(app, WebSettings()) is None
 
 
 def test_the_web_face_needs_no_torch() -> None:

@@ -10,9 +10,9 @@ from monitor.values.prompts import DeadReason
 
 LIMIT: Final = 100_000
 """Most events of one stream."""
-_ENDED: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_ENDED: Final = ("response.completed", "response.incomplete", "response.failed")
 """How a stream of the Responses API ends; each carries the whole response."""
-_BEGUN: Final = frozenset({"message_start", "response.created"})
+_BEGUN: Final = ("message_start", "response.created")
 
 
 def is_stream(value: str) -> bool:

@@ -7,6 +7,7 @@ without costing the membership.
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -189,6 +190,9 @@ class KafkaSource:
                 self._say(str(error))
             except Stalled as error:
                 log.warning("kafka.new_consumer", reason=str(error))
+            except struct.error as error:
+                # A foreign member that leads the group may assign nothing, or bytes of its own, to us.
+                self._say(f"what the group's leader assigned cannot be read: {error}")
             except BaseException as error:
                 return self._fail(error)
             finally:

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from monitor.errors import BadInput
+from monitor.given import LARGEST_JSON, read_given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ def read_tensors(path: Path) -> Tensors:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``; numbers that JSON does not have become texts."""
     try:
-        content = json.loads(path.read_bytes(), parse_constant=str)
+        content = json.loads(read_given(path, LARGEST_JSON), parse_constant=str)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
