@@ -106,7 +106,7 @@ def prompt_side(drifts: Sequence[Drift]) -> Witness:
     Moved: the mean of one is surely more than `MEAN_MARGIN` deviations from its baseline.
     """
     if not drifts:
-        told = "no feature reads the prompt side"
+        told = "nothing is known of the prompt side here"
         return Witness(name="prompt_side", finding="absent", told=told)
     furthest = max(drifts, key=lambda drift: _least(drift.shift))
     least = _least(furthest.shift)
