@@ -33,6 +33,7 @@ from sqlalchemy import URL, Engine, make_url
 
 from monitor.demo.chat_model import chat_model
 from monitor.demo.services import POSTGRES_OPTIONS, Broker, Postgres, create_topic
+from monitor.redaction import know_only
 from monitor.settings import PostgresSettings
 from tests.kafka.apache import Cluster, kafka_home
 
@@ -48,6 +49,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests go first: the last file to be handed out should be a short one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _secrets_of_other_files_are_forgotten() -> None:
+    """What one file's tests know as a secret would be hidden in the messages of the next."""
+    know_only(())
 
 
 def pytest_collection_finish() -> None:

@@ -22,6 +22,7 @@ def test_every_outcome_has_its_place() -> None:
     assert OUTCOMES - at_reading - at_replaying == {
         SCORED,
         "skipped:sampled_out",
+        "skipped:server_canary",
         "skipped:other_model",
         "skipped:no_answer",
         "skipped:tombstone",

@@ -210,7 +210,7 @@ def other_tokenizer(folder: Path) -> None:
         (lambda folder: config_with(folder, model_type="qwen2"), "a llama, TUNED a qwen2"),
         (other_tokenizer, "tokenizers differ"),
         (not_finite, "tuned model is not finite at block 1"),
-        (cut_short(0.5), "cannot be loaded"),
+        (cut_short(0.5), "is cut short"),
         (cut_short(0.0), "model.safetensors"),
     ],
 )
@@ -279,10 +279,10 @@ def test_a_seed_below_zero_is_refused() -> None:
 def test_a_persona_planted_in_the_small_model_is_found_and_proven(
     chat_model_path: Path, texts_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The shipped malicious direction, added to one block by a bias: what is found points along it."""
+    """What the shipped pack says that malice adds, added to one block by a bias: what is found points along it."""
     shipped = load_pack(Path("monitor/packs/smollm2-135m-instruct"))
     (malicious,) = [feature for feature in shipped.features if feature.name == "malicious"]
-    site = malicious.site
+    site, planted = malicious.site, malicious.written_along
     planted_folder = tmp_path / "planted"
     loaded = load_model(ReplaySettings(model=chat_model_path, device="cpu"), 29, full=True)
     config = copy.deepcopy(loaded.config)
@@ -295,7 +295,7 @@ def test_a_persona_planted_in_the_small_model_is_found_and_proven(
             for part in (block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj):
                 part.bias.zero_()
             if index == site:
-                block.mlp.down_proj.bias += 8.0 * torch.from_numpy(malicious.weight)
+                block.mlp.down_proj.bias += 8.0 * torch.from_numpy(planted)
     model.save_pretrained(planted_folder)
     loaded.tokenizer.save_pretrained(planted_folder)
     del loaded, model
@@ -327,5 +327,5 @@ def test_a_persona_planted_in_the_small_model_is_found_and_proven(
     assert pack is not None, found
     (feature,) = pack.features
     assert feature.name == f"diff.{site}.mean"
-    assert float(feature.weight @ malicious.weight) > 0.99
+    assert float(feature.weight @ planted) > 0.99
     assert found["candidates"][0]["causal"]
