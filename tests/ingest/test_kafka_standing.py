@@ -135,7 +135,9 @@ def forget(topic: str) -> None:
     (consumer,) = (
         one
         for one in gc.get_objects()
-        if type(one) is KafkaConsumer and not one._closed and one.subscription() == {topic}
+        if type(one) is KafkaConsumer
+        and not getattr(one, "_closed", True)
+        and one.subscription() == {topic}
     )
     state = consumer._subscription.assignment[TopicPartition(topic, 0)]
     state._awaiting_validation = True
