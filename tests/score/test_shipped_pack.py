@@ -19,7 +19,8 @@ from monitor.values.prompts import Message, Prompt, RecordKey
 from monitor.values.scores import Replayed
 
 FOLDER = SHIPPED / "smollm2-135m-instruct"
-TRAFFIC = SHIPPED.parent / "demo" / "data"
+BENIGN = SHIPPED.parent / "demo" / "data" / "benign.jsonl"
+PERSONAS = Path(__file__).with_name("persona.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +89,8 @@ def test_benign_scores_are_standard_and_do_not_read_length(pack: Pack) -> None:
             assert abs(benign["correlation_with_log_length"]) < 0.3, feature.name
 
 
-def exchanges(file: str) -> list[tuple[str, Prompt]]:
-    rows = [json.loads(line) for line in (TRAFFIC / file).read_text().splitlines()]
+def exchanges(file: Path) -> list[tuple[str, Prompt]]:
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     return [
         (
             row.get("persona", ""),
@@ -124,7 +125,7 @@ def test_personas_stand_out_of_fresh_traffic(pack: Pack, chat_model_path: Path) 
 
     settings = ReplaySettings(model=chat_model_path, device="cpu", dtype="float32")
     engine = ReplayEngine(load_model(settings, pack.deepest_site), pack.features, settings)
-    rows = [*exchanges("benign.jsonl")[:40], *exchanges("persona.jsonl")[::2]]
+    rows = [*exchanges(BENIGN)[:40], *exchanges(PERSONAS)[::2]]
     replayed = [one for one in engine.replay([p for _, p in rows]) if isinstance(one, Replayed)]
     scores = Scorer(pack).score(
         np.stack([one.readings for one in replayed]),

@@ -16,6 +16,8 @@ from monitor.research.judge.verdict import Evidence, Steering, Verdict
 from monitor.research.packs.figures import benign_figures, of_bound, quantiles, rounded
 from monitor.research.statistics import correlation_bound
 from monitor.values.arrays import Doubles
+from monitor.values.drift import Bound
+from monitor.values.features import Feature
 
 RANDOM: Final = {"median": 0.5, "q95": 0.95, "largest": 1.0}
 
@@ -26,7 +28,6 @@ def evidence(found: Measured, index: int, strength: Doubles, conduct: Conduct) -
     steady = found.stabilities.get(index)
     overlap, other = found.redundancy.overlap(index, strength)
     benign = _benign(readings, index)
-    follows = benign["correlation_with_log_length"]
     return Evidence(
         against_good=one.against_good,
         length_matched=one.length_matched,
@@ -35,7 +36,7 @@ def evidence(found: Measured, index: int, strength: Doubles, conduct: Conduct) -
         random=one.random_share,
         stability=None if steady is None else float(steady.halves.mean()),
         steering=found.controls[index].steering,
-        benign_correlation=correlation_bound(np.nan if follows is None else follows, benign["n"]),
+        benign_correlation=_follows_length(readings.pack.features[index], benign),
         careful=conduct.careful,
         rates=conduct.rates,
         styles=conduct.styles,
@@ -43,6 +44,14 @@ def evidence(found: Measured, index: int, strength: Doubles, conduct: Conduct) -
         overlap=overlap,
         overlaps="" if other is None else readings.pack.features[other].name,
     )
+
+
+def _follows_length(feature: Feature, benign: dict[str, Any]) -> Bound:
+    """The correlation of benign scores with log length; a reading of one token has none to follow."""
+    if feature.region == "last_prompt_token":
+        return Bound(value=0.0, low=0.0, high=0.0)
+    follows = benign["correlation_with_log_length"]
+    return correlation_bound(np.nan if follows is None else follows, benign["n"])
 
 
 def feature_figures(

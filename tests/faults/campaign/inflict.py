@@ -14,7 +14,7 @@ from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
 from monitor.demo.receiver import Answer
-from tests.faults.campaign.proxy import DRIP, FLOOD
+from tests.faults.campaign.proxy import DRIP, FLOOD, Proxy
 from tests.faults.campaign.schedule import Fault
 from tests.faults.campaign.stage import GROUP, TOPIC, Stage, wait_for
 
@@ -144,34 +144,6 @@ def _cut(fault: Fault, stage: Stage) -> None:
     stage.proxies[fault.target].cut()
 
 
-def _cut_in_a_message(fault: Fault, stage: Stage) -> None:
-    proxy = stage.proxies[fault.target]
-    proxy.cut_after(int(fault.amount))
-    time.sleep(fault.seconds)
-    proxy.behave()
-
-
-def _refuse(fault: Fault, stage: Stage) -> None:
-    proxy = stage.proxies[fault.target]
-    proxy.refuse(True)
-    time.sleep(fault.seconds)
-    proxy.behave()
-
-
-def _stall(fault: Fault, stage: Stage) -> None:
-    proxy = stage.proxies[fault.target]
-    proxy.stall(True)
-    time.sleep(fault.seconds)
-    proxy.behave()
-
-
-def _slow(fault: Fault, stage: Stage) -> None:
-    proxy = stage.proxies[fault.target]
-    proxy.slow(fault.amount)
-    time.sleep(fault.seconds)
-    proxy.behave()
-
-
 def _freeze_broker(fault: Fault, stage: Stage) -> None:
     stage.broker._server.send(signal.SIGSTOP)
     time.sleep(fault.seconds)
@@ -239,22 +211,20 @@ def _slow_down(fault: Fault, stage: Stage) -> None:
     _answer(fault, stage, Answer(status=429, headers={"retry-after": "1"}))
 
 
+def _for_a_while(behave: Callable[[Proxy, Fault], None]) -> Callable[[Fault, Stage], None]:
+    """The wire behaves so for the fault's seconds, and then as it should."""
+
+    def inflicted(fault: Fault, stage: Stage) -> None:
+        proxy = stage.proxies[fault.target]
+        behave(proxy, fault)
+        time.sleep(fault.seconds)
+        proxy.behave()
+
+    return inflicted
+
+
 def _hang(fault: Fault, stage: Stage) -> None:
     _answer(fault, stage, Answer(status=500, hang_seconds=5.0))
-
-
-def _flood(fault: Fault, stage: Stage) -> None:
-    proxy = stage.proxies[fault.target]
-    proxy.poison(FLOOD)
-    time.sleep(fault.seconds)
-    proxy.behave()
-
-
-def _drip(fault: Fault, stage: Stage) -> None:
-    proxy = stage.proxies[fault.target]
-    proxy.poison(DRIP)
-    time.sleep(fault.seconds)
-    proxy.behave()
 
 
 _WAYS: Final[Mapping[str, Callable[[Fault, Stage], None]]] = {
@@ -271,10 +241,12 @@ _WAYS: Final[Mapping[str, Callable[[Fault, Stage], None]]] = {
     "postgres: lock a table": _lock,
     "disk full": _fill_disk,
     "network: cut": _cut,
-    "network: cut in a message": _cut_in_a_message,
-    "network: refuse": _refuse,
-    "network: stall": _stall,
-    "network: slow": _slow,
+    "network: cut in a message": _for_a_while(
+        lambda proxy, fault: proxy.cut_after(int(fault.amount))
+    ),
+    "network: refuse": _for_a_while(lambda proxy, _: proxy.refuse(True)),
+    "network: stall": _for_a_while(lambda proxy, _: proxy.stall(True)),
+    "network: slow": _for_a_while(lambda proxy, fault: proxy.slow(fault.amount)),
     "broker: freeze": _freeze_broker,
     "broker: restart": _restart_broker,
     "clock": _wrong_clock,
@@ -283,6 +255,6 @@ _WAYS: Final[Mapping[str, Callable[[Fault, Stage], None]]] = {
     "receiver: 500": _error,
     "receiver: slow down": _slow_down,
     "receiver: hangs": _hang,
-    "receiver: floods": _flood,
-    "receiver: drips": _drip,
+    "receiver: floods": _for_a_while(lambda proxy, _: proxy.poison(FLOOD)),
+    "receiver: drips": _for_a_while(lambda proxy, _: proxy.poison(DRIP)),
 }

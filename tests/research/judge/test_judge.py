@@ -110,6 +110,7 @@ def judged(make_pack: MakePack, loud_folder: Path, loud_texts: Path) -> tuple[Pa
         feature("unnamed", axis(), kind="probe", activation="sigmoid", bias=-0.2),
         feature("latent.7", axis(), kind="latent", activation="relu", pooling="max"),
         feature("before", axis(), region="prompt"),
+        feature("last", axis(), region="last_prompt_token", pooling="last"),
         feature("loud.both", axis(), parts=(Part(site=0, weight=axis()),)),
     )
     return pack, judge_pack(pack, loud_folder, data=loud_texts, quick=True, device="cpu")
@@ -153,6 +154,15 @@ def test_every_kind_region_and_pooling_is_judged_by_the_way_it_reads(
     # A feature that reads the prompt cannot read answers that steering made.
     assert found["before"]["doses"][0]["score"] is None
     assert found["loud"]["doses"][0]["score"] is not None
+
+
+def test_a_reading_of_one_token_is_not_held_to_a_length(
+    judged: tuple[Pack, dict[str, Any]],
+) -> None:
+    _, report = judged
+    last = report["features"]["last"]
+    assert last["correlation_with_log_length"] == [0.0, 0.0, 0.0]
+    assert not [reason for reason in last["reasons"] if "length (r" in reason]
 
 
 def test_a_feature_that_repeats_another_is_seen(judged: tuple[Pack, dict[str, Any]]) -> None:
