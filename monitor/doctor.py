@@ -39,7 +39,7 @@ from monitor.store.database import (
 from monitor.store.fidelity import replays_compared
 from monitor.store.outbox import disabled_endpoints
 from monitor.store.packs import pack_presence
-from monitor.store.progress import progress_of
+from monitor.store.progress import ends_not_told, progress_of
 from monitor.store.roles import require_reader
 from monitor.survey import mends, survey
 from monitor.unanswered import Unanswered
@@ -306,7 +306,9 @@ def _reading(settings: Settings) -> str:
     with transaction(connect(settings.postgres)) as connection:
         now = database_time(connection)
         progress = progress_of(connection, now, settings.kafka.group_id)
-    if not progress:
+        untold = ends_not_told(connection, settings.kafka.group_id)
+    beside = f"; of {untold} more the log's end is not known yet" if untold else ""
+    if not progress and not untold:
         return f"no worker of group {settings.kafka.group_id} has read anything yet"
     seen = reach(progress, settings.drift, now)
     if seen.sentence:
@@ -316,7 +318,7 @@ def _reading(settings: Settings) -> str:
             hint="Is a worker running? If so add workers or partitions, or lower "
             "ingest.sampling_rate; the view ingest_lag shows every partition.",
         )
-    return f"{len(progress)} partitions, {sum(one.lag for one in progress)} records behind"
+    return f"{len(progress)} partitions, {sum(one.lag for one in progress)} records behind{beside}"
 
 
 def _fidelity(settings: Settings) -> str:

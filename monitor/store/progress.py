@@ -121,3 +121,12 @@ def progress_of(c: Connection, now: datetime, group_id: str | None = None) -> li
             )
         )
     return made
+
+
+def ends_not_told(c: Connection, group_id: str) -> int:
+    """Of how many partitions that the group has begun nobody has told the log's end: their lag is not known."""
+    found: int = c.scalar(
+        text("SELECT count(*) FROM monitor.ingest_lag WHERE group_id = :group_id AND lag IS NULL"),
+        {"group_id": group_id},
+    )
+    return found

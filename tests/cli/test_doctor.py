@@ -27,6 +27,7 @@ from monitor.store.chunks import advance_offsets
 from monitor.store.database import transaction
 from monitor.store.outbox import disable_endpoint
 from monitor.store.progress import keep_log_ends
+from monitor.store.reading import begin_partitions
 from monitor.values.fidelity import Fidelity
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import OffsetSpan
@@ -374,6 +375,12 @@ def test_a_worker_that_is_behind_is_told_with_how_far_and_why(
     nothing = parts_of(cli("doctor", "--skip-model", "--json", config=config))["reading"]
     assert nothing["well"]
     assert "has read anything yet" in nothing["seen"]
+    with transaction(database) as c:
+        begin_partitions(c, "monitor", "w", {("prompts", 1): 0})
+    begun = parts_of(cli("doctor", "--skip-model", "--json", config=config))["reading"]
+    assert (
+        begun["seen"] == "0 partitions, 0 records behind; of 1 more the log's end is not known yet"
+    )
     span = OffsetSpan(topic="prompts", partition=1, start=0, end=900, log_end=900)
     with transaction(database) as c:
         advance_offsets(c, "monitor", "w", [span], {("prompts", 1): newest})

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 
 from monitor.store.chunks import advance_offsets
 from monitor.store.database import transaction
-from monitor.store.progress import FRESH, IN_USE, keep_log_ends, progress_of
+from monitor.store.progress import FRESH, IN_USE, ends_not_told, keep_log_ends, progress_of
 from monitor.store.reading import begin_partitions
 from monitor.values.progress import LogEnd, Progress
 from monitor.values.prompts import OffsetSpan
@@ -102,6 +102,8 @@ def test_of_a_log_whose_end_nobody_told_there_is_no_lag(database: Engine) -> Non
     one = shown(database)[0]
     assert (one.next_offset, one.log_end, one.lag, one.watermark, one.delay) == (40, *[None] * 4)
     assert known(database) == {}
+    with transaction(database) as c:
+        assert (ends_not_told(c, "g"), ends_not_told(c, "another")) == (1, 0)
     read(database, 40, 45)  # a chunk may come before the first answer
     assert shown(database)[0].lag is None
     asked(database, 70, begins_at=40)

@@ -23,7 +23,7 @@ from kafka.net.compat import KafkaNetClient
 from monitor.errors import BrokerUnavailable, ConfigurationError
 from monitor.ingest.kafka import last_words
 from monitor.ingest.kafka.listener import Address, mismatch
-from monitor.ingest.kafka.options import consumer_options, principal, refusal
+from monitor.ingest.kafka.options import consumer_options, failure, principal, refusal
 from monitor.settings import KafkaSettings
 
 CONNECT_SECONDS: Final = 3.0
@@ -101,7 +101,7 @@ def connect(settings: KafkaSettings, line: Line | None = None) -> KafkaConsumer:
     except KafkaError as error:
         astray = _astray(consumer._client, settings, line)
         close(consumer)
-        raise (refusal(error, settings) or astray or BrokerUnavailable(f"Kafka: {error}")) from None
+        raise (refusal(error, settings) or astray or failure(error, settings)) from None
     if missing:
         close(consumer)
         raise ConfigurationError(

@@ -11,11 +11,11 @@ from uuid import UUID
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
 
-from monitor.errors import BadInput, BrokerUnavailable
+from monitor.errors import BadInput
 from monitor.ingest.kafka.committed import committed
 from monitor.ingest.kafka.connection import close, missing_topics, open_client
 from monitor.ingest.kafka.natives import high_watermarks, key_of, look_up, native, topic_id
-from monitor.ingest.kafka.options import consumer_options, refusal
+from monitor.ingest.kafka.options import consumer_options, failure
 from monitor.settings import KafkaSettings
 from monitor.values.reading import Partition
 
@@ -79,7 +79,7 @@ def logs_now(
             topic_ids={topic: topic_id(consumer, topic) for topic in names},
         )
     except KafkaError as error:
-        raise refusal(error, settings) or BrokerUnavailable(f"Kafka: {error}") from None
+        raise failure(error, settings) from None
     finally:
         close(consumer)
 
@@ -99,7 +99,7 @@ def group_members(settings: KafkaSettings) -> list[str]:
             for one in found.get("members") or ()
         )
     except KafkaError as error:
-        raise refusal(error, settings) or BrokerUnavailable(f"Kafka: {error}") from None
+        raise failure(error, settings) from None
     finally:
         admin.close()
 

@@ -10,11 +10,11 @@ from typing import Final
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, UnsupportedCodecError
 
-from monitor.errors import BrokerUnavailable, ConfigurationError
+from monitor.errors import ConfigurationError
 from monitor.ingest.kafka.codecs import INSTALL
 from monitor.ingest.kafka.connection import close, missing_topics, open_client
 from monitor.ingest.kafka.natives import raw_record
-from monitor.ingest.kafka.options import consumer_options, refusal
+from monitor.ingest.kafka.options import consumer_options, failure
 from monitor.settings import KafkaSettings
 from monitor.values.prompts import RawRecord
 
@@ -54,7 +54,7 @@ def newest_records(
     except UnsupportedCodecError as error:
         raise ConfigurationError(f"the newest records: {error.args[0]}", hint=INSTALL) from None
     except KafkaError as error:
-        raise refusal(error, settings) or BrokerUnavailable(f"Kafka: {error}") from None
+        raise failure(error, settings) from None
     finally:
         close(consumer)
 

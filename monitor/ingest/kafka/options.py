@@ -20,13 +20,15 @@ from kafka.errors import (
     IllegalSaslStateError,
     InvalidTopicError,
     KafkaConfigurationError,
+    KafkaError,
+    KafkaTimeoutError,
     SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
     UnsupportedCodecError,
     UnsupportedSaslMechanismError,
 )
 
-from monitor.errors import ConfigurationError
+from monitor.errors import BrokerUnavailable, ConfigurationError
 from monitor.ingest.kafka.codecs import INSTALL
 from monitor.ingest.kafka.tokens import ClientCredentials, FileToken
 from monitor.settings import KafkaSettings, secret
@@ -132,6 +134,16 @@ def refusal(error: BaseException, settings: KafkaSettings) -> ConfigurationError
         case _:
             return None
     return ConfigurationError(message, hint=hint)
+
+
+def failure(error: KafkaError, settings: KafkaSettings) -> ConfigurationError | BrokerUnavailable:
+    """The library's error as ours: a `refusal`, else a broker that may answer later."""
+    said = str(error)
+    if isinstance(error, KafkaTimeoutError) and not any(error.args):
+        said = "no answer in time"
+    return refusal(error, settings) or BrokerUnavailable(
+        f"Kafka at {settings.bootstrap_servers}: {said}"
+    )
 
 
 def principal(settings: KafkaSettings) -> str:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
-from monitor.errors import BrokerUnavailable
 from monitor.ingest.kafka.codecs import newest_read
 from monitor.ingest.kafka.connection import close, missing_topics, open_client
-from monitor.ingest.kafka.options import consumer_options, refusal
+from monitor.ingest.kafka.options import consumer_options, failure
 from monitor.settings import KafkaSettings
 
 PATIENCE_SECONDS = 2.0
@@ -53,7 +52,7 @@ def describe(settings: KafkaSettings) -> BrokerReport:
         read, filled = newest_read(consumer, [t for t in settings.topics if counts[t]])
         version = ".".join(map(str, consumer.config["api_version"]))
     except KafkaError as error:
-        raise refusal(error, settings) or BrokerUnavailable(f"Kafka: {error}") from None
+        raise failure(error, settings) from None
     finally:
         close(consumer)
     return BrokerReport(

@@ -20,9 +20,8 @@ from kafka.errors import (
 )
 from kafka.protocol.consumer import HeartbeatRequest
 
-from monitor.errors import BrokerUnavailable
 from monitor.ingest.kafka.connection import open_client
-from monitor.ingest.kafka.options import client_options, principal, refusal
+from monitor.ingest.kafka.options import client_options, failure, principal
 from monitor.settings import KafkaSettings
 
 COORDINATOR_SECONDS: Final = 5.0
@@ -88,7 +87,7 @@ def rights(settings: KafkaSettings) -> Rights:
             else:
                 found[_may(topics.get(right.name, {}), right.operation)].append(right)
     except KafkaError as error:
-        raise refusal(error, settings) or BrokerUnavailable(f"Kafka: {error}") from None
+        raise failure(error, settings) from None
     finally:
         admin.close()
     return Rights(
