@@ -239,7 +239,9 @@ def of_peer(peer: str, python: Path, streams: Streams) -> tuple[dict[str, Sequen
         given |= {f"{s:g}": hours_of(streams, texts, DAY) for s, texts in streams.shares.items()}
         np.savez(scores, **given)
         script = Path(__file__).with_name("drift_peers.py")
-        subprocess.run([python, script, peer, scores, flags], check=True, capture_output=True)
+        subprocess.run(
+            [python, "-I", script, peer, scores, flags], check=True, stdout=subprocess.DEVNULL
+        )
         told = json.loads(flags.read_text(encoding="utf-8"))
     alarms: dict[str, Sequence[int]] = {
         name: [(w + 1) * HOUR - 1 for w, flagged in enumerate(row) if flagged]
