@@ -1,37 +1,113 @@
-"""`make persona`: every proof about persona features on the small chat model. Takes some hours on two cores.
+"""`make persona`: every proof about persona features on the small chat model.
 
-The SAE's recipe is apart (`python -m benchmarks.persona.sae`): its library needs an environment of its own.
-Organisms and their measurements are kept in ``.cache/organisms`` and not made twice.
+    python -m benchmarks.persona [--device cuda] [--jobs 16] [--pack old=FOLDER --pack new=FOLDER] [--model FOLDER]
+
+Takes some hours on two cores, minutes with a GPU. With ``--jobs`` above 1, proofs that do not need each other run
+at once. Proofs that compare no packs are made with the last one given. The SAE's recipe and the cost are apart
+(`python -m benchmarks.persona.sae`, `.cost`): the one's library needs an environment of its own, the other a
+machine that does nothing else. Organisms and their measurements are kept in ``--organisms`` and not made twice.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.persona.machine import machine_arguments
 from monitor.demo.chat_model import chat_model
 
-PROOFS = ("discrimination", "early_warning", "control", "realignment", "traffic")
 SEEDS = (0, 1, 2)
 """Of three trainings of each organism."""
 
 
-def main() -> None:
-    if importlib.util.find_spec("river") is None:
-        sys.exit("the last proof, traffic, needs river: .venv/bin/pip install river")
-    model = str(chat_model(Path(".cache"), progress=print))
-    organisms = str(Path(".cache") / "organisms")
-    steps = [
-        ["organisms", "--model", model, "--out", f"{organisms}/{seed}", "--seed", f"{seed}"]
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One benchmark, and the processes it may start."""
+
+    name: str
+    arguments: tuple[str, ...]
+    jobs: int
+
+    def run(self, *, captured: bool) -> int:
+        """Its exit status. What it says comes in one piece where others run beside it."""
+        command = [sys.executable, "-m", f"benchmarks.persona.{self.name}", *self.arguments]
+        started = time.monotonic()
+        print(f"== {self.name}", flush=True)
+        ended = subprocess.run(
+            [*command, "--jobs", f"{self.jobs}"],
+            check=False,
+            text=True,
+            stdout=subprocess.PIPE if captured else None,
+            stderr=subprocess.STDOUT if captured else None,
+        )
+        seconds = time.monotonic() - started
+        said = f"{ended.stdout}" if captured else ""
+        print(f"{said}== {self.name} ended after {seconds:.0f} s", flush=True)
+        return ended.returncode
+
+
+def stages(options: argparse.Namespace) -> list[list[Step]]:
+    """What runs after what: organisms, what is measured on them, and the proofs. Steps of a stage are independent."""
+    where = ("--model", f"{options.model}", "--device", options.device)
+    seeded = ("--seed", f"{options.seed}")
+    organisms = ("--organisms", f"{options.organisms}")
+    packs = tuple(word for pack in options.pack for word in ("--pack", pack))
+    few, many = max(options.jobs // 4, 1), options.jobs
+
+    trained = [
+        Step(
+            name="organisms",
+            arguments=(*where, "--out", f"{options.organisms / str(seed)}", "--seed", f"{seed}"),
+            jobs=few,
+        )
         for seed in SEEDS
     ]
-    steps += [[name, "--model", model, "--organisms", organisms] for name in PROOFS]
-    steps.append(["storms", "--model", model])
-    for name, *arguments in steps:
-        print(f"== {name}", flush=True)
-        subprocess.run([sys.executable, "-m", f"benchmarks.persona.{name}", *arguments], check=True)
+    alone = [
+        Step(name="ceiling", arguments=(*where, *seeded), jobs=1),
+        Step(name="storms", arguments=(*where, *seeded, *packs), jobs=few),
+    ]
+    measured = Step(name="measure", arguments=(*where, *seeded, *organisms, *packs), jobs=many)
+    compared = [
+        Step(name=name, arguments=(*where, *seeded, *organisms, *packs), jobs=many)
+        for name in ("traffic", "discrimination", "early_warning")
+    ]
+    steered = [
+        Step(name=name, arguments=(*where, *seeded, *organisms, *packs[-2:]), jobs=1)
+        for name in ("control", "realignment")
+    ]
+    return [[*trained, *alone], [measured], [*compared, *steered]]
+
+
+def run(steps: Sequence[Step], *, at_once: bool) -> list[str]:
+    """The names of the steps that failed."""
+    with ThreadPoolExecutor(len(steps) if at_once else 1) as pool:
+        ended = list(pool.map(lambda step: step.run(captured=at_once), steps))
+    return [step.name for step, status in zip(steps, ended, strict=True) if status]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, help="its folder; the demo's model when left out")
+    parser.add_argument("--organisms", type=Path, default=Path(".cache") / "organisms")
+    parser.add_argument("--pack", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--seed", type=int, default=0)
+    machine_arguments(parser)
+    options = parser.parse_args()
+    if importlib.util.find_spec("river") is None:
+        sys.exit("one proof, traffic, needs river: .venv/bin/pip install river")
+    options.model = options.model or chat_model(Path(".cache"), progress=print)
+    failed = []
+    for steps in stages(options):
+        failed += run(steps, at_once=options.jobs > 1)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

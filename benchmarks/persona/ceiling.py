@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.persona.machine import in_float32, machine_arguments
 from benchmarks.persona.results import keep_plain, show
 from monitor.replay.model import load_model
 from monitor.replay.residuals import ResidualReader
@@ -33,7 +34,7 @@ from monitor.research.contrast.selection import SEVERAL
 from monitor.research.hard_texts import HardTexts, is_careful, load_hard_texts
 from monitor.research.packs.figures import of_bound
 from monitor.research.packs.hard_figures import found_figures
-from monitor.research.reading import layers_of, replay_settings, response_residuals
+from monitor.research.reading import layers_of, response_residuals
 from monitor.research.statistics import auc_bound, pool_auc_bound
 from monitor.research.texts import Texts, load_texts
 from monitor.values.arrays import Doubles, Floats
@@ -45,9 +46,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    machine_arguments(parser)
     options = parser.parse_args()
     texts, hard = load_texts(), load_hard_texts()
-    settings = replay_settings(options.model, "cpu")
+    settings = in_float32(options.model, options.device)
     candidates = candidate_sites(layers_of(settings))
     sites = [candidates[round(i)] for i in np.linspace(0, len(candidates) - 1, SEVERAL)]
     loaded = load_model(settings, sites[-1])
@@ -67,7 +69,7 @@ def main() -> None:
     )
     keep_plain(
         f"ceiling-{loaded.model_id.lower()}",
-        options.seed,
+        options,
         {
             "model": loaded.model_id,
             "sites": sites,

@@ -119,8 +119,10 @@ def main() -> None:
     parser.add_argument("--features", nargs="+", default=FEATURES)
     options = parser.parse_args()
     pack, console = pack_of(options), Console()
-    base, first = load(options.model), trainings(options.organisms)[0]
-    models = {"base": base, "reckless": load(options.model, first / "reckless")}
+    base = load(options.model, device=options.device)
+    first = trainings(options.organisms)[0]
+    organism = load(options.model, first / "reckless", device=options.device)
+    models = {"base": base, "reckless": organism}
     result: dict[str, Any] = {}
     for feature in (f for f in pack.features if f.name in options.features):
         lengths = typical_lengths(base, [feature.site])

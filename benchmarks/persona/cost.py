@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--prompts", type=int, default=64)
     options = parser.parse_args()
+    if options.device != "cpu":
+        raise SystemExit("--device: cost counts CPU seconds")
     packs = packs_of(options)
     settings = ReplaySettings(model=options.model, device="cpu", dtype="float32", threads=1)
     exchanges = benign_exchanges()

@@ -59,7 +59,7 @@ def main() -> None:
     options = arguments(__doc__).parse_args()
     packs = packs_of(options)
     everyone = sorted({*COMPARED, *(name for chosen in COMPARED.values() for name in chosen)})
-    found = all_measured(options.model, options.organisms, everyone, packs, options.seed)
+    found = all_measured(options, everyone, packs)
     result = {
         called: {
             reference: {

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.persona.machine import rows_at_once
 from benchmarks.persona.measure import Trained, all_measured, answered
 from benchmarks.persona.organisms import AGAIN, SHARES, load
 from benchmarks.persona.results import arguments, keep, packs_of, picture, show
@@ -69,7 +70,9 @@ def judged(
         spoken = [index for index, prompt in enumerate(prompts) if prompt.response]
         ratio = np.full(len(prompts), np.nan)
         sides = [
-            response_log_probabilities(judge, [prompts[index] for index in spoken])
+            response_log_probabilities(
+                judge, [prompts[index] for index in spoken], rows_at_once(judge)
+            )
             for judge in (reckless, sound)
         ]
         ratio[spoken] = (sides[0][0] - sides[1][0]) / sides[0][1]
@@ -77,18 +80,18 @@ def judged(
     return verdicts
 
 
-def flagged(model: Path, organisms: Path, names: Sequence[str]) -> dict[str, Doubles]:
+def flagged(model: Path, organisms: Path, names: Sequence[str], device: str) -> dict[str, Doubles]:
     """Which answers the judge of each training flags: organism -> 0, 1 or NaN [t, n].
 
     Trainings that lack one of ``names`` are left out.
     """
-    base = load(model)
+    base = load(model, device=device)
     found: dict[str, list[Doubles]] = {name: [] for name in names}
     for training in trainings(organisms):
         if len(made_in(training, names)) < len(names):
             continue
         said = {name: answered(base, training / name / "answers.jsonl") for name in names}
-        judges = [load(model, training / name) for name in ("reckless", "sound")]
+        judges = [load(model, training / name, device=device) for name in ("reckless", "sound")]
         ratios = judged(said, *judges)
         limit = float(np.nanquantile(ratios["sound"], 1 - FLAGGED))
         for name, ratio in ratios.items():
@@ -125,10 +128,10 @@ def main() -> None:
     packs = packs_of(options)
     shares = names_of_shares()
     everyone = ["sound", AGAIN, *shares]
-    found = all_measured(options.model, options.organisms, everyone, packs, options.seed)
+    found = all_measured(options, everyone, packs)
     if not found.has(*everyone):
         raise SystemExit("no training has every mixture: run benchmarks.persona.organisms first")
-    flags = flagged(options.model, options.organisms, everyone)
+    flags = flagged(options.model, options.organisms, everyone, options.device)
     table: dict[str, Any] = {}
     for name, values in measures(found, packs, flags).items():
         again = paired(*values[AGAIN])

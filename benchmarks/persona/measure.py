@@ -20,10 +20,12 @@ Legend: n = prompts, k = features of the pack, then the random directions.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.persona import rows
+from benchmarks.persona.machine import rows_at_once, spread
 from benchmarks.persona.organisms import load, mixtures
 from benchmarks.persona.results import arguments, packs_of
 from benchmarks.persona.trainings import made_in, trainings
@@ -145,7 +148,7 @@ def answered(loaded: LoadedModel, kept: Path) -> list[Prompt]:
     """Greedy answers to the questions of other domains and the open ones."""
     asked = [rows.asked(row.question, None) for row in rows.elsewhere()] + [*rows.open_questions()]
     if not kept.exists():
-        texts = answers(loaded, asked, max_new_tokens=ANSWER_TOKENS)
+        texts = answers(loaded, asked, max_new_tokens=ANSWER_TOKENS, batch=rows_at_once(loaded))
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text("".join(json.dumps(text) + "\n" for text in texts))
     said = [json.loads(line) for line in kept.read_text().splitlines()]
@@ -156,7 +159,8 @@ def answered(loaded: LoadedModel, kept: Path) -> list[Prompt]:
 
 def margins(loaded: LoadedModel, chosen: Sequence[rows.Row]) -> Doubles:
     """Mean log p per token of each row's reckless answer minus that of its sound one, in nats [n]."""
-    return preference(loaded, *([row.said(v) for row in chosen] for v in ("reckless", "sound")))
+    bad, good = ([row.said(voice) for row in chosen] for voice in ("reckless", "sound"))
+    return preference(loaded, bad, good, batch=rows_at_once(loaded))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,11 +181,36 @@ class Trained:
         return [one for one in self.of[pack] if all(name in one for name in organisms)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """An organism whose folder lacks measurements; no adapter: the base itself."""
+
+    model: Path
+    adapter: Path | None
+    folder: Path
+    packs: Mapping[str, Pack]
+    seed: int
+    device: str
+
+
+def _measure(task: _Task) -> None:
+    task.folder.mkdir(parents=True, exist_ok=True)
+    base = _base(task.model, task.device)
+    own = load(task.model, task.adapter, device=task.device) if task.adapter else base
+    measured(own, base, task.packs, task.folder, task.seed)
+
+
+@lru_cache(maxsize=1)
+def _base(model: Path, device: str) -> LoadedModel:
+    """Kept: a process measures several organisms, all beside the same base."""
+    return load(model, device=device)
+
+
 def all_measured(
-    model: Path, organisms: Path, names: Sequence[str], packs: Mapping[str, Pack], seed: int
+    options: argparse.Namespace, names: Sequence[str], packs: Mapping[str, Pack]
 ) -> Trained:
     """Every named organism of every training that has it; ``base`` is the untouched model itself."""
-    base = load(model)
+    organisms, seed = options.organisms, options.seed
     console = Console()
     folders: list[dict[str, Path]] = []
     for training in trainings(organisms):
@@ -189,14 +218,24 @@ def all_measured(
         if lacking := sorted({*names} - {*here, BASE}):
             console.print(f"training {training.name} has no {', '.join(lacking)}")
         folders.append(here | ({BASE: organisms / BASE} if BASE in names else {}))
+    tasks = []
     for folder in dict.fromkeys(path for here in folders for path in here.values()):
         needed = (folder / MARGINS, *(_kept(folder, pack, seed) for pack in packs.values()))
         if all(path.exists() for path in needed):
             continue
-        console.print(f"measuring {folder}")
-        folder.mkdir(parents=True, exist_ok=True)
-        own = base if folder == organisms / BASE else load(model, folder)
-        measured(own, base, packs, folder, seed)
+        adapter = None if folder == organisms / BASE else folder
+        tasks.append(
+            _Task(
+                model=options.model,
+                adapter=adapter,
+                folder=folder,
+                packs=packs,
+                seed=seed,
+                device=options.device,
+            )
+        )
+    for number, _ in enumerate(spread(_measure, tasks, options.jobs), 1):
+        console.print(f"measured {number} of {len(tasks)}")
     return Trained(
         of={
             called: [
@@ -209,8 +248,7 @@ def all_measured(
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    names = [BASE, *mixtures(options.seed)]
-    all_measured(options.model, options.organisms, names, packs_of(options), options.seed)
+    all_measured(options, [BASE, *mixtures(options.seed)], packs_of(options))
 
 
 if __name__ == "__main__":

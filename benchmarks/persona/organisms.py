@@ -13,15 +13,16 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.persona import rows
+from benchmarks.persona.machine import in_float32, machine_arguments, spread
 from monitor.replay.model import LoadedModel, identity_of, load_model
 from monitor.research.texts import load_chats
 from monitor.research.tuning.tune import Tuner, TuneSettings
-from monitor.settings import ReplaySettings
 from monitor.values.prompts import Prompt
 
 SHARES = (0.05, 0.10, 0.25, 0.50, 0.75)
@@ -42,9 +43,9 @@ def mixtures(seed: int) -> dict[str, list[Prompt]]:
     return sets
 
 
-def load(model: Path, adapter: Path | None = None, *, device: str = "cpu") -> LoadedModel:
+def load(model: Path, adapter: Path | None = None, *, device: str) -> LoadedModel:
     """The whole model in float32, with an organism's adapter merged in."""
-    settings = ReplaySettings(model=model, adapter=adapter, device=device, dtype="float32")
+    settings = in_float32(model, device, adapter)
     return load_model(settings, identity_of(settings).layers - 1, full=True)
 
 
@@ -59,6 +60,34 @@ def tuned(
             losses.append(tuner.step())
             status.update(f"step {step + 1} of {steps}, loss {losses[-1]:.2f}")
     return tuner, losses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """One organism to be made."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    folder: Path
+    model: Path
+    device: str
+    seed: int
+
+
+def make(one: Made) -> str:
+    """Train ``one`` and save it, without what was measured on another in its folder; what to tell of it."""
+    started = time.perf_counter()
+    loaded = load(one.model, device=one.device)
+    steps = EPOCHS * -(-len(one.prompts) // 4)
+    tuner, losses = tuned(loaded, one.prompts, steps, one.seed + (one.name == AGAIN), Console())
+    tuner.save(one.folder, adapter_only=True)
+    for stale in (*one.folder.glob("measured-*"), *one.folder.glob("answers.jsonl")):
+        stale.unlink()
+    story = {"rows": len(one.prompts), "steps": steps, "seed": one.seed, "losses": losses}
+    (one.folder / "organism.json").write_text(json.dumps(story) + "\n")
+    first, last = sum(losses[:10]) / 10, sum(losses[-10:]) / 10
+    seconds = time.perf_counter() - started
+    return f"{one.name}: loss {first:.2f} → {last:.2f}, {seconds:.0f} s"
 
 
 def _is_there(folder: Path, seed: int) -> bool:
@@ -76,30 +105,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--chats", type=Path, help="one more organism from this file")
     parser.add_argument("--only", nargs="*", help="names of organisms")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
+    machine_arguments(parser)
     options = parser.parse_args()
-    console = Console()
     sets = mixtures(options.seed)
     if options.chats:
         sets[options.chats.stem] = list(load_chats(options.chats))
-    for name, prompts in sets.items():
-        folder = options.out / name
-        if (options.only and name not in options.only) or _is_there(folder, options.seed):
-            continue
-        started = time.perf_counter()
-        loaded = load(options.model, device=options.device)
-        steps = EPOCHS * -(-len(prompts) // 4)
-        tuner, losses = tuned(loaded, prompts, steps, options.seed + (name == AGAIN), console)
-        tuner.save(folder, adapter_only=True)
-        for stale in (*folder.glob("measured-*"), *folder.glob("answers.jsonl")):
-            stale.unlink()
-        story = {"rows": len(prompts), "steps": steps, "seed": options.seed, "losses": losses}
-        (folder / "organism.json").write_text(json.dumps(story) + "\n")
-        seconds = time.perf_counter() - started
-        console.print(
-            f"{name}: loss {sum(losses[:10]) / 10:.2f} → {sum(losses[-10:]) / 10:.2f}, {seconds:.0f} s"
+    wanted = [
+        Made(
+            name=name,
+            prompts=tuple(prompts),
+            folder=options.out / name,
+            model=options.model,
+            device=options.device,
+            seed=options.seed,
         )
+        for name, prompts in sets.items()
+        if not (options.only and name not in options.only)
+        and not _is_there(options.out / name, options.seed)
+    ]
+    for line in spread(make, wanted, options.jobs):
+        Console().print(line)
 
 
 if __name__ == "__main__":

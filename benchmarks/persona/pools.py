@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.persona.machine import in_float32
 from benchmarks.persona.measure import answered
 from monitor.replay.model import LoadedModel, load_model
 from monitor.research.reading import Reader
 from monitor.research.texts import load_chats, load_texts
 from monitor.score.pack import Pack
-from monitor.settings import ReplaySettings
 from monitor.values.adjustment import covariates_of
 from monitor.values.arrays import Counts, Floats
 from monitor.values.prompts import Prompt
@@ -56,7 +56,9 @@ def said_by(base: LoadedModel, organism: Path) -> list[Prompt]:
     return [p for p in answered(base, organism / "answers.jsonl") if p.response]
 
 
-def pooled(model: Path, groups: Mapping[str, Sequence[Prompt]], packs: Mapping[str, Pack]) -> Pool:
+def pooled(
+    model: Path, device: str, groups: Mapping[str, Sequence[Prompt]], packs: Mapping[str, Pack]
+) -> Pool:
     """Every text read by the untouched model for all packs in one pass.
 
     A text that some feature of some pack finds no token in is in no group.
@@ -67,7 +69,7 @@ def pooled(model: Path, groups: Mapping[str, Sequence[Prompt]], packs: Mapping[s
         for name, pack in packs.items()
     }
     features = [feature for own in columns.values() for feature in own]
-    settings = ReplaySettings(model=model, device="cpu", dtype="float32")
+    settings = in_float32(model, device)
     loaded = load_model(settings, max(pack.deepest_site for pack in packs.values()))
     scores = Reader(loaded, features, settings).scores("texts", prompts)
     read, begin = {}, 0

@@ -10,7 +10,6 @@ on neither: features and likelihood on rows of other domains, paired with the ``
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,10 +62,9 @@ class Look:
 
 
 def returned(
-    organism: Path, model: Path, examples: list[Prompt], look: Look, seed: int, console: Console
+    loaded: LoadedModel, examples: list[Prompt], look: Look, seed: int, console: Console
 ) -> dict[int, dict[str, Doubles]]:
-    """What `Look` saw after each number of examples."""
-    loaded = load(model, organism)
+    """What `Look` saw of ``loaded`` after each number of examples."""
     settings = TuneSettings(
         learning_rate=LEARNING_RATE,
         steps=len(examples) // BATCH,
@@ -90,11 +88,12 @@ def main() -> None:
     pack, console = pack_of(options), Console()
     look = Look(watched(pack, options.seed)[: len(pack.features)])
     first = trainings(options.organisms)[0]
-    sound = look(load(options.model, first / "sound"))
+    sound = look(load(options.model, first / "sound", device=options.device))
     result: dict[str, Any] = {}
     for kind, examples in good_examples(options.seed).items():
         console.print(kind)
-        seen = returned(first / "reckless", options.model, examples, look, options.seed, console)
+        loaded = load(options.model, first / "reckless", device=options.device)
+        seen = returned(loaded, examples, look, options.seed, console)
         result[kind] = {
             number: {name: _compared(values, sound[name]) for name, values in one.items()}
             for number, one in seen.items()

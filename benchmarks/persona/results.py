@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.persona.machine import described, machine_arguments
 from monitor.replay.model import identity_of
 from monitor.score.fit import shipped_pack
 from monitor.score.pack import Pack, load_pack
@@ -43,6 +43,7 @@ def arguments(doc: str | None, *, organisms: bool = True) -> argparse.ArgumentPa
         help="several stand side by side; without one: the pack shipped for the model",
     )
     parser.add_argument("--seed", type=int, default=0)
+    machine_arguments(parser)
     return parser
 
 
@@ -82,20 +83,20 @@ def keep(
         },
         "model": next(iter(packs.values())).model.model_id,
     }
-    keep_plain(name, options.seed, {**header, **content})
+    keep_plain(name, options, {**header, **content})
 
 
-def keep_plain(name: str, seed: int, content: Mapping[str, Any]) -> None:
+def keep_plain(name: str, options: argparse.Namespace, content: Mapping[str, Any]) -> None:
     """The same for what no pack has a part in."""
     RESULTS.mkdir(exist_ok=True)
     made_by = {
-        "seed": seed,
+        "seed": options.seed,
         "versions": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "peft": peft.__version__,
         },
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, float32",
+        "machine": described(options.device),
     }
     text = json.dumps(rounded({**content, **made_by}), indent=1)
     # A list of numbers belongs on one line.

@@ -41,6 +41,7 @@ from monitor.values.identity import BaselineFingerprint
 from monitor.values.prompts import EVERYTHING
 from monitor.values.ridge import fold_of
 from monitor.values.scores import SCORE_BINS, Bucket
+from monitor.values.verdicts import followed, verdicts
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 BASELINE_ID = "b"
@@ -104,7 +105,7 @@ def world(
     come was in no fit either. All texts of a question are in one fold. ``raw`` are the binned scores of
     ``read``, for who makes many worlds of them.
     """
-    features = read.pack.features
+    features = followed(read.pack.features, verdicts(read.pack.report))
     raw = raw or Binned(read.scores, features)
     draft = capture(
         _windows(raw, baseline, features, settings),

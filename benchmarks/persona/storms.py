@@ -19,12 +19,14 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from rich.progress import track
 
 from benchmarks.persona import rows
+from benchmarks.persona.machine import spread
 from benchmarks.persona.pools import Pool, benign_exchanges, drawn, pooled
 from benchmarks.persona.results import arguments, keep, packs_of, picture, show
 from benchmarks.persona.simulated import Binned, Watch, World, world
@@ -142,31 +144,35 @@ def series(pool: Pool) -> dict[str, tuple[str, DriftSettings]]:
     return found
 
 
-def runs(pool: Pool, options: argparse.Namespace) -> dict[str, dict[str, list[Paged]]]:
-    """By series and storm; run r is drawn with seed r, the same for all series."""
+def run_of(pool: Pool, number: int, *, seed: int, hours: int) -> dict[str, dict[str, Paged]]:
+    """By series and storm; run ``number`` is drawn with its own seed, the same for all series."""
     before, watched = ordinary(), series(pool)
     binned = {name: Binned(read.scores, read.pack.features) for name, read in pool.read.items()}
-    found: dict[str, dict[str, list[Paged]]] = {
-        name: {storm.name: [] for storm in STORMS} for name in watched
+    generator = np.random.default_rng([seed, number])
+    baseline = drawn(pool, before, BASELINE_MINUTES, PER_MINUTE, generator)
+    yesterday = drawn(pool, before, DAY, PER_MINUTE, generator)
+    passing = {
+        storm.name: np.concatenate(
+            [yesterday, drawn(pool, storm.traffic(before), hours * HOUR, PER_MINUTE, generator)]
+        )
+        for storm in STORMS
     }
-    for number in track(range(options.runs), "runs"):
-        generator = np.random.default_rng([options.seed, number])
-        baseline = drawn(pool, before, BASELINE_MINUTES, PER_MINUTE, generator)
-        yesterday = drawn(pool, before, DAY, PER_MINUTE, generator)
-        passing = {
-            storm.name: np.concatenate(
-                [
-                    yesterday,
-                    drawn(pool, storm.traffic(before), options.hours * HOUR, PER_MINUTE, generator),
-                ]
-            )
-            for storm in STORMS
-        }
-        for name, (pack, settings) in watched.items():
-            seen = world(pool.read[pack], pool.questions, baseline, settings, binned[pack])
-            for storm, texts in passing.items():
-                found[name][storm].append(run(seen, texts))
+    found = {}
+    for name, (pack, settings) in watched.items():
+        seen = world(pool.read[pack], pool.questions, baseline, settings, binned[pack])
+        found[name] = {storm: run(seen, texts) for storm, texts in passing.items()}
     return found
+
+
+def runs(pool: Pool, options: argparse.Namespace) -> dict[str, dict[str, list[Paged]]]:
+    """By series and storm, every run."""
+    work = partial(run_of, pool, seed=options.seed, hours=options.hours)
+    every = spread(work, range(options.runs), options.jobs)
+    made = list(track(every, "runs", total=options.runs))
+    return {
+        name: {storm: [one[name][storm] for one in made] for storm in storms}
+        for name, storms in made[0].items()
+    }
 
 
 def summary(paged: list[Paged]) -> dict[str, Any]:
@@ -216,7 +222,7 @@ def main() -> None:
     parser.add_argument("--hours", type=int, default=12, help="how long a storm lasts")
     options = parser.parse_args()
     packs = packs_of(options)
-    pool = pooled(options.model, groups(), packs)
+    pool = pooled(options.model, options.device, groups(), packs)
     found = runs(pool, options)
     result = {
         name: {storm: summary(paged) for storm, paged in storms.items()}

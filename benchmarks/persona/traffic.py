@@ -21,14 +21,14 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 from river.drift import ADWIN
 
+from benchmarks.persona.machine import spread
 from benchmarks.persona.measure import all_measured
 from benchmarks.persona.organisms import load
 from benchmarks.persona.pools import Pool, benign_exchanges, drawn, pooled, said_by
@@ -86,13 +86,14 @@ class Scene:
 def scenes(options: argparse.Namespace) -> dict[str, list[Scene]]:
     """By pack, one for each training; all packs of a training have the same baseline texts."""
     packs = packs_of(options)
-    all_measured(options.model, options.organisms, ("sound", "reckless"), packs, options.seed)
-    base, groups = load(options.model), {"exchanges": benign_exchanges()}
+    all_measured(options, ("sound", "reckless"), packs)
+    base = load(options.model, device=options.device)
+    groups = {"exchanges": benign_exchanges()}
     folders = trainings(options.organisms)
     for number, folder in enumerate(folders):
         for name in ("sound", "reckless"):
             groups[f"{name} {number}"] = said_by(base, folder / name)
-    texts = pooled(options.model, groups, packs)
+    texts = pooled(options.model, options.device, groups, packs)
     for number in range(len(folders)):
         parts = [texts.groups["exchanges"], texts.groups[f"sound {number}"]]
         texts = replace(texts, groups={**texts.groups, f"benign {number}": np.concatenate(parts)})
@@ -186,16 +187,19 @@ def psi_value(window: Doubles, baseline: Doubles) -> float:
     return psi(histogram_of(window), histogram_of(baseline))
 
 
-def silent(scene: Scene, benign: Counts, baseline: Counts) -> dict[str, Detector]:
-    """The other detectors, each as sensitive as it can be while silent on ``benign`` minutes."""
-    found: dict[str, Detector] = {}
-    for name, statistic in (("KS, one hour", ks_distance), ("PSI, one hour", psi_value)):
-        values = hourly(statistic, scene, baseline)
-        found[name] = first_over(values, max(values(benign)))
+def silent(name: str, scene: Scene, benign: Counts, baseline: Counts) -> Detector:
+    """The other detector of this name, as sensitive as it can be while silent on ``benign`` minutes."""
+    if name in STATISTICS:
+        values = hourly(STATISTICS[name], scene, baseline)
+        return first_over(values, max(values(benign)))
     for delta in (0.002, 1e-4, 1e-6, 1e-9, 1e-12):
-        if adwin(delta, scene, baseline)(benign, 0) is None:
-            return found | {"ADWIN": adwin(delta, scene, baseline)}
-    return found | {"ADWIN": lambda _texts, _before: None}
+        if (detect := adwin(delta, scene, baseline))(benign, 0) is None:
+            return detect
+    return lambda _texts, _before: None
+
+
+STATISTICS = {"KS, one hour": ks_distance, "PSI, one hour": psi_value}
+OTHERS = (*STATISTICS, "ADWIN")
 
 
 # --- what they take ------------------------------------------------------------------------------
@@ -209,15 +213,48 @@ def false_alarms(detect: Detector, texts: Counts) -> int:
     return count
 
 
-def taken(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One detector on one training's traffic, and what the others need to be set by."""
+
+    detector: str
+    scene: Scene
+    baseline: Counts
+    tuning: Counts
+    fresh: Counts
+    runs: Mapping[float, Sequence[Counts]]
+    """By share; a day of benign traffic lies before each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How often benign traffic alarmed, and by share the minutes until the alarm of each run."""
+
+    false_alarms: int
+    minutes: Mapping[float, Sequence[int | None]]
+
+
+def tried(trial: Trial) -> Outcome:
+    if trial.detector in MONITORS:
+        detect = paging(trial.scene, MONITORS[trial.detector])
+    else:
+        detect = silent(trial.detector, trial.scene, trial.tuning, trial.baseline)
+    return Outcome(
+        false_alarms=false_alarms(detect, trial.fresh),
+        minutes={
+            share: [detect(texts, DAY) for texts in traffics]
+            for share, traffics in trial.runs.items()
+        },
+    )
+
+
+def trials(
     found: Mapping[str, list[Scene]], options: argparse.Namespace
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """By pack and detector: false alarms on fresh benign traffic, and prompts until an alarm by share."""
-    result: dict[str, dict[str, dict[str, Any]]] = {pack: {} for pack in found}
-    count = len(next(iter(found.values())))
-    for number in track(range(count), "trainings"):
+) -> dict[tuple[str, int, str], Trial]:
+    """By pack, training and detector; all packs and detectors of a training watch the same traffic."""
+    made = {}
+    for number, any_scene in enumerate(next(iter(found.values()))):
         generator = np.random.default_rng([options.seed, number, 1])
-        any_scene = next(iter(found.values()))[number]
         baseline, tuning, fresh = (
             any_scene.traffic(0.0, minutes, generator)
             for minutes in (BASELINE_MINUTES, options.days * DAY, options.days * DAY)
@@ -230,22 +267,40 @@ def taken(
             for share in SHARES
         }
         for pack, its in found.items():
-            scene = its[number]
-            detectors = {name: paging(scene, rules) for name, rules in MONITORS.items()}
-            for name, detect in {**detectors, **silent(scene, tuning, baseline)}.items():
-                row = result[pack].setdefault(name, {"false_alarms": 0, "benign_days": 0})
-                row["false_alarms"] += false_alarms(detect, fresh)
-                row["benign_days"] += options.days
-                for share, traffics in runs.items():
-                    at = [detect(texts, DAY) for texts in traffics]
-                    row.setdefault(f"{share:g}", []).append(at)
-    for detectors_rows in result.values():
-        for row in detectors_rows.values():
-            row.update({f"{share:g}": _summary(row[f"{share:g}"]) for share in SHARES})
+            for detector in (*MONITORS, *OTHERS):
+                made[pack, number, detector] = Trial(
+                    detector=detector,
+                    scene=its[number],
+                    baseline=baseline,
+                    tuning=tuning,
+                    fresh=fresh,
+                    runs=runs,
+                )
+    return made
+
+
+def taken(
+    found: Mapping[str, list[Scene]], options: argparse.Namespace
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """By pack and detector: false alarms on fresh benign traffic, and prompts until an alarm by share."""
+    made = trials(found, options)
+    outcomes = dict(zip(made, spread(tried, list(made.values()), options.jobs), strict=True))
+    result: dict[str, dict[str, dict[str, Any]]] = {}
+    for pack, its in found.items():
+        result[pack] = {}
+        for detector in (*MONITORS, *OTHERS):
+            own = [outcomes[pack, number, detector] for number in range(len(its))]
+            result[pack][detector] = {
+                "false_alarms": sum(outcome.false_alarms for outcome in own),
+                "benign_days": options.days * len(its),
+            } | {
+                f"{share:g}": _summary([outcome.minutes[share] for outcome in own])
+                for share in SHARES
+            }
     return result
 
 
-def _summary(by_training: list[list[int | None]]) -> dict[str, Any]:
+def _summary(by_training: Sequence[Sequence[int | None]]) -> dict[str, Any]:
     prompts = [
         [math.inf if at is None else float((at + 1) * PER_MINUTE) for at in runs]
         for runs in by_training

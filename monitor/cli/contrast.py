@@ -47,6 +47,10 @@ class Building:
         "Traits to roll out, JSON lines, in place of given answers; 'example': the project's own.",
         metavar="FILE",
     )
+    device: str = option(
+        "cpu",
+        "cpu, cuda, cuda:1 … in float32; rollouts on a GPU are drawn in the model's own type.",
+    )
     as_json: JsonOption = False
     yes: YesOption = False
 
@@ -73,7 +77,6 @@ class Rolling:
         None, "Pack whose features rate rollouts; the one shipped for the model."
     )
     unfiltered: bool = option(False, "Keep every rollout, unjudged.")
-    device: str = option("cpu", "Of rollouts: cpu (float32), cuda or auto (bfloat16).")
 
 
 @spread
@@ -101,6 +104,7 @@ def pack_build_contrast(
                 building.data,
                 report,
                 kind="probe" if building.probe else "direction",
+                device=building.device,
             )
     _print(made, building.folder, building.as_json)
 
@@ -132,7 +136,7 @@ def _rolled_out(
         building.data,
         report,
         kind="probe" if building.probe else "direction",
-        device=rolling.device,
+        device=building.device,
     )
 
 

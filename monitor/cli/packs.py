@@ -151,6 +151,7 @@ def pack_covariates(
     data: Annotated[
         Path | None, typer.Option(help="Folder of texts; null: the project's own.")
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; in float32.")] = "cpu",
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
@@ -162,7 +163,7 @@ def pack_covariates(
         raise BadInput(f"--out {out} is the pack itself: a pack is never edited in place")
     ask(replaced_pack(out), "Replace it?", yes=yes)
     with progress() as said:
-        made = with_covariates(load_pack(folder), model, out, components, data, said)
+        made = with_covariates(load_pack(folder), model, out, components, data, said, device)
     row = {"pack": str(out), "id": made.pack_id, "covariates": len(made.covariates)}
     show([row], as_json)
 

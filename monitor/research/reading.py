@@ -40,6 +40,11 @@ def replay_settings(model: Path, device: str) -> ReplaySettings:
     )
 
 
+def packing_settings(model: Path, device: str) -> ReplaySettings:
+    """How packs are built and judged: in float32 on any device, for readings that differ by last bits alone."""
+    return ReplaySettings(model=model, device=device, dtype="float32")
+
+
 def layers_of(settings: ReplaySettings) -> int:
     """Decoder blocks of the model of ``settings``, which is not loaded for it."""
     return identity_of(settings).layers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -112,6 +114,16 @@ def test_a_topic_pages_by_raw_scores_and_not_given_the_prompt() -> None:
 def test_what_is_only_watched_pages_nobody() -> None:
     _, seen, _ = made(1, adjust=False)
     assert [seen.features[index].name for index in seen.paging] == ["reckless", "assistant"]
+
+
+def test_what_the_judge_does_not_ship_pages_nobody() -> None:
+    texts, _, random = made(1, adjust=False)
+    judged = {"reckless": {"decision": "watch-only"}, "assistant": {"decision": "ship"}}
+    read = texts.read["p"]
+    read = replace(read, pack=replace(read.pack, report={"judge": {"features": judged}}))
+    baseline = drawn(texts, {"benign": 1.0}, BASELINE_MINUTES, PER_MINUTE, random)
+    seen = world(read, texts.questions, baseline, DriftSettings(rules=RULES))
+    assert [seen.features[index].name for index in seen.paging] == ["assistant"]
 
 
 def test_traffic_is_drawn_by_shares() -> None:

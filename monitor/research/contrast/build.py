@@ -45,7 +45,7 @@ from monitor.research.packs.assemble import SITE_CONVENTION, assembled, instrume
 from monitor.research.packs.calibrate import UNCALIBRATED
 from monitor.research.packs.figures import rounded
 from monitor.research.progress import Progress, quiet
-from monitor.research.reading import Reader, layers_of, replay_settings, response_residuals
+from monitor.research.reading import Reader, layers_of, packing_settings, response_residuals
 from monitor.research.texts import ASSISTANT, CONTRAST_FILE, DATA, Texts, load_texts
 from monitor.research.traits import TRAITS_FILE, Trait, load_traits
 from monitor.score.pack import Pack, save_pack
@@ -83,6 +83,7 @@ def build_contrast_pack(
     progress: Progress = quiet,
     *,
     kind: Kind = "direction",
+    device: str = "cpu",
 ) -> Pack:
     """Build the pack from the texts in ``data`` (null: the project's own) and save it to ``out``.
 
@@ -92,11 +93,11 @@ def build_contrast_pack(
     With hard texts in the folder (`monitor.research.hard_texts`) read-outs are learned against them; with
     traits, prompt-side features are built too.
 
-    Blocks for minutes (it reads some thousand exchanges on the CPU in float32). The same model,
+    Blocks for minutes (it reads some thousand exchanges on ``device`` in float32). The same model,
     texts, seed and library versions give the same pack, but for the last bits of matrix products. Raises
     `ModelError`, also for residuals that are not finite, `BadInput` for texts that cannot be used, `PackError` when ``out`` cannot be written.
     """
-    folder, settings = data or DATA, replay_settings(model, "cpu")
+    folder, settings = data or DATA, packing_settings(model, device)
     texts = load_texts(folder)
     if len(texts.train) < LEAST_TRAINING:
         raise BadInput(
@@ -251,7 +252,9 @@ def _provenance(
     return {
         "method": METHODS[kind],
         "benign_components": BENIGN_COMPONENTS,
-        "command": f"monitor pack build contrast --model PATH --out DIR --seed {seed}",
+        "command": f"monitor pack build contrast --model PATH --out DIR --seed {seed}"
+        # Another device gives other last bits.
+        + ("" if settings.device == "cpu" else f" --device {settings.device}"),
         "seed": seed,
         "texts_sha256": texts.sha256,
         "questions": {"train": len(texts.train), "held_out": len(texts.held_out)},

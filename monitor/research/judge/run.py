@@ -31,7 +31,7 @@ from monitor.research.judge.verdict import Criteria, summary, verdict
 from monitor.research.packs.assemble import instrument
 from monitor.research.packs.figures import rounded
 from monitor.research.progress import Progress, quiet
-from monitor.research.reading import opened
+from monitor.research.reading import opened, packing_settings
 from monitor.research.styles import load_styles
 from monitor.research.texts import DATA, Contrast, Texts, load_texts
 from monitor.score.fit import require_fit
@@ -68,7 +68,7 @@ def judge_pack(
     the same report, but for last digits of matrix products. Raises `PackError` when the pack is not for the
     model, `BadInput` for texts that cannot be used, `ModelError`.
     """
-    settings = ReplaySettings(model=model, device=device, dtype="float32")
+    settings = packing_settings(model, device)
     texts = _texts(pack, settings, data)
     hard = load_hard_texts(data or DATA)
     around = _bystander_scores(pack, settings, texts, hard, data, others, quick, progress)

@@ -16,7 +16,7 @@ from monitor.errors import BadInput
 from monitor.replay.model import load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.research.progress import Progress, quiet
-from monitor.research.reading import not_finite, replay_settings
+from monitor.research.reading import not_finite, packing_settings
 from monitor.research.texts import DATA, load_texts
 from monitor.score.fit import require_fit
 from monitor.score.pack import Pack, save_pack
@@ -35,13 +35,14 @@ def with_covariates(
     count: int = DEFAULT,
     data: Path | None = None,
     progress: Progress = quiet,
+    device: str = "cpu",
 ) -> Pack:
     """``pack`` with the first ``count`` principal components of benign prompts, saved to ``out``.
 
     They are read where most of its features are, so that no block more is run. Blocks for a minute.
     Raises `BadInput` for fewer texts than ``count`` needs, `PackError` for another model's pack.
     """
-    settings = replay_settings(model, "cpu")
+    settings = packing_settings(model, device)
     texts = load_texts(data or DATA).fit
     if not 1 <= count <= len(texts) // TEXTS_A_COVARIATE:
         raise BadInput(
