@@ -6,6 +6,8 @@ reported, and each way's readings compared with transformers one by one. The eng
 tokenising, planning and pooling; the other ways are handed finished token ids.
 
     python -m benchmarks.engine --model FOLDER [--json FILE] [--rounds 3] [--threads 2]
+    python -m benchmarks.engine --model FOLDER --device cuda --dtype float32 bfloat16
+    python -m benchmarks.engine --model FOLDER --device cuda --dtype bfloat16 --shape 8b  # see shape.py
 
 nnsight and TransformerLens take part when they are installed (extra ``benchmarks``).
 """
@@ -18,8 +20,9 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +33,12 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from benchmarks.peers import Peers
+from benchmarks.shape import DTYPES, SHAPES, run_shape, waited
 from benchmarks.workload import directions, workload
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.settings import ReplaySettings
+from monitor.values.prompts import Prompt
 from monitor.values.scores import Replayed
 
 
@@ -45,26 +50,30 @@ def matmul_seconds(engine: ReplayEngine, tokens: Sequence[int]) -> float:
             shape = (module.in_features, module.out_features)
             shapes[shape] = shapes.get(shape, 0) + 1
     total = 0.0
+    drawn: dict[str, Any] = {"device": engine.loaded.device, "dtype": engine.loaded.dtype}
     with torch.inference_mode():
         for (inputs, outputs), count in shapes.items():
-            weight = torch.randn(outputs, inputs)
+            weight = torch.randn(outputs, inputs, **drawn)
             for size in tokens:
-                row = torch.randn(size, inputs)
+                row = torch.randn(size, inputs, **drawn)
                 torch.nn.functional.linear(row, weight)
-                start = time.perf_counter()
+                start = waited(engine.loaded.device)
                 for _ in range(3):
                     torch.nn.functional.linear(row, weight)
-                total += (time.perf_counter() - start) / 3 * count
+                total += (waited(engine.loaded.device) - start) / 3 * count
     return total
 
 
-def measure(options: argparse.Namespace, system_words: int) -> dict[str, Any]:
-    """One workload: seconds of each way per round, and how far its readings are from the reference."""
+def measure(options: argparse.Namespace, system_words: int, dtype: str) -> dict[str, Any]:
+    """One workload: seconds of each way per round, and how far its readings are from the reference.
+
+    Where the copy has a kernel for whole rows, the engine without it is a way of its own.
+    """
     generator = np.random.default_rng(options.seed)
     settings = ReplaySettings(
         model=options.model,
-        device="cpu",
-        dtype="float32",
+        device=options.device,
+        dtype=dtype,  # type: ignore[arg-type]
         threads=options.threads,
         batch_tokens=options.batch_tokens,
     )
@@ -75,22 +84,23 @@ def measure(options: argparse.Namespace, system_words: int) -> dict[str, Any]:
     prepared = engine.prepare(prompts)
     rows = [prepared.replays[prepared.replay_of[index]] for index in range(len(prompts))]
 
-    full = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
-
-    def run_engine() -> np.ndarray:
-        outcomes = engine.replay(prompts)
-        return np.stack([o.readings for o in outcomes if isinstance(o, Replayed)])
-
-    ways = {"engine": run_engine} | Peers(full, loaded.tokenizer, rows, features).ways()
+    full: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=DTYPES[dtype])
+    full = full.to(loaded.device).eval()
+    ways = {"engine": readings_of(engine, prompts)}
+    if loaded.kernel is not None:
+        plain = ReplayEngine(replace(loaded, kernel=None), features, settings)
+        ways["engine, segment by segment"] = readings_of(plain, prompts)
+    ways |= Peers(full, loaded.tokenizer, rows, features).ways()
     if options.ways:
         ways = {n: w for n, w in ways.items() if any(wanted in n for wanted in options.ways)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     readings: dict[str, np.ndarray] = {}
-    for _ in range(options.rounds):
+    for index in range(options.rounds + options.warm_rounds):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = waited(loaded.device)
             readings[name] = way()
-            seconds[name].append(time.perf_counter() - start)
+            if index >= options.warm_rounds:
+                seconds[name].append(waited(loaded.device) - start)
     reference = readings["transformers, one by one"]
     row_sizes = [
         sum(len(prepared.plan.segments[index].ids) for index in batch)
@@ -110,6 +120,14 @@ def measure(options: argparse.Namespace, system_words: int) -> dict[str, Any]:
         "reading_deviation": float(reference.std(axis=0).mean()),
         "share_of_matmul_limit": matmul_seconds(engine, row_sizes) / median["engine"],
     }
+
+
+def readings_of(engine: ReplayEngine, prompts: Sequence[Prompt]) -> Callable[[], np.ndarray]:
+    def run() -> np.ndarray:
+        outcomes = engine.replay(prompts)
+        return np.stack([o.readings for o in outcomes if isinstance(o, Replayed)])
+
+    return run
 
 
 def peak_memory(options: argparse.Namespace) -> dict[str, float]:
@@ -176,10 +194,17 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=32)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--system-words", type=int, default=195, help="about as many tokens")
-    parser.add_argument("--batch-tokens", type=int, default=2_048)
+    parser.add_argument("--batch-tokens", type=int, help="default: what suits the device")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm-rounds", type=int, default=0, help="before what is counted")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", nargs="+", choices=tuple(DTYPES), default=["float32"])
+    parser.add_argument("--shape", choices=tuple(SHAPES), help="random weights of this shape")
+    parser.add_argument(
+        "--budgets", type=int, nargs="+", default=[8_192, 16_384], help="tokens per row, of --shape"
+    )
     parser.add_argument("--ways", nargs="*", help="only ways whose name contains one of these")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
@@ -190,18 +215,51 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.ways:
         options.ways += ["engine", "one by one"]
-    console = Console()
+    if not run_all(options):
+        sys.exit(1)
+
+
+def run_all(options: argparse.Namespace) -> bool:
+    """Every part, each saved as soon as it is there; one that fails is told, and the next one run."""
+    where = torch.cuda.get_device_name() if options.device == "cuda" else platform.machine()
     results: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}",
-        "own prompts": measure(options, 0),
-        "shared system prompt": measure(options, options.system_words),
-        "peak_mib": peak_memory(options),
+        "machine": f"{where}, {options.threads} threads, torch {torch.__version__}"
     }
-    show(console, "Prompts of their own", results["own prompts"])
-    show(console, "A system prompt shared by all", results["shared system prompt"])
-    console.print("peak MiB:", results["peak_mib"])
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+    def save(name: str, part: object) -> None:
+        results[name] = part
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+    console = Console()
+
+    def workload_part(name: str, words: int, dtype: str) -> Callable[[], None]:
+        def run() -> None:
+            result = measure(options, words, dtype)
+            save(f"{name}, {dtype}", result)
+            show(console, f"{name}, {dtype}", result)
+
+        return run
+
+    parts: list[Callable[[], None]] = []
+    if options.shape:
+        parts.append(lambda: run_shape(options, save))
+    else:
+        for dtype in options.dtype:
+            parts.append(workload_part("own prompts", 0, dtype))
+            parts.append(workload_part("shared system prompt", options.system_words, dtype))
+        if options.device == "cpu":
+            parts.append(lambda: save("peak_mib", peak_memory(options)))
+    failed = 0
+    for part in parts:
+        try:
+            part()
+        except Exception:
+            failed += 1
+            traceback.print_exc()
+    if "peak_mib" in results:
+        console.print("peak MiB:", results["peak_mib"])
+    return not failed
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ class Peers:
         self.tokenizer = tokenizer
         self.rows = rows
         self.site = features[0].site
-        self.weight = torch.from_numpy(np.stack([f.weight for f in features], axis=1))
+        self.device = next(model.parameters()).device
+        self.weight = torch.from_numpy(np.stack([f.weight for f in features], axis=1)).to(
+            self.device
+        )
         self.pad = tokenizer.pad_token_id or 0
         longest_first = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids))
         self.one_by_one = [[index] for index in range(len(rows))]
@@ -58,10 +61,11 @@ class Peers:
                     ids[line, : len(own)] = torch.tensor(own)
                     mask[line, : len(own)] = 1
                 with torch.no_grad():
-                    projected = states(ids, mask) @ self.weight
+                    given = states(ids.to(self.device), mask.to(self.device))
+                    projected = given.to(self.weight.dtype) @ self.weight
                 for line, index in enumerate(batch):
                     positions = self.rows[index].positions("all", 1)
-                    readings[index] = projected[line, positions].mean(dim=0).numpy()
+                    readings[index] = projected[line, positions].mean(dim=0).cpu().numpy()
             return readings
 
         return run
@@ -113,9 +117,9 @@ class Peers:
 
         path = self.model.config._name_or_path
         # A copy of its own: the bridge replaces parts of the model it is given.
-        own = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        own: Any = AutoModelForCausalLM.from_pretrained(path, dtype=self.model.dtype)
         bridge = TransformerBridge.boot_transformers(
-            path, hf_model=own, tokenizer=self.tokenizer, device="cpu"
+            path, hf_model=own, tokenizer=self.tokenizer, device=str(self.device)
         )
         name = f"blocks.{self.site}.hook_out"
 

@@ -4,8 +4,9 @@ Legend: t = tokens of the row, h = query heads, g = key/value heads, e = head wi
 
 Everything but attention works token by token, so prompts can stand in one row without padding. Here
 each segment attends to itself, causally, and to the kept keys and values of the prefixes it
-continues. The function is registered with transformers under `PACKED`; transformers builds no mask
-for a name it knows no mask for, and hands ``packed_row`` through from the model's call.
+continues: by one kernel for the whole row where the device has one that was proven (`variable`),
+else segment by segment. The function is registered with transformers under `PACKED`; transformers
+builds no mask for a name it knows no mask for, and hands ``packed_row`` through from the model's call.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface
+
+from monitor.replay.variable import Layout, VariableKernel, layout_of
 
 PACKED = "monitor_packed"
 
@@ -56,12 +59,15 @@ class PackedSegment:
 class PackedRow:
     """One forward pass. ``kept[prefix][block]`` are keys and values [1, g, tokens, e].
 
-    ``exact_softmax``: compute the attention weights openly instead of by a fused kernel.
+    ``exact_softmax``: compute the attention weights openly instead of by a fused kernel. ``kernel``
+    takes all segments at once, in ``layout``, which is made where the first block asks for it.
     """
 
     segments: tuple[PackedSegment, ...]
     kept: dict[int, dict[int, KeysValues]]
     exact_softmax: bool = False
+    kernel: VariableKernel | None = None
+    layout: Layout | None = None
     masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
 
 
@@ -80,14 +86,16 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of query [1, h, t, e] over key, value [1, g, t, e], segment by segment: [1, t, h, e]."""
     block = int(module.layer_idx)  # type: ignore[arg-type]
+    _keep(packed_row, block, key, value)
+    if packed_row.kernel is not None and softcap is None and not packed_row.exact_softmax:
+        return _at_once(
+            query, key, value, block, packed_row, scaling=scaling, window=sliding_window
+        ), None
     groups = query.shape[1] // key.shape[1]
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     for segment in packed_row.segments:
         here = slice(segment.start, segment.stop)
         own = (key[:, :, here], value[:, :, here])
-        if segment.keep is not None:
-            kept = packed_row.kept.setdefault(segment.keep, {})
-            kept[block] = (own[0].clone(), own[1].clone())
         parts = [packed_row.kept[prefix][block] for prefix in segment.chain]
         keys = torch.cat([*(k for k, _ in parts), own[0]], dim=2) if parts else own[0]
         values = torch.cat([*(v for _, v in parts), own[1]], dim=2) if parts else own[1]
@@ -109,6 +117,46 @@ def packed_attention(
             )
         output[:, here] = result.transpose(1, 2)
     return output, None
+
+
+def _keep(row: PackedRow, block: int, key: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy the keys and values of the segments that others will continue."""
+    for segment in row.segments:
+        if segment.keep is not None:
+            here = slice(segment.start, segment.stop)
+            kept = row.kept.setdefault(segment.keep, {})
+            kept[block] = (key[:, :, here].clone(), value[:, :, here].clone())
+
+
+def _at_once(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    block: int,
+    row: PackedRow,
+    *,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """The attention of the whole row [1, t, h, e] by the row's kernel."""
+    assert row.kernel is not None
+    if row.layout is None:
+        chains = {prefix for segment in row.segments for prefix in segment.chain}
+        row.layout = layout_of(
+            [(segment.stop - segment.start, segment.chain) for segment in row.segments],
+            {prefix: row.kept[prefix][block][0].shape[2] for prefix in chains},
+            query.device,
+        )
+    layout = row.layout
+    keys, values = (one[0].transpose(0, 1) for one in (key, value))
+    if layout.gather is not None:
+        kept = [row.kept[prefix][block] for prefix in layout.prefixes]
+        keys = torch.cat([*(k[0].transpose(0, 1) for k, _ in kept), keys])[layout.gather]
+        values = torch.cat([*(v[0].transpose(0, 1) for _, v in kept), values])[layout.gather]
+    if window is not None and layout.longest_key <= window:
+        window = None
+    queries = query[0].transpose(0, 1)
+    return row.kernel(queries, keys, values, layout, scaling=scaling, window=window)[None]
 
 
 def _mask(

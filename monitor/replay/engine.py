@@ -20,7 +20,7 @@ import torch
 from monitor.metrics import METRICS
 from monitor.replay.answer import answered
 from monitor.replay.forward import Forward, RowReader
-from monitor.replay.model import LoadedModel, positions_limit
+from monitor.replay.model import LoadedModel, batch_tokens, positions_limit
 from monitor.replay.plan import Plan, plan
 from monitor.replay.pooling import FeatureBank
 from monitor.replay.prepared import Prepared, Statistics
@@ -64,6 +64,7 @@ class ReplayEngine:
         self._features = len(features)
         self._bank = FeatureBank(read, loaded.config.hidden_size, loaded.device)
         self._limit = positions_limit(settings, loaded.config)
+        self._batch_tokens = batch_tokens(settings, loaded.device)
         self._tokeniser = tokeniser(loaded, settings)
         self._statistics = Statistics()
         self.turn = threading.Lock()
@@ -78,7 +79,7 @@ class ReplayEngine:
         """Everything beside the prompt that the readings depend on."""
         settings = self.settings
         rules: dict[str, object] = {
-            "batch_tokens": settings.batch_tokens,
+            "batch_tokens": self._batch_tokens,
             "cut": CUT_RULE,
             "mask_special_tokens": settings.mask_special_tokens,
             "mask_template": settings.mask_template,
@@ -160,7 +161,7 @@ class ReplayEngine:
             # Alone and without kept prefixes it may still fit.
             alone = plan(
                 [prepared.replays[replay].ids],
-                batch_tokens=self.settings.batch_tokens,
+                batch_tokens=self._batch_tokens,
                 min_shared_tokens=None,
             )
             again, still_failed = self._activations(alone, [prepared.replays[replay]])
@@ -206,7 +207,7 @@ class ReplayEngine:
             replay_of=replay_of,
             plan=plan(
                 [one.ids for one in replays],
-                batch_tokens=self.settings.batch_tokens,
+                batch_tokens=self._batch_tokens,
                 min_shared_tokens=self._least_shared(),
             ),
             generated=generated,

@@ -14,6 +14,7 @@ from monitor.replay.attention import KeysValues, PackedRow, PackedSegment
 from monitor.replay.model import LoadedModel
 from monitor.replay.plan import Plan, Segment
 from monitor.replay.taps import tapped
+from monitor.replay.variable import sent
 
 RowReader = Callable[[int, torch.Tensor], None]
 """Takes a site and its residual stream [t, d] for the whole row."""
@@ -83,13 +84,12 @@ class Forward:
             site: (lambda residual, site=site: read(site, residual[0])) for site in self.sites
         }
         loaded = self.loaded
-        ids = torch.tensor([[i for segment in segments for i in segment.ids]], device=loaded.device)
+        ids = sent(torch.tensor([[i for s in segments for i in s.ids]]), loaded.device)
         inputs: dict[str, object] = {}
         if loaded.packed:
             inputs["packed_row"] = self._packed(members, segments)
-            inputs["position_ids"] = torch.cat(
-                [torch.arange(s.first, s.first + len(s.ids)) for s in segments]
-            )[None].to(loaded.device)
+            positions = torch.cat([torch.arange(s.first, s.first + len(s.ids)) for s in segments])
+            inputs["position_ids"] = sent(positions[None], loaded.device)
         with torch.inference_mode(), tapped(loaded.blocks, readers):
             loaded.model(input_ids=ids, use_cache=False, **inputs)
         self.finish_row(members)
@@ -114,6 +114,7 @@ class Forward:
             segments=tuple(parts),
             kept=self._kept,
             exact_softmax=self.loaded.attention.endswith("eager"),
+            kernel=self.loaded.kernel,
         )
 
 

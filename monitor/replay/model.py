@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,17 +27,22 @@ from transformers import (
 
 from monitor.errors import ModelError, MonitorError
 from monitor.given import read_given
+from monitor.logs import get_logger
 from monitor.replay.adapter import CONFIG_FILE as ADAPTER_CONFIG
 from monitor.replay.adapter import adapter_hash, merge
 from monitor.replay.attention import PACKED, PROVEN_ARCHITECTURES
 from monitor.replay.layers import blocks, require_decoder, truncated
+from monitor.replay.proving import kernel_proof
+from monitor.replay.variable import VariableKernel, found_kernel
+from monitor.replay.weights import weights_hash
 from monitor.settings import ReplaySettings
 from monitor.values.identity import ModelIdentity
 
-SAMPLE_BYTES = 4_096
-LARGEST_HEADER = 100_000_000
-"""What the library itself refuses beyond."""
+log = get_logger(__name__)
+
 LARGEST_TEMPLATE = 4 * 1024 * 1024
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2_048, 16_384
+"""A CPU's caches want short rows; a GPU wants enough work for the host to keep ahead of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,7 @@ class LoadedModel:
     ``model`` is the stack of blocks without LM head, ``answerer`` the whole model around the same
     weights when it was loaded in full, ``config`` the full model's own configuration. ``packed``
     says that rows of several prompts may be run at once; otherwise prompts are run one at a time.
+    ``kernel`` takes the attention of such a row at once, where one was found and proven.
     ``identity`` is that of the full model, every hash known.
     """
 
@@ -60,6 +65,7 @@ class LoadedModel:
     packed: bool
     attention: str
     identity: ModelIdentity
+    kernel: VariableKernel | None = None
 
     @property
     def model_id(self) -> str:
@@ -111,6 +117,7 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
         with _translated(settings.adapter):
             merge(whole, settings.adapter, full=full, layers=config.num_hidden_layers)
     stack = whole.base_model if full else whole
+    kernel = _kernel(stack, device, dtype) if packed and settings.attention == "sdpa" else None
     return LoadedModel(
         model=stack,
         answerer=whole if full else None,
@@ -119,9 +126,36 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
         device=device,
         dtype=dtype,
         packed=packed,
-        attention=f"packed-{settings.attention}" if packed else stack.config._attn_implementation,
+        attention=f"packed-{'varlen' if kernel else settings.attention}"
+        if packed
+        else stack.config._attn_implementation,
         identity=_identity(folder, gguf, settings.adapter, config, tokenizer),
+        kernel=kernel,
     )
+
+
+def _kernel(
+    stack: PreTrainedModel, device: torch.device, dtype: torch.dtype
+) -> VariableKernel | None:
+    """A kernel for whole rows, if the device has one that reads what the plain form reads."""
+    kernel = found_kernel(device, dtype)
+    if kernel is None:
+        return None
+    try:
+        proof = kernel_proof(stack, kernel)
+    except RuntimeError as error:
+        # A width of heads or a card that the kernel does not know: it says so when it is called.
+        log.info("replay.kernel_refused", error=str(error).splitlines()[0])
+        return None
+    log.info("replay.kernel", holds=proof.holds, distance=proof.other, plain=proof.plain)
+    return kernel if proof.holds else None
+
+
+def batch_tokens(settings: ReplaySettings, device: torch.device) -> int:
+    """Tokens of one forward pass: the setting, or what suits the device."""
+    if settings.batch_tokens is not None:
+        return settings.batch_tokens
+    return GPU_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
 
 
 def identity_of(settings: ReplaySettings) -> ModelIdentity:
@@ -315,52 +349,3 @@ def _identity(
         tokenizer_hash=hashlib.sha256(vocabulary.encode()).hexdigest(),
         template_hash=hashlib.sha256(template_of(tokenizer).encode()).hexdigest(),
     )
-
-
-def weights_hash(files: list[Path]) -> str:
-    """SHA-256 over every file's size, header, and two 4 KiB samples (start, middle) of each tensor.
-
-    Milliseconds instead of a read of every byte; a tensor that training or merging has touched
-    anywhere near its start or middle changes it. A GGUF file is sampled at 1,024 even steps, after
-    its first MiB.
-    """
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(struct.pack("<Q", size))
-        with file.open("rb") as stream:
-            for offset, length in _samples(stream, size, gguf=file.suffix == ".gguf"):
-                stream.seek(offset)
-                digest.update(stream.read(length))
-    return digest.hexdigest()
-
-
-def _samples(stream: Any, size: int, *, gguf: bool) -> Iterator[tuple[int, int]]:
-    if gguf:
-        yield 0, 1 << 20
-        for step in range(1_024):
-            yield step * size // 1_024, SAMPLE_BYTES
-        return
-    header_bytes, tensors = _header(stream, size)
-    yield 0, 8 + header_bytes
-    for start, end in tensors:
-        for offset in (start, (start + end) // 2):
-            yield 8 + header_bytes + offset, min(SAMPLE_BYTES, end - offset)
-
-
-def _header(stream: Any, size: int) -> tuple[int, list[tuple[int, int]]]:
-    """Length of a safetensors header, and where its tensors begin and end behind it, by name."""
-    try:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > min(LARGEST_HEADER, size):
-            raise ValueError("the header is longer than the file, or than any")
-        header: Any = json.loads(stream.read(length))
-        found = [header[name]["data_offsets"] for name in sorted(header) if name != "__metadata__"]
-        tensors = [(int(start), int(end)) for start, end in found]
-        if any(not 0 <= start <= end <= size for start, end in tensors):
-            raise ValueError("a tensor lies outside of the file")
-    except (struct.error, ValueError, TypeError, KeyError, RecursionError):
-        raise ModelError(
-            f"{stream.name} is cut short or no safetensors", hint="fetch the model again"
-        ) from None
-    return length, tensors

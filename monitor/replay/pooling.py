@@ -17,6 +17,7 @@ import torch
 from monitor.errors import PackError
 from monitor.replay.contest import Contest, contest
 from monitor.replay.regions import Tokens
+from monitor.replay.variable import sent
 from monitor.values.arrays import Counts, Floats
 from monitor.values.features import Encoder, Feature, InputNorm, Pooling, Region
 
@@ -137,7 +138,7 @@ class FeatureBank:
             positions = tokens.positions(group.region, group.skip_tokens)
             if positions.size == 0:
                 continue
-            chosen = activations[torch.from_numpy(positions).to(self.device)][:, columns]
+            chosen = activations[sent(torch.from_numpy(positions), self.device)][:, columns]
             if group.largest_norm is not None:
                 # One site and one limit in a group: a token is masked in all columns or in none.
                 chosen = chosen[chosen[:, 0] != MASKED]

@@ -12,7 +12,7 @@ import torch
 
 from monitor.errors import BadInput
 from monitor.replay.forward import Forward, RowReader
-from monitor.replay.model import LoadedModel
+from monitor.replay.model import LoadedModel, batch_tokens
 from monitor.replay.plan import plan
 from monitor.replay.regions import Tokens
 from monitor.replay.tokens import tokeniser
@@ -81,7 +81,7 @@ class ResidualReader:
         means = np.full((len(rows), len(sites), width), np.nan, dtype=np.float32)
         work = plan(
             [one.ids for one in rows],
-            batch_tokens=self.settings.batch_tokens,
+            batch_tokens=batch_tokens(self.settings, self.loaded.device),
             min_shared_tokens=None,
         )
         where = {site: index for index, site in enumerate(sites)}

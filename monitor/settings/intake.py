@@ -212,7 +212,11 @@ class ReplaySettings(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     attention: Literal["sdpa", "eager"] = "sdpa"
     max_tokens: int = Field(2_048, ge=16, description="longer prompts are cut and marked")
-    batch_tokens: int = Field(2_048, ge=16, description="tokens in one forward pass")
+    batch_tokens: int | None = Field(
+        None,
+        ge=16,
+        description="tokens in one forward pass; null: 2,048 on a CPU, 16,384 on a GPU",
+    )
     share_prefixes: bool = True
     min_shared_tokens: int = Field(32, ge=1, description="shortest prefix worth sharing")
     chat_template: Path | None = Field(

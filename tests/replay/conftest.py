@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
+from transformers import PreTrainedTokenizerFast
 
 from monitor.replay.model import load_model
 from monitor.settings import ReplaySettings
 from monitor.values.features import Calibration, Feature
 from monitor.values.prompts import Message, Prompt, RecordKey
+from tests.replay.architectures import save_drawn
 from tests.scenes.models import tiny_llama_config
 
 CHATML = (
@@ -95,19 +95,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def tiny_model(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
 ) -> Callable[[Any], Path]:
-    """Save a random model of a configuration; its attention is strong enough to be got wrong."""
+    """`save_drawn` into a folder of its own."""
 
     def save(config: Any) -> Path:
-        folder = tmp_path_factory.mktemp(config.model_type)
-        set_seed(7)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if weight.ndim >= 2 and "norm" not in name:
-                    weight.normal_(0.0, 1.4 / weight.shape[-1] ** 0.5)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return folder
+        return save_drawn(config, tokenizer, tmp_path_factory.mktemp(config.model_type))
 
     return save
 
