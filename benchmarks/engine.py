@@ -64,7 +64,7 @@ def matmul_seconds(engine: ReplayEngine, tokens: Sequence[int]) -> float:
     return total
 
 
-def measure(options: argparse.Namespace, system_words: int, dtype: str) -> dict[str, Any]:
+def measure(options: argparse.Namespace, system_words: int, dtype: Any) -> dict[str, Any]:
     """One workload: seconds of each way per round, and how far its readings are from the reference.
 
     Where the copy has a kernel for whole rows, the engine without it is a way of its own.
@@ -73,7 +73,7 @@ def measure(options: argparse.Namespace, system_words: int, dtype: str) -> dict[
     settings = ReplaySettings(
         model=options.model,
         device=options.device,
-        dtype=dtype,  # type: ignore[arg-type]
+        dtype=dtype,
         threads=options.threads,
         batch_tokens=options.batch_tokens,
     )
@@ -233,7 +233,7 @@ def run_all(options: argparse.Namespace) -> bool:
 
     console = Console()
 
-    def workload_part(name: str, words: int, dtype: str) -> Callable[[], None]:
+    def workload_part(name: str, words: int, dtype: Any) -> Callable[[], None]:
         def run() -> None:
             result = measure(options, words, dtype)
             save(f"{name}, {dtype}", result)

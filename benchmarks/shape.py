@@ -19,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,8 @@ from benchmarks.workload import directions, workload
 from monitor.replay.attention import PACKED
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.layers import truncated
-from monitor.replay.model import LoadedModel
+from monitor.replay.model import LoadedModel, proven_kernel
 from monitor.replay.plan import Plan
-from monitor.replay.proving import kernel_proof
-from monitor.replay.variable import found_kernel
 from monitor.settings import ReplaySettings
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Prompt
@@ -89,16 +88,14 @@ def drawn_copy(options: argparse.Namespace, dtype: str) -> LoadedModel:
     config = LlamaConfig(**SHAPES[options.shape], max_position_embeddings=8_192)
     tokenizer = AutoTokenizer.from_pretrained(options.model, local_files_only=True)
     torch.manual_seed(options.seed)
+    kind: Any = AutoModel
     with torch.device(device):
-        stack = AutoModel.from_config(
+        stack = kind.from_config(
             truncated(config, options.site + 1), dtype=DTYPES[dtype], attn_implementation=PACKED
         )
     stack.eval().requires_grad_(False)
-    kernel = found_kernel(device, DTYPES[dtype])
-    if kernel is not None:
-        proof = kernel_proof(stack, kernel)
-        print(f"variable-length kernel: {proof}, holds: {proof.holds}", flush=True)
-        kernel = kernel if proof.holds else None
+    kernel = proven_kernel(stack, device, DTYPES[dtype])
+    print("kernel for whole rows:", "proven" if kernel else "none", flush=True)
     return LoadedModel(
         model=stack,
         answerer=None,
@@ -175,9 +172,9 @@ def measure_shape(options: argparse.Namespace, loaded: LoadedModel, words: int) 
             prepared = engine.prepare(prompts)
             name = f"{form}, rows of {budget}"
             plans[name] = prepared.plan
-            ways[name] = lambda engine=engine, prepared=prepared: engine.run(prepared)
+            ways[name] = partial(engine.run, prepared)
         # Beside the model alone: tokenised and planned anew in the same thread.
-        ways[f"{name}, with tokenising"] = lambda engine=engine: engine.replay(prompts)
+        ways[f"{name}, with tokenising"] = partial(engine.replay, prompts)
         plans[f"{name}, with tokenising"] = prepared.plan
     seconds = timed(ways, options.rounds, loaded.device)
     peak = product_peak(loaded.device, loaded.dtype)
@@ -224,9 +221,7 @@ def profile(options: argparse.Namespace, loaded: LoadedModel) -> dict[str, Any]:
         seconds = waited(loaded.device) - start
     # An operator is listed beside the kernels that it started: count the kernels alone.
     events = [
-        event
-        for event in prof.key_averages()
-        if not cuda or event.device_type == torch.autograd.DeviceType.CUDA
+        event for event in prof.key_averages() if not cuda or event.device_type.name == "CUDA"
     ]
     spent = {
         event.key[:120]: (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6

@@ -117,7 +117,9 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
         with _translated(settings.adapter):
             merge(whole, settings.adapter, full=full, layers=config.num_hidden_layers)
     stack = whole.base_model if full else whole
-    kernel = _kernel(stack, device, dtype) if packed and settings.attention == "sdpa" else None
+    kernel = (
+        proven_kernel(stack, device, dtype) if packed and settings.attention == "sdpa" else None
+    )
     return LoadedModel(
         model=stack,
         answerer=whole if full else None,
@@ -134,7 +136,7 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
     )
 
 
-def _kernel(
+def proven_kernel(
     stack: PreTrainedModel, device: torch.device, dtype: torch.dtype
 ) -> VariableKernel | None:
     """A kernel for whole rows, if the device has one that reads what the plain form reads."""
