@@ -18,7 +18,6 @@ from monitor.values.scores import CanaryRun
 from monitor.values.surprise import IdentityState, Tally
 from monitor.values.witnesses import UNLABELLED, Cause, Verdict, Witness
 
-
 ON_ITS_WAY: Final = 0.5
 """Identity does not vouch from this share of the limit (both are logs) on: a small share of answers from another
 model hardly moves their mean, and whatever drifts for it would be put down to the users."""
