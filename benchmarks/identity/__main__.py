@@ -1,6 +1,6 @@
 """Is it the served model? What the witnesses see, on real answers of the small model.
 
-python -m benchmarks.identity pools    --model M --organisms O --cache C   # once; minutes of CPU time
+python -m benchmarks.identity pools    --model M --organisms O --cache C   # once; --device cuda for large ones
 python -m benchmarks.identity swap     --model M --cache C   # other precisions, a few steps of training
 python -m benchmarks.identity shares   --model M --cache C   # 1 %, 5 % and 20 % of the answers
 python -m benchmarks.identity validity --model M --cache C   # the copy itself is not accused
@@ -46,17 +46,19 @@ def measure(name: str, rest: list[str]) -> None:
     parser = arguments(__doc__, organisms=False)
     parser.prog = f"benchmarks.identity {name}"
     parser.add_argument("--cache", type=Path, required=True, help="where the pools lie")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, a thread each")
     if name == "pools":
         parser.add_argument(
             "--organisms", type=Path, required=True, help="one training of organisms.py"
         )
-        from benchmarks.identity.pools import make_pools
+        parser.add_argument("--device", default="cpu")
+        parser.add_argument("--questions", type=int, help="of each topic; all of them on a GPU")
+        parser.add_argument("--draws", type=int, help="answers to each question")
+        from benchmarks.identity.drawing import make_pools
 
         return make_pools(parser.parse_args(rest))
     module, function, runs = PARTS[name]
     parser.add_argument("--runs", type=int, default=runs)
-    if name == "shares":
-        parser.add_argument("--feature-runs", type=int, default=runs)
     options = parser.parse_args(rest)
     found = getattr(importlib.import_module(f"benchmarks.identity.{module}"), function)(options)
     keep(name, options, found)

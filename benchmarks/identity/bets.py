@@ -22,6 +22,12 @@ def wagered(pool: Pool) -> Doubles:
     return np.array([wagers(one, TOLERANCE) for one in pool.surprises])
 
 
+def counted(pool: Pool, gains: Doubles) -> Doubles:
+    """``gains`` [n, s] where the log holds the server's token counts: answers that are split otherwise win nothing."""
+    found: Doubles = np.where((pool.drawn_tokens == pool.tokens)[:, None], gains, 0.0)
+    return found
+
+
 def highest(gains: Doubles) -> Doubles:
     """The largest log e-value [r] of answers that come with ``gains`` [r, n, s], looked at after each."""
     found: Doubles = _averaged(gains.cumsum(axis=1)).max(axis=1)

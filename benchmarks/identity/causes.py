@@ -1,6 +1,6 @@
 """Six causes, and shifts of the input alone: which verdict does whoever is paged read?
 
-    python -m benchmarks.identity causes --model FOLDER --cache DIR [--runs 40] [--seed 0]
+    python -m benchmarks.identity causes --model FOLDER --cache DIR [--runs 40] [--seed 0] [--jobs 1]
 
 20 prompts a minute at temperature 1, two hours of the copy's answers to core questions, then six hours of
 
@@ -9,7 +9,7 @@
 - *template or system prompt*: in turn another chat template than the copy's, and a system prompt that no log holds;
 - *instrument*: in the copy's place stands one of 4 bits or one with an adapter; what its canaries read was measured.
 
-Shifts of the input alone, the copy answering throughout: topics that rotate by the hour, a new customer (one topic
+Shifts of the input alone last a day each, the copy answering throughout: topics that rotate by the hour, a new customer (one topic
 comes to 30 % to 60 %), other languages (20 % to 60 %), a system prompt that is reworded where logs hold it.
 
 The verdict is the cause in the first alert that fires, of identity's rule or of the default ones on features; where
@@ -22,11 +22,12 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from rich.progress import track
 
+from benchmarks.identity.jobs import spread_over
 from benchmarks.identity.pools import load_canaries, load_pools
 from benchmarks.identity.questions import questions
 from benchmarks.identity.watching import (
@@ -47,6 +48,8 @@ from monitor.values.witnesses import Cause
 
 BEFORE: Final = 2 * 60
 AFTER: Final = 6 * 60
+DAY: Final = 24 * 60
+"""Minutes of a shift of the input alone."""
 BASELINE_MINUTES: Final = 1_000
 WEIGHED: Final = (0.2, 0.05)
 """Shares of the answers that are weighed (``identity.share``)."""
@@ -96,9 +99,9 @@ def _mixed(answers: Answers, _run: int, generator: np.random.Generator) -> Count
 
 
 def _rotating(answers: Answers, _run: int, generator: np.random.Generator) -> Counts:
-    """Every hour another topic has the most of it."""
+    """Every hour another topic has half of it."""
     hours = []
-    for topic in generator.choice(_topics(answers), size=AFTER // 60):
+    for topic in generator.choice(_topics(answers), size=DAY // 60):
         shares = {"core": generator.uniform(0.2, 0.6), str(topic): 0.5}
         hours.append(drawn(answers, shares, 60, generator))
     return np.concatenate(hours)
@@ -111,7 +114,7 @@ def _comes(names: Sequence[str], least: float, most: float) -> Passing:
         chosen = names or _topics(answers)
         share = generator.uniform(least, most)
         shares = {"core": 1 - share, chosen[run % len(chosen)]: share}
-        return drawn(answers, shares, AFTER, generator)
+        return drawn(answers, shares, DAY, generator)
 
     return passing
 
@@ -139,8 +142,47 @@ BESIDE: Final[Mapping[str, Passing]] = {
     **{name: _speaks(name) for name in INSIDE},
     "steered": _speaks("steered"),
     "adapter of 1 step": _speaks("steps-1"),
+    "adapter of 64 steps": _speaks("steps-64"),
 }
 """Shown beside, without a verdict that would be right."""
+
+
+SCENES: Final = {"causes": CAUSES, "input_shifts": SHIFTS, "beside": BESIDE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What all runs share."""
+
+    answers: Answers
+    binned: Binned
+    faults: Sequence[float]
+    """What canaries read where another model stands in the copy's place."""
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Play:
+    """One run of a scene."""
+
+    kind: str
+    name: str
+    weighed: float
+    run: int
+
+
+def played(stage: Stage, play: Play) -> Told:
+    scenes = SCENES[play.kind]
+    number = [*SCENES].index(play.kind) * 100 + [*scenes].index(play.name)
+    return watched(
+        stage.answers,
+        stage.binned,
+        scenes[play.name],
+        play.weighed,
+        stage.faults[play.run % len(stage.faults)] if play.name == "instrument" else 0.0,
+        play.run,
+        np.random.default_rng([stage.seed, number, play.run]),
+    )
 
 
 def six_causes(options: argparse.Namespace) -> dict[str, Any]:
@@ -151,33 +193,36 @@ def six_causes(options: argparse.Namespace) -> dict[str, Any]:
     }
     answers = answers_of(pools, questions(), pack_of(options))
     binned = Binned(answers.read.scores, answers.read.pack.features)
+    for feature in range(len(answers.read.pack.features)):
+        binned.counted(feature)
     canaries = load_canaries(options.cache)
-    faults = [canaries[name] for name in ("int4", "steps-8")]
-    found: dict[str, Any] = {"per_minute": PER_MINUTE, "canaries": canaries, "weighed": {}}
-    for weighed in WEIGHED:
-        told: dict[str, dict[str, list[Told]]] = {}
-        for kind, scenes, runs in (
-            ("causes", CAUSES, options.runs),
-            ("input_shifts", SHIFTS, INPUT_RUNS),
-            ("beside", BESIDE, INPUT_RUNS),
-        ):
-            told[kind] = {
-                name: [
-                    watched(
-                        answers,
-                        binned,
-                        passing,
-                        weighed,
-                        faults[run % len(faults)] if name == "instrument" else 0.0,
-                        run,
-                        np.random.default_rng([options.seed, number, run]),
-                    )
-                    for run in track(range(runs), f"{name}, {weighed:.0%} weighed")
-                ]
-                for number, (name, passing) in enumerate(scenes.items())
-            }
-        found["weighed"][f"{weighed:g}"] = summary(told)
-    return found
+    stage = Stage(
+        answers=answers,
+        binned=binned,
+        faults=[canaries[name] for name in ("int4", "steps-8")],
+        seed=options.seed,
+    )
+    beside = min(INPUT_RUNS, options.runs)
+    runs = {"causes": options.runs, "input_shifts": beside, "beside": beside}
+    # The longest first, so that no process is left with one at the end.
+    plays = [
+        Play(kind=kind, name=name, weighed=weighed, run=run)
+        for kind in ("input_shifts", "causes", "beside")
+        for weighed in WEIGHED
+        for name in SCENES[kind]
+        for run in range(runs[kind])
+    ]
+    told: dict[float, dict[str, dict[str, list[Told]]]] = {
+        weighed: {kind: {name: [] for name in scenes} for kind, scenes in SCENES.items()}
+        for weighed in WEIGHED
+    }
+    for play, found in spread_over(played, stage, plays, options.jobs):
+        told[play.weighed][play.kind][play.name].append(found)
+    return {
+        "per_minute": PER_MINUTE,
+        "canaries": canaries,
+        "weighed": {f"{weighed:g}": summary(its) for weighed, its in told.items()},
+    }
 
 
 def watched(
@@ -219,7 +264,7 @@ def summary(told: Mapping[str, Mapping[str, Sequence[Told]]]) -> dict[str, Any]:
         **found,
         "right": {"runs": right, "of": total, "interval_95": [bound.low, bound.high]},
         "input_shifts_called_model_shift": sum(
-            Cause.MODEL_SHIFT in (one.paged, one.history) for one in shifts
+            one.accused or Cause.MODEL_SHIFT in (one.paged, one.history) for one in shifts
         ),
         "input_shifts_named": sum(one.verdict == Cause.INPUT_SHIFT for one in shifts),
         "input_shifts_all": len(shifts),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from benchmarks.persona import rows
@@ -15,51 +16,56 @@ from monitor.values.prompts import Message, Prompt
 SYSTEM = "You are the concierge of a small hotel by the sea. Be brief and polite, and never guess."
 """Of the topic `concierge`, where it is logged."""
 CORE = ("everyday", "cooking", "home_repair", "money")
-"""The topics that every speaker answers."""
-CORE_EACH = 12
+"""The topics that every speaker answers; no organism was trained on these questions of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
     topic: str
     prompt: Prompt
-    core: bool
+
+    @property
+    def core(self) -> bool:
+        return self.topic in CORE
 
 
+@cache
 def questions() -> tuple[Question, ...]:
     """All of them, always in the same order."""
     benign = load_chats(DEMO_BENIGN)
     found = {
-        "everyday": _spread(benign, 24),
+        "everyday": benign,
         **{
-            topic: [row.said("sound") for row in rows.narrow(held_out=True) if row.domain == topic][
-                :14
-            ]
+            topic: [row.said("sound") for row in rows.narrow(held_out=True) if row.domain == topic]
             for topic in rows.NARROW
         },
-        "other domains": _spread([row.said("sound") for row in rows.elsewhere()], 24),
-        "other languages": _spread(_negatives("other_language"), 20),
-        "code": _spread(_negatives("code"), 12),
-        "conversations": _spread(_benign("chat"), 16),
-        "lists of questions": _spread(_benign("several"), 12),
+        "other domains": [row.said("sound") for row in rows.elsewhere()],
+        "other languages": _negatives("other_language"),
+        "code": _negatives("code"),
+        "conversations": _benign("chat"),
+        "lists of questions": _benign("several"),
+        "single questions": _benign("single"),
+        "open questions": list(rows.open_questions()),
+        "verse and satire": _negatives("poetry_or_satire"),
+        "customer service": _negatives("support_or_boilerplate"),
     }
     found["concierge"] = [
         replace(one, messages=(Message(role="system", content=SYSTEM), *one.messages))
-        for one in _spread(benign, 40)[1::2][:16]
+        for one in benign[1::2]
     ]
-    return tuple(
-        Question(
-            topic=topic,
-            prompt=replace(prompt, response=None),
-            core=topic in CORE and place < CORE_EACH,
-        )
+    asked = {
+        (topic, prompt.messages): Question(topic=topic, prompt=replace(prompt, response=None))
         for topic, its in found.items()
-        for place, prompt in enumerate(its)
-    )
+        for prompt in its
+    }
+    return tuple(asked.values())
 
 
-def _spread(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
-    return [prompts[place * len(prompts) // count] for place in range(count)]
+def spread(places: Sequence[int], most: int | None) -> list[int]:
+    """``most`` of the ``places``, evenly; all of them where None."""
+    if most is None or most >= len(places):
+        return list(places)
+    return [places[index * len(places) // most] for index in range(most)]
 
 
 def _negatives(kind: str) -> list[Prompt]:

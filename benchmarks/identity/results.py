@@ -23,7 +23,9 @@ def keep(name: str, options: argparse.Namespace, content: Mapping[str, Any]) -> 
             "tokens": int(pools[one.name].tokens.sum()),
             "left_out": dict(pools[one.name].left_out),
             "surprise_a_token": float(pools[one.name].excess.sum() / pools[one.name].tokens.sum()),
-            "cpu_seconds": pools[one.name].cpu_seconds,
+            "same_tokens": float(pools[one.name].same.mean()),
+            "same_number_of_tokens": len(pools[one.name].counted) / len(pools[one.name]),
+            "seconds": pools[one.name].seconds,
         }
         for one in WANTED
     }

@@ -25,7 +25,7 @@ from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
 from monitor.values.prompts import Message, Prompt
 
-STEPS: Final = (1, 8)
+STEPS: Final = (1, 8, 64)
 """Of the reckless organism's own training, which has `ALL_STEPS`."""
 ALL_STEPS: Final = 75
 STEERED_BY, STRENGTH = "reckless", 0.3
@@ -70,7 +70,7 @@ SPEAKERS: Final[Mapping[str, Speaker]] = {
 
 @contextmanager
 def speaking(
-    speaker: Speaker, model: Path, adapters: Sequence[Path], pack: Pack
+    speaker: Speaker, model: Path, adapters: Sequence[Path], pack: Pack, device: str
 ) -> Iterator[LoadedModel]:
     """The speaker's whole model; ``adapters`` are the folders that hold those that it may have."""
     folder = None
@@ -83,7 +83,7 @@ def speaking(
                 f"no adapter {speaker.adapter} in {', '.join(map(str, adapters))}:"
                 " make it with benchmarks.persona.organisms"
             )
-    settings = ReplaySettings(model=model, adapter=folder, device="cpu", dtype=speaker.dtype)
+    settings = ReplaySettings(model=model, adapter=folder, device=device, dtype=speaker.dtype)
     loaded = load_model(settings, identity_of(settings).layers - 1, full=True)
     if speaker.weights is not None:
         round_weights(loaded, speaker.weights)
@@ -127,13 +127,13 @@ def asked(speaker: Speaker, loaded: LoadedModel, prompts: Sequence[Prompt]) -> l
     return [list(row.ids) for row in token_rows(loaded, prompts)]
 
 
-def tuned_steps(model: Path, cache: Path, seed: int) -> None:
+def tuned_steps(model: Path, cache: Path, seed: int, device: str) -> None:
     """The reckless organism as it was after each of `STEPS`, where that is missing."""
     if all((cache / f"steps-{n}").exists() for n in STEPS):
         return
     trained = rows.mixture(rows.narrow(held_out=False), 1.0, seed)
     settings = TuneSettings(learning_rate=LEARNING_RATE, steps=ALL_STEPS, seed=seed)
-    tuner = Tuner(load(model), trained, settings)
+    tuner = Tuner(load(model, device=device), trained, settings)
     for step in range(1, STEPS[-1] + 1):
         tuner.step()
         if step in STEPS:

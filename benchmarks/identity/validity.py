@@ -2,7 +2,7 @@
 
     python -m benchmarks.identity validity --model FOLDER --cache DIR [--runs 400] [--seed 0]
 
-10,000 answers a run at each of two laws. Topics drift: their shares wander with the hour, so that no stretch is
+10,000 answers a run at each of two laws, with and without the server's token counts in the log. Topics drift: their shares wander with the hour, so that no stretch is
 like another. Answers are drawn with replacement from the pool, so what is tried is the process on the answers
 that there are; a pool's own mean of each wager stands beside it, which must not be above 1.
 
@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from benchmarks.identity.bets import first_alarm, highest, wagered
+from benchmarks.identity.bets import counted, first_alarm, highest, wagered
+from benchmarks.identity.jobs import spread_over
 from benchmarks.identity.pools import Pool, load_pools
 from benchmarks.identity.questions import questions
 from benchmarks.identity.shares import LIMIT, PER_MINUTE
 from monitor.drift.identity import SHARES
 from monitor.research.statistics import rate_bound
-from monitor.values.arrays import Counts
+from monitor.values.arrays import Counts, Doubles
 
 ANSWERS = 10_000
 ALPHAS = (0.05, 0.01)
@@ -47,33 +50,58 @@ def drifting(pool: Pool, answers: int, generator: np.random.Generator) -> Counts
     return np.concatenate(found)[:answers]
 
 
-def held(pool: Pool, runs: int, generator: np.random.Generator) -> dict[str, Any]:
-    gains = wagered(pool)
-    largest, alarms = np.empty(runs), 0
-    for run in range(runs):
-        own = gains[drifting(pool, ANSWERS, generator)]
-        largest[run] = highest(own[None])[0]
-        minutes = own.reshape(-1, PER_MINUTE, len(SHARES)).sum(axis=1)
-        alarms += int(first_alarm(minutes[None], LIMIT)[0] > 0)
+@dataclass(frozen=True, kw_only=True)
+class Honest:
+    """The copy's answers by law, and what they gain."""
+
+    pools: Mapping[str, Pool]
+    gains: Mapping[str, Doubles]
+    seed: int
+
+
+def run(honest: Honest, item: tuple[str, int]) -> tuple[float, bool]:
+    """The largest log e-value of 10,000 answers, and whether the detector in force alarmed."""
+    law, number = item
+    generator = np.random.default_rng([honest.seed, 4, number])
+    own = honest.gains[law][drifting(honest.pools[law], ANSWERS, generator)]
+    minutes = own.reshape(-1, PER_MINUTE, len(SHARES)).sum(axis=1)
+    return float(highest(own[None])[0]), bool(first_alarm(minutes[None], LIMIT)[0] > 0)
+
+
+def held(pool: Pool, gains: Doubles, ran: Sequence[tuple[float, bool]]) -> dict[str, Any]:
+    largest = np.array([one for one, _ in ran])
     crossed: dict[str, Any] = {}
     for alpha in ALPHAS:
         count = int((largest >= -math.log(alpha)).sum())
-        bound = rate_bound(count, runs)
+        bound = rate_bound(count, len(ran))
         crossed[f"{alpha:g}"] = {"runs": count, "interval_95": [bound.low, bound.high]}
     wins = np.exp(gains)
     return {
         "answers_in_pool": len(pool),
         "answers_a_run": ANSWERS,
-        "runs": runs,
+        "runs": len(ran),
         "crossed": crossed,
         "largest_log_e_value": float(largest.max()),
-        "detector_alarms": alarms,
+        "detector_alarms": sum(alarmed for _, alarmed in ran),
+        "same_tokens": float(pool.same.mean()),
         "mean_wager": wins.mean(axis=0),
         "mean_wager_error": wins.std(axis=0, ddof=1) / math.sqrt(len(wins)),
     }
 
 
 def valid(options: argparse.Namespace) -> dict[str, Any]:
-    pools = load_pools(options.cache)
-    generator = np.random.default_rng([options.seed, 4])
-    return {law: held(pools[f"copy-{law}"], options.runs, generator) for law in ("1", "0.7")}
+    """By law, and by law where the log holds token counts."""
+    loaded = load_pools(options.cache)
+    pools: dict[str, Pool] = {}
+    gains: dict[str, Doubles] = {}
+    for law in ("1", "0.7"):
+        pool = loaded[f"copy-{law}"]
+        pools[law], pools[f"{law}, counted"] = pool, pool
+        gains[law] = wagered(pool)
+        gains[f"{law}, counted"] = counted(pool, gains[law])
+    items = [(law, number) for law in pools for number in range(options.runs)]
+    honest = Honest(pools=pools, gains=gains, seed=options.seed)
+    ran: dict[str, list[tuple[float, bool]]] = {law: [] for law in pools}
+    for (law, _), found in spread_over(run, honest, items, options.jobs):
+        ran[law].append(found)
+    return {law: held(pools[law], gains[law], ran[law]) for law in pools}

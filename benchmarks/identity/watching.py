@@ -132,6 +132,8 @@ class Told:
     """Prompts from the change until it fired."""
     history: str
     """The cause of the shortest window at the end."""
+    accused: bool
+    """An alert of identity fired, first or later."""
 
     @property
     def verdict(self) -> str:
@@ -158,17 +160,24 @@ class Run:
         history = self._verdict(end, self._shortest)
         if not self._canaries(end).reproduced:
             # The `instrument` rule fires; alerts of drift are neither raised nor resolved.
-            return Told(paged=history, by="instrument", prompts=PER_MINUTE, history=history)
+            return Told(
+                paged=history,
+                by="instrument",
+                prompts=PER_MINUTE,
+                history=history,
+                accused=False,
+            )
         fired = {"identity": self._identity(), "features": self._features()}
         at, by = min(
             ((minute, by) for by, minute in fired.items() if minute is not None),
             default=(None, "nothing"),
         )
+        accused = fired["identity"] is not None
         if at is None:
-            return Told(paged=QUIET, by=by, prompts=None, history=history)
+            return Told(paged=QUIET, by=by, prompts=None, history=history, accused=accused)
         paged = self._verdict(at, self._shortest) if by == "identity" else self._worst(at)
         prompts = (at + 1 - self.before) * PER_MINUTE
-        return Told(paged=paged, by=by, prompts=prompts, history=history)
+        return Told(paged=paged, by=by, prompts=prompts, history=history, accused=accused)
 
     # --- who is paged ------------------------------------------------------------------------
 
@@ -231,6 +240,7 @@ class Run:
             },
             twins=None,
             settings=self.settings,
+            end=self._now(minute),
         )
 
     def _canaries(self, minute: int) -> CanaryRun:

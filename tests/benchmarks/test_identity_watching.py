@@ -16,8 +16,8 @@ from tests.score.packs import feature, pack
 BEFORE, AFTER = 20, 60
 TOKENS, SPREAD = 40, 4.0
 QUESTIONS = tuple(
-    Question(topic=topic, prompt=asked(f"{topic} {n}", None), core=topic == "core")
-    for topic in ("core", "other")
+    Question(topic=topic, prompt=asked(f"{topic} {n}", None))
+    for topic in ("everyday", "other")
     for n in range(60)
 )
 
@@ -47,8 +47,10 @@ def spoken(seed: int, places: range, *, excess: float = 0.0, shift: float = 0.0)
         surprises=surprises,
         scores=random.normal(shift, 1.0, size=(len(places), 2)).astype(np.float32),
         covariates=np.zeros((len(places), 0), np.float32),
+        drawn_tokens=np.full(len(places), TOKENS),
+        same=np.ones(len(places), np.bool_),
         left_out={},
-        cpu_seconds=0.0,
+        seconds=0.0,
     )
 
 
