@@ -34,7 +34,7 @@ def until_seen(pool: Pool, runs: int, generator: np.random.Generator) -> dict[st
             first_crossing(
                 gains[generator.integers(len(pool), size=(50, ANSWERS))], -math.log(RISK)
             )
-            for _ in range(runs // 50)
+            for _ in range(-(-runs // 50))
         ]
     )
     taken = np.where(answers > 0, answers, math.inf) * float(pool.tokens.mean())

@@ -84,8 +84,8 @@ def held(pool: Pool, gains: Doubles, ran: Sequence[tuple[float, bool]]) -> dict[
         "largest_log_e_value": float(largest.max()),
         "detector_alarms": sum(alarmed for _, alarmed in ran),
         "same_tokens": float(pool.same.mean()),
-        "mean_wager": wins.mean(axis=0),
-        "mean_wager_error": wins.std(axis=0, ddof=1) / math.sqrt(len(wins)),
+        "mean_wager": wins.mean(axis=0).tolist(),
+        "mean_wager_error": (wins.std(axis=0, ddof=1) / math.sqrt(len(wins))).tolist(),
     }
 
 
