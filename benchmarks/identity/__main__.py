@@ -46,12 +46,10 @@ def measure(name: str, rest: list[str]) -> None:
     parser = arguments(__doc__, organisms=False)
     parser.prog = f"benchmarks.identity {name}"
     parser.add_argument("--cache", type=Path, required=True, help="where the pools lie")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, a thread each")
     if name == "pools":
         parser.add_argument(
             "--organisms", type=Path, required=True, help="one training of organisms.py"
         )
-        parser.add_argument("--device", default="cpu")
         parser.add_argument("--questions", type=int, help="of each topic; all of them on a GPU")
         parser.add_argument("--draws", type=int, help="answers to each question")
         from benchmarks.identity.drawing import make_pools
