@@ -73,9 +73,13 @@ def pack_of(options: argparse.Namespace) -> Pack:
 
 
 def keep(
-    name: str, packs: Mapping[str, Pack], options: argparse.Namespace, content: Mapping[str, Any]
+    name: str,
+    packs: Mapping[str, Pack],
+    options: argparse.Namespace,
+    content: Mapping[str, Any],
+    folder: Path = RESULTS,
 ) -> None:
-    """Write ``results/<name>.json`` with packs, seed, versions and machine."""
+    """Write ``<name>.json`` into ``folder`` with packs, seed, versions and machine."""
     header = {
         "packs": {
             called: {"name": pack.name, "version": pack.version, "id": pack.pack_id}
@@ -83,12 +87,14 @@ def keep(
         },
         "model": next(iter(packs.values())).model.model_id,
     }
-    keep_plain(name, options, {**header, **content})
+    keep_plain(name, options, {**header, **content}, folder)
 
 
-def keep_plain(name: str, options: argparse.Namespace, content: Mapping[str, Any]) -> None:
+def keep_plain(
+    name: str, options: argparse.Namespace, content: Mapping[str, Any], folder: Path = RESULTS
+) -> None:
     """The same for what no pack has a part in."""
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     made_by = {
         "seed": options.seed,
         "versions": {
@@ -103,13 +109,13 @@ def keep_plain(name: str, options: argparse.Namespace, content: Mapping[str, Any
     text = re.sub(
         r"\[\s+([-\d.,\s\"a-z]*?)\s+\]", lambda m: "[" + " ".join(m[1].split()) + "]", text
     )
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    (folder / f"{name}.json").write_text(text + "\n")
 
 
-def picture(name: str, svg: str) -> None:
-    RESULTS.mkdir(exist_ok=True)
+def picture(name: str, svg: str, folder: Path = RESULTS) -> None:
+    folder.mkdir(exist_ok=True)
     # Stands alone on a page of either colour, where no page gives it an ink.
-    (RESULTS / f"{name}.svg").write_text(svg.replace("currentColor", "#7a7f87") + "\n")
+    (folder / f"{name}.svg").write_text(svg.replace("currentColor", "#7a7f87") + "\n")
 
 
 def rounded(value: Any) -> Any:

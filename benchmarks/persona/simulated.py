@@ -28,7 +28,7 @@ from monitor.drift import sequential
 from monitor.drift.adjusting import fit
 from monitor.drift.baseline import capture, intervals, with_adjustment
 from monitor.drift.bets import Bets, bets_on
-from monitor.drift.histogram import EDGES, histogram_of
+from monitor.drift.histogram import EDGES
 from monitor.drift.tails import beyond
 from monitor.drift.tests import Reference, compare, mean, tail_rate, variance
 from monitor.settings import DriftRule, DriftSettings
@@ -60,7 +60,8 @@ class Binned:
         """The bin of each text [n], and score, square and "is tail" [n, 3]."""
         if feature not in self._counted:
             own = self.scores[:, feature]
-            bins = np.stack([histogram_of(score) for score in own]).argmax(axis=1)
+            # As `drift.histogram` bins scores.
+            bins = np.searchsorted(EDGES, np.where(np.isnan(own), -np.inf, own), side="right")
             tail = self._features[feature].in_tail(own)
             self._counted[feature] = bins, np.stack([own, own**2, tail], axis=1)
         return self._counted[feature]

@@ -40,7 +40,7 @@ def discrimination(found: Mapping[str, Any]) -> Iterator[str]:
             random = [organisms[o][r]["random_directions"]["q95"] for o, r in columns]
             rows.append([BOLD_ABOVE, *(f"{value:.2f}" for value in random)])
             trained = organisms["reckless"]["served"]["trainings"]
-            yield from _table(
+            yield from table(
                 [f"{pack}, against `{reference}` ({trained} trainings)"]
                 + [f"{organism}: {reading}" for organism, reading in columns],
                 rows,
@@ -66,7 +66,7 @@ def early_warning(found: Mapping[str, Any]) -> Iterator[str]:
             + [_mean(row["shares"][share]) for share in shares]
             + [_mean(row["same_data_again"])]
         )
-    yield from _table(
+    yield from table(
         ["measure", "onset", *(f"{float(share):.0%}" for share in shares), "sound again"], rows
     )
 
@@ -84,7 +84,7 @@ def traffic(found: Mapping[str, Any]) -> Iterator[str]:
         ]
         shares = [share for share in next(iter(its["detectors"].values())) if _is_number(share)]
         given = len(its["given_the_prompt"])
-        yield from _table(
+        yield from table(
             [
                 f"{pack} ({given} features given the prompt)",
                 "false alarms",
@@ -113,7 +113,7 @@ def storms(found: Mapping[str, Any]) -> Iterator[str]:
         ("all default rules", "default rules"),
         ("`persona-drift` alone", "persona-drift"),
     ):
-        yield from _table(
+        yield from table(
             [f"runs that page, {title}", *series],
             [
                 [
@@ -126,7 +126,7 @@ def storms(found: Mapping[str, Any]) -> Iterator[str]:
                 for storm in names
             ],
         )
-    yield from _table(
+    yield from table(
         ["which features page, in how many runs (default rules)", *series],
         [
             [
@@ -165,7 +165,7 @@ def cost(found: Mapping[str, Any]) -> Iterator[str]:
                 f"{row['time_against_the_first']:.3f} ({low:.3f}–{high:.3f})",
             ]
         )
-    yield from _table(
+    yield from table(
         [
             "pack",
             "features",
@@ -202,16 +202,17 @@ def made() -> dict[str, str]:
 
 def placed(page: str, tables: Mapping[str, str]) -> str:
     """``page`` with each table between its marks; `SystemExit` where marks are missing."""
-    for name, table in tables.items():
+    for name, lines in tables.items():
         begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
         if begin not in page or end not in page:
             raise SystemExit(f"README.md has no marks for table {name}")
         head, _, rest = page.partition(begin)
-        page = f"{head}{begin}{table}\n{end}{rest.partition(end)[2]}"
+        page = f"{head}{begin}{lines}\n{end}{rest.partition(end)[2]}"
     return page
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of Markdown, with an empty one behind."""
     yield f"| {' | '.join(header)} |"
     yield "|" + "---|" * len(header)
     yield from (f"| {' | '.join(row)} |" for row in rows)
@@ -225,8 +226,8 @@ def main() -> None:
     tables = made()
     if options.write:
         README.write_text(placed(README.read_text(), tables))
-    for name, table in tables.items():
-        print(f"## {name}\n\n{table}\n")
+    for name, lines in tables.items():
+        print(f"## {name}\n\n{lines}\n")
 
 
 if __name__ == "__main__":

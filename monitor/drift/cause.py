@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from monitor.drift.identity import standing
 from monitor.drift.sequential import MEAN_MARGIN
@@ -16,6 +17,10 @@ from monitor.values.drift import Bound, Drift
 from monitor.values.scores import CanaryRun
 from monitor.values.surprise import IdentityState, Tally
 from monitor.values.witnesses import UNLABELLED, Cause, Verdict, Witness
+
+ON_ITS_WAY: Final = 0.5
+"""Identity does not vouch from this share of the limit (both are logs) on: a small share of answers from another
+model hardly moves their mean, and whatever drifts for it would be put down to the users."""
 
 
 def verdict(witnesses: Sequence[Witness]) -> Verdict:
@@ -161,6 +166,12 @@ def identity(
             f" limit {strongest.limit:.1f}"
         )
         return Witness(name="identity", finding="moved", told=told, figures=figures)
+    if strongest is not None and strongest.evidence >= ON_ITS_WAY * strongest.limit:
+        told = (
+            "evidence that another model gave some of the answers is on its way:"
+            f" {strongest.evidence:.1f}, limit {strongest.limit:.1f}"
+        )
+        return Witness(name="identity", finding="unsure", told=told, figures=figures)
     if found.vouched:
         told = f"{tally.n} answers are what the copy would say: {_surprise(found.surprise, within)}"
         return Witness(name="identity", finding="steady", told=told, figures=figures)

@@ -176,14 +176,23 @@ def _piece(
     weighted = law * finite
     entropy = -weighted.sum(dim=1)
     variance = (weighted * finite).sum(dim=1) - entropy**2
-    bets = [-tilt * drawn - power.sum(dim=1).log() - price for tilt, power in _tilted(law)]
-    return -drawn - entropy, variance, _capped(torch.stack(bets[::-1], dim=1)), off
+    bets = [
+        _capped(-tilt * drawn - power.sum(dim=1).log(), law, power, cap) - price
+        for cap, (tilt, power) in zip(reversed(CAPS), _tilted(law), strict=True)
+    ]
+    return -drawn - entropy, variance, torch.stack(bets[::-1], dim=1), off
 
 
-def _capped(log_bets: torch.Tensor) -> torch.Tensor:
-    """Log bets [t, c] that hold while `OTHER_TOKENS` of the tokens are any at all."""
-    caps = torch.tensor(CAPS, dtype=log_bets.dtype, device=log_bets.device)
-    return torch.minimum(log_bets, caps.log()) - torch.log1p(OTHER_TOKENS * (caps - 1))
+def _capped(
+    log_bet: torch.Tensor, law: torch.Tensor, power: torch.Tensor, cap: float
+) -> torch.Tensor:
+    """Log bets [t] that hold while `OTHER_TOKENS` of the tokens are any at all.
+
+    The cap takes from the mean under ``law`` [t, v] what lies beyond it; the price is what is missing from 1 of
+    the largest mean that any mixture has then, and no more. ``power`` [t, v] is the tilted law, not normalised.
+    """
+    mean = torch.minimum(power / power.sum(dim=1, keepdim=True), cap * law).sum(dim=1)
+    return log_bet.clamp_max(np.log(cap)) - ((1 - OTHER_TOKENS) * mean + OTHER_TOKENS * cap).log()
 
 
 def _ended(scores: torch.Tensor, ends: tuple[int, ...], sampling: Sampling) -> torch.Tensor:

@@ -7,8 +7,8 @@ exactly 1, so products of bets are test martingales for any sequence of prompts 
 tokens are less likely to p than p's own, as a hotter law's are.
 
 A log holds text, not tokens, so a bet on one token is capped at c, and its price is taken off (Huber, Annals of
-Mathematical Statistics 36, 1965): min(q/p, c) / (1 + s (c - 1)) has a mean of at most 1 under every mixture
-(1 - s) p + s r, whatever r is.
+Mathematical Statistics 36, 1965): with m the mean of min(q/p, c) under p, min(q/p, c) / ((1 - s) m + s c) has a mean
+of at most 1 under every mixture (1 - s) p + s r, whatever r is.
 
 Array legend: c = tilts.
 """

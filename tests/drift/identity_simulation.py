@@ -39,11 +39,13 @@ def drawn(random: np.random.Generator, law: np.ndarray) -> np.ndarray:
 
 def log_bets(law: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """As `monitor.replay.surprise` has them, of whole answers [n, c]."""
-    said = np.take_along_axis(law, tokens[..., None], axis=2)[..., 0]
     bets = []
     for tilt, cap in zip(TILTS, CAPS, strict=True):
-        bet = -tilt * said - np.logaddexp.reduce((1 - tilt) * law, axis=2)
-        price = math.log1p(OTHER_TOKENS * (cap - 1))
+        tilted = (1 - tilt) * law
+        tilted = tilted - np.logaddexp.reduce(tilted, axis=2, keepdims=True)
+        mean = np.minimum(np.exp(tilted), cap * np.exp(law)).sum(axis=2)
+        bet = np.take_along_axis(tilted - law, tokens[..., None], axis=2)[..., 0]
+        price = np.log((1 - OTHER_TOKENS) * mean + OTHER_TOKENS * cap)
         bets.append((np.minimum(bet, math.log(cap)) - price).sum(axis=1))
     return np.stack(bets, axis=1)
 

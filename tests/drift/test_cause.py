@@ -158,7 +158,20 @@ def test_greedy_answers_vouch_by_what_they_give_away():
 def test_a_crossed_limit_is_moved_whatever_the_mean_says():
     """One answer in a hundred does not move a mean."""
     assert identity(15.0).finding == "moved"
-    assert identity(14.9).finding == "steady"
+    assert identity(14.9).finding == "unsure"
+
+
+def test_evidence_on_its_way_keeps_a_quiet_mean_from_vouching():
+    """A small share of foreign answers hardly moves the mean: 5 % of them at 1.4 nats a token are 0.07."""
+    small = Tally(n=400, tokens=16_000, excess=1_120.0, variance=32_000.0)
+    assert identity(7.4, tally=small).finding == "steady"
+    found = identity(7.6, tally=small)
+    assert (found.finding, found.needed) == ("unsure", None)
+    assert found.told == (
+        "evidence that another model gave some of the answers is on its way: 7.6, limit 15.0"
+    )
+    witnesses = [cause.canaries([run(True)]), found, cause.labels(["a@1"], ["a@1"])]
+    assert verdict(witnesses).cause is Cause.UNDECIDED
 
 
 def test_the_prompt_side_moves_by_what_it_surely_moved():

@@ -5,7 +5,7 @@ that they were and as the text that a log would hold of them, and so are the ans
 which another author wrote. Cost: reading a prompt with its answer up to the pack's deepest site, against
 weighing the answer as well. Rounds are interleaved, medians reported.
 
-    python -m benchmarks.identity --model FOLDER [--json FILE] [--prompts 48] [--rounds 3] [--threads 1]
+    python -m benchmarks.identity cost --model FOLDER [--json FILE] [--prompts 48] [--rounds 3] [--threads 1]
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=48)
@@ -180,13 +180,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     result = measure(options)
     print(json.dumps(result, indent=1))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

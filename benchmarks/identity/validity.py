@@ -1,0 +1,107 @@
+"""Does the copy itself, as the server, stay unaccused? On its own answers, read back from their text.
+
+    python -m benchmarks.identity validity --model FOLDER --cache DIR [--runs 400] [--seed 0]
+
+10,000 answers a run at each of two laws, with and without the server's token counts in the log. Topics drift: their shares wander with the hour, so that no stretch is
+like another. Answers are drawn with replacement from the pool, so what is tried is the process on the answers
+that there are; a pool's own mean of each wager stands beside it, which must not be above 1.
+
+Legend: r = runs, n = answers, s = shares that are bet on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.identity.bets import counted, first_alarm, highest, wagered
+from benchmarks.identity.jobs import spread_over
+from benchmarks.identity.pools import Pool, load_pools
+from benchmarks.identity.questions import questions
+from benchmarks.identity.shares import LIMIT, PER_MINUTE
+from monitor.drift.identity import SHARES
+from monitor.research.statistics import rate_bound
+from monitor.values.arrays import Counts, Doubles
+
+ANSWERS = 10_000
+ALPHAS = (0.05, 0.01)
+PER_HOUR = 60 * PER_MINUTE
+
+
+def drifting(pool: Pool, answers: int, generator: np.random.Generator) -> Counts:
+    """Places in the pool [n]: each hour has its own mixture of topics, from even to one alone."""
+    every = questions()
+    topics = np.array([every[place].topic for place in pool.question])
+    members = [np.flatnonzero(topics == topic) for topic in sorted(set(topics))]
+    found = []
+    for _ in range(-(-answers // PER_HOUR)):
+        mixture = generator.dirichlet(np.full(len(members), 0.3))
+        chosen = generator.choice(len(members), size=PER_HOUR, p=mixture)
+        hour = np.zeros(PER_HOUR, dtype=np.int64)
+        for place, group in enumerate(members):
+            here = chosen == place
+            hour[here] = group[generator.integers(len(group), size=int(here.sum()))]
+        found.append(hour)
+    return np.concatenate(found)[:answers]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Honest:
+    """The copy's answers by law, and what they gain."""
+
+    pools: Mapping[str, Pool]
+    gains: Mapping[str, Doubles]
+    seed: int
+
+
+def run(honest: Honest, item: tuple[str, int]) -> tuple[float, bool]:
+    """The largest log e-value of 10,000 answers, and whether the detector in force alarmed."""
+    law, number = item
+    generator = np.random.default_rng([honest.seed, 4, number])
+    own = honest.gains[law][drifting(honest.pools[law], ANSWERS, generator)]
+    minutes = own.reshape(-1, PER_MINUTE, len(SHARES)).sum(axis=1)
+    return float(highest(own[None])[0]), bool(first_alarm(minutes[None], LIMIT)[0] > 0)
+
+
+def held(pool: Pool, gains: Doubles, ran: Sequence[tuple[float, bool]]) -> dict[str, Any]:
+    largest = np.array([one for one, _ in ran])
+    crossed: dict[str, Any] = {}
+    for alpha in ALPHAS:
+        count = int((largest >= -math.log(alpha)).sum())
+        bound = rate_bound(count, len(ran))
+        crossed[f"{alpha:g}"] = {"runs": count, "interval_95": [bound.low, bound.high]}
+    wins = np.exp(gains)
+    return {
+        "answers_in_pool": len(pool),
+        "answers_a_run": ANSWERS,
+        "runs": len(ran),
+        "crossed": crossed,
+        "largest_log_e_value": float(largest.max()),
+        "detector_alarms": sum(alarmed for _, alarmed in ran),
+        "same_tokens": float(pool.same.mean()),
+        "mean_wager": wins.mean(axis=0).tolist(),
+        "mean_wager_error": (wins.std(axis=0, ddof=1) / math.sqrt(len(wins))).tolist(),
+    }
+
+
+def valid(options: argparse.Namespace) -> dict[str, Any]:
+    """By law, and by law where the log holds token counts."""
+    loaded = load_pools(options.cache)
+    pools: dict[str, Pool] = {}
+    gains: dict[str, Doubles] = {}
+    for law in ("1", "0.7"):
+        pool = loaded[f"copy-{law}"]
+        pools[law], pools[f"{law}, counted"] = pool, pool
+        gains[law] = wagered(pool)
+        gains[f"{law}, counted"] = counted(pool, gains[law])
+    items = [(law, number) for law in pools for number in range(options.runs)]
+    honest = Honest(pools=pools, gains=gains, seed=options.seed)
+    ran: dict[str, list[tuple[float, bool]]] = {law: [] for law in pools}
+    for (law, _), found in spread_over(run, honest, items, options.jobs):
+        ran[law].append(found)
+    return {law: held(pools[law], gains[law], ran[law]) for law in pools}
