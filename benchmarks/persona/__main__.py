@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.persona.machine import machine_arguments
@@ -53,8 +54,8 @@ class Step:
         return ended.returncode
 
 
-def stages(options: argparse.Namespace) -> list[list[Step]]:
-    """What runs after what: organisms, what is measured on them, and the proofs. Steps of a stage are independent."""
+def chains(options: argparse.Namespace) -> list[list[list[Step]]]:
+    """Chains that need nothing of each other; their stages, one after the other; independent steps of each."""
     where = ("--model", f"{options.model}", "--device", options.device)
     seeded = ("--seed", f"{options.seed}")
     organisms = ("--organisms", f"{options.organisms}")
@@ -69,10 +70,6 @@ def stages(options: argparse.Namespace) -> list[list[Step]]:
         )
         for seed in SEEDS
     ]
-    alone = [
-        Step(name="ceiling", arguments=(*where, *seeded), jobs=1),
-        Step(name="storms", arguments=(*where, *seeded, *packs), jobs=few),
-    ]
     measured = Step(name="measure", arguments=(*where, *seeded, *organisms, *packs), jobs=many)
     compared = [
         Step(name=name, arguments=(*where, *seeded, *organisms, *packs), jobs=many)
@@ -82,14 +79,21 @@ def stages(options: argparse.Namespace) -> list[list[Step]]:
         Step(name=name, arguments=(*where, *seeded, *organisms, *packs[-2:]), jobs=1)
         for name in ("control", "realignment")
     ]
-    return [[*trained, *alone], [measured], [*compared, *steered]]
+    without_organisms = [
+        Step(name="storms", arguments=(*where, *seeded, *packs), jobs=max(many // 2, 1)),
+        Step(name="ceiling", arguments=(*where, *seeded), jobs=1),
+    ]
+    return [[trained, [measured], [*compared, *steered]], [without_organisms]]
 
 
-def run(steps: Sequence[Step], *, at_once: bool) -> list[str]:
-    """The names of the steps that failed."""
-    with ThreadPoolExecutor(len(steps) if at_once else 1) as pool:
-        ended = list(pool.map(lambda step: step.run(captured=at_once), steps))
-    return [step.name for step, status in zip(steps, ended, strict=True) if status]
+def run(chain: Sequence[Sequence[Step]], *, at_once: bool) -> list[str]:
+    """The names of the steps of a chain that failed; a stage runs whatever became of the one before."""
+    failed = []
+    for steps in chain:
+        with ThreadPoolExecutor(len(steps) if at_once else 1) as pool:
+            ended = list(pool.map(lambda step: step.run(captured=at_once), steps))
+        failed += [step.name for step, status in zip(steps, ended, strict=True) if status]
+    return failed
 
 
 def main() -> None:
@@ -103,9 +107,10 @@ def main() -> None:
     if importlib.util.find_spec("river") is None:
         sys.exit("one proof, traffic, needs river: .venv/bin/pip install river")
     options.model = options.model or chat_model(Path(".cache"), progress=print)
-    failed = []
-    for steps in stages(options):
-        failed += run(steps, at_once=options.jobs > 1)
+    at_once = options.jobs > 1
+    run_one = partial(run, at_once=at_once)
+    with ThreadPoolExecutor(2 if at_once else 1) as pool:
+        failed = [name for names in pool.map(run_one, chains(options)) for name in names]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
