@@ -19,10 +19,17 @@ def by_identity(settings: Settings, examined: Sequence[Examined]) -> Iterator[Co
     for pack in examined:
         if rule is None or pack.heard.canaries.finding == "moved":
             continue
-        for (segment, _), state in sorted(pack.heard.tests.items()):
+        for (segment, served, alternative), state in sorted(pack.heard.tests.items()):
+            if alternative:
+                continue
+            bets = [
+                other
+                for other in pack.heard.tests.values()
+                if other.stream[:2] == (segment, served) and other.alternative
+            ]
             prompts = pack.prompts(segment)
             found = pack.heard.verdict(segment, pack.shortest, prompts=prompts)
-            made = identity_condition(pack.subject.pack_id, state, found, rule)
+            made = identity_condition(pack.subject.pack_id, state, bets, found, rule)
             if made is not None:
                 yield made
 

@@ -171,6 +171,7 @@ def _model(settings: Settings) -> str:
     lineage = instrument.engine.lineage(instrument.pack.pack_id)
     reading = (
         f"{lineage.model_id} in {lineage.dtype} on {lineage.device}, read by {instrument.pack.name}"
+        f"{_alternatives(settings, instrument.alternatives)}"
     )
     if not instrument.pack.canaries:
         return f"{reading}; the pack has no canaries, so its readings cannot be checked"
@@ -188,6 +189,16 @@ def _model(settings: Settings) -> str:
             hint="Use the dtype, attention and model that the pack was made with, or rebuild the pack.",
         )
     return f"{reading}; canaries within {run.largest_deviation:.2g}"
+
+
+def _alternatives(settings: Settings, held: Mapping[str, int]) -> str:
+    """Which registered models answers are likened to, and what they take beside the copy."""
+    if held:
+        each = (f"{name} ({size / 2**20:.1f} MiB)" for name, size in held.items())
+        return f"; answers are likened to {', '.join(each)}"
+    if settings.identity.alternatives:
+        return "; identity.alternatives are not asked, for identity.share is 0"
+    return ""
 
 
 def _postgres(settings: Settings) -> str:

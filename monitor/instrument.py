@@ -5,8 +5,9 @@ torch is imported when one is built and not above: watcher, courier and web run 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from monitor.canaries import Examiner, Replay
 from monitor.score.fit import pack_or_shipped, require_fit
@@ -23,6 +24,8 @@ class Instrument:
     engine: Replay
     examiner: Examiner | None = None
     """The whole copy, where canaries to the served model are on."""
+    alternatives: Mapping[str, int] = field(default_factory=dict)
+    """Registered alternatives by name, and the bytes that each takes beside the copy."""
 
 
 def build_instrument(
@@ -32,6 +35,7 @@ def build_instrument(
 
     ``accept`` may refuse the pack for another reason, before the model's weights are read.
     """
+    from monitor.replay.alternatives import built, require_features
     from monitor.replay.engine import ReplayEngine
     from monitor.replay.examining import Examiner
     from monitor.replay.model import load_model
@@ -39,10 +43,19 @@ def build_instrument(
     pack, model = pack_in_use(settings)
     require_fit(pack, model, f"the model in {settings.replay.model}")
     accept(pack)
+    registered = settings.identity.alternatives if settings.identity.share > 0.0 else ()
+    require_features(registered, pack.features, canaries=len(pack.canaries))
     loaded = load_model(settings.replay, pack.deepest_site, full=settings.whole_copy)
-    engine = ReplayEngine(loaded, pack.features, settings.replay, pack.covariates)
+    asked = [canary.prompt(index, datetime.now(UTC)) for index, canary in enumerate(pack.canaries)]
+    others = built(registered, loaded, pack.features, asked, settings.replay)
+    engine = ReplayEngine(loaded, pack.features, settings.replay, pack.covariates, others)
     examiner = Examiner(engine) if settings.server_canaries.on else None
-    return Instrument(pack=pack, engine=engine, examiner=examiner)
+    return Instrument(
+        pack=pack,
+        engine=engine,
+        examiner=examiner,
+        alternatives={other.name: other.bytes for other in others},
+    )
 
 
 def pack_in_use(settings: Settings) -> tuple[Pack, ModelIdentity]:

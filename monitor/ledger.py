@@ -18,6 +18,7 @@ from monitor.drift.lateness import Reach
 from monitor.settings import DriftSettings
 from monitor.store import (
     alerts,
+    alternatives,
     drift,
     identity,
     ingest,
@@ -33,6 +34,7 @@ from monitor.store.fidelity import replays_compared
 from monitor.values.alerts import Alert, Event, Silence
 from monitor.values.drift import Baseline, DetectorState, Drift, Window
 from monitor.values.fidelity import Compared
+from monitor.values.likeness import Likeness, LikenessBucket
 from monitor.values.presence import IngestHealth, PackPresence
 from monitor.values.progress import Progress
 from monitor.values.scores import Bucket, CanaryRun
@@ -119,12 +121,24 @@ class Ledger:
     ) -> Sequence[Bucket]:
         return windows.new_buckets(self._c, pack_id, after, before, adjusted_by=adjusted_by)
 
-    def weighed(self, pack_id: str, after: datetime, before: datetime) -> Sequence[IdentityBucket]:
-        """What the weighed answers between the two times add up to, by minute, segment and model."""
-        return identity.new_identity(self._c, pack_id, after, before)
+    def weighed(
+        self, pack_id: str, after: datetime, before: datetime
+    ) -> Sequence[IdentityBucket | LikenessBucket]:
+        """What the weighed answers between the two times add up to, by minute, segment and model; and what they
+        say for each alternative."""
+        return [
+            *identity.new_identity(self._c, pack_id, after, before),
+            *alternatives.new_likenesses(self._c, pack_id, after, before),
+        ]
 
     def tallies(self, pack_id: str, start: datetime, end: datetime) -> Mapping[str, Tally]:
         return identity.tallies(self._c, pack_id, start, end)
+
+    def likenesses(
+        self, pack_id: str, start: datetime, end: datetime
+    ) -> Mapping[str, Mapping[str, Likeness]]:
+        """What the weighed answers say for each alternative, by segment."""
+        return alternatives.likenesses(self._c, pack_id, start, end)
 
     def twin_windows(self, pack_id: str, start: datetime, end: datetime) -> Sequence[Window]:
         """Of the differences between served answers and their twins."""
@@ -164,12 +178,17 @@ class Ledger:
     def keep_detectors(self, states: Iterable[DetectorState]) -> None:
         drift.save_detectors(self._c, states)
 
-    def tests(self, pack_id: str) -> Mapping[tuple[str, str], IdentityState]:
-        """Where the tests of the served models stand, by segment and model."""
-        return identity.load_identity(self._c, pack_id)
+    def tests(self, pack_id: str) -> Mapping[tuple[str, str, str], IdentityState]:
+        """Where the tests of the served models stand, by segment, model and the alternative that is bet on."""
+        return {
+            **identity.load_identity(self._c, pack_id),
+            **alternatives.load_alternatives(self._c, pack_id),
+        }
 
     def keep_tests(self, pack_id: str, states: Iterable[IdentityState]) -> None:
-        identity.save_identity(self._c, pack_id, states)
+        kept = list(states)
+        identity.save_identity(self._c, pack_id, [one for one in kept if not one.alternative])
+        alternatives.save_alternatives(self._c, pack_id, [one for one in kept if one.alternative])
 
     def twins(self, pack_id: str) -> Mapping[tuple[int, str], TwinState]:
         """Where the tests of the differences stand, by feature and segment."""

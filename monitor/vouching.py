@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from monitor.drift import cause, sequential, server
+from monitor.drift.alternatives import nearest
 from monitor.drift.cause import verdict
 from monitor.drift.identity import Stream, taken_in
 from monitor.ledger import Ledger
@@ -15,6 +16,7 @@ from monitor.pairing import Twins, twins_of
 from monitor.settings import Settings
 from monitor.subjects import Subject
 from monitor.values.drift import Drift
+from monitor.values.likeness import Likeness
 from monitor.values.prompts import EVERYTHING, GENERATED
 from monitor.values.server_canaries import ServerStanding
 from monitor.values.surprise import IdentityState, Tally
@@ -35,6 +37,8 @@ class Heard:
     """Empty while identity is switched off."""
     tallies: Mapping[str, Mapping[str, Tally]]
     """By window and segment, what its weighed answers add up to."""
+    likenesses: Mapping[str, Mapping[str, Mapping[str, Likeness]]]
+    """By window and segment, what they say for each alternative."""
     twins: Twins | None
     """None while twins are switched off."""
     settings: Settings
@@ -107,12 +111,21 @@ class Heard:
     def _identity(self, segment: str, window: str, prompts: int) -> Witness:
         if self.settings.identity.share == 0.0:
             return cause.not_weighed()
+        states = [state for state in self.tests.values() if state.segment == segment]
+        identity, confidence = self.settings.identity, self.settings.drift.confidence
         return cause.identity(
-            [state for (of, _), state in self.tests.items() if of == segment],
+            [state for state in states if not state.alternative],
             self.tallies.get(window, {}).get(segment, Tally()),
             prompts=prompts,
-            confidence=self.settings.drift.confidence,
-            within=self.settings.identity.vouch_within,
+            confidence=confidence,
+            within=identity.vouch_within,
+            nearest=nearest(
+                states,
+                self.likenesses.get(window, {}).get(segment, {}),
+                tolerance=identity.tolerance,
+                within=identity.vouch_within,
+                confidence=confidence,
+            ),
         )
 
 
@@ -123,12 +136,18 @@ def hear(ledger: Ledger, settings: Settings, subject: Subject, end: datetime) ->
     held = canaries.finding == "moved"
     tests: Mapping[Stream, IdentityState] = {}
     found: dict[str, Mapping[str, Tally]] = {}
+    likenesses: dict[str, Mapping[str, Mapping[str, Likeness]]] = {}
     if settings.identity.share > 0.0:
         tests = moved_on(ledger, settings, subject.pack_id, end, held=held)
         found = {
             name: ledger.tallies(subject.pack_id, end - length, end)
             for name, length in windows.items()
         }
+        if settings.identity.alternatives:
+            likenesses = {
+                name: ledger.likenesses(subject.pack_id, end - length, end)
+                for name, length in windows.items()
+            }
     labels = None
     if subject.baseline is not None:
         served = ledger.served(subject.pack_id, end - min(windows.values()), end)
@@ -147,6 +166,7 @@ def hear(ledger: Ledger, settings: Settings, subject: Subject, end: datetime) ->
         labels=labels,
         tests=tests,
         tallies=found,
+        likenesses=likenesses,
         twins=twins,
         settings=settings,
         end=end,
@@ -159,14 +179,17 @@ def moved_on(
 ) -> dict[Stream, IdentityState]:
     """Let the tests see the buckets closed since the last step, and store them.
 
-    ``held``: the buckets are passed over, for the copy itself is in doubt.
+    ``held``: the buckets are passed over, for the copy itself is in doubt. Alternatives that are not registered any
+    more are left alone.
     """
     bucket = settings.drift.bucket
-    stored = ledger.tests(pack_id)
+    known = {"", *(one.name for one in settings.identity.alternatives)}
+    stored = {key: one for key, one in ledger.tests(pack_id).items() if one.alternative in known}
     begin = end - MOST_BUCKETS_A_STEP * bucket
     last = max((state.last_bucket for state in stored.values()), default=begin)
     until = min(end - bucket, last + MOST_BUCKETS_A_STEP * bucket)
     fresh = () if held or until <= last else ledger.weighed(pack_id, last, until + bucket)
+    fresh = [one for one in fresh if one.stream[2] in known]
     length = average_run_length(settings)
     tests = taken_in(
         stored,

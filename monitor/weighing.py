@@ -10,11 +10,13 @@ from typing import Final
 
 import numpy as np
 
+from monitor.drift.alternatives import likeness_of
 from monitor.drift.histogram import floor_time
 from monitor.drift.identity import SHARES, wagers
 from monitor.ingest.sampling import OTHER, weighing_wanted
 from monitor.laws import Laws
 from monitor.settings import Settings
+from monitor.values.likeness import Likeness, LikenessBucket
 from monitor.values.prompts import Prompt, Sampling, question
 from monitor.values.scores import Replayed, ScoredPrompt
 from monitor.values.surprise import IdentityBucket, NotWeighed, Surprise, Tally, tally_of
@@ -63,11 +65,45 @@ class Weighing:
         for row in scored:
             if row.weighed is None:
                 continue
-            start = floor_time(row.recorded_at, self._bucket)
-            source = f"{row.key.topic}/{row.key.partition}"
-            for segment in row.counted_in(of_prompt=False):
-                found[start, segment, source, self._served_by(row)].append(row.weighed)
+            for key in self._keys(row):
+                found[key].append(row.weighed)
         return tuple(_summed(key, found[key], self._settings.tolerance) for key in sorted(found))
+
+    def likenesses(self, scored: Iterable[ScoredPrompt]) -> tuple[LikenessBucket, ...]:
+        """What their answers say for each alternative, by the same and its name."""
+        found: dict[tuple[_Key, str], Likeness] = defaultdict(Likeness)
+        for row in scored:
+            if not isinstance(row.weighed, Surprise):
+                continue
+            each = {
+                name: likeness_of(one, self._settings.tolerance)
+                for name, one in row.weighed.likened.items()
+            }
+            for key in self._keys(row) if each else ():
+                for name, likeness in each.items():
+                    found[key, name] += likeness
+        return tuple(
+            LikenessBucket(
+                bucket_start=start,
+                segment=segment,
+                source=source,
+                served=served,
+                alternative=name,
+                likeness=likeness,
+            )
+            for ((start, segment, source, served), name), likeness in sorted(
+                found.items(), key=lambda item: item[0]
+            )
+        )
+
+    def _keys(self, row: ScoredPrompt) -> list[_Key]:
+        """Where an answer is counted."""
+        start = floor_time(row.recorded_at, self._bucket)
+        source = f"{row.key.topic}/{row.key.partition}"
+        return [
+            (start, segment, source, self._served_by(row))
+            for segment in row.counted_in(of_prompt=False)
+        ]
 
     def _chosen(self, prompt: Prompt) -> bool:
         return weighing_wanted(prompt, self._settings.share)

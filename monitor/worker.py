@@ -229,6 +229,7 @@ class Worker:
             waiting=prepared.waiting,
             settled=prepared.settled,
             identity=self._weighing.buckets(scored),
+            likenesses=self._weighing.likenesses(scored),
             twins=self._twinning.buckets(scored),
         )
 

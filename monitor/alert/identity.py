@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Any, Final
 
 from monitor.settings import IdentityRule
 from monitor.values.alerts import Alert, Condition
 from monitor.values.surprise import IdentityState
-from monitor.values.witnesses import UNLABELLED, Verdict, as_json, sentence
+from monitor.values.witnesses import UNLABELLED, Verdict, as_json, named, sentence
 
 RULE: Final = "identity"
 MEANING: Final = (
@@ -22,16 +23,22 @@ MEND: Final = (
 
 
 def identity_condition(
-    pack_id: str, state: IdentityState, verdict: Verdict, rule: IdentityRule
+    pack_id: str,
+    state: IdentityState,
+    bets: Sequence[IdentityState],
+    verdict: Verdict,
+    rule: IdentityRule,
 ) -> Condition | None:
     """Whether another model than the copy answers as ``state.served``; None where the rule does not look.
 
-    Its bound is the e-detector's limit, so no number of prompts has to be waited for.
+    ``bets`` are the tests of registered alternatives in the same segment and served model. Their bound and that of
+    ``state`` is the e-detectors' limit, so no number of prompts has to be waited for.
     """
     if not any(fnmatchcase(state.segment, pattern) for pattern in rule.segments):
         return None
-    said = {}
-    if state.crossed:
+    strongest = max((state, *bets), key=lambda one: (one.crossed, one.evidence - one.limit))
+    said: dict[str, Any] = {}
+    if strongest.crossed:
         said = {
             "cause": verdict.cause.value,
             "verdict": sentence(verdict.cause, verdict.witnesses),
@@ -42,8 +49,8 @@ def identity_condition(
         rule=RULE,
         kind="drift",
         severity=rule.severity,
-        active=state.crossed,
-        summary=_summary(state),
+        active=strongest.crossed,
+        summary=_summary(state, strongest, verdict),
         labels={
             "kind": "identity",
             "rule": RULE,
@@ -56,8 +63,8 @@ def identity_condition(
             "segment": state.segment,
             "served": state.served,
             "meaning": MEANING,
-            **({"mend": MEND} if state.crossed else {}),
-            "evidence": {"value": round(state.evidence, 3), "limit": round(state.limit, 3)},
+            **({"mend": MEND} if strongest.crossed else {}),
+            "evidence": {"value": round(strongest.evidence, 3), "limit": round(strongest.limit, 3)},
             "answers": state.n,
             "since": state.started_at.isoformat(),
             "until": state.last_bucket.isoformat(),
@@ -74,18 +81,16 @@ def is_identity(alert: Alert) -> bool:
     return alert.labels.get("kind") == "identity"
 
 
-def _summary(state: IdentityState) -> str:
+def _summary(state: IdentityState, strongest: IdentityState, verdict: Verdict) -> str:
     name = "the served model" if state.served == UNLABELLED else state.served
     where = "" if state.segment == "all" else f" in {state.segment}"
-    if state.crossed:
-        return (
-            f"{name}{where} does not answer as the monitored copy would: evidence"
-            f" {state.evidence:.1f}, limit {state.limit:.1f} ({state.n} answers weighed)"
-        )
-    return (
-        f"{name}{where} answers as the monitored copy would: evidence {state.evidence:.1f}, limit"
-        f" {state.limit:.1f} ({state.n} answers weighed)"
-    )
+    figures = f"evidence {strongest.evidence:.1f}, limit {strongest.limit:.1f} ({state.n} answers weighed)"
+    if not strongest.crossed:
+        return f"{name}{where} answers as the monitored copy would: {figures}"
+    summary = f"{name}{where} does not answer as the monitored copy would: {figures}"
+    if looks := named(verdict.witnesses):
+        summary += f"; its answers look like {looks}"
+    return summary
 
 
 def _query(pack_id: str, state: IdentityState) -> str:

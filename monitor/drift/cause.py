@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from monitor.drift.alternatives import Nearest
 from monitor.drift.identity import standing
 from monitor.drift.sequential import MEAN_MARGIN
 from monitor.values.drift import Bound, Drift
@@ -139,11 +140,13 @@ def identity(
     prompts: int,
     confidence: float,
     within: float,
+    nearest: Nearest | None = None,
 ) -> Witness:
     """Whether the served model answers as the copy would.
 
     ``states`` are the running tests of a segment, one for each served model; ``tally`` is of the answers
     of the window, among its ``prompts``. ``within`` in nats a token, see `monitor.drift.identity.standing`.
+    ``nearest`` is the registered alternative whose own test reached its limit: that refutes the copy as well.
     """
     found = standing(tally, confidence=confidence, within=within)
     strongest = max(states, key=lambda state: state.evidence - state.limit, default=None)
@@ -158,13 +161,17 @@ def identity(
         "given_away": _bound(found.given_away) if found.given_away else None,
         "within": within,
         "off_support": tally.off_support,
+        **({"looks_like": nearest.figures()} if nearest else {}),
     }
-    if strongest is not None and strongest.crossed:
-        name = f" of {strongest.served}" if strongest.served != UNLABELLED else ""
+    crossed = strongest if strongest is not None and strongest.crossed else nearest
+    if crossed is not None:
+        name = f" of {crossed.served}" if crossed.served != UNLABELLED else ""
         told = (
-            f"answers{name} are not what the copy would say: evidence {strongest.evidence:.1f},"
-            f" limit {strongest.limit:.1f}"
+            f"answers{name} are not what the copy would say: evidence"
+            f" {crossed.evidence:.1f}, limit {crossed.limit:.1f}"
         )
+        if nearest is not None:
+            told += f"; {nearest.told}"
         return Witness(name="identity", finding="moved", told=told, figures=figures)
     if strongest is not None and strongest.evidence >= ON_ITS_WAY * strongest.limit:
         told = (

@@ -40,6 +40,7 @@ from scipy.special import betaincinv, ndtri
 
 from monitor.values.arrays import Doubles
 from monitor.values.drift import Bound
+from monitor.values.likeness import LikenessBucket
 from monitor.values.surprise import TILTS, IdentityBucket, IdentityState, Surprise, Tally
 
 SHARES: Final = (0.003, 0.01, 0.05, 0.2, 0.9)
@@ -63,7 +64,7 @@ def wagers(surprise: Surprise, tolerance: float) -> Doubles:
 
 def evidence(total: Doubles) -> float:
     """Log of the average over the shares of what stands at ``total`` [s]: an e-process, or an e-detector."""
-    return float(np.logaddexp.reduce(total) - np.log(len(SHARES)))
+    return float(np.logaddexp.reduce(total) - np.log(len(total)))
 
 
 def step(values: Doubles, gains: Doubles) -> Doubles:
@@ -73,11 +74,13 @@ def step(values: Doubles, gains: Doubles) -> Doubles:
 
 # --- the detectors of one pack -------------------------------------------------------------------
 
-Stream = tuple[str, str]
-"""Segment and served model."""
+Stream = tuple[str, str, str]
+"""Segment, served model, and the alternative that is bet on; empty: none by name."""
 
 
-def start(segment: str, served: str, at: datetime) -> IdentityState:
+def start(
+    segment: str, served: str, at: datetime, *, alternative: str = "", shares: int = len(SHARES)
+) -> IdentityState:
     """A test that has seen nothing and takes buckets that start after ``at``."""
     return IdentityState(
         segment=segment,
@@ -85,13 +88,14 @@ def start(segment: str, served: str, at: datetime) -> IdentityState:
         started_at=at,
         last_bucket=at,
         n=0,
-        log_values=(-math.inf,) * len(SHARES),
+        log_values=(-math.inf,) * shares,
+        alternative=alternative,
     )
 
 
 def taken_in(
     states: Mapping[Stream, IdentityState],
-    buckets: Sequence[IdentityBucket],
+    buckets: Sequence[IdentityBucket | LikenessBucket],
     *,
     until: datetime,
     begin: datetime,
@@ -100,32 +104,36 @@ def taken_in(
     """The states after ``buckets``, in the order of their starts, one for each interval and stream.
 
     Nothing up to ``until`` is taken in again. A stream that is new begins at ``begin``. ``alone`` is the
-    log evidence at which a single stream would alarm; K of them alarm at ``alone + log K``.
+    log evidence at which a single stream would alarm; K of them alarm at ``alone + log K``, those that bet on
+    alternatives among them.
     """
     found = dict(states)
     for bucket in buckets:
-        key = bucket.segment, bucket.served
-        if key not in found:
-            found[key] = start(*key, begin)
+        if bucket.stream not in found:
+            segment, served, name = bucket.stream
+            found[bucket.stream] = start(
+                segment, served, begin, alternative=name, shares=len(bucket.wagers)
+            )
     limit = alone + math.log(max(len(found), 1))
     for bucket in sorted(buckets, key=lambda one: one.bucket_start):
-        key = bucket.segment, bucket.served
-        found[key] = _updated(found[key], bucket, limit)
+        found[bucket.stream] = _updated(found[bucket.stream], bucket, limit)
     return {
         key: replace(state, last_bucket=max(state.last_bucket, until), limit=limit)
         for key, state in found.items()
     }
 
 
-def _updated(state: IdentityState, bucket: IdentityBucket, limit: float) -> IdentityState:
-    if bucket.bucket_start <= state.last_bucket or bucket.tally.n == 0:
+def _updated(
+    state: IdentityState, bucket: IdentityBucket | LikenessBucket, limit: float
+) -> IdentityState:
+    if bucket.bucket_start <= state.last_bucket or bucket.n == 0:
         return state
     values = step(np.array(state.log_values), bucket.wagers)
-    values = np.minimum(values, limit + HEADROOM + math.log(len(SHARES)))
+    values = np.minimum(values, limit + HEADROOM + math.log(len(values)))
     return replace(
         state,
         last_bucket=bucket.bucket_start,
-        n=state.n + bucket.tally.n,
+        n=state.n + bucket.n,
         log_values=tuple(values.tolist()),
         evidence=evidence(values),
     )
@@ -150,7 +158,11 @@ class Standing:
 
 def standing(tally: Tally, *, confidence: float, within: float) -> Standing:
     """``within``: nats a token; two-sided bounds at ``confidence``."""
-    drawn = _mean_surprise(tally, confidence) if tally.tokens else None
+    drawn = (
+        mean_surprise(tally.excess, tally.variance, tally.tokens, confidence)
+        if tally.tokens
+        else None
+    )
     greedy = _given_away(tally, confidence) if tally.greedy_tokens else None
     inside = [-within < drawn.low and drawn.high < within] if drawn else []
     inside += [greedy.high < GREEDY_WITHIN] if greedy else []
@@ -163,9 +175,10 @@ def standing(tally: Tally, *, confidence: float, within: float) -> Standing:
     )
 
 
-def _mean_surprise(tally: Tally, confidence: float) -> Bound:
-    mean = tally.excess / tally.tokens
-    reach = float(ndtri(0.5 + confidence / 2)) * math.sqrt(tally.variance) / tally.tokens
+def mean_surprise(excess: float, variance: float, tokens: int, confidence: float) -> Bound:
+    """Of the sums over ``tokens`` drawn tokens, in nats a token, with its two-sided bounds."""
+    mean = excess / tokens
+    reach = float(ndtri(0.5 + confidence / 2)) * math.sqrt(variance) / tokens
     return Bound(value=mean, low=mean - reach, high=mean + reach)
 
 

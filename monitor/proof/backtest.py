@@ -36,7 +36,7 @@ NOT_REPLAYED: Final = ("lag", "delay", "starvation", "not_evaluated", "replay_mi
 """Silence rules about how far partitions were read, who evaluated, and single prompts' token counts."""
 FIXED: Final[Mapping[str, Sequence[str]]] = {
     "drift": ("bucket", "settle", "wait_for_late", "evaluate_every"),
-    "identity": ("share", "temperature", "top_p", "tolerance"),
+    "identity": ("share", "temperature", "top_p", "tolerance", "alternatives"),
     "twin": ("share", "tokens"),
 }
 """By section: what was stored, and when it was evaluated, follows from these."""

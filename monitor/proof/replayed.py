@@ -127,7 +127,7 @@ class Replayed(Ledger):
         self._past = past
         self._baseline = baseline
         self._detectors: dict[str, dict[tuple[int, str], DetectorState]] = {}
-        self._tests: dict[str, dict[tuple[str, str], IdentityState]] = {}
+        self._tests: dict[str, dict[tuple[str, str, str], IdentityState]] = {}
         self._twins: dict[str, dict[tuple[int, str], TwinState]] = {}
         self.raised: dict[str, Alert] = {}
         """By alert id, every alert as it stands."""
@@ -203,11 +203,11 @@ class Replayed(Ledger):
             own = self._detectors.setdefault(state.baseline_id, {})
             own[state.feature, state.segment] = state
 
-    def tests(self, pack_id: str) -> Mapping[tuple[str, str], IdentityState]:
+    def tests(self, pack_id: str) -> Mapping[tuple[str, str, str], IdentityState]:
         return self._tests.get(pack_id, {})
 
     def keep_tests(self, pack_id: str, states: Iterable[IdentityState]) -> None:
-        self._tests[pack_id] = {(state.segment, state.served): state for state in states}
+        self._tests[pack_id] = {state.stream: state for state in states}
 
     def twins(self, pack_id: str) -> Mapping[tuple[int, str], TwinState]:
         return self._twins.get(pack_id, {})

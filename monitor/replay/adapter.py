@@ -1,4 +1,4 @@
-"""LoRA adapters: low-rank changes of a model's weights, merged into the copy when it is loaded.
+"""LoRA adapters: low-rank changes of a model's weights, merged into the copy when it is loaded, or put beside it.
 
 A served model is often a base model with an adapter, and a candidate for release nearly always is.
 The folder is what peft's ``save_pretrained`` writes: ``adapter_config.json`` and
@@ -12,7 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +31,8 @@ from monitor.replay.layers import blocks
 
 CONFIG_FILE: Final = "adapter_config.json"
 TENSOR_FILE: Final = "adapter_model.safetensors"
+FIELD: Final = "replay.adapter"
+"""The setting that names an adapter to merge."""
 PEFT_PREFIX: Final = "base_model.model."
 UNMERGEABLE: Final = {
     "alora_invocation_tokens": "it is active only behind an invocation (aLoRA)",
@@ -60,8 +64,97 @@ def merge(whole: PreTrainedModel, folder: Path, *, full: bool, layers: int) -> N
     in float32 and rounded once, to the weights' dtype. Raises `ModelError` when the adapter is
     damaged, of another kind, or made for another model, `ConfigurationError` without peft.
     """
-    peft = _peft()
-    given = _config(folder)
+    adapted = _attached(whole, folder, FIELD, full=full, layers=layers)
+    if adapted is None:
+        return
+    adapted.merge_and_unload(safe_merge=True)
+    whole.train(False).requires_grad_(False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A module of the model under its parent, and what stands there while the adapter is at work."""
+
+    parent: nn.Module
+    name: str
+    plain: nn.Module
+    adapted: nn.Module
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """An adapter that is not merged: the model is as it was but within `at_work`. Its weights are shared."""
+
+    places: Sequence[_Place]
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Within the context the model is the adapted one, whatever happens in it."""
+        try:
+            for place in self.places:
+                setattr(place.parent, place.name, place.adapted)
+            yield
+        finally:
+            for place in self.places:
+                setattr(place.parent, place.name, place.plain)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory beside the model."""
+        shared = {id(weight) for place in self.places for weight in place.plain.parameters()}
+        own = {
+            id(weight): weight.nbytes
+            for place in self.places
+            for weight in place.adapted.parameters()
+            if id(weight) not in shared
+        }
+        return sum(own.values())
+
+
+def beside(whole: PreTrainedModel, folder: Path, field: str) -> Beside:
+    """The adapter in ``folder``, which ``field`` of the settings names, for ``whole``, loaded in full.
+
+    Nothing of ``whole`` is changed. Raises as `merge` does.
+    """
+    before = [
+        (parent, name, module)
+        for parent in whole.modules()
+        for name, module in parent.named_children()
+    ]
+    known = whole.__dict__.pop("peft_config", None)  # of an adapter that was merged
+    try:
+        _attached(whole, folder, field, full=True, layers=0, untie=False)
+        whole.train(False).requires_grad_(False)
+        places = [
+            _Place(parent, name, module, getattr(parent, name))
+            for parent, name, module in before
+            if getattr(parent, name) is not module
+        ]
+    finally:
+        for parent, name, module in before:
+            if getattr(parent, name) is not module:
+                setattr(parent, name, module)
+        whole.__dict__.pop("peft_config", None)
+        if known is not None:
+            whole.__dict__["peft_config"] = known
+    return Beside(places)
+
+
+def _attached(
+    whole: PreTrainedModel,
+    folder: Path,
+    field: str,
+    *,
+    full: bool,
+    layers: int,
+    untie: bool = True,
+) -> Any:
+    """peft's model around ``whole``, whose modules it has replaced; None where the adapter changes none of them.
+
+    ``untie``: an LM head that shares its weights gets its own, which only a merge needs.
+    """
+    peft = _peft(field)
+    given = _config(folder, field)
     if base := _other_name(given, whole):
         log.warning("adapter.base_named_differently", adapter=folder.name, base=base)
     prefix = whole.base_model_prefix
@@ -71,7 +164,7 @@ def merge(whole: PreTrainedModel, folder: Path, *, full: bool, layers: int) -> N
         _tensors(folder), target, folder, lambda name: not full and _left_out(name, prefix, later)
     )
     if not tensors:
-        return
+        return None
     config = peft.LoraConfig.from_pretrained(str(folder))
     config.inference_mode = True
     names = [name for name, _ in target.named_modules()]
@@ -81,9 +174,9 @@ def merge(whole: PreTrainedModel, folder: Path, *, full: bool, layers: int) -> N
         for module in config.modules_to_save or ()
         if any(name.endswith(module) for name in names)
     ] or None
-    if full:
+    if full and untie:
         _untie(whole, {_module_name(key) for key in tensors})
-    else:
+    elif not full:
         config.ensure_weight_tying = False
     adapted = peft.PeftModel(target, config)
     result = peft.set_peft_model_state_dict(adapted, tensors)
@@ -93,8 +186,7 @@ def merge(whole: PreTrainedModel, folder: Path, *, full: bool, layers: int) -> N
             f"announces, first {lacking[0].removeprefix(PEFT_PREFIX)}",
             hint="save the adapter again",
         )
-    adapted.merge_and_unload(safe_merge=True)
-    whole.train(False).requires_grad_(False)
+    return adapted
 
 
 def _untie(whole: PreTrainedModel, changed: Collection[str]) -> None:
@@ -119,27 +211,27 @@ class _Named(nn.Module):
         self.add_module(name, stack)
 
 
-def _peft() -> Any:
+def _peft(field: str) -> Any:
     try:
         import peft
     except ImportError:
         raise ConfigurationError(
-            "replay.adapter needs peft",
+            f"{field} needs peft",
             hint="pip install '.[research]' in a checkout of the monitor",
         ) from None
     return peft
 
 
-def _config(folder: Path) -> Mapping[str, Any]:
+def _config(folder: Path, field: str = FIELD) -> Mapping[str, Any]:
     """The adapter's configuration, after everything was refused that cannot be merged."""
     if not folder.is_dir():
-        raise ModelError(f"replay.adapter: no folder {folder}")
+        raise ModelError(f"{field}: no folder {folder}")
     file = folder / CONFIG_FILE
     try:
         config: Any = json.loads(read_given(file, LARGEST_JSON))
     except FileNotFoundError:
         raise ModelError(
-            f"replay.adapter: {folder} holds no {CONFIG_FILE}",
+            f"{field}: {folder} holds no {CONFIG_FILE}",
             hint="give the folder that peft's save_pretrained wrote",
         ) from None
     except (OSError, ValueError, RecursionError) as error:
@@ -153,7 +245,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
     if not (folder / TENSOR_FILE).is_file():
         pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         raise ModelError(
-            f"replay.adapter: {folder} holds no {TENSOR_FILE}"
+            f"{field}: {folder} holds no {TENSOR_FILE}"
             + ("; pickled weights are never loaded, they can run code" if pickles else ""),
             hint="save the adapter again with safetensors",
         )

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from monitor.metrics import METRICS
+from monitor.replay.alternatives import Alternative, compared
 from monitor.replay.answer import answered
 from monitor.replay.forward import Forward, RowReader
 from monitor.replay.model import LoadedModel, batch_tokens, positions_limit
@@ -25,7 +26,6 @@ from monitor.replay.plan import Plan, plan
 from monitor.replay.pooling import FeatureBank
 from monitor.replay.prepared import Prepared, Statistics
 from monitor.replay.regions import CUT_RULE, Tokens, begun
-from monitor.replay.surprise import surprises
 from monitor.replay.tokens import tokeniser
 from monitor.replay.twin import paired, twins
 from monitor.settings import ReplaySettings
@@ -56,11 +56,14 @@ class ReplayEngine:
         features: Sequence[Feature],
         settings: ReplaySettings,
         covariates: Sequence[Covariate] = (),
+        alternatives: Sequence[Alternative] = (),
     ) -> None:
-        """Raises `PackError` when features or covariates do not fit the model's width."""
+        """``alternatives`` weigh what the copy weighs. Raises `PackError` when features or covariates do not fit
+        the model's width."""
         self.loaded = loaded
         self.settings = settings
         read = (*features, *(one.as_feature() for one in covariates))
+        self._alternatives = alternatives
         self._features = len(features)
         self._bank = FeatureBank(read, loaded.config.hidden_size, loaded.device)
         self._limit = positions_limit(settings, loaded.config)
@@ -181,7 +184,8 @@ class ReplayEngine:
         if left:
             rows = [prepared.tokens[index] for index in left]
             laws = [prepared.weighed[index] for index in left]
-            found |= dict(zip(left, surprises(self.loaded, rows, laws), strict=True))
+            weighed = compared(self.loaded, rows, laws, self._alternatives)
+            found |= dict(zip(left, weighed, strict=True))
         return {index: one for index, one in found.items() if one is not None}
 
     def _planned(

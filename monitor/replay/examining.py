@@ -23,8 +23,9 @@ import torch
 
 from monitor.replay.answer import decoded, left_padded, stock_attention
 from monitor.replay.engine import ReplayEngine
+from monitor.replay.passes import LOGITS
 from monitor.replay.regions import Tokens
-from monitor.replay.surprise import LOGITS, end_tokens
+from monitor.replay.surprise import end_tokens
 from monitor.replay.tokens import tokeniser
 from monitor.values.arrays import Doubles
 from monitor.values.prompts import DeadReason, Prompt

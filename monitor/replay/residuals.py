@@ -5,12 +5,13 @@ Legend: n = prompts, d = model width, r = prompts of one forward pass, t = its t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from monitor.errors import BadInput
+from monitor.errors import BadInput, ModelError
 from monitor.replay.forward import Forward, RowReader
 from monitor.replay.model import LoadedModel, batch_tokens
 from monitor.replay.plan import plan
@@ -111,3 +112,44 @@ class ResidualReader:
                 f"prompt {min(forward.failed)} does not fit into memory: lower replay.max_tokens"
             )
         return means
+
+
+def typical_lengths(
+    loaded: LoadedModel, settings: ReplaySettings, prompts: Sequence[Prompt], sites: Sequence[int]
+) -> dict[int, float]:
+    """The length of a token's residual at each of ``sites``: the median over ``prompts`` of their medians.
+
+    A median, because a few tokens (delimiters, the sink) are many times as long as the others. Read
+    as in production, so without the first token and the template. Blocks while the model runs. Raises `BadInput`
+    without prompts, `ModelError` where a length is not finite.
+    """
+    wanted = sorted(set(sites))
+    if not wanted:
+        return {}
+    if not prompts:
+        raise BadInput("measuring the typical length of a residual needs at least one text")
+    found = ResidualReader(loaded, settings).pooled(prompts, wanted, "all", _medians, 1)
+    medians = {}
+    for index, site in enumerate(wanted):
+        present = found[:, index][~np.isnan(found[:, index])]
+        medians[site] = float(np.median(present)) if present.size else math.nan
+        if not math.isfinite(medians[site]):
+            raise not_finite(
+                f"{loaded.model_id} gives residuals that are not finite behind block {site}"
+            )
+    return medians
+
+
+def _medians(weights: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """The median length [r, 1] of the tokens of ``residual`` [t, d] that each row of ``weights`` reads."""
+    lengths = torch.linalg.vector_norm(residual, dim=1)
+    chosen = torch.where(weights > 0, lengths, torch.nan)
+    return torch.nanmedian(chosen, dim=1, keepdim=True).values
+
+
+def not_finite(message: str) -> ModelError:
+    return ModelError(
+        message,
+        hint="the model's weights or dtype give non-finite activations: is a file damaged, did training "
+        "diverge?",
+    )

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 
@@ -108,6 +108,23 @@ class Edit:
                 hint="Edit(first_position=0) steers all of them",
             )
         return torch.where((positions >= self.first_position)[..., None], edited, residual)
+
+
+FIRST_STEERED: Final = 1
+"""The first token stays as it is. It becomes the attention sink, a hundred times as long as the
+others; in some models only blocks after the steered site, where its length does not show it yet."""
+
+
+def push(site: int, direction: torch.Tensor, length: float, *, project_out: bool = False) -> Edit:
+    """Every token but the first is moved by ``length`` along ``direction`` [d] of any length, or loses its part along it."""
+    wide = direction.double()
+    return Edit(
+        site=site,
+        direction=(wide / torch.linalg.vector_norm(wide)).float(),
+        add=length,
+        project_out=project_out,
+        first_position=FIRST_STEERED,
+    )
 
 
 @contextmanager

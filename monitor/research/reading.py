@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from monitor.errors import BadInput, ModelError, MonitorError
+from monitor.errors import BadInput, MonitorError
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, identity_of, load_model
-from monitor.replay.residuals import ResidualReader
+from monitor.replay.residuals import ResidualReader, not_finite
 from monitor.research.progress import Progress, quiet
 from monitor.score.scorer import standardised
 from monitor.settings import ReplaySettings
@@ -112,14 +112,6 @@ def refusal(what: str, model: str, one: Unreplayable) -> MonitorError:
     if one.reason is DeadReason.NON_FINITE:
         return not_finite(f"{model} gives readings that are not finite ({what})")
     return BadInput(f"{what} cannot be replayed: {one.reason.value} {one.detail}".rstrip())
-
-
-def not_finite(message: str) -> ModelError:
-    return ModelError(
-        message,
-        hint="the model's weights or dtype give non-finite activations: is a file damaged, did training "
-        "diverge?",
-    )
 
 
 def response_residuals(

@@ -7,7 +7,12 @@ The environment is read in this folder alone.
 """
 
 from monitor.settings.drift import DriftRule, DriftSettings, SilenceRule, Thresholds
-from monitor.settings.identity import IdentityRule, IdentitySettings
+from monitor.settings.identity import (
+    AlternativeSettings,
+    IdentityRule,
+    IdentitySettings,
+    SteerSettings,
+)
 from monitor.settings.intake import (
     IngestSettings,
     JoinSettings,
@@ -34,6 +39,7 @@ from monitor.settings.whole import Settings
 
 __all__ = [
     "AlertSettings",
+    "AlternativeSettings",
     "DriftRule",
     "DriftSettings",
     "Duration",
@@ -54,6 +60,7 @@ __all__ = [
     "ServerRule",
     "Settings",
     "SilenceRule",
+    "SteerSettings",
     "Thresholds",
     "TwinSettings",
     "WebSettings",

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 
 from monitor.errors import StaleChunk
 from monitor.store.adjustments import adjusted_lineage_of
+from monitor.store.alternatives import add_likenesses
 from monitor.store.buckets import add_buckets
 from monitor.store.halves import keep_halves, settle_halves
 from monitor.store.identity import add_identity
@@ -61,6 +62,7 @@ def store_chunk(c: Connection, result: ChunkResult) -> None:
             add_buckets(c, twin_lineage_of(c, lineage_id), result.twins)
         copy_scores(c, lineage_id, result.scored, adjusted_id)
         add_identity(c, lineage_id, result.identity)
+        add_likenesses(c, lineage_id, result.likenesses)
     settle_halves(c, result.group_id, result.settled)
     keep_halves(c, result.group_id, result.waiting)
     add_counts(c, result.group_id, result.counts)

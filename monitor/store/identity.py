@@ -108,8 +108,8 @@ def _tally(row: Any) -> Tally:
     return Tally(**{name: row[name] for name in _TALLY})
 
 
-def load_identity(c: Connection, pack_id: str) -> dict[tuple[str, str], IdentityState]:
-    """Where the tests of the pack's served models stand, by segment and served model."""
+def load_identity(c: Connection, pack_id: str) -> dict[tuple[str, str, str], IdentityState]:
+    """Where the tests of the pack's served models stand that bet on nobody by name, by `IdentityState.stream`."""
     rows = c.execute(
         text("""
             SELECT segment, served, started_at, last_bucket, n, log_values, evidence, evidence_limit
@@ -118,8 +118,8 @@ def load_identity(c: Connection, pack_id: str) -> dict[tuple[str, str], Identity
         """),
         {"pack_id": pack_id},
     )
-    return {
-        (row.segment, row.served): IdentityState(
+    states = (
+        IdentityState(
             segment=row.segment,
             served=row.served,
             started_at=utc(row.started_at),
@@ -130,7 +130,8 @@ def load_identity(c: Connection, pack_id: str) -> dict[tuple[str, str], Identity
             limit=row.evidence_limit,
         )
         for row in rows
-    }
+    )
+    return {state.stream: state for state in states}
 
 
 def save_identity(c: Connection, pack_id: str, states: Iterable[IdentityState]) -> None:

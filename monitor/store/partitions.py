@@ -25,6 +25,7 @@ PartitionedTable = Literal[
     "ingest_counts",
     "drifts",
     "identity_buckets",
+    "alternative_buckets",
 ]
 log = get_logger(__name__)
 
@@ -62,6 +63,9 @@ PARTITIONED: Final = (
     Partitioned(table="drifts", column="evaluated_at", period="month", keep="keep_drift"),
     Partitioned(
         table="identity_buckets", column="bucket_start", period="day", keep="keep_fine_buckets"
+    ),
+    Partitioned(
+        table="alternative_buckets", column="bucket_start", period="day", keep="keep_fine_buckets"
     ),
 )
 

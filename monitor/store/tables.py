@@ -557,6 +557,45 @@ identity_detectors = Table(
     PrimaryKeyConstraint("pack_id", "segment", "served"),
 )
 
+alternative_buckets = Table(
+    "alternative_buckets",
+    metadata,
+    Column("bucket_start", MOMENT, nullable=False),
+    Column("lineage_id", INTEGER, nullable=False),
+    Column("segment", TEXT, nullable=False),
+    Column("source", TEXT, nullable=False),
+    Column("served", TEXT, nullable=False),
+    Column("alternative", TEXT, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    Column("nearer", BIGINT, nullable=False),
+    Column("tokens", BIGINT, nullable=False),
+    Column("excess", DOUBLE_PRECISION, nullable=False),
+    Column("variance", DOUBLE_PRECISION, nullable=False),
+    Column("likelihoods", ARRAY(DOUBLE_PRECISION), nullable=False),
+    Column("wagers", ARRAY(DOUBLE_PRECISION), nullable=False),
+    PrimaryKeyConstraint(
+        "bucket_start", "lineage_id", "segment", "source", "served", "alternative"
+    ),
+    info={"partition_by": "bucket_start"},
+    postgresql_partition_by="RANGE (bucket_start)",
+)
+
+alternative_detectors = Table(
+    "alternative_detectors",
+    metadata,
+    Column("pack_id", TEXT, ForeignKey("monitor_data.packs.pack_id"), nullable=False),
+    Column("segment", TEXT, nullable=False),
+    Column("served", TEXT, nullable=False),
+    Column("alternative", TEXT, nullable=False),
+    Column("started_at", MOMENT, nullable=False),
+    Column("last_bucket", MOMENT, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    Column("log_values", ARRAY(DOUBLE_PRECISION), nullable=False),
+    Column("evidence", DOUBLE_PRECISION, nullable=False),
+    Column("evidence_limit", DOUBLE_PRECISION, nullable=False),
+    PrimaryKeyConstraint("pack_id", "segment", "served", "alternative"),
+)
+
 twin_lineages = Table(
     "twin_lineages",
     metadata,

@@ -13,6 +13,7 @@ from typing import Final
 from monitor.values.arrays import Counts, Floats
 from monitor.values.checks import require, require_aware
 from monitor.values.fidelity import Fidelity, Rendering
+from monitor.values.likeness import LikenessBucket
 from monitor.values.prompts import (
     GENERATED,
     DeadLetter,
@@ -207,6 +208,7 @@ class ChunkResult:
     settled: tuple[RecordKey, ...] = ()
     """Parts that waited in the store and do no longer: joined or given up."""
     identity: tuple[IdentityBucket, ...] = ()
+    likenesses: tuple[LikenessBucket, ...] = ()
     """What the weighed answers add up to."""
     twins: tuple[Bucket, ...] = ()
     """The statistics of the differences to the twins."""

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal
 
 from monitor.values.arrays import Doubles
-from monitor.values.checks import require, require_aware
+from monitor.values.checks import frozen, require, require_aware
+from monitor.values.likeness import Likened
 
 TILTS: Final = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """λ of the bets. Small ones gather slowly and surely, large ones are for speakers far away. Halves of each
@@ -102,8 +104,11 @@ class Surprise:
     """The end of the answer is bet on as well: see `monitor.replay.surprise`."""
     assumed: bool = False
     """Temperature or top_p are the settings', for the record does not say them."""
+    likened: Mapping[str, Likened] = field(default_factory=dict)
+    """By name, the alternatives that weighed it too (``identity.alternatives``)."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "likened", frozen(self.likened))
         require(self.tokens > 0, "surprise needs at least one token")
         require(self.log_bets.shape == (len(TILTS),), "one bet for each tilt")
 
@@ -189,10 +194,18 @@ class IdentityBucket:
     def __post_init__(self) -> None:
         require_aware(self.bucket_start, "bucket_start")
 
+    @property
+    def stream(self) -> tuple[str, str, str]:
+        return self.segment, self.served, ""
+
+    @property
+    def n(self) -> int:
+        return self.tally.n
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityState:
-    """Where the test of one served model in one segment stands; stored whole, one row each."""
+    """Where one test of a served model in a segment stands; stored whole, one row each."""
 
     segment: str
     served: str
@@ -202,11 +215,17 @@ class IdentityState:
     n: int
     """Answers taken in since ``started_at``."""
     log_values: tuple[float, ...]
-    """Log of the e-detector of each share, in the order of `monitor.drift.identity.SHARES`."""
+    """Log of the e-detector of each share that is wagered on, in their order."""
+    alternative: str = ""
+    """Which registered model is bet on; empty: none by name (`monitor.drift.identity`)."""
     evidence: float = 0.0
     """Log of their average; 0 before the first answer."""
     limit: float = math.inf
     """``evidence`` at or above it: another model answers, at the promised run length."""
+
+    @property
+    def stream(self) -> tuple[str, str, str]:
+        return self.segment, self.served, self.alternative
 
     @property
     def crossed(self) -> bool:

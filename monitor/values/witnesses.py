@@ -78,6 +78,13 @@ def sentence(cause: Cause, witnesses: Sequence[Witness]) -> str:
     return f"{_HEADS[cause]}: {told}" if told else _HEADS[cause]
 
 
+def named(witnesses: Sequence[Witness]) -> str | None:
+    """The registered model that answers look like, where identity names one."""
+    looks_like = (one.figures.get("looks_like") for one in witnesses if one.name == "identity")
+    found = next((one for one in looks_like if one), None)
+    return found["name"] if found else None
+
+
 def as_json(witnesses: Sequence[Witness], *, told: bool = True) -> dict[str, Any]:
     """By name; ``told``: with the clauses for people, which the figures say too."""
     return {witness.name: witness.shown(told=told) for witness in witnesses}

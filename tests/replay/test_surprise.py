@@ -13,7 +13,7 @@ import torch
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
-from monitor.replay import surprise as module
+from monitor.replay import passes as module
 from monitor.replay.answer import stock_attention
 from monitor.replay.model import LoadedModel, load_model
 from monitor.replay.regions import Tokens
@@ -265,7 +265,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_last_one_left_out(
     passed = module._pass
 
     def small(whole: Any, readers: Sequence[Any], loaded: LoadedModel) -> None:
-        if len(readers) > 1 or readers[0].tokens > 3:
+        if len(readers) > 1 or readers[0].row.response_tokens > 3:
             raise torch.OutOfMemoryError("used up")
         passed(whole, readers, loaded)
 

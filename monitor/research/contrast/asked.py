@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from monitor.replay.model import LoadedModel
-from monitor.replay.residuals import ResidualReader
+from monitor.replay.residuals import ResidualReader, not_finite
 from monitor.research.contrast.directions import (
     LEAST_TRAINING,
     Chosen,
@@ -31,7 +31,7 @@ from monitor.research.contrast.selection import families, select
 from monitor.research.packs.calibrate import UNCALIBRATED
 from monitor.research.packs.figures import RANDOM, quantiles, rounded
 from monitor.research.progress import Progress
-from monitor.research.reading import Reader, not_finite
+from monitor.research.reading import Reader
 from monitor.research.statistics import auc, bootstrap, random_direction_aucs
 from monitor.research.texts import exchange
 from monitor.research.traits import Trait, instructed, takes_system

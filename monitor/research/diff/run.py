@@ -21,7 +21,7 @@ import torch
 
 from monitor.errors import BadInput, ModelError
 from monitor.replay.model import LoadedModel, identity_of
-from monitor.replay.residuals import ResidualReader
+from monitor.replay.residuals import ResidualReader, not_finite
 from monitor.research.answers.behaviour import Judge
 from monitor.research.contrast.directions import candidate_sites
 from monitor.research.diff.causal import SIDES, Lengths, Side, Verdict, tried
@@ -38,7 +38,7 @@ from monitor.research.diff.misbehaviour import misbehaviour
 from monitor.research.diff.settings import DiffSettings
 from monitor.research.diff.trials import Trials, question_means
 from monitor.research.progress import Progress, quiet
-from monitor.research.reading import Reader, not_finite, opened
+from monitor.research.reading import Reader, opened
 from monitor.research.saes.autoencoder import SparseAutoencoder
 from monitor.research.saes.encode import latent_means
 from monitor.research.steering.measure import Measure

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.replay.model import LoadedModel
-from monitor.replay.residuals import ResidualReader
+from monitor.replay.residuals import ResidualReader, not_finite
 from monitor.research.hard_texts import HardTexts
 from monitor.research.judge.others import Answered
 from monitor.research.packs.covariates import DEFAULT, TEXTS_A_COVARIATE, leading, main_site
 from monitor.research.packs.figures import of_bound, rounded
 from monitor.research.packs.hard_figures import HardScores, TailRate, found_figures, tail_rate
 from monitor.research.progress import Progress
-from monitor.research.reading import Reader, not_finite
+from monitor.research.reading import Reader
 from monitor.research.statistics import mean_bound, pool_auc_bound
 from monitor.research.styles import PLAIN, StyleTexts
 from monitor.score.pack import Pack

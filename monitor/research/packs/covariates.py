@@ -14,9 +14,9 @@ import numpy as np
 
 from monitor.errors import BadInput
 from monitor.replay.model import load_model
-from monitor.replay.residuals import ResidualReader
+from monitor.replay.residuals import ResidualReader, not_finite
 from monitor.research.progress import Progress, quiet
-from monitor.research.reading import not_finite, packing_settings
+from monitor.research.reading import packing_settings
 from monitor.research.texts import DATA, load_texts
 from monitor.score.fit import require_fit
 from monitor.score.pack import Pack, save_pack

@@ -15,8 +15,7 @@ import torch
 
 from monitor.errors import BadInput
 from monitor.replay.pooling import normalised
-from monitor.replay.residuals import ResidualReader
-from monitor.research.reading import not_finite
+from monitor.replay.residuals import ResidualReader, not_finite
 from monitor.research.saes.autoencoder import SparseAutoencoder
 from monitor.values.features import InputNorm
 from monitor.values.prompts import Prompt

@@ -19,10 +19,9 @@ import numpy as np
 import torch
 
 from monitor.errors import BadInput
+from monitor.replay import residuals
 from monitor.replay.model import LoadedModel
-from monitor.replay.residuals import ResidualReader
-from monitor.replay.taps import Edit, steered
-from monitor.research.reading import not_finite
+from monitor.replay.taps import Edit, push, steered
 from monitor.research.statistics import random_directions
 from monitor.research.texts import load_texts
 from monitor.score.pack import Pack
@@ -31,9 +30,6 @@ from monitor.values.arrays import Floats
 from monitor.values.features import Feature
 from monitor.values.prompts import Prompt
 
-FIRST_STEERED: Final = 1
-"""The first token stays as it is. It becomes the attention sink, a hundred times as long as the
-others; in some models only blocks after the steered site, where its length does not show it yet."""
 NORM_TEXTS: Final = 32
 
 
@@ -105,12 +101,11 @@ def edits(
     if lengths is None:
         lengths = typical_lengths(loaded, [turn.site for turn in turns if turn.strength])
     return tuple(
-        Edit(
-            site=turn.site,
-            direction=_unit(turn.direction).to(loaded.device),
-            add=turn.strength * lengths[turn.site] if turn.strength else 0.0,
+        push(
+            turn.site,
+            torch.from_numpy(turn.direction).to(loaded.device),
+            turn.strength * lengths[turn.site] if turn.strength else 0.0,
             project_out=turn.project_out,
-            first_position=FIRST_STEERED,
         )
         for turn in turns
     )
@@ -119,31 +114,14 @@ def edits(
 def typical_lengths(
     loaded: LoadedModel, sites: Sequence[int], benign: Sequence[Prompt] | None = None
 ) -> dict[int, float]:
-    """The length of a token's residual at each of ``sites``: the median over the texts of their medians.
+    """As `monitor.replay.residuals.typical_lengths`; ``benign`` defaults to texts of the project's own.
 
-    A median, because a few tokens (delimiters, the sink) are many times as long as the others. Read
-    as in production, so without the first token and the template. ``benign`` defaults to texts of
-    the project's own. Blocks while the model runs. Raises `BadInput` for a site the model lacks,
-    `ModelError` where a length is not finite.
+    Raises `BadInput` for a site the model lacks as well.
     """
-    wanted = sorted(set(sites))
-    if not wanted:
-        return {}
-    for site in wanted:
+    for site in sites:
         require_site(loaded, site)
     texts = load_texts().fit[:NORM_TEXTS] if benign is None else benign
-    if not texts:
-        raise BadInput("measuring the typical length of a residual needs at least one text")
-    found = ResidualReader(loaded, ReplaySettings()).pooled(texts, wanted, "all", _medians, 1)
-    medians = {}
-    for index, site in enumerate(wanted):
-        present = found[:, index][~np.isnan(found[:, index])]
-        medians[site] = float(np.median(present)) if present.size else math.nan
-        if not math.isfinite(medians[site]):
-            raise not_finite(
-                f"{loaded.model_id} gives residuals that are not finite behind block {site}"
-            )
-    return medians
+    return residuals.typical_lengths(loaded, ReplaySettings(), texts, sites)
 
 
 def require_site(loaded: LoadedModel, site: int) -> None:
@@ -172,15 +150,3 @@ def random_turns(turn: Turn, count: int, seed: int) -> tuple[Turn, ...]:
         replace(turn, name=f"random {number}", direction=direction)
         for number, direction in enumerate(directions, 1)
     )
-
-
-def _unit(direction: Floats) -> torch.Tensor:
-    wide = direction.astype(np.float64)
-    return torch.from_numpy((wide / np.linalg.norm(wide)).astype(np.float32))
-
-
-def _medians(weights: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    """The median length [r, 1] of the tokens of ``residual`` [t, d] that each row of ``weights`` reads."""
-    lengths = torch.linalg.vector_norm(residual, dim=1)
-    chosen = torch.where(weights > 0, lengths, torch.nan)
-    return torch.nanmedian(chosen, dim=1, keepdim=True).values
