@@ -96,6 +96,7 @@ class Traffic:
         self.offset = 0
         self.canaries = True
         self.model = "served"
+        self.likenesses = ()
         with transaction(database) as c:
             register_pack(c, pack, "test pack", {}, self.features)
 
@@ -200,6 +201,7 @@ class Traffic:
                     buckets=bucket_scores(prompts, self.features, bucket=MINUTE),
                     **given_the_prompt,
                     identity=identity,
+                    likenesses=self.likenesses,
                     twins=twins,
                     dead_letters=(),
                     counts=(

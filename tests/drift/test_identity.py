@@ -78,7 +78,7 @@ def test_streams_share_the_run_length():
     assert next(iter(one.values())).limit == pytest.approx(10.0)
     two = moved(one, [bucket(1, 1.0, served="llama@2")], until=1)
     assert {state.limit for state in two.values()} == {10.0 + math.log(2)}
-    assert two["all", "llama@2"].started_at == START - MINUTE
+    assert two["all", "llama@2", ""].started_at == START - MINUTE
 
 
 def test_evidence_is_held_so_that_it_can_fall_again():

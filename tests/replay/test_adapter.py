@@ -20,6 +20,7 @@ from monitor.errors import ConfigurationError, ModelError
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import identity_of, load_model
 from monitor.settings import ReplaySettings
+from tests.scenes.adapters import save_adapter
 from tests.scenes.models import tiny_llama_config
 
 WEIGHTS = "adapter_model.safetensors"
@@ -27,26 +28,6 @@ WEIGHTS = "adapter_model.safetensors"
 
 def settings(folder: Path, **changes: Any) -> ReplaySettings:
     return ReplaySettings(**({"model": folder, "device": "cpu", "dtype": "float32"} | changes))
-
-
-def save_adapter(model_folder: Path, folder: Path, seed: int = 5, **changes: Any) -> Path:
-    """A LoRA with random factors, as peft saves it."""
-    options: dict[str, Any] = {
-        "r": 4,
-        "lora_alpha": 8,
-        "target_modules": ["q_proj", "v_proj", "down_proj"],
-    }
-    adapted = peft.get_peft_model(
-        AutoModelForCausalLM.from_pretrained(model_folder),
-        peft.LoraConfig(task_type="CAUSAL_LM", **(options | changes)),
-    )
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in adapted.named_parameters():
-            if any(part in name for part in ("lora_", "modules_to_save", "tokens_delta")):
-                weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    adapted.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -86,4 +86,4 @@ def test_a_test_never_goes_back(store: Engine) -> None:
     with transaction(store) as c:
         save_identity(c, PACK, [later])
         save_identity(c, PACK, [begun])
-        assert load_identity(c, PACK) == {("all", "llama@1"): later}
+        assert load_identity(c, PACK) == {("all", "llama@1", ""): later}

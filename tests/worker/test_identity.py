@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ from sqlalchemy import Engine, text
 
 from monitor.errors import StaleChunk
 from monitor.instrument import build_instrument
-from monitor.replay.answer import stock_attention
-from monitor.replay.model import load_model
 from monitor.score.pack import save_pack
 from monitor.settings import IdentitySettings, PackSettings, ReplaySettings, Settings
 from monitor.store.chunks import store_chunk
 from monitor.store.database import transaction
+from tests.scenes.logged import TOKENS, records, spoken
 from tests.scenes.models import changed_model, save_lettered
 from tests.scenes.packs import drawn, feature, pack_of
 from tests.worker.working import run_until, send, settings_for, working
@@ -27,7 +26,7 @@ from tests.worker.working import run_until, send, settings_for, working
 pytestmark = pytest.mark.slow
 
 SEEN = "SELECT coalesce(sum(n), 0) FROM monitor_data.ingest_counts"
-ANSWERS, TOKENS = 60, 24
+ANSWERS = 60
 
 
 @pytest.fixture(scope="module")
@@ -46,44 +45,6 @@ def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 weight[:, 1:] = torch.randn(weight[:, 1:].shape, generator=generator) * 0.35
 
     return changed_model(model, tmp_path_factory.mktemp("other") / "model", change)
-
-
-def spoken(folder: Path, count: int, *, seed: int = 1) -> list[str]:
-    """Answers of ``TOKENS`` tokens, drawn at temperature 1 among the letters."""
-    loaded = load_model(ReplaySettings(model=folder, device="cpu", dtype="float32"), 3, full=True)
-    tokenizer = loaded.tokenizer
-    generator = torch.Generator().manual_seed(seed)
-    said = []
-    with stock_attention(loaded) as whole, torch.inference_mode():
-        for number in range(count):
-            ids = tokenizer(asked(number), add_special_tokens=False)["input_ids"]
-            begin = len(ids)
-            for _ in range(TOKENS):
-                law = whole(input_ids=torch.tensor([ids])).logits[0, -1].softmax(dim=0)
-                ids = [*ids, int(torch.multinomial(law, 1, generator=generator))]
-            said.append(tokenizer.decode(ids[begin:]))
-    return said
-
-
-def asked(number: int) -> str:
-    return f"question {number}: "
-
-
-def records(answers: Sequence[str], **sampling: Any) -> list[bytes]:
-    """As logged: native, with the response object of a completion."""
-    return [
-        json.dumps(
-            {
-                "id": f"p{number}",
-                "prompt": asked(number),
-                "response": {"choices": [{"text": answer, "finish_reason": "length"}]},
-                "model": "tiny",
-                "temperature": 1.0,
-                **sampling,
-            }
-        ).encode()
-        for number, answer in enumerate(answers)
-    ]
 
 
 @pytest.fixture
