@@ -3,7 +3,9 @@
 The demo's benign prompts. The copy answers them at temperature 1; these answers are weighed as the tokens
 that they were and as the text that a log would hold of them, and so are the answers that the demo logs,
 which another author wrote. Cost: reading a prompt with its answer up to the pack's deepest site, against
-weighing the answer as well. Rounds are interleaved, medians reported.
+weighing the answer as well, and against likening it to one alternative besides: an adapter of rank 8 on every linear
+layer, of random values, for neither cost nor memory depends on them. Rounds are interleaved, medians reported. What the
+adapter's own answers say for it is measured too.
 
     python -m benchmarks.identity cost --model FOLDER [--json FILE] [--prompts 48] [--rounds 3] [--threads 1]
 """
@@ -14,6 +16,7 @@ import argparse
 import json
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,10 +26,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoModelForCausalLM
 
 from benchmarks.workload import directions
 from monitor.demo.traffic import exchanges
+from monitor.drift.alternatives import likeness_of
 from monitor.drift.identity import SHARES, wagers
+from monitor.replay.adapter import beside
+from monitor.replay.alternatives import Adapted, Alternative, compared
 from monitor.replay.answer import decoded, left_padded, stock_attention
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import LoadedModel, load_model
@@ -34,6 +41,7 @@ from monitor.replay.regions import Tokens
 from monitor.replay.surprise import end_tokens, surprises
 from monitor.research.answers.generate import token_rows
 from monitor.settings import IdentitySettings, ReplaySettings
+from monitor.values.likeness import SHARES as ALTERNATIVE_SHARES
 from monitor.values.prompts import Message, Prompt, RecordKey, Sampling
 from monitor.values.scores import Replayed
 from monitor.values.surprise import Surprise
@@ -110,16 +118,23 @@ def cost(
     loaded: Mapping[str, LoadedModel],
     prompts: Sequence[Prompt],
     rounds: int,
+    alternative: Alternative,
 ) -> dict[str, Any]:
     generator = np.random.default_rng(0)
     width = loaded["cut"].config.hidden_size
     features = directions(11, width, 18, generator)
-    engines = {name: ReplayEngine(model, features, settings) for name, model in loaded.items()}
+    engines = {
+        "read": ReplayEngine(loaded["cut"], features, settings),
+        "read and weighed": ReplayEngine(loaded["whole"], features, settings),
+        "read, weighed and likened": ReplayEngine(
+            loaded["whole"], features, settings, (), (alternative,)
+        ),
+    }
     all_of_them = dict.fromkeys(range(len(prompts)), LAW)
-    seconds: dict[str, list[float]] = {"read": [], "read and weighed": []}
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(rounds):
         for name, times in seconds.items():
-            engine = engines["cut" if name == "read" else "whole"]
+            engine = engines[name]
             start = time.perf_counter()
             outcomes = engine.run(
                 engine.prepare(prompts, (), {} if name == "read" else all_of_them)
@@ -135,6 +150,42 @@ def cost(
         ),
         "seconds_a_prompt": median,
         "times_reading": median["read and weighed"] / median["read"],
+        "times_reading_likened": median["read, weighed and likened"] / median["read"],
+        "mib_of_the_alternative": alternative.bytes / 2**20,
+    }
+
+
+def adapted(loaded: LoadedModel, folder: Path) -> Adapted:
+    """An adapter of rank 8 on all linear layers of the blocks, with random values, beside ``loaded``."""
+    import peft
+
+    model = AutoModelForCausalLM.from_pretrained(loaded.config._name_or_path)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear")
+    with_adapter = peft.get_peft_model(model, config)
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in with_adapter.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(0.01 * torch.randn(weight.shape, generator=random))
+    with_adapter.save_pretrained(folder)
+    assert loaded.answerer is not None
+    return Adapted("random", beside(loaded.answerer, folder, "benchmark"))
+
+
+def likened(
+    loaded: LoadedModel, alternative: Alternative, rows: Sequence[Tokens]
+) -> Mapping[str, float]:
+    """What the answers say for the alternative, nats an answer."""
+    found = compared(loaded, rows, [LAW] * len(rows), [alternative])
+    each = [one.likened[alternative.name] for one in found if isinstance(one, Surprise)]
+    wagers = np.array([likeness_of(one, TOLERANCE).wagers for one in each]).mean(axis=0)
+    return {
+        "answers": len(each),
+        "log_likelihood_gain": float(np.mean([one.gain for one in each])),
+        **{
+            f"gain_at_share_{share:g}": float(gain)
+            for share, gain in zip(ALTERNATIVE_SHARES, wagers, strict=True)
+        },
     }
 
 
@@ -159,10 +210,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         [replace(p, response=text) for (p, _), text in zip(answered, texts, strict=True)],
     )
     same = [a.ids == b.ids for a, b in zip(own, retold, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        alternative = adapted(whole, Path(folder))
+    with alternative.speaking(whole):
+        theirs = spoken(whole, prompts, options.tokens, options.batch)
     return {
         "machine": f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}",
         "prompts": len(prompts),
-        "cost": cost(settings, loaded, prompts[: options.timed], options.rounds),
+        "cost": cost(settings, loaded, prompts[: options.timed], options.rounds, alternative),
+        "the alternative, for itself": likened(
+            whole, alternative, [row for row in theirs if row.response_tokens]
+        ),
+        "the copy, for the alternative": likened(whole, alternative, own),
         "the copy, its tokens": gained(whole, own),
         "the copy, its text": gained(whole, retold),
         "same_tokens": float(np.mean(same)),

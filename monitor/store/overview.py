@@ -112,7 +112,8 @@ _FIGURES: Final = (
         "raw_shift",
     ),
 )
-DRIFT_KEYS: Final = (*_FACTS, *_FIGURES)
+_LOOKS_LIKE: Final = "drift.witnesses -> 'identity' -> 'looks_like' ->> 'name' AS looks_like"
+DRIFT_KEYS: Final = (*_FACTS, *_FIGURES, "looks_like")
 
 
 def _finite(key: str) -> str:
@@ -122,7 +123,8 @@ def _finite(key: str) -> str:
 
 
 _DRIFT_SERIES: Final = text(f"""
-    SELECT feature.name AS feature, {", ".join(_FACTS)}, {", ".join(map(_finite, _FIGURES))}
+    SELECT feature.name AS feature, {", ".join(_FACTS)}, {", ".join(map(_finite, _FIGURES))},
+        {_LOOKS_LIKE}
     FROM unnest(CAST(:features AS text[])) WITH ORDINALITY AS feature (name, place)
     CROSS JOIN generate_series(
         CAST(:since AS timestamptz), CAST(:until AS timestamptz) - CAST(:step AS interval),

@@ -18,6 +18,7 @@ from monitor.values.alerts import Alert, AlertState, Event, EventType
 from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, Bound, Drift, Window
 from monitor.values.features import Calibration, Feature
 from monitor.values.identity import BaselineFingerprint, Copy
+from monitor.values.likeness import CAPS, Likened
 from monitor.values.prompts import DeadLetter, OffsetSpan, RecordKey
 from monitor.values.scores import (
     SCORE_BIN_EDGES,
@@ -149,6 +150,9 @@ def surprise(excess: float = 0.0) -> Surprise:
         off_support=0,
         given_away=0,
         log_bets=np.array(TILTS) * excess - np.array(TILTS) ** 2 * 20.0,
+        likened={
+            "revision-b": Likened(tokens=20, gain=excess, log_bets=np.full(len(CAPS), excess - 1))
+        },
     )
 
 
@@ -179,6 +183,7 @@ def chunk(
     return ChunkResult(
         twins=buckets_of(apart),
         identity=weighing.buckets(rows),
+        likenesses=weighing.likenesses(rows),
         group_id=group,
         worker_id=worker,
         spans=(

@@ -18,6 +18,7 @@ from monitor.drift import twin
 from monitor.drift.identity import taken_in
 from monitor.settings import PostgresSettings
 from monitor.store.alerts import save_alert
+from monitor.store.alternatives import new_likenesses, save_alternatives
 from monitor.store.baselines import approve_baseline, save_baseline
 from monitor.store.buckets import roll_up
 from monitor.store.database import connect, migrate, transaction
@@ -177,6 +178,10 @@ def fill(engine: Engine) -> None:
             {}, new_identity(c, PACK, NOW - DAY, NOW), until=NOW, begin=NOW - DAY, alone=10.0
         )
         save_identity(c, PACK, states.values())
+        bets = taken_in(
+            {}, new_likenesses(c, PACK, NOW - DAY, NOW), until=NOW, begin=NOW - DAY, alone=10.0
+        )
+        save_alternatives(c, PACK, bets.values())
         twins = twin.taken_in(
             {},
             new_buckets(c, PACK, NOW - DAY, NOW, of_twins=True),

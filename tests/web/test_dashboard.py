@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -113,6 +114,20 @@ def test_a_resolved_alert_shows_what_it_reads_now(watched: Engine, client_of: Cl
     page = client_of(watched).get("/").text
     assert "toxic is back inside its thresholds over 15m: shift now +0.05 SD, was +0.98" in page
     assert "toxic rose" not in page
+
+
+def test_the_model_that_answers_look_like_stands_beside_the_cause(
+    watched: Engine, client_of: ClientOf
+) -> None:
+    assert "answers look like" not in client_of(watched).get("/").text
+    witness = {"identity": {"finding": "moved", "looks_like": {"name": "revision-b"}}}
+    with transaction(watched) as c:
+        c.execute(
+            text("UPDATE monitor_data.drifts SET witnesses = CAST(:witness AS jsonb)"),
+            {"witness": json.dumps(witness)},
+        )
+    client = client_of(watched)
+    assert "answers look like <b>revision-b</b>" in client.get("/").text
 
 
 def test_page_of_an_empty_database_says_what_is_missing(
