@@ -29,7 +29,7 @@ def by_identity(settings: Settings, examined: Sequence[Examined]) -> Iterator[Co
             ]
             prompts = pack.prompts(segment)
             found = pack.heard.verdict(segment, pack.shortest, prompts=prompts)
-            made = identity_condition(pack.subject.pack_id, state, bets, found, rule)
+            made = identity_condition(pack.subject.pack_id, state, found, rule, bets)
             if made is not None:
                 yield made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -37,8 +37,6 @@ class Heard:
     """Empty while identity is switched off."""
     tallies: Mapping[str, Mapping[str, Tally]]
     """By window and segment, what its weighed answers add up to."""
-    likenesses: Mapping[str, Mapping[str, Mapping[str, Likeness]]]
-    """By window and segment, what they say for each alternative."""
     twins: Twins | None
     """None while twins are switched off."""
     settings: Settings
@@ -46,6 +44,8 @@ class Heard:
     """Of the windows."""
     server: ServerStanding | None = None
     """None while canaries to the served model are off."""
+    likenesses: Mapping[str, Mapping[str, Mapping[str, Likeness]]] = field(default_factory=dict)
+    """By window and segment, what the weighed answers say for each registered alternative."""
 
     def verdict(
         self,
@@ -114,7 +114,7 @@ class Heard:
         states = [state for state in self.tests.values() if state.segment == segment]
         identity, confidence = self.settings.identity, self.settings.drift.confidence
         return cause.identity(
-            [state for state in states if not state.alternative],
+            states,
             self.tallies.get(window, {}).get(segment, Tally()),
             prompts=prompts,
             confidence=confidence,

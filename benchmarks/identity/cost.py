@@ -167,7 +167,7 @@ def adapted(loaded: LoadedModel, folder: Path) -> Adapted:
         for name, weight in with_adapter.named_parameters():
             if "lora_B" in name:
                 weight.copy_(0.04 * torch.randn(weight.shape, generator=random))
-    with_adapter.save_pretrained(folder)
+    with_adapter.save_pretrained(str(folder))
     assert loaded.answerer is not None
     return Adapted("random", beside(loaded.answerer, folder, "benchmark"))
 

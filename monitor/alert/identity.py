@@ -25,9 +25,9 @@ MEND: Final = (
 def identity_condition(
     pack_id: str,
     state: IdentityState,
-    bets: Sequence[IdentityState],
     verdict: Verdict,
     rule: IdentityRule,
+    bets: Sequence[IdentityState] = (),
 ) -> Condition | None:
     """Whether another model than the copy answers as ``state.served``; None where the rule does not look.
 

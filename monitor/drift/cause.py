@@ -8,7 +8,7 @@ are one of them, and no judge.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from monitor.drift.alternatives import Nearest
@@ -144,12 +144,12 @@ def identity(
 ) -> Witness:
     """Whether the served model answers as the copy would.
 
-    ``states`` are the running tests of a segment, one for each served model; ``tally`` is of the answers
-    of the window, among its ``prompts``. ``within`` in nats a token, see `monitor.drift.identity.standing`.
+    ``states`` are the running tests of a segment, for each served model one and one for each alternative; ``tally`` is
+    of the answers of the window, among its ``prompts``. ``within`` in nats a token, see `monitor.drift.identity.standing`.
     ``nearest`` is the registered alternative whose own test reached its limit: that refutes the copy as well.
     """
     found = standing(tally, confidence=confidence, within=within)
-    strongest = max(states, key=lambda state: state.evidence - state.limit, default=None)
+    strongest = _strongest(state for state in states if not state.alternative)
     figures = {
         "evidence": _figure(strongest.evidence) if strongest else None,
         "limit": _figure(strongest.limit) if strongest else None,
@@ -173,26 +173,30 @@ def identity(
         if nearest is not None:
             told += f"; {nearest.told}"
         return Witness(name="identity", finding="moved", told=told, figures=figures)
-    if strongest is not None and strongest.evidence >= ON_ITS_WAY * strongest.limit:
+    coming = _strongest(states)
+    if coming is not None and coming.evidence >= ON_ITS_WAY * coming.limit:
         told = (
             "evidence that another model gave some of the answers is on its way:"
-            f" {strongest.evidence:.1f}, limit {strongest.limit:.1f}"
+            f" {coming.evidence:.1f}, limit {coming.limit:.1f}"
         )
         return Witness(name="identity", finding="unsure", told=told, figures=figures)
     if found.vouched:
         told = f"{tally.n} answers are what the copy would say: {_surprise(found.surprise, within)}"
         return Witness(name="identity", finding="steady", told=told, figures=figures)
-    if tally.n == 0:
-        told = "no answer of the window was weighed"
-        return Witness(name="identity", finding="unsure", told=told, figures=figures)
-    needed = None
-    told = f"{tally.n} answers do not tell whether the copy would say them"
-    if found.needed is not None:
+    told, needed = "no answer of the window was weighed", None
+    if tally.n:
+        told = f"{tally.n} answers do not tell whether the copy would say them"
+    if tally.n and found.needed is not None:
         needed = math.ceil(found.needed * max(prompts, tally.n) / tally.n)
         told += f", about {needed} more prompts would decide"
     elif found.surprise is not None:
         told += f": {_surprise(found.surprise, within)}"
     return Witness(name="identity", finding="unsure", told=told, figures=figures, needed=needed)
+
+
+def _strongest(states: Iterable[IdentityState]) -> IdentityState | None:
+    """The one that is nearest to its limit, or furthest beyond."""
+    return max(states, key=lambda state: state.evidence - state.limit, default=None)
 
 
 def not_weighed() -> Witness:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -338,10 +338,13 @@ def test_a_pack_of_another_model_and_one_without_canaries(
     pack_folder: Path,
     tmp_path: Path,
 ) -> None:
-    def model_part(model: Path, pack: Path, **more: bool) -> dict[str, Any]:
+    def model_part(
+        model: Path, pack: Path, identity: Sequence[object] = (), **more: bool
+    ) -> dict[str, Any]:
         config = configured(
             replay={"model": str(model), "device": "cpu"},
             pack={"path": str(pack), **more},
+            identity={"share": 0.1, "alternatives": list(identity)},
             **CLOSED,
         )
         return parts_of(cli("doctor", "--json", config=config))["model"]
@@ -352,6 +355,16 @@ def test_a_pack_of_another_model_and_one_without_canaries(
     moved = model_part(other_model_folder, pack_folder, other_weights=True)
     assert not moved["well"]
     assert "does not reproduce the pack's canaries" in moved["seen"]
+
+    registered = [
+        {"name": "turned", "steer": {"feature": "nobody", "strength": 1.0}},
+        {"name": "candidate", "model": str(model_folder)},
+    ]
+    unknown = model_part(model_folder, pack_folder, identity=registered)
+    assert not unknown["well"]
+    assert "identity.alternatives: turned: the pack has no feature 'nobody'" in unknown["seen"]
+    found = model_part(model_folder, pack_folder, identity=registered[1:])
+    assert "answers are likened to candidate (" in found["seen"]
 
     save_pack(replace(load_pack(pack_folder), canaries=()), bare := tmp_path / "bare")
     unchecked = model_part(model_folder, bare)
