@@ -40,7 +40,7 @@ def test_alarms_come_when_the_watchers_test_crosses():
                 wagers=gained,
             )
             states = taken_in(states, [bucket], until=at, begin=at - MINUTE, alone=LIMIT)
-            if states["all", "@"].crossed:
+            if states["all", "@", ""].crossed:
                 alarm = minute + 1
                 break
         assert first_alarm(won[None], LIMIT)[0] == alarm
