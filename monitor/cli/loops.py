@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from monitor.store.losses import StepDown
 
 commands = typer.Typer()
+
+SCORE_COLUMNS: Final = ("line", "id", "outcome", "tokens", "feature or reason", "score")
 
 
 @commands.command()
@@ -177,15 +179,15 @@ def score(
     settings = load(config_file, overrides)
     instrument = build_instrument(settings)
     unread = 0
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in score_file(file, instrument, settings):
         unread += row["outcome"] == "dead_letter"
         if table:
-            rows.append(_flat(row))
+            rows += _entries(row)
         else:
             sys.stdout.write(json.dumps(row) + "\n")
     if table:
-        show(rows, as_json=False)
+        show(rows, as_json=False, columns=SCORE_COLUMNS)
     if unread:
         err.print(
             plain(f"{unread} records could not be scored; their lines say why"), highlight=False
@@ -193,10 +195,29 @@ def score(
         raise typer.Exit(1)
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    kept = ("line", "outcome", "id", "prompt_tokens", "response_tokens", "reason", "detail")
-    shown = {key: row.get(key) for key in kept}
-    return {**shown, **row.get("scores", {})}
+def _entries(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A record's lines in a table: one for each feature, the first with what is known of the record.
+
+    A column for each feature would be cut to nothing: packs have a dozen and terminals 80 columns.
+    """
+    about = {
+        "line": row["line"],
+        "id": row.get("id"),
+        "outcome": row["outcome"],
+        "tokens": _tokens(row),
+    }
+    scores = row.get("scores", {})
+    if not scores:
+        yield about | {"feature or reason": f"{row['reason']}: {row['detail']}".rstrip(": ")}
+    for number, (name, score) in enumerate(scores.items()):
+        yield (about if number == 0 else {}) | {"feature or reason": name, "score": score}
+
+
+def _tokens(row: Mapping[str, Any]) -> str | None:
+    """Of prompt and answer, reasoning included, as they were run."""
+    if "prompt_tokens" not in row:
+        return None
+    return f"{row['prompt_tokens']} + {row['reasoning_tokens'] + row['response_tokens']}"
 
 
 @commands.command()

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from monitor.cli import show
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
-from monitor.score.pack import load_pack
+from monitor.score.pack import load_pack, save_pack
 from monitor.settings import ReplaySettings
 from tests.cli.conftest import Cli, Ended
+from tests.scenes.packs import drawn, feature, pack_of
 
 NATIVE = {
     "id": "n-1",
@@ -128,6 +130,32 @@ def test_a_table_has_a_row_for_each_record(cli: Cli, scoring: Path, records: Pat
     assert ended.code == 1
     for word in ("n-1", "cmpl-2", "n-3", "not_json", "curt", "toxic"):
         assert word in ended.out
+
+
+def test_a_table_of_many_features_is_readable_at_eighty_columns(
+    cli: Cli,
+    configured: Callable[..., Path],
+    model_folder: Path,
+    records: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(show.out, "width", 80)
+    names = [f"misaligned.persona-{number}" for number in range(11)]
+    features = [feature(name, drawn(seed), region="all") for seed, name in enumerate(names)]
+    save_pack(pack_of(model_folder, features), tmp_path / "wide")
+    scoring = configured(
+        replay={"model": str(model_folder), "device": "cpu"}, pack={"path": str(tmp_path / "wide")}
+    )
+    scored = rows_of(cli("score", records, config=scoring))[0]["scores"]
+    lines = cli("score", records, "--table", config=scoring).out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (first,) = (line for line in lines if "n-1" in line)
+    assert names[0] in first
+    for name in names:
+        told = [line for line in lines if f" {name} " in line]
+        assert len(told) == 2, "a line for each record that was scored"
+        assert f"{scored[name]:.3g}" in told[0]
 
 
 def test_a_prompt_without_a_token_to_read_is_skipped_as_a_worker_skips_it(
