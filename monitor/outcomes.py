@@ -17,6 +17,7 @@ from monitor.values.fidelity import fidelity
 from monitor.values.losses import SCORED, outcome_of
 from monitor.values.prompts import (
     GENERATED,
+    MEDIA,
     DeadLetter,
     Parsed,
     Prompt,
@@ -72,6 +73,8 @@ def scored_prompt(
     """
     prompt = outcome.prompt
     conversation = prompt.conversation_id
+    if prompt.media_left_out:
+        segments = (MEDIA,)
     return ScoredPrompt(
         key=prompt.key,
         recorded_at=prompt.recorded_at,

@@ -88,6 +88,9 @@ class Unanswered:
         return replace(outcome, readings=readings, pooled_tokens=pooled)
 
     def _answers(self, prompt: Prompt) -> bool:
+        if prompt.media_left_out:
+            # The copy would answer another question than was asked.
+            return False
         if self._settings.mode == "auto":
             # A pack of prompts alone learns nothing from an answer.
             return not self._of_prompt.all() and answer_wanted(prompt, self._settings.answer_share)

@@ -19,7 +19,7 @@ from monitor.values.adjustment import Expectation
 from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, Window
 from monitor.values.features import Directed
 from monitor.values.identity import BaselineFingerprint
-from monitor.values.prompts import CANARY, EVERYTHING, GENERATED, WHOLE
+from monitor.values.prompts import CANARY, EVERYTHING, WHOLE
 from monitor.values.scores import tail_sum
 
 MOST_INTERVALS: Final = 144
@@ -59,8 +59,8 @@ def capture(
     ``features`` [k] are the pack's, in its order: they say on which side a tail lies. ``confidence`` is
     that of the tails' thresholds, see `tails.levels`.
 
-    Raises BadInput when not one feature has ``min_n`` prompts in segment ``all`` (or ``generated``): the
-    interval must be widened. A feature with fewer (its region is often absent) gets no stream there and
+    Raises BadInput when not one feature has ``min_n`` prompts in segment ``all`` (or another of `WHOLE`):
+    the interval must be widened. A feature with fewer (its region is often absent) gets no stream there and
     in no slice of it, and is not watched; `unwatched` finds those that are nowhere, and every window's
     log event names them.
     """
@@ -97,7 +97,7 @@ def capture(
 
 def _whole_of(segment: str) -> str:
     """The segment of which ``segment`` is a slice; itself where it is none."""
-    return GENERATED if segment == GENERATED else EVERYTHING
+    return segment if segment in WHOLE else EVERYTHING
 
 
 def with_adjustment(
@@ -112,7 +112,7 @@ def with_adjustment(
     """The draft with expectations frozen into it, and the streams of its own scores given the prompt.
 
     ``windows`` are of consecutive equal stretches of its interval, as for `capture`. Left out are streams
-    of fewer than ``min_n`` such scores in segment ``all`` (or ``generated``) with all slices of it, and those that
+    of fewer than ``min_n`` such scores in segment ``all`` (or another of `WHOLE`) with all slices of it, and those that
     there is no raw one of.
     """
     streams = _streams(windows, features, baseline.window_start, baseline.window_end, confidence)
@@ -187,7 +187,7 @@ def baseline_for(
     """The key of the stream of a baseline to compare with, and whether it is the pooled one.
 
     A segment's own stream from ``min_n`` prompts on, else the feature's stream over all traffic; never
-    another one for answers of the copy's own. None when the feature has no such stream in this baseline.
+    another one for a segment of `WHOLE`. None when the feature has no such stream in this baseline.
     """
     key, pooled = (feature, segment), (feature, _whole_of(segment))
     own = streams.get(key)

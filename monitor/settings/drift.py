@@ -56,8 +56,8 @@ class DriftRule(Section):
     segments: tuple[str, ...] = Field(
         (EVERYTHING, GENERATED),
         min_length=1,
-        description="all, generated (answers of the copy's own), globs of key=value; a key's segments "
-        "exist once ingest.segment_keys names it",
+        description="all, generated (answers of the copy's own), media_left_out (exchanges with images or audio), "
+        "globs of key=value; a key's segments exist once ingest.segment_keys names it",
     )
     windows: tuple[str, ...] = Field((), description="names from drift.windows; empty: all")
     severities: dict[Severity, Thresholds] = Field(min_length=1)

@@ -18,7 +18,10 @@ EVERYTHING: Final = "all"
 """The segment that every production prompt belongs to."""
 GENERATED: Final = "generated"
 """The segment of scores that read an answer of the copy's own: they count here and nowhere else."""
-WHOLE: Final = (EVERYTHING, GENERATED)
+MEDIA: Final = "media_left_out"
+"""The segment of exchanges whose images, audio or files were left out: they count here and nowhere else,
+since the copy reads half of what the served model read."""
+WHOLE: Final = (EVERYTHING, GENERATED, MEDIA)
 """The segments that are no slice of another, each compared with a baseline of its own alone."""
 CANARY: Final = "canary"
 """The segment reserved for the agent's own fixed prompts."""
