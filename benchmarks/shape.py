@@ -29,8 +29,8 @@ from transformers import AutoModel, AutoTokenizer, LlamaConfig
 from benchmarks.workload import directions, workload
 from monitor.replay.attention import PACKED
 from monitor.replay.engine import ReplayEngine
-from monitor.replay.layers import truncated
-from monitor.replay.model import LoadedModel, proven_kernel
+from monitor.replay.loaded import LoadedModel, Packing
+from monitor.replay.model import proven_kernel
 from monitor.replay.plan import Plan
 from monitor.settings import ReplaySettings
 from monitor.values.identity import ModelIdentity
@@ -85,14 +85,14 @@ def product_peak(device: torch.device, dtype: torch.dtype) -> float:
 def drawn_copy(options: argparse.Namespace, dtype: str) -> LoadedModel:
     """A copy of the shape, cut behind the site, its weights drawn on the device."""
     device = torch.device(options.device)
-    config = LlamaConfig(**SHAPES[options.shape], max_position_embeddings=8_192)
+    shape = SHAPES[options.shape] | {"max_position_embeddings": 8_192}
+    config = LlamaConfig(**shape)
+    cut = LlamaConfig(**shape | {"num_hidden_layers": options.site + 1})
     tokenizer = AutoTokenizer.from_pretrained(options.model, local_files_only=True)
     torch.manual_seed(options.seed)
     kind: Any = AutoModel
     with torch.device(device):
-        stack = kind.from_config(
-            truncated(config, options.site + 1), dtype=DTYPES[dtype], attn_implementation=PACKED
-        )
+        stack = kind.from_config(cut, dtype=DTYPES[dtype], attn_implementation=PACKED)
     stack.eval().requires_grad_(False)
     kernel = proven_kernel(stack, device, DTYPES[dtype])
     print("kernel for whole rows:", "proven" if kernel else "none", flush=True)
@@ -103,7 +103,7 @@ def drawn_copy(options: argparse.Namespace, dtype: str) -> LoadedModel:
         config=config,
         device=device,
         dtype=DTYPES[dtype],
-        packed=True,
+        packing=Packing(ground="tested"),
         attention="packed-varlen" if kernel else "packed-sdpa",
         identity=ModelIdentity(
             model_id=f"random-{options.shape}",

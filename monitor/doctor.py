@@ -170,7 +170,8 @@ def _model(settings: Settings) -> str:
     instrument = build_instrument(settings)
     lineage = instrument.engine.lineage(instrument.pack.pack_id)
     reading = (
-        f"{lineage.model_id} in {lineage.dtype} on {lineage.device}, read by {instrument.pack.name}"
+        f"{lineage.model_id} in {lineage.dtype} on {lineage.device}, {instrument.packing}; "
+        f"read by {instrument.pack.name}"
         f"{_alternatives(settings, instrument.alternatives)}"
     )
     if not instrument.pack.canaries:

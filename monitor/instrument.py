@@ -26,6 +26,8 @@ class Instrument:
     """The whole copy, where canaries to the served model are on."""
     alternatives: Mapping[str, int] = field(default_factory=dict)
     """Registered alternatives by name, and the bytes that each takes beside the copy."""
+    packing: str = ""
+    """How the copy runs prompts and on what ground, for people."""
 
 
 def build_instrument(
@@ -55,6 +57,7 @@ def build_instrument(
         engine=engine,
         examiner=examiner,
         alternatives={other.name: other.bytes for other in others},
+        packing=loaded.packing.sentence,
     )
 
 

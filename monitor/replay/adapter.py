@@ -22,12 +22,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 from monitor.errors import ConfigurationError, ModelError
 from monitor.given import LARGEST_JSON, read_given
 from monitor.logs import get_logger
-from monitor.replay.layers import blocks
+from monitor.replay.layers import MEDIA, blocks, text_stack
 
 CONFIG_FILE: Final = "adapter_config.json"
 TENSOR_FILE: Final = "adapter_model.safetensors"
@@ -60,8 +60,8 @@ def merge(whole: PreTrainedModel, folder: Path, *, full: bool, layers: int) -> N
     """Add the adapter in ``folder`` to the weights of ``whole``, in place: W + (alpha / r) B A.
 
     ``whole`` is the model with LM head if ``full``, else its stack of blocks, which may end before
-    the model's own ``layers``; what the adapter changes behind it is left out. The product is taken
-    in float32 and rounded once, to the weights' dtype. Raises `ModelError` when the adapter is
+    the model's own ``layers``; what the adapter changes behind it, or where images
+    and sound are read, is left out. The product is taken in float32 and rounded once, to the weights' dtype. Raises `ModelError` when the adapter is
     damaged, of another kind, or made for another model, `ConfigurationError` without peft.
     """
     adapted = _attached(whole, folder, FIELD, full=full, layers=layers)
@@ -158,10 +158,12 @@ def _attached(
     if base := _other_name(given, whole):
         log.warning("adapter.base_named_differently", adapter=folder.name, base=base)
     prefix = whole.base_model_prefix
-    target: nn.Module = whole if full else _Named(prefix, whole)
-    later = range(len(blocks(whole.base_model if full else whole)), layers)
+    # Some multimodal models have no class of their own without an LM head.
+    named = isinstance(whole, GenerationMixin)
+    target: nn.Module = whole if named else _Named(prefix, whole)
+    later = range(len(blocks(text_stack(whole))), layers)
     tensors = _fitting(
-        _tensors(folder), target, folder, lambda name: not full and _left_out(name, prefix, later)
+        _tensors(folder), target, folder, lambda name: _left_out(name, prefix, later, full=full)
     )
     if not tensors:
         return None
@@ -302,8 +304,12 @@ def _module_name(key: str) -> str:
     return adapted[0] if len(adapted) > 1 else name.rpartition(".")[0]
 
 
-def _left_out(name: str, prefix: str, later: range) -> bool:
-    """Whether a copy without LM head and without the ``later`` blocks rightly lacks the module."""
+def _left_out(name: str, prefix: str, later: range, *, full: bool) -> bool:
+    """Whether a copy rightly lacks the module: media always, LM head and ``later`` blocks unless ``full``."""
+    if MEDIA.search(f"{name}."):
+        return True
+    if full:
+        return False
     if not name.startswith(f"{prefix}."):
         return True
     block = re.search(r"\.(\d+)(?:\.|$)", name)

@@ -10,7 +10,7 @@ import torch
 from transformers import LogitsProcessor, PreTrainedModel
 
 from monitor.errors import ConfigurationError, ModelError
-from monitor.replay.model import LoadedModel
+from monitor.replay.loaded import LoadedModel
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from monitor.replay.attention import KeysValues, PackedRow, PackedSegment
-from monitor.replay.model import LoadedModel
+from monitor.replay.loaded import LoadedModel
 from monitor.replay.plan import Plan, Segment
 from monitor.replay.taps import tapped
 from monitor.replay.variable import sent

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from monitor.replay.bounded import Overrun, Raised, render
-from monitor.replay.model import template_of
+from monitor.replay.checkpoint import template_of
 from monitor.replay.provenance import Fence, Span, located, rewritten, values_rewritten
 from monitor.replay.reasoning import without_markup
 from monitor.replay.request import (

@@ -62,7 +62,6 @@ PACKED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 ONE_BY_ONE: dict[str, tuple[str, dict[str, Any]]] = {
-    "olmo2": ("Olmo2Config", COMMON),
     "gpt_oss with sinks": (
         "GptOssConfig",
         COMMON | EXPERTS | {"head_dim": 8, "sliding_window": WINDOW, "layer_types": MIXED},

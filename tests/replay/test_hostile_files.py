@@ -14,7 +14,8 @@ import pytest
 
 from monitor.errors import ModelError
 from monitor.replay.adapter import adapter_hash
-from monitor.replay.model import identity_of, weights_hash
+from monitor.replay.model import identity_of
+from monitor.replay.weights import weights_hash
 from monitor.settings import ReplaySettings
 
 

@@ -15,7 +15,8 @@ import torch
 
 from monitor.errors import BadInput
 from monitor.replay.bounded import Overrun, Raised, render
-from monitor.replay.model import LoadedModel, template_of
+from monitor.replay.checkpoint import template_of
+from monitor.replay.model import LoadedModel
 from monitor.replay.tokens import Tokeniser
 from monitor.research.reading import refusal
 from monitor.values.prompts import Prompt

@@ -26,7 +26,8 @@ from transformers import PreTrainedModel
 
 from monitor.errors import BadInput, ConfigurationError, ModelError, StopLoudly
 from monitor.replay.answer import padding, stock_attention
-from monitor.replay.model import LoadedModel, quiet
+from monitor.replay.checkpoint import quiet
+from monitor.replay.model import LoadedModel
 from monitor.replay.taps import Edit, steered
 from monitor.research.tuning.examples import IGNORED, batches, collated, digest, examples
 from monitor.values.prompts import Prompt

@@ -1,0 +1,89 @@
+"""A copy of the model, ready to be replayed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from monitor.replay.layers import blocks
+from monitor.replay.variable import VariableKernel
+from monitor.values.identity import ModelIdentity
+
+Ground = Literal["tested", "proven", "disproven", "excluded"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """How the copy's prompts are run, and on what ground.
+
+    ``tested``: packed, an architecture that the project's tests compare with transformers.
+    ``proven``: packed, since this very copy read short prompts packed as it reads them alone.
+    ``disproven``: one by one, since it did not: ``reason`` says what happened.
+    ``excluded``: one by one, by a rule that no short prompt could find out: ``reason`` names it.
+
+    ``difference`` is the largest that the proof found, relative to a token's residual stream, and
+    ``seconds`` is what the proof took.
+    """
+
+    ground: Ground
+    reason: str = ""
+    difference: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def packed(self) -> bool:
+        return self.ground in ("tested", "proven")
+
+    @property
+    def sentence(self) -> str:
+        """For people: what is done, and why."""
+        if self.ground == "tested":
+            return "packed"
+        if self.ground == "proven":
+            return f"packed, proven on this copy in {self.seconds:.1f} s (difference {self.difference:.1g})"
+        if self.ground == "disproven":
+            return f"one prompt at a time, found out in {self.seconds:.1f} s: {self.reason}"
+        return f"one prompt at a time: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A copy ready to be replayed.
+
+    ``model`` is the stack of blocks without LM head, ``answerer`` the whole model around the same
+    weights when it was loaded in full, ``config`` the full model's own configuration (of a
+    multimodal one, that of its text part). ``packing`` says whether rows of several prompts may be
+    run at once; otherwise prompts are run one at a time. ``kernel`` takes the attention of such a row
+    at once, where one was found and proven. ``identity`` is that of the full model,
+    every hash known.
+    """
+
+    model: PreTrainedModel
+    answerer: PreTrainedModel | None
+    tokenizer: Any
+    config: PreTrainedConfig
+    device: torch.device
+    dtype: torch.dtype
+    packing: Packing
+    attention: str
+    identity: ModelIdentity
+    kernel: VariableKernel | None = None
+
+    @property
+    def packed(self) -> bool:
+        return self.packing.packed
+
+    @property
+    def model_id(self) -> str:
+        return self.identity.model_id
+
+    @property
+    def model_hash(self) -> str:
+        return str(self.identity.weights_hash)
+
+    @property
+    def blocks(self) -> torch.nn.ModuleList:
+        return blocks(self.model)
