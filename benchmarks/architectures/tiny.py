@@ -6,6 +6,7 @@ short prompts cross it.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from pathlib import Path
 from typing import Any, Final
@@ -94,7 +95,7 @@ SMALL: Final[dict[str, Any]] = {
 def tiny_config(kind: str, **changes: Any) -> PreTrainedConfig:
     """A small configuration of model type ``kind``, text or multimodal; ``changes`` to its text part."""
     made: Any = CONFIG_MAPPING[kind]
-    own = OWN.get(kind, {}) | changes
+    own = _own(kind) | changes
     parts = getattr(made, "sub_configs", {})
     if "text_config" not in parts:
         plain: PreTrainedConfig = made(**(_fields(made, SMALL) | own))
@@ -112,7 +113,7 @@ def tiny_config(kind: str, **changes: Any) -> PreTrainedConfig:
 
 def _text(default: PreTrainedConfig, own: dict[str, Any]) -> PreTrainedConfig:
     made: Any = type(default.get_text_config())
-    small: PreTrainedConfig = made(**(_fields(made, SMALL) | OWN.get(made.model_type, {}) | own))
+    small: PreTrainedConfig = made(**(_fields(made, SMALL) | _own(made.model_type) | own))
     return small
 
 
@@ -134,6 +135,11 @@ MEDIA: Final[dict[str, Any]] = {
     "encoder_ffn_dim": 16,
     "num_layers": 1,
 }
+
+
+def _own(kind: str) -> dict[str, Any]:
+    # Configurations write into the dictionaries that they are given.
+    return copy.deepcopy(OWN.get(kind, {}))
 
 
 def _media(default: PreTrainedConfig) -> PreTrainedConfig:
