@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from benchmarks.architectures.tiny import save_tiny, tiny_config
 from monitor.errors import ModelError
@@ -83,17 +84,19 @@ def _whole(folder: Path) -> Any:
 
 
 def merged(folder: Path, adapter: Path) -> float:
-    """The same comparison with a LoRA adapter on every linear layer that reads text, saved in ``adapter``."""
+    """The same comparison with a LoRA adapter on every linear layer of the attention (of the blocks, where there is none), saved in ``adapter``."""
     from peft import LoraConfig, get_peft_model
 
     whole = _whole(folder)
     stack = text_stack(whole)
     prefix = next(f"{name}." if name else "" for name, one in whole.named_modules() if one is stack)
-    names = [
+    linear = [
         f"{prefix}{name}"
         for name, module in blocks(stack).named_modules(prefix=_blocks_name(stack))
-        if type(module) is torch.nn.Linear and ("attn" in name or "attention" in name)
+        # peft adapts no output of a Mamba block.
+        if isinstance(module, torch.nn.Linear | Conv1D) and not name.endswith("mixer.out_proj")
     ]
+    names = [name for name in linear if "attn" in name or "attention" in name] or linear
     adapted = get_peft_model(whole, LoraConfig(r=2, target_modules=names))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

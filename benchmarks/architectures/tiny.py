@@ -173,7 +173,9 @@ OWN: Final[dict[str, dict[str, Any]]] = {
     "gemma4_text": _SHARED_KEYS,
     "gemma4_unified_text": _SHARED_KEYS,
     "glm4_moe_lite": _LATENT,
-    "glm4v_moe_text": _THREE_AXES,
+    "glm4v_moe_text": {
+        "rope_parameters": {**_ROTARY, "mrope_section": [2, 1, 1], "partial_rotary_factor": 1.0}
+    },
     "glm4v_text": _THREE_AXES,
     "glm_moe_dsa": _LATENT,
     "gpt_oss": {"layer_types": MIXED},
