@@ -60,9 +60,10 @@ def merge(whole: PreTrainedModel, folder: Path, *, full: bool, layers: int) -> N
     """Add the adapter in ``folder`` to the weights of ``whole``, in place: W + (alpha / r) B A.
 
     ``whole`` is the model with LM head if ``full``, else its stack of blocks, which may end before
-    the model's own ``layers``; what the adapter changes behind it, or where images
-    and sound are read, is left out. The product is taken in float32 and rounded once, to the weights' dtype. Raises `ModelError` when the adapter is
-    damaged, of another kind, or made for another model, `ConfigurationError` without peft.
+    the model's own ``layers``; what the adapter changes behind it, or where images and sound are
+    read, is left out. The product is taken in float32 and rounded once, to the weights' dtype. Raises
+    `ModelError` when the adapter is damaged, of another kind, or made for another model,
+    `ConfigurationError` without peft.
     """
     adapted = _attached(whole, folder, FIELD, full=full, layers=layers)
     if adapted is None:
