@@ -12,7 +12,8 @@ import numpy as np
 from monitor.score.pack import Pack
 from monitor.values.features import Calibration, Covariate, Feature
 from monitor.values.identity import ModelIdentity
-from monitor.values.prompts import Prompt, Sampling
+from monitor.values.likelihood import DrawnBy
+from monitor.values.prompts import Prompt
 from monitor.values.scores import Lineage, Replayed, Unreplayable
 from monitor.values.twin import TwinAsked
 
@@ -65,7 +66,7 @@ class NullReplay:
         self,
         prompts: Sequence[Prompt],
         own_answers: Collection[int] = (),
-        weighed: Mapping[int, Sampling] = MappingProxyType({}),
+        weighed: Mapping[int, DrawnBy] = MappingProxyType({}),
         twins: Mapping[int, TwinAsked] = MappingProxyType({}),
     ) -> list[Prompt]:
         return list(prompts)

@@ -11,7 +11,8 @@ import numpy as np
 
 from monitor.score.pack import Pack
 from monitor.score.scorer import Scorer
-from monitor.values.prompts import Prompt, Sampling
+from monitor.values.likelihood import DrawnBy
+from monitor.values.prompts import Prompt
 from monitor.values.scores import CanaryRun, Lineage, Replayed, Unreplayable
 from monitor.values.server_canaries import AnswerView, Expected
 from monitor.values.twin import TwinAsked
@@ -24,7 +25,7 @@ class Replay(Protocol):
         self,
         prompts: Sequence[Prompt],
         own_answers: Collection[int] = (),
-        weighed: Mapping[int, Sampling] = ...,
+        weighed: Mapping[int, DrawnBy] = ...,
         twins: Mapping[int, TwinAsked] = ...,
     ) -> Any: ...
     def run(self, prepared: Any) -> Sequence[Replayed | Unreplayable]: ...

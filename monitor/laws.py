@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from monitor.settings import Settings
 from monitor.values.fidelity import was_cut_short
 from monitor.values.prompts import Prompt, Sampling
 from monitor.values.surprise import NotWeighed
+
+_DRAWN_BY: Final = (
+    *("temperature", "top_p", "top_k", "min_p"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+)
 
 
 class Laws:
@@ -32,6 +38,13 @@ class Laws:
         """Temperature or top_p are the settings', for the record does not say them."""
         said, law = prompt.sampling or Sampling(), self.of(prompt)
         return (law.temperature, law.top_p) != (said.temperature, said.top_p)
+
+    def untold(self, prompt: Prompt) -> bool:
+        """Neither the record nor the settings say anything of how the answer was drawn."""
+        if self._settings.temperature is not None or self._settings.top_p is not None:
+            return False
+        said = prompt.sampling or Sampling()
+        return not said.logit_bias and all(getattr(said, name) is None for name in _DRAWN_BY)
 
     def why_not(self, prompt: Prompt) -> NotWeighed | None:
         """What keeps the record's answer from being held against a law, by the first that applies."""

@@ -72,8 +72,8 @@ class Metrics:
             "monitor_answers_weighed_total",
             ("outcome",),
             "Answers of the share identity.share: weighed by the whole copy (sampled, greedy), or why not.",
-            action="Mostly sampling_unknown: log the sampling parameters, or set identity.temperature; mostly "
-            "other_tokens: see replay_fidelity.",
+            action="Mostly sampling_unknown: log the sampling parameters, approve a baseline that estimates them, or set "
+            "identity.temperature; mostly other_tokens: see replay_fidelity.",
         )
         self.twins = self._counter(
             "monitor_twins_total",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -12,16 +12,19 @@ from sqlalchemy import Connection
 
 from monitor.adjusting import adjusted_baseline
 from monitor.drift import baseline as baselines
+from monitor.drift.law import estimated
 from monitor.drift.tails import fewest
 from monitor.errors import BadInput
 from monitor.settings import Settings
 from monitor.store.alerts import add_silence
 from monitor.store.baselines import save_baseline
+from monitor.store.laws import likelihoods_between
 from monitor.store.packs import lineages_between, pack_features, pack_presence, served_models
 from monitor.store.windows import read_windows
 from monitor.values.alerts import Alert, Delivery, Silence
 from monitor.values.drift import Baseline
 from monitor.values.identity import BaselineFingerprint, Copy
+from monitor.values.likelihood import NoLaw
 from monitor.values.presence import PackPresence, foremost, several_live
 
 Row = dict[str, Any]
@@ -42,7 +45,7 @@ def capture_baseline(
 ) -> Baseline:
     """Freeze [start, end) of one pack's scores as a draft, and store it.
 
-    With ``drift.adjust``, and a pack that reads its prompts, what the prompt alone lets a score be is frozen
+    The law of answers of which nobody says how they were drawn is estimated and kept with it. With ``drift.adjust``, and a pack that reads its prompts, what the prompt alone lets a score be is frozen
     with it. ``pack``: see `pack_meant`. Both times are floored to whole buckets. Raises `BadInput` when no pack
     has scored anything yet, or the interval holds too few prompts.
     """
@@ -71,6 +74,9 @@ def capture_baseline(
         ),
         min_n=settings.drift.min_baseline_n,
     )
+    untold = likelihoods_between(c, pack_id, start, end)
+    if untold.n:
+        captured = replace(captured, law=estimated(untold))
     if settings.drift.adjust:
         captured = adjusted_baseline(c, captured, features, settings.drift)
     save_baseline(c, captured)
@@ -109,6 +115,21 @@ def tails_too_thin(c: Connection, baseline: Baseline, confidence: float) -> str:
         for share, few in missing.items()
     ]
     return f"{baseline.baseline_id} is too small to watch {', '.join(said)}"
+
+
+def law_told(baseline: Baseline) -> str:
+    """A sentence on the answers of which nobody says how they were drawn; empty: there were none."""
+    if baseline.law is None:
+        return ""
+    if isinstance(baseline.law, NoLaw):
+        return (
+            "answers whose records do not say how they were drawn are not weighed under "
+            f"{baseline.baseline_id}: {baseline.law}"
+        )
+    return (
+        "answers whose records do not say how they were drawn are weighed under "
+        f"{baseline.baseline_id} by {baseline.law}"
+    )
 
 
 def pack_meant(packs: Sequence[PackPresence], given: str | None) -> str:

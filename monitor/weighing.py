@@ -1,4 +1,4 @@
-"""Which logged answers the whole copy weighs, and what is kept of them. Pure, as `outcomes` is."""
+"""Which logged answers the whole copy weighs, and what is kept of them. Pure, but for `Weighing.look`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final
 
 import numpy as np
+from sqlalchemy import Connection
 
 from monitor.drift.alternatives import likeness_of
 from monitor.drift.histogram import floor_time
@@ -16,10 +17,20 @@ from monitor.drift.identity import SHARES, wagers
 from monitor.ingest.sampling import OTHER, weighing_wanted
 from monitor.laws import Laws
 from monitor.settings import Settings
+from monitor.store.laws import law_in_force
+from monitor.values.likelihood import (
+    INTERVAL,
+    DrawnBy,
+    EstimatedLaw,
+    LawBucket,
+    Likelihood,
+    Likelihoods,
+    Untold,
+)
 from monitor.values.likeness import Likeness, LikenessBucket
-from monitor.values.prompts import Prompt, Sampling, question
+from monitor.values.prompts import EVERYTHING, Prompt, Sampling, question
 from monitor.values.scores import Replayed, ScoredPrompt
-from monitor.values.surprise import IdentityBucket, NotWeighed, Surprise, Tally, tally_of
+from monitor.values.surprise import IdentityBucket, NotWeighed, Surprise, Tally, Weighed, tally_of
 
 MOST_SERVED: Final = 50
 """Served models that are told apart; those that come later count as one."""
@@ -34,14 +45,28 @@ class Weighing:
         self._laws = Laws(settings)
         self._bucket = settings.drift.bucket
         self._served: set[str] = set()
+        self.estimated: EstimatedLaw | None = None
+        """The law of the approved baseline, for answers of which nobody says theirs."""
 
-    def laws(self, prompts: Sequence[Prompt]) -> dict[int, Sampling]:
-        """By index, the law of each chosen answer that can be held against one."""
-        return {
-            index: self._laws.of(prompt)
-            for index, prompt in enumerate(prompts)
-            if self._chosen(prompt) and self._laws.why_not(prompt) is None
-        }
+    def look(self, c: Connection, pack_id: str) -> bool:
+        """Weigh by the law that the approved baseline estimated, from here on; whether that is another one."""
+        before = self.estimated
+        if self._settings.share > 0.0:
+            self.estimated = law_in_force(c, pack_id)
+        return self.estimated != before
+
+    def laws(self, prompts: Sequence[Prompt]) -> dict[int, DrawnBy]:
+        """By index, what is known of how each chosen answer was drawn that can be held against a law."""
+        found: dict[int, DrawnBy] = {}
+        for index, prompt in enumerate(prompts):
+            if not self._chosen(prompt):
+                continue
+            reason = self._laws.why_not(prompt)
+            if reason is None:
+                found[index] = self._laws.of(prompt)
+            elif self._untold(prompt, reason):
+                found[index] = Untold(said=prompt.sampling or Sampling(), law=self.estimated)
+        return found
 
     def read(
         self, replayed: Sequence[Replayed], scored: Sequence[ScoredPrompt]
@@ -61,7 +86,7 @@ class Weighing:
 
     def buckets(self, scored: Iterable[ScoredPrompt]) -> tuple[IdentityBucket, ...]:
         """What the chosen answers add, by interval, segment, partition and served model."""
-        found: dict[_Key, list[Surprise | NotWeighed]] = defaultdict(list)
+        found: dict[_Key, list[Weighed]] = defaultdict(list)
         for row in scored:
             if row.weighed is None:
                 continue
@@ -105,14 +130,28 @@ class Weighing:
             for segment in row.counted_in(of_prompt=False)
         ]
 
+    def law_buckets(self, scored: Iterable[ScoredPrompt]) -> tuple[LawBucket, ...]:
+        """How likely the answers are of which nobody says how they were drawn, by partition and served model."""
+        found: dict[tuple[datetime, str, str], Likelihoods] = defaultdict(Likelihoods)
+        for row in scored:
+            one = row.weighed.likelihood if isinstance(row.weighed, Surprise) else row.weighed
+            if isinstance(one, Likelihood) and EVERYTHING in row.counted_in(of_prompt=False):
+                start = floor_time(row.recorded_at, INTERVAL)
+                source = f"{row.key.topic}/{row.key.partition}"
+                found[start, source, self._served_by(row)] += one
+        return tuple(
+            LawBucket(bucket_start=start, source=source, served=served, sums=sums)
+            for (start, source, served), sums in sorted(found.items(), key=lambda one: one[0])
+        )
+
     def _chosen(self, prompt: Prompt) -> bool:
         return weighing_wanted(prompt, self._settings.share)
 
     def _weighed(
         self, outcome: Replayed, row: ScoredPrompt, seen: Collection[tuple[str, ...]]
-    ) -> Surprise | NotWeighed:
+    ) -> Weighed:
         reason = self._laws.why_not(outcome.prompt)
-        if reason is not None:
+        if reason is not None and not self._untold(outcome.prompt, reason):
             return reason
         if outcome.generated or outcome.weighed is None:
             return NotWeighed.NO_ANSWER
@@ -121,9 +160,13 @@ class Weighing:
             return NotWeighed.OTHER_TOKENS
         if question(outcome.prompt) in seen:
             return NotWeighed.REPEATED
-        if isinstance(outcome.weighed, NotWeighed):
-            return outcome.weighed
-        return replace(outcome.weighed, assumed=self._laws.assumed(outcome.prompt))
+        if isinstance(outcome.weighed, Surprise) and self._laws.assumed(outcome.prompt):
+            return replace(outcome.weighed, said_by="settings")
+        return outcome.weighed
+
+    def _untold(self, prompt: Prompt, reason: NotWeighed) -> bool:
+        """The answer is one of those whose law a baseline estimates."""
+        return reason is NotWeighed.SAMPLING_UNKNOWN and self._laws.untold(prompt)
 
     def _served_by(self, row: ScoredPrompt) -> str:
         served = f"{row.model or ''}@{row.model_revision or ''}"
@@ -134,17 +177,15 @@ class Weighing:
         return served
 
 
-def _summed(
-    key: _Key, answers: Sequence[Surprise | NotWeighed], tolerance: float
-) -> IdentityBucket:
+def _summed(key: _Key, answers: Sequence[Weighed], tolerance: float) -> IdentityBucket:
     start, segment, source, served = key
     tally, gains = Tally(), np.zeros(len(SHARES))
     for answer in answers:
-        if isinstance(answer, NotWeighed):
-            tally += Tally(left_out=1)
-        else:
+        if isinstance(answer, Surprise):
             tally += tally_of(answer)
             gains = gains + wagers(answer, tolerance)
+        else:
+            tally += Tally(left_out=1)
     return IdentityBucket(
         bucket_start=start,
         segment=segment,

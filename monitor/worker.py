@@ -19,7 +19,7 @@ from itertools import chain
 from typing import Protocol
 
 import numpy as np
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from monitor.adjusting import GivenThePrompt
 from monitor.canaries import Replay, canary_run
@@ -230,6 +230,7 @@ class Worker:
             settled=prepared.settled,
             identity=self._weighing.buckets(scored),
             likenesses=self._weighing.likenesses(scored),
+            laws=self._weighing.law_buckets(scored),
             twins=self._twinning.buckets(scored),
         )
 
@@ -354,12 +355,14 @@ class Worker:
             record_canary_run(connection, run)
 
     def _remember(self) -> None:
-        """Begin with what became of the last hour's records: a restart must not forget a bad deploy."""
+        """Begin with what became of the last hour's records, for a restart must not forget a bad deploy, and with
+        the baseline in force: the first chunk is prepared before presence is shown."""
         now = self._clock()
         with transaction(self._database) as connection:
             outcomes = outcomes_between(
                 connection, now - REMEMBERED, now, group_id=self._settings.kafka.group_id
             )
+            self._look(connection)
         self._lookback.remember(outcomes)
 
     def _show_presence(self, state: str = "running") -> None:
@@ -373,5 +376,12 @@ class Worker:
                 at=self._clock(),
                 remarks=self._remarks() if state == "running" else (),
             )
-            if self._given.look(connection):
-                log.info("scores.adjusted", baseline_id=self._given.baseline_id)
+            self._look(connection)
+
+    def _look(self, connection: Connection) -> None:
+        """Adjust and weigh by the baseline that is approved now, from here on."""
+        if self._weighing.look(connection, self._pack.pack_id):
+            law = self._weighing.estimated
+            log.info("answers.law_estimated", law=str(law) if law else "none is in force")
+        if self._given.look(connection):
+            log.info("scores.adjusted", baseline_id=self._given.baseline_id)

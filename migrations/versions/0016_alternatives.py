@@ -1,7 +1,7 @@
 """Alternatives: what weighed answers say for each registered model, and where the bets on it stand.
 
 Revision ID: 0016
-Revises: 0014
+Revises: 0015
 """
 
 from types import ModuleType
@@ -9,7 +9,7 @@ from types import ModuleType
 from alembic import context, op
 
 revision = "0016"
-down_revision = "0014"
+down_revision = "0015"
 
 TABLES = {
     "alternative_buckets": """

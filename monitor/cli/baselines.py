@@ -64,17 +64,20 @@ def baseline_capture(
             approve_baseline(c, made.baseline_id, who(by), now)
         unknown = operate.tails_not_known(c, made)
         thin = operate.tails_too_thin(c, made, settings.drift.confidence)
+        law = operate.law_told(made)
     status = "approved" if approve else "draft"
     row = {
         "baseline_id": made.baseline_id,
         "pack_id": made.pack_id,
         "n": made.n,
         "features_given_the_prompt": len(made.expectations),
+        "law": str(made.law) if made.law else None,
         "status": status,
     }
     show([row], as_json)
     _warn(unknown)
     _note(thin)
+    _note(law)
 
 
 def _warn(unknown: str) -> None:
@@ -86,10 +89,10 @@ def _warn(unknown: str) -> None:
         err.print(f"  {plain(TAILS_MEND)}", highlight=False, soft_wrap=True)
 
 
-def _note(thin: str) -> None:
-    """Say on the error stream which tail levels a baseline is too small to watch."""
-    if thin:
-        err.print(f"note: {plain(thin)}", highlight=False, soft_wrap=True)
+def _note(told: str) -> None:
+    """Say on the error stream what is to be known of a baseline; nothing where it is empty."""
+    if told:
+        err.print(f"note: {plain(told)}", highlight=False, soft_wrap=True)
 
 
 @baseline.command("list")
@@ -109,7 +112,7 @@ def baseline_approve(
     yes: YesOption = False,
 ) -> None:
     """Compare with this baseline from now on; the one approved before is retired."""
-    from monitor.operate import tails_not_known, tails_too_thin
+    from monitor.operate import law_told, tails_not_known, tails_too_thin
     from monitor.store.baselines import approve_baseline, load_baseline
     from monitor.store.database import database_time
 
@@ -127,6 +130,7 @@ def baseline_approve(
     out.print(plain(f"{baseline_id} is approved"))
     _warn(unknown)
     _note(thin)
+    _note(law_told(approved) if approved else "")
 
 
 @baseline.command("retire")

@@ -41,16 +41,28 @@ _WHOLE_NUMBERS: Final = {
     "maxTokenCount": "max_tokens",
     "num_predict": "max_tokens",
 }
+_MOST_BIASED: Final = 1_024
+"""Entries of a ``logit_bias``, as vLLM and OpenAI bound it."""
 _STOPS: Final = ("stop", "stop_sequences", "stopSequences")
 _STOPS_LIMIT: Final = 64
 _STEERING: Final = (
     *("response_format", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
     *("structured_outputs", "grammar", "json_schema", "regex", "ebnf", "structural_tag"),
-    *("logit_bias", "bad_words", "allowed_token_ids", "logits_processors", "use_beam_search"),
+    *(
+        "logit_bias",
+        "min_tokens",
+        "ignore_eos",
+        "repeat_penalty",
+        "bad_words",
+        "allowed_token_ids",
+        "logits_processors",
+        "use_beam_search",
+    ),
     *("typical_p", "top_a", "tfs", "mirostat", "xtc_probability", "dry_multiplier", "eta_cutoff"),
     *("responseSchema", "responseMimeType", "format", "tool_choice", "function_call"),
 )
 _STEERING_KEYS: Final = frozenset(_STEERING)
+_NEUTRAL_AT_ONE: Final = frozenset({"repeat_penalty", "typical_p"})
 _UNSTEERED: Final = frozenset(
     {"", "none", "auto", "text", "text/plain", "disabled", "0", "0.0", "False", "None"}
 )
@@ -86,13 +98,32 @@ def sampling(given: Mapping[str, Any], finish_reason: str | None = None) -> Samp
     told = {**given, "format": said.get("format")} if isinstance(said, dict) else given
     # Nearly every record has none of these keys: asking for each of them is slow.
     present = _STEERING_KEYS & told.keys()
-    if present and (steering := tuple(k for k in _STEERING if k in present and _steers(told[k]))):
-        found["steered_by"] = steering
+    if present:
+        if bias := _biases(told.get("logit_bias")):
+            found["logit_bias"] = bias
+            present = present - {"logit_bias"}
+        if steering := tuple(k for k in _STEERING if k in present and _steers(k, told[k])):
+            found["steered_by"] = steering
     return Sampling(**found) if found else None
 
 
-def _steers(value: object) -> bool:
+def _biases(value: object) -> tuple[tuple[int, float], ...]:
+    """A ``logit_bias`` by token id; empty where it is none, or of words: that one is not reproduced."""
+    if not isinstance(value, dict) or len(value) > _MOST_BIASED:
+        return ()
+    found = []
+    for key, bias in value.items():
+        number = _number(bias)
+        if number is None or not (key.isascii() and key.isdigit() and len(key) < 10):
+            return ()
+        found.append((int(key), number))
+    return tuple(sorted(found))
+
+
+def _steers(key: str, value: object) -> bool:
     """Does a steering parameter of this value change anything? ``{"type": "text"}`` and "auto" do not."""
+    if key in _NEUTRAL_AT_ONE and _number(value) == 1.0:
+        return False
     if isinstance(value, dict):
         kind = value.get("type")
         return bool(value) and not (isinstance(kind, str) and kind in _UNSTEERED)

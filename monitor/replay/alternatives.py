@@ -39,14 +39,15 @@ from monitor.replay.surprise import (
 from monitor.replay.taps import Edit, push, steered
 from monitor.settings import AlternativeSettings, ReplaySettings
 from monitor.values.features import Feature
+from monitor.values.likelihood import DrawnBy
 from monitor.values.likeness import CAPS, Likened
-from monitor.values.prompts import Prompt, Sampling
+from monitor.values.prompts import Prompt
 from monitor.values.surprise import (
     GIVEN_AWAY,
     GREEDY_SLIP,
     OTHER_TOKENS,
-    NotWeighed,
     Surprise,
+    Weighed,
 )
 
 
@@ -198,17 +199,21 @@ def _other(folder: Path, loaded: LoadedModel, settings: ReplaySettings, where: s
 def compared(
     loaded: LoadedModel,
     rows: Sequence[Tokens],
-    laws: Sequence[Sampling],
+    laws: Sequence[DrawnBy],
     alternatives: Sequence[Alternative] = (),
-) -> list[Surprise | NotWeighed]:
+) -> list[Weighed]:
     """`monitor.replay.surprise.surprises`, each with how the alternatives find the answer.
 
     One pass more for each of them. An answer that does not fit into memory there, or has no finite law, is not
-    likened to that one.
+    likened to that one; one whose law is an estimate to none, for no bet between two models is safe from its error.
     """
     readers = read(loaded, rows, laws)
     found = outcomes(rows, readers)
-    weighed = [index for index, one in enumerate(found) if isinstance(one, Surprise)]
+    weighed = [
+        index
+        for index, one in enumerate(found)
+        if isinstance(one, Surprise) and one.said_by != "baseline"
+    ]
     if not alternatives or not weighed:
         return found
     ends = end_tokens(loaded)
@@ -225,7 +230,9 @@ def compared(
             if (one := other.result()) is not None:
                 likened[weighed[place]][alternative.name] = one
     return [
-        replace(one, likened=likened[index]) if isinstance(one, Surprise) else one
+        replace(one, likened=likened[index])
+        if isinstance(one, Surprise) and index in likened
+        else one
         for index, one in enumerate(found)
     ]
 

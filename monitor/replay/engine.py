@@ -32,9 +32,10 @@ from monitor.settings import ReplaySettings
 from monitor.values.arrays import Floats
 from monitor.values.features import Covariate, Feature
 from monitor.values.fidelity import counted
-from monitor.values.prompts import DeadReason, Prompt, Sampling
+from monitor.values.likelihood import DrawnBy
+from monitor.values.prompts import DeadReason, Prompt
 from monitor.values.scores import Lineage, Replayed, Unreplayable
-from monitor.values.surprise import NotWeighed, Surprise
+from monitor.values.surprise import NotWeighed, Weighed
 from monitor.values.twin import NotPaired, Pair, TwinAsked, Unpaired
 
 ENGINE = "2"
@@ -122,14 +123,14 @@ class ReplayEngine:
         self,
         prompts: Sequence[Prompt],
         own_answers: Collection[int] = (),
-        weighed: Mapping[int, Sampling] = MappingProxyType({}),
+        weighed: Mapping[int, DrawnBy] = MappingProxyType({}),
         twins: Mapping[int, TwinAsked] = MappingProxyType({}),
     ) -> Prepared:
         """Tokenise and plan; does not touch the model.
 
         ``own_answers`` are indices of prompts without an answer: `run` lets the copy answer them first.
-        ``weighed`` are those whose logged answers `run` holds against the whole copy, each with the
-        parameters that it was drawn with, ``twins`` those that it answers too.
+        ``weighed`` are those whose logged answers `run` holds against the whole copy, each with
+        what is known of how it was drawn, ``twins`` those that it answers too.
         """
         refused: dict[int, Unreplayable] = {}
         tokens: dict[int, Tokens] = {}
@@ -180,8 +181,10 @@ class ReplayEngine:
             for index in range(len(prepared.prompts))
         ]
 
-    def _weighed(self, prepared: Prepared) -> dict[int, Surprise | NotWeighed]:
-        found = {index: _unweighable(prepared.tokens[index]) for index in prepared.weighed}
+    def _weighed(self, prepared: Prepared) -> dict[int, Weighed]:
+        found: dict[int, Weighed | None] = {
+            index: _unweighable(prepared.tokens[index]) for index in prepared.weighed
+        }
         left = [index for index, reason in found.items() if reason is None]
         if left:
             rows = [prepared.tokens[index] for index in left]
@@ -341,7 +344,7 @@ class ReplayEngine:
         prepared: Prepared,
         index: int,
         readings: dict[int, _Reading],
-        weighed: Surprise | NotWeighed | None,
+        weighed: Weighed | None,
         twin: Pair | Unpaired | None,
     ) -> Replayed | Unreplayable:
         prompt = prepared.prompts[index]
@@ -395,7 +398,7 @@ class ReplayEngine:
         )
 
 
-def _unweighable(tokens: Tokens) -> Surprise | NotWeighed | None:
+def _unweighable(tokens: Tokens) -> NotWeighed | None:
     """Why these are not the tokens that the server drew, behind just these."""
     if tokens.cut:
         return NotWeighed.CUT

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from monitor.replay.plan import Plan
 from monitor.replay.regions import Tokens
-from monitor.values.prompts import Prompt, Sampling
+from monitor.values.likelihood import DrawnBy
+from monitor.values.prompts import Prompt
 from monitor.values.scores import Unreplayable
 from monitor.values.twin import TwinAsked, Unpaired
 
@@ -41,8 +42,8 @@ class Prepared:
     """Prompts that get an answer of the copy's own before they are read."""
     generated: frozenset[int] = frozenset()
     """Prompts that got one."""
-    weighed: Mapping[int, Sampling] = field(default_factory=dict)
-    """Prompts whose logged answer the whole copy weighs, with the parameters of the draw."""
+    weighed: Mapping[int, DrawnBy] = field(default_factory=dict)
+    """Prompts whose logged answer the whole copy weighs, with what is known of the draw."""
     twins: Mapping[int, TwinAsked] = field(default_factory=dict)
     """Prompts that the copy answers beside the server."""
     twin_of: Mapping[int, int | Unpaired] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """The law that a served token was drawn from: the model's logits under the request's own parameters.
 
-The order is vLLM's: penalties, temperature, min_p, top_k, top_p. A seed is ignored: it fixes the draw, not
+The order is vLLM's: biases, penalties, temperature, min_p, top_k, top_p. A seed is ignored: it fixes the draw, not
 the law.
 
 Legend: t = tokens of the answer, v = vocabulary.
@@ -30,7 +30,7 @@ def penalised(
     answer: torch.Tensor,
     sampling: Sampling,
 ) -> torch.Tensor:
-    """``logits`` [t, v] after the penalties for what was said before each of them.
+    """``logits`` [t, v] after the request's biases and the penalties for what was said before each of them.
 
     ``before`` are the prompt's tokens and the answer's so far; ``answer`` are the tokens drawn from the
     logits, one each but for the last, before which the answer may have ended. Presence and frequency
@@ -39,9 +39,14 @@ def penalised(
     presence = sampling.presence_penalty or 0.0
     frequency = sampling.frequency_penalty or 0.0
     repetition = sampling.repetition_penalty or 1.0
-    if presence == frequency == 0.0 and repetition == 1.0:
+    if presence == frequency == 0.0 and repetition == 1.0 and not sampling.logit_bias:
         return logits
     changed = logits.clone()
+    for token, bias in sampling.logit_bias:
+        if token < changed.shape[1]:
+            changed[:, token] += bias
+    if presence == frequency == 0.0 and repetition == 1.0:
+        return changed
     prompt, earlier = (
         torch.tensor(list(ids), dtype=torch.long, device=logits.device) for ids in before
     )

@@ -21,11 +21,13 @@ import numpy as np
 import torch
 
 from monitor.replay.answer import stock_attention
+from monitor.replay.likelihood import under_each_law
 from monitor.replay.model import LoadedModel
 from monitor.replay.passes import answer_tokens, read_all, spoken
 from monitor.replay.regions import Tokens
 from monitor.replay.sampler import is_greedy, truncated
 from monitor.values.fidelity import CUT_SHORT
+from monitor.values.likelihood import DrawnBy, Likelihood
 from monitor.values.prompts import Sampling
 from monitor.values.surprise import (
     CAPS,
@@ -38,34 +40,37 @@ from monitor.values.surprise import (
     WINDOW,
     NotWeighed,
     Surprise,
+    Weighed,
 )
 
 LEAST = -200.0
 """Log-probabilities below this count as this: what cannot be drawn neither surprises nor varies, since
 0 · log 0 is 0, and a bet against it stays finite."""
+LEAST_VARIANCE = 1e-6
+"""Of an answer's surprise, in nats²: a law that leaves no chance has none."""
 
 
 def surprises(
-    loaded: LoadedModel, rows: Sequence[Tokens], laws: Sequence[Sampling]
-) -> list[Surprise | NotWeighed]:
+    loaded: LoadedModel, rows: Sequence[Tokens], laws: Sequence[DrawnBy]
+) -> list[Weighed]:
     """Of each row's answer (reasoning and response), in order.
 
-    ``laws`` say how each was drawn, their temperatures known; penalties in them count the row's tokens.
+    ``laws`` say how each was drawn, their temperatures known; penalties in them count the row's tokens. Of an
+    `Untold` one the likelihood under many laws is told, and with an estimate the surprise under the likeliest
+    law, the bets under the least favourable one.
     Raises `ConfigurationError` when the model was not loaded in full.
     """
     return outcomes(rows, read(loaded, rows, laws))
 
 
-def read(
-    loaded: LoadedModel, rows: Sequence[Tokens], laws: Sequence[Sampling]
-) -> dict[int, Reader]:
+def read(loaded: LoadedModel, rows: Sequence[Tokens], laws: Sequence[DrawnBy]) -> dict[int, Reader]:
     """By index into ``rows``, what the copy makes of each answer that there is and that fits into memory."""
     ends = end_tokens(loaded)
     with stock_attention(loaded) as whole:
-        return read_all(whole, loaded, rows, lambda index: Reader(rows[index], laws[index], ends))
+        return read_all(whole, loaded, rows, lambda index: _reader(rows[index], laws[index], ends))
 
 
-def outcomes(rows: Sequence[Tokens], readers: dict[int, Reader]) -> list[Surprise | NotWeighed]:
+def outcomes(rows: Sequence[Tokens], readers: dict[int, Reader]) -> list[Weighed]:
     """Of each row, in order."""
     return [
         readers[index].result()
@@ -86,13 +91,26 @@ def end_tokens(loaded: LoadedModel) -> tuple[int, ...]:
     return tuple(sorted(index for index in ids if index < vocabulary))
 
 
+def _reader(row: Tokens, drawn_by: DrawnBy, ends: tuple[int, ...]) -> Reader:
+    if isinstance(drawn_by, Sampling):
+        return Reader(row, drawn_by, drawn_by, ends)
+    said, law = drawn_by.said, drawn_by.law
+    if law is None:
+        return Reader(row, said, None, ends, untold=True)
+    return Reader(row, law.likeliest(said), law.least_favourable(said), ends, untold=True)
+
+
 @dataclass
 class Reader:
     """Takes the logits of one answer's tokens as they come, and keeps a few numbers of each."""
 
     row: Tokens
     law: Sampling
+    against: Sampling | None
+    """The law that bets stand on; None: there is none to weigh by."""
     ends: tuple[int, ...]
+    untold: bool = False
+    """The likelihood under each law of the grid is told as well."""
     taken: int = 0
     columns: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
     away: list[torch.Tensor] = field(default_factory=list)
@@ -100,6 +118,7 @@ class Reader:
     """Of a greedy answer: the ids [t] that the copy would have said."""
     said: list[torch.Tensor] = field(default_factory=list)
     """Of a drawn answer: the log-probability of each token [t]."""
+    likely: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
     end: torch.Tensor | None = None
     ended: float | None = None
     """Log-probability of the event that one of the end tokens was drawn behind a drawn answer."""
@@ -111,20 +130,47 @@ class Reader:
             if len(said):
                 self._drawn(scores[: len(said)], said)
             if len(said) < len(scores) and self.ends and not is_greedy(self.law):
-                self.end, self.ended = _ended(scores[len(said) :], self.ends, self.law)
+                self._ended(scores[len(said) :])
 
     def _drawn(self, scores: torch.Tensor, said: torch.Tensor) -> None:
         if is_greedy(self.law):
             self.away.append(scores.amax(dim=1) - scores.gather(1, said[:, None])[:, 0])
             self.likeliest.append(scores.argmax(dim=1))
-        else:
-            *columns, drawn = _piece(scores, said, self.law)
-            self.columns.append(tuple(columns))
+            return
+        if self.untold:
+            self.likely.append(under_each_law(scores, said))
+        if self.against is not None:
+            excess, variance, bets, off, drawn = _piece(scores, said, self.law)
+            if self.against != self.law:
+                bets = _piece(scores, said, self.against)[2]
+            self.columns.append((excess, variance, bets, off))
             self.said.append(drawn)
 
-    def result(self) -> Surprise | NotWeighed:
+    def _ended(self, scores: torch.Tensor) -> None:
+        """``scores`` [1, v] before the end of the answer."""
+        if self.against is not None:
+            self.end, self.ended = _ended(scores, self.ends, self.against)
+        if self.untold and self.law.finish_reason not in (None, *CUT_SHORT):
+            ends = torch.tensor(self.ends, device=scores.device)
+            self.likely.append(under_each_law(scores, ends[scores[0, ends].argmax()][None]))
+
+    def _likelihood(self) -> Likelihood | None:
+        """Of an untold answer; None where it is not finite."""
+        logs, excess, variance = (
+            torch.cat(column).double().sum(dim=0).cpu().numpy()
+            for column in zip(*self.likely, strict=True)
+        )
+        squares = excess**2 / np.maximum(variance, LEAST_VARIANCE)
+        if not np.isfinite(logs).all() or not np.isfinite(squares).all():
+            return None
+        return Likelihood(tokens=answer_tokens(self.row), logs=logs, squares=squares)
+
+    def result(self) -> Weighed:
         if is_greedy(self.law):
             return _greedy(torch.cat(self.away).double().cpu().numpy())
+        likelihood = self._likelihood() if self.untold else None
+        if self.against is None:
+            return likelihood or NotWeighed.NOT_FINITE
         columns = (torch.cat(column) for column in zip(*self.columns, strict=True))
         excess, variance, bets, off = (column.double().cpu().numpy() for column in columns)
         log_bets = bets.sum(axis=0)
@@ -141,6 +187,8 @@ class Reader:
             off_support=int(off.sum()),
             given_away=0,
             log_bets=log_bets,
+            said_by="baseline" if self.untold else "record",
+            likelihood=likelihood,
         )
 
 

@@ -16,6 +16,7 @@ from monitor.store.adjustments import load_expectations, save_expectations
 from monitor.store.border import clean, clean_json
 from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, TailLevel, Window
 from monitor.values.identity import BaselineFingerprint
+from monitor.values.likelihood import law_from
 
 
 def save_baseline(c: Connection, baseline: Baseline) -> None:
@@ -24,12 +25,14 @@ def save_baseline(c: Connection, baseline: Baseline) -> None:
         text("""
             INSERT INTO monitor_data.baselines
                 (baseline_id, pack_id, name, status, window_start, window_end, n, fingerprint,
-                 created_at, approved_at, approved_by, retired_at)
+                 created_at, approved_at, approved_by, retired_at, law)
             VALUES
                 (:baseline_id, :pack_id, :name, :status, :window_start, :window_end, :n,
-                 :fingerprint, :created_at, :approved_at, :approved_by, :retired_at)
+                 :fingerprint, :created_at, :approved_at, :approved_by, :retired_at, :law)
             ON CONFLICT (baseline_id) DO NOTHING
-        """).bindparams(bindparam("fingerprint", type_=JSONB)),
+        """).bindparams(
+            bindparam("fingerprint", type_=JSONB), bindparam("law", type_=JSONB(none_as_null=True))
+        ),
         {
             "baseline_id": clean(baseline.baseline_id),
             "pack_id": baseline.pack_id,
@@ -43,6 +46,7 @@ def save_baseline(c: Connection, baseline: Baseline) -> None:
             "approved_at": baseline.approved_at,
             "approved_by": baseline.approved_by,
             "retired_at": baseline.retired_at,
+            "law": baseline.law.entry() if baseline.law else None,
         },
     )
     if not new.rowcount:
@@ -90,7 +94,7 @@ def _insert_streams(c: Connection, table: str, baseline_id: str, streams: _Strea
 
 
 _BASELINE: Final = """baseline_id, pack_id, name, status, window_start, window_end, n, fingerprint,
-    created_at, approved_at, approved_by, retired_at"""
+    created_at, approved_at, approved_by, retired_at, law"""
 
 
 def load_baseline(
@@ -119,6 +123,7 @@ def _baseline(c: Connection, row: RowMapping) -> Baseline:
             **row,
             "status": BaselineStatus(row["status"]),
             "fingerprint": BaselineFingerprint.read(row["fingerprint"]),
+            "law": law_from(row["law"]) if row["law"] else None,
         },
         streams=_streams(c, _RAW, row),
         expectations=load_expectations(c, row["baseline_id"]),
@@ -177,7 +182,9 @@ def list_baselines(c: Connection, pack_id: str | None = None) -> list[dict[str, 
         """),
         {"pack_id": pack_id},
     )
-    return [dict(row) for row in rows.mappings()]
+    return [
+        {**row, "law": str(law_from(row["law"])) if row["law"] else None} for row in rows.mappings()
+    ]
 
 
 def approve_baseline(c: Connection, baseline_id: str, by: str, at: datetime) -> None:

@@ -14,6 +14,7 @@ from monitor.store.buckets import add_buckets
 from monitor.store.halves import keep_halves, settle_halves
 from monitor.store.identity import add_identity
 from monitor.store.ingest import add_counts, insert_dead_letters
+from monitor.store.laws import add_laws
 from monitor.store.packs import lineage_id_of
 from monitor.store.scores import copy_scores
 from monitor.store.twins import twin_lineage_of
@@ -63,6 +64,7 @@ def store_chunk(c: Connection, result: ChunkResult) -> None:
         copy_scores(c, lineage_id, result.scored, adjusted_id)
         add_identity(c, lineage_id, result.identity)
         add_likenesses(c, lineage_id, result.likenesses)
+        add_laws(c, lineage_id, result.laws)
     settle_halves(c, result.group_id, result.settled)
     keep_halves(c, result.group_id, result.waiting)
     add_counts(c, result.group_id, result.counts)

@@ -26,6 +26,7 @@ PartitionedTable = Literal[
     "drifts",
     "identity_buckets",
     "alternative_buckets",
+    "law_buckets",
 ]
 log = get_logger(__name__)
 
@@ -67,6 +68,7 @@ PARTITIONED: Final = (
     Partitioned(
         table="alternative_buckets", column="bucket_start", period="day", keep="keep_fine_buckets"
     ),
+    Partitioned(table="law_buckets", column="bucket_start", period="day", keep="keep_fine_buckets"),
 )
 
 

@@ -14,7 +14,7 @@ from monitor.store.packs import PackFeature
 from monitor.store.reals import write_reals
 from monitor.values.prompts import GENERATED, ServedCounts
 from monitor.values.scores import ScoredPrompt
-from monitor.values.surprise import NotWeighed, Surprise, outcome_of_weighing
+from monitor.values.surprise import NotWeighed, Surprise, Weighed, outcome_of_weighing
 from monitor.values.twin import NotPaired, outcome_of_twin
 
 _COPY_SCORES: Final = """
@@ -103,13 +103,13 @@ def _compared(
 
 
 def _weighed(
-    weighed: Surprise | NotWeighed | None,
+    weighed: Weighed | None,
 ) -> tuple[str | None, float | None, float | None, int | None, int | None]:
     """How the answer was weighed or why not, its z and peak, and the tokens that stand out."""
     if weighed is None:
         return None, None, None, None, None
     outcome = outcome_of_weighing(weighed)
-    if isinstance(weighed, NotWeighed):
+    if not isinstance(weighed, Surprise):
         return outcome, None, None, None, None
     if weighed.law == "greedy":
         return outcome, None, None, None, weighed.given_away

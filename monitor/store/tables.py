@@ -402,6 +402,7 @@ baselines = Table(
     Column("approved_by", TEXT),
     Column("retired_at", MOMENT),
     Column("retired_by", TEXT),
+    Column("law", JSONB),
     CheckConstraint("status IN ('draft', 'approved', 'retired')", name="status"),
     Index(
         "baselines_approved_idx",
@@ -538,6 +539,22 @@ identity_buckets = Table(
     Column("given_away", BIGINT, nullable=False),
     Column("wagers", ARRAY(DOUBLE_PRECISION), nullable=False),
     PrimaryKeyConstraint("bucket_start", "lineage_id", "segment", "source", "served"),
+    info={"partition_by": "bucket_start"},
+    postgresql_partition_by="RANGE (bucket_start)",
+)
+
+law_buckets = Table(
+    "law_buckets",
+    metadata,
+    Column("bucket_start", MOMENT, nullable=False),
+    Column("lineage_id", INTEGER, nullable=False),
+    Column("source", TEXT, nullable=False),
+    Column("served", TEXT, nullable=False),
+    Column("n", BIGINT, nullable=False),
+    Column("tokens", BIGINT, nullable=False),
+    Column("logs", ARRAY(REAL), nullable=False),
+    Column("squares", ARRAY(REAL), nullable=False),
+    PrimaryKeyConstraint("bucket_start", "lineage_id", "source", "served"),
     info={"partition_by": "bucket_start"},
     postgresql_partition_by="RANGE (bucket_start)",
 )

@@ -14,6 +14,7 @@ from monitor.values.adjustment import Expectation
 from monitor.values.arrays import Counts
 from monitor.values.checks import require
 from monitor.values.identity import BaselineFingerprint
+from monitor.values.likelihood import EstimatedLaw, NoLaw
 from monitor.values.witnesses import Cause, Witness
 
 
@@ -102,6 +103,8 @@ class Baseline:
     approved_at: datetime | None = None
     approved_by: str | None = None
     retired_at: datetime | None = None
+    law: EstimatedLaw | NoLaw | None = None
+    """By which answers were drawn of which nobody says it; None: there were none."""
 
     def __post_init__(self) -> None:
         require(self.window_start < self.window_end, "a baseline must end after it starts")

@@ -104,12 +104,14 @@ class Sampling:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids of the served model, each with what its score was raised by."""
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     finish_reason: str | None = None
     steered_by: tuple[str, ...] = ()
-    """Parameters that change what can be drawn and are not reproduced: grammars, schemas, biases …"""
+    """Parameters that change what can be drawn and are not reproduced: grammars, schemas, beams …"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

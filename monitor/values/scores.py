@@ -13,6 +13,7 @@ from typing import Final
 from monitor.values.arrays import Counts, Floats
 from monitor.values.checks import require, require_aware
 from monitor.values.fidelity import Fidelity, Rendering
+from monitor.values.likelihood import LawBucket
 from monitor.values.likeness import LikenessBucket
 from monitor.values.prompts import (
     GENERATED,
@@ -23,7 +24,7 @@ from monitor.values.prompts import (
     RecordKey,
     ServedCounts,
 )
-from monitor.values.surprise import IdentityBucket, NotWeighed, Surprise
+from monitor.values.surprise import IdentityBucket, Weighed
 from monitor.values.twin import Pair, Unpaired
 
 SCORE_BIN_EDGES: Final[tuple[float, ...]] = (
@@ -76,7 +77,7 @@ class Replayed:
     stand_ins: tuple[str, ...] = ()
     """Parts of the answer (``reasoning``, ``tool_calls``) that the chat template has no form for: they
     were replayed in a stand-in form."""
-    weighed: Surprise | NotWeighed | None = None
+    weighed: Weighed | None = None
     """Of the logged answer, where it was to be weighed."""
     twin: Pair | Unpaired | None = None
     """Of a prompt that the copy was to answer too."""
@@ -120,7 +121,7 @@ class ScoredPrompt:
     """What the pack reads of the prompt for `Adjustment` alone; None: the pack carries none."""
     adjusted: Floats | None = None
     """The scores given the prompt; None: no baseline adjusted them."""
-    weighed: Surprise | NotWeighed | None = None
+    weighed: Weighed | None = None
     """Of an answer of the chosen share (``identity.share``); None: it was not chosen."""
     twin: Floats | Unpaired | None = None
     """Score of the served answer minus that of the copy's own, over the same tokens, or why there is none;
@@ -210,6 +211,8 @@ class ChunkResult:
     identity: tuple[IdentityBucket, ...] = ()
     likenesses: tuple[LikenessBucket, ...] = ()
     """What the weighed answers add up to."""
+    laws: tuple[LawBucket, ...] = ()
+    """How likely the answers are of which nobody says how they were drawn."""
     twins: tuple[Bucket, ...] = ()
     """The statistics of the differences to the twins."""
 

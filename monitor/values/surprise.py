@@ -24,6 +24,7 @@ from typing import Final, Literal
 
 from monitor.values.arrays import Doubles
 from monitor.values.checks import frozen, require, require_aware
+from monitor.values.likelihood import Likelihood
 from monitor.values.likeness import Likened
 
 TILTS: Final = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -48,6 +49,8 @@ WINDOW: Final = 16
 """Tokens of a stretch whose surprise is read by itself."""
 
 Law = Literal["sampled", "greedy"]
+Said = Literal["record", "settings", "baseline"]
+_SAID: Final[Mapping[Said, str]] = {"record": "", "settings": "_assumed", "baseline": "_estimated"}
 
 
 class NotWeighed(enum.StrEnum):
@@ -59,7 +62,8 @@ class NotWeighed(enum.StrEnum):
 
     NO_ANSWER = "no_answer"
     SAMPLING_UNKNOWN = "sampling_unknown"
-    """Neither the record nor ``identity.temperature`` says how it was drawn."""
+    """Neither the record nor ``identity.temperature`` says how it was drawn, and no approved baseline
+    estimated it."""
     STEERED = "steered"
     """A grammar, a schema, a bias or a forced call changed the law."""
     STOP_SEQUENCE = "stop_sequence"
@@ -102,8 +106,10 @@ class Surprise:
     """Tokens of a greedy answer that were not the most likely one, by more than `GIVEN_AWAY`."""
     log_bets: Doubles
     """The end of the answer is bet on as well: see `monitor.replay.surprise`."""
-    assumed: bool = False
-    """Temperature or top_p are the settings', for the record does not say them."""
+    said_by: Said = "record"
+    """Who says temperature and top_p: where the record does not, the settings, or the baseline's estimate."""
+    likelihood: Likelihood | None = None
+    """Of an answer whose law is the baseline's estimate, for the next baseline."""
     likened: Mapping[str, Likened] = field(default_factory=dict)
     """By name, the alternatives that weighed it too (``identity.alternatives``)."""
 
@@ -116,6 +122,10 @@ class Surprise:
     def z(self) -> float:
         """``excess`` in its own standard deviations; about N(0, 1) for the copy's own answers."""
         return self.excess / math.sqrt(self.variance) if self.variance > 0 else 0.0
+
+
+Weighed = Surprise | Likelihood | NotWeighed
+"""What became of an answer that was to be weighed. A `Likelihood` alone: its law is not known yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,14 +163,17 @@ class Tally:
         return self.excess / math.sqrt(self.variance) if self.variance > 0 else math.nan
 
 
-def outcome_of_weighing(weighed: Surprise | NotWeighed) -> str:
+def outcome_of_weighing(weighed: Weighed) -> str:
     """As it stands in SQL and metrics: ``sampled``, ``greedy``, or why the answer was not weighed.
 
-    ``sampled_assumed`` and ``greedy_assumed`` where the settings said how it was drawn.
+    ``sampled_assumed`` and ``greedy_assumed`` where the settings said how it was drawn, ``sampled_estimated``
+    where the baseline did.
     """
     if isinstance(weighed, NotWeighed):
         return weighed.value
-    return f"{weighed.law}_assumed" if weighed.assumed else weighed.law
+    if isinstance(weighed, Likelihood):
+        return NotWeighed.SAMPLING_UNKNOWN.value
+    return f"{weighed.law}{_SAID[weighed.said_by]}"
 
 
 def tally_of(surprise: Surprise) -> Tally:

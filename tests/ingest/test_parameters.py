@@ -303,7 +303,14 @@ def test_whether_a_raw_prompt_is_a_rendered_template(
         ({"response_format": {"type": "json_object"}}, ("response_format",)),
         ({"response_format": {"type": "text"}}, ()),
         ({"guided_json": {"type": ["object", "null"]}}, ("guided_json",)),
-        ({"logit_bias": {"50256": -100}}, ("logit_bias",)),
+        ({"logit_bias": {"50256": -100}}, ()),
+        ({"logit_bias": {"a word": -100}}, ("logit_bias",)),
+        ({"logit_bias": {"50256": "much"}}, ("logit_bias",)),
+        ({"logit_bias": {str(n): 1 for n in range(1_025)}}, ("logit_bias",)),
+        ({"min_tokens": 8, "ignore_eos": True}, ("min_tokens", "ignore_eos")),
+        ({"min_tokens": 0, "ignore_eos": False}, ()),
+        ({"repeat_penalty": 1.1, "typical_p": 0.9}, ("repeat_penalty", "typical_p")),
+        ({"repeat_penalty": 1.0, "typical_p": 1}, ()),
         ({"logit_bias": {}}, ()),
         ({"tool_choice": "auto"}, ()),
         ({"tool_choice": "none"}, ()),
@@ -323,3 +330,10 @@ def test_what_steers_the_draw_is_named(
     found = read(record, asked).sampling
     assert found is not None
     assert found.steered_by == expected
+
+
+def test_a_bias_by_token_is_part_of_the_law(record: Build) -> None:
+    asked = {"messages": ASKED, "logit_bias": {"50256": -100, "7": 2.5}}
+    found = read(record, asked).sampling
+    assert found is not None
+    assert found.logit_bias == ((7, 2.5), (50256, -100.0))

@@ -177,6 +177,20 @@ def test_counted_penalties_fall_on_what_was_said(copy: LoadedModel) -> None:
     assert found.excess == pytest.approx(excess, abs=1e-4)
 
 
+def test_a_bias_is_the_request_s_and_comes_before_the_penalties(copy: LoadedModel) -> None:
+    law = replace(PLAIN, logit_bias=((9, 4.0), (31, -100.0), (10**8, 1.0)), repetition_penalty=1.3)
+    found = one(copy, [5, 80, 31], [9], law)
+    scores = logits_of(copy, [5, 80, 31])[-1].double().clone()
+    scores[9] += 4.0
+    scores[31] -= 100.0
+    for token in (5, 80, 31):
+        scores[token] = scores[token] / 1.3 if scores[token] > 0 else scores[token] * 1.3
+    log_law = scores.log_softmax(dim=0)
+    assert found.excess == pytest.approx(
+        float(-log_law[9] + log_law.exp() @ log_law.clamp_min(-200.0)), abs=1e-4
+    )
+
+
 def test_pieces_stretches_and_company_change_nothing(
     copy: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

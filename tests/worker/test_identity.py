@@ -149,7 +149,7 @@ def test_what_cannot_be_weighed_is_counted_with_its_reason(
         unknown,
         plain | {"response": None},
         plain | {"response_format": {"type": "json_object"}},
-        plain | {"logit_bias": {"5": 10}},
+        plain | {"logit_bias": {"word": 10}},
         plain
         | {"stop": ["\n"], "response": {"choices": [{"text": said, "finish_reason": "stop"}]}},
         plain | {"usage": {"prompt_tokens": 12, "completion_tokens": TOKENS + 2}},
