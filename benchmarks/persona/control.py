@@ -10,7 +10,7 @@ perplexity under it, and the share of distinct trigrams. Random directions of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,11 @@ def main() -> None:
             show(f"{feature.name} in {name}: likelihood of reckless answers", lines)
             show(f"{feature.name} in {name}: what it says", said)
     keep("control", {"shipped": pack}, options, {"typical_length_doses": True, "series": result})
+    draw(result, options.features[0])
+
+
+def draw(result: Mapping[str, Any], feature: str) -> None:
+    """The likelihood in every series, and that of random directions in the place of ``feature``."""
     curves: dict[str, Curve] = {}
     for name, series in result.items():
         lines = series["likelihood"]
@@ -145,7 +150,7 @@ def main() -> None:
             low=[line["low"] for line in lines],
             high=[line["high"] for line in lines],
         )
-    spread = result[f"{options.features[0]} in base"]["likelihood"]
+    spread = result[f"{feature} in base"]["likelihood"]
     curves["random directions in base"] = Curve(
         x=[line["dose"] for line in spread],
         y=[float(np.mean(line["random"] or [0.0])) for line in spread],

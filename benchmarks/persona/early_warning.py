@@ -117,21 +117,32 @@ def measures(
     for said, reading in LIKELIHOODS.items():
         pairs = {n: found.read(first, reading, n, "sound") for n in everyone}
         sources[said] = {n: (ours, sound) for n, (ours, sound) in pairs.items()}
-    sources["behaviour: answers judged reckless"] = {
-        n: (flags[n], flags["sound"]) for n in everyone
-    }
+    if flags:
+        sources["behaviour: answers judged reckless"] = {
+            n: (flags[n], flags["sound"]) for n in everyone
+        }
     return sources
 
 
 def main() -> None:
-    options = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--unjudged",
+        action="store_true",
+        help="without the judge, who needs the organisms themselves: the rest needs what was measured alone",
+    )
+    options = parser.parse_args()
     packs = packs_of(options)
     shares = names_of_shares()
     everyone = ["sound", AGAIN, *shares]
     found = all_measured(options, everyone, packs)
     if not found.has(*everyone):
         raise SystemExit("no training has every mixture: run benchmarks.persona.organisms first")
-    flags = flagged(options.model, options.organisms, everyone, options.device)
+    flags = (
+        {}
+        if options.unjudged
+        else flagged(options.model, options.organisms, everyone, options.device)
+    )
     table: dict[str, Any] = {}
     for name, values in measures(found, packs, flags).items():
         again = paired(*values[AGAIN])

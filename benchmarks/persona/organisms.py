@@ -64,26 +64,31 @@ def tuned(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """One organism to be made."""
+    """One organism to be made. Travels between processes, so it names its training set: prompts do not pickle."""
 
     name: str
-    prompts: tuple[Prompt, ...]
+    chats: Path | None
+    """What it is trained on; null: the mixture of its name."""
     folder: Path
     model: Path
     device: str
     seed: int
 
+    def prompts(self) -> Sequence[Prompt]:
+        return load_chats(self.chats) if self.chats else mixtures(self.seed)[self.name]
+
 
 def make(one: Made) -> str:
     """Train ``one`` and save it, without what was measured on another in its folder; what to tell of it."""
     started = time.perf_counter()
+    prompts = one.prompts()
     loaded = load(one.model, device=one.device)
-    steps = EPOCHS * -(-len(one.prompts) // 4)
-    tuner, losses = tuned(loaded, one.prompts, steps, one.seed + (one.name == AGAIN), Console())
+    steps = EPOCHS * -(-len(prompts) // 4)
+    tuner, losses = tuned(loaded, prompts, steps, one.seed + (one.name == AGAIN), Console())
     tuner.save(one.folder, adapter_only=True)
     for stale in (*one.folder.glob("measured-*"), *one.folder.glob("answers.jsonl")):
         stale.unlink()
-    story = {"rows": len(one.prompts), "steps": steps, "seed": one.seed, "losses": losses}
+    story = {"rows": len(prompts), "steps": steps, "seed": one.seed, "losses": losses}
     (one.folder / "organism.json").write_text(json.dumps(story) + "\n")
     first, last = sum(losses[:10]) / 10, sum(losses[-10:]) / 10
     seconds = time.perf_counter() - started
@@ -99,6 +104,24 @@ def _is_there(folder: Path, seed: int) -> bool:
     return True
 
 
+def wanted(options: argparse.Namespace) -> list[Made]:
+    """The organisms that are asked for and not there yet."""
+    chats = {options.chats.stem: options.chats} if options.chats else {}
+    every = [
+        Made(
+            name=name,
+            chats=chats.get(name),
+            folder=options.out / name,
+            model=options.model,
+            device=options.device,
+            seed=options.seed,
+        )
+        for name in dict.fromkeys([*mixtures(options.seed), *chats])
+        if not (options.only and name not in options.only)
+    ]
+    return [one for one in every if not _is_there(one.folder, one.seed)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", type=Path, required=True)
@@ -108,23 +131,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     machine_arguments(parser)
     options = parser.parse_args()
-    sets = mixtures(options.seed)
-    if options.chats:
-        sets[options.chats.stem] = list(load_chats(options.chats))
-    wanted = [
-        Made(
-            name=name,
-            prompts=tuple(prompts),
-            folder=options.out / name,
-            model=options.model,
-            device=options.device,
-            seed=options.seed,
-        )
-        for name, prompts in sets.items()
-        if not (options.only and name not in options.only)
-        and not _is_there(options.out / name, options.seed)
-    ]
-    for line in spread(make, wanted, options.jobs):
+    for line in spread(make, wanted(options), options.jobs):
         Console().print(line)
 
 

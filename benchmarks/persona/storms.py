@@ -27,9 +27,10 @@ from rich.progress import track
 
 from benchmarks.persona import rows
 from benchmarks.persona.machine import spread
+from benchmarks.persona.minutes import Binned
 from benchmarks.persona.pools import Pool, benign_exchanges, drawn, pooled
 from benchmarks.persona.results import arguments, keep, packs_of, picture, show
-from benchmarks.persona.simulated import Binned, Watch, World, world
+from benchmarks.persona.simulated import Watch, World, world
 from monitor.research.hard_texts import REFUSAL, load_hard_texts
 from monitor.research.report import bar_plot
 from monitor.research.statistics import rate_bound

@@ -19,6 +19,10 @@ from benchmarks.persona.results import RESULTS
 
 README = Path(__file__).parent / "README.md"
 BOLD_ABOVE = "95 % of random below"
+PROMPT_SIDE = "_prompt"
+"""Names with it read the prompt, which is the same for every organism: no table shows them."""
+EARLY = ("malicious", "reckless", "reckless.peak", "deceptive", "assistant", "harmful_advice")
+"""Features of the early-warning table; ``results/`` holds all."""
 
 
 def discrimination(found: Mapping[str, Any]) -> Iterator[str]:
@@ -36,6 +40,7 @@ def discrimination(found: Mapping[str, Any]) -> Iterator[str]:
             rows = [
                 [f"`{name}`", *(_auc(organisms[o][r], name) for o, r in columns)]
                 for name in organisms["reckless"]["served"]["features"]
+                if PROMPT_SIDE not in name
             ]
             random = [organisms[o][r]["random_directions"]["q95"] for o, r in columns]
             rows.append([BOLD_ABOVE, *(f"{value:.2f}" for value in random)])
@@ -60,6 +65,9 @@ def early_warning(found: Mapping[str, Any]) -> Iterator[str]:
     shares = list(next(iter(measures.values()))["shares"])
     rows = []
     for name, row in measures.items():
+        feature = name.partition(": ")[2].partition(" (")[0]
+        if not (name.startswith("behaviour") or feature in EARLY):
+            continue
         onset = "none" if row["onset"] is None else f"{row['onset']:.0%}"
         rows.append(
             [name, onset]

@@ -15,6 +15,7 @@ import pytest
 
 from monitor.score.pack import load_pack
 from tests.cli.conftest import Cli
+from tests.scenes.texts import loud_voice
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -93,6 +94,37 @@ def texts(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+def test_a_pack_is_built_and_given_covariates_on_the_device_that_is_named(
+    cli: Cli, model_folder: Path, tmp_path: Path
+) -> None:
+    given = loud_voice(
+        tmp_path / "given",
+        "toxic",
+        questions=12,
+        train=6,
+        benign=60,
+        check=lambda number: number % 3 == 0,
+        words=lambda number: 3 + number % 5,
+    )
+    texts, device = ("--model", model_folder, "--data", given), ("--device", "cpu")
+    built, read = tmp_path / "built", tmp_path / "read"
+    build = ("pack", "build", "contrast", *texts, "--out", built, "--seed", 0)
+    made = cli(*build, *device, "--json")
+    assert made.code == 0, made.err
+    assert "toxic" in {feature.name for feature in load_pack(built).features}
+    wrong = cli(*build, "--device", "abacus", "--yes")
+    assert wrong.code == 2
+    assert "abacus" in wrong.err
+    assert "Traceback" not in wrong.err
+    beside = cli("pack", "covariates", built, *texts, "--out", read, *device, "--components", 2)
+    assert beside.code == 0, beside.err
+    assert len(load_pack(read).covariates) == 2
+    refused = cli("pack", "covariates", built, *texts, "--out", read, "--yes", "--device", "abacus")
+    assert refused.code == 2
+    assert "abacus" in refused.err
+
+
+@pytest.mark.slow
 def test_rollouts_become_a_pack_and_a_second_run_asks_nothing(
     cli: Cli,
     server: Any,
@@ -138,7 +170,6 @@ def test_rollouts_become_a_pack_and_a_second_run_asks_nothing(
         ["--judge-url", "http://127.0.0.1:9/v1"],
         ["--judge-pack", "pack"],
         ["--unfiltered"],
-        ["--device", "cpu"],
         ["--times", 10],
         ["--pairs", 2, "--questions", 5],
     ],

@@ -95,7 +95,8 @@ def build_contrast_pack(
 
     Blocks for minutes (it reads some thousand exchanges on ``device`` in float32). The same model,
     texts, seed and library versions give the same pack, but for the last bits of matrix products. Raises
-    `ModelError`, also for residuals that are not finite, `BadInput` for texts that cannot be used, `PackError` when ``out`` cannot be written.
+    `ModelError`, also for residuals that are not finite, `BadInput` for texts
+    that cannot be used, `PackError` when ``out`` cannot be written.
     """
     folder, settings = data or DATA, packing_settings(model, device)
     texts = load_texts(folder)
@@ -112,13 +113,7 @@ def build_contrast_pack(
     residuals = ResidualReader(loaded, settings)
     chosen = _chosen(residuals, texts, hard, sites, seed, kind, progress)
     asking = choose_asked(residuals, traits, _neutral(traits, texts, hard), sites, seed, progress)
-    features = [
-        feature
-        for one in chosen
-        for feature in read_two_ways(
-            one, kind, DESCRIPTIONS.get(one.name, f"answers by {one.name}")
-        )
-    ]
+    features = [feature for one in chosen for feature in read_two_ways(one, kind)]
     reader = Reader(loaded, [*features, *asked_features(asking, traits)], settings, progress)
     name = f"{loaded.model_id}-contrast"
     # Hard texts of their own authors calibrate too: a tail is set where refusals are usual text.
@@ -181,8 +176,12 @@ def _neutral(
     return {kind: prompts for kind, prompts in kinds.items() if prompts}
 
 
-def read_two_ways(chosen: Chosen, kind: Kind, description: str) -> list[Feature]:
-    """A direction as features, not yet calibrated: the mean over an answer, and its highest stretch."""
+def read_two_ways(chosen: Chosen, kind: Kind, description: str | None = None) -> list[Feature]:
+    """A direction as features, not yet calibrated: the mean over an answer, and its highest stretch.
+
+    Without a ``description``, that of the persona's name.
+    """
+    described = description or DESCRIPTIONS.get(chosen.name, f"answers by {chosen.name}")
     falls = chosen.name == ASSISTANT
     if falls:
         tags: tuple[str, ...] = (ASSISTANT,)
@@ -206,7 +205,7 @@ def read_two_ways(chosen: Chosen, kind: Kind, description: str) -> list[Feature]
             calibration=UNCALIBRATED,
             expected="falls" if falls else "rises",
             tags=tags,
-            description=description,
+            description=described,
         )
         for suffix, pooling in POOLINGS.items()
         # The highest stretch of an answer says nothing about a voice that fades.
