@@ -170,7 +170,7 @@ def _model(settings: Settings) -> str:
     instrument = build_instrument(settings)
     lineage = instrument.engine.lineage(instrument.pack.pack_id)
     reading = (
-        f"{lineage.model_id} in {lineage.dtype} on {lineage.device}, {instrument.packing}; "
+        f"{lineage.model_id} in {instrument.precision} on {lineage.device}, {instrument.packing}; "
         f"read by {instrument.pack.name}"
         f"{_alternatives(settings, instrument.alternatives)}"
     )

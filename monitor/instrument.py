@@ -26,6 +26,8 @@ class Instrument:
     """The whole copy, where canaries to the served model are on."""
     alternatives: Mapping[str, int] = field(default_factory=dict)
     """Registered alternatives by name, and the bytes that each takes beside the copy."""
+    precision: str = ""
+    """What the copy is replayed in, and what a quantised checkpoint is served in, for people."""
     packing: str = ""
     """How the copy runs prompts and on what ground, for people."""
 
@@ -57,6 +59,7 @@ def build_instrument(
         engine=engine,
         examiner=examiner,
         alternatives={other.name: other.bytes for other in others},
+        precision=loaded.precision,
         packing=loaded.packing.sentence,
     )
 

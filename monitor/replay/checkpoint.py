@@ -22,6 +22,8 @@ from monitor.errors import ModelError, MonitorError
 from monitor.given import LARGEST_JSON, read_given
 from monitor.replay.adapter import CONFIG_FILE as ADAPTER_CONFIG
 from monitor.replay.layers import MEDIA, text_config
+from monitor.replay.quantised.form import Format
+from monitor.replay.quantised.formats import taken_format
 from monitor.settings import ReplaySettings
 
 LARGEST_TEMPLATE = 4 * 1024 * 1024
@@ -43,6 +45,7 @@ class Checkpoint:
 
     ``config`` is that of the whole model, ``text`` that of what reads text in it: the same, unless
     the model is multimodal. ``source`` are the options that transformers reads the folder with.
+    ``form`` is how the weights are stored where they are quantised; ``config`` no longer says it.
     """
 
     folder: Path
@@ -51,6 +54,7 @@ class Checkpoint:
     config: PreTrainedConfig
     text: PreTrainedConfig
     tokenizer: Any
+    form: Format | None = None
 
 
 def found(settings: ReplaySettings) -> Checkpoint:
@@ -62,13 +66,20 @@ def found(settings: ReplaySettings) -> Checkpoint:
     with translated(settings.model):
         config = AutoConfig.from_pretrained(folder, **source)
         text = text_config(config)
+        form = taken_format(config) if gguf is None else None
         tokenizer = _tokenizer(folder, source, settings.chat_template)
     if not tokenizer.is_fast:
         raise ModelError(
             f"{folder} has no tokenizer.json", hint="replay needs a fast tokenizer, for its offsets"
         )
     return Checkpoint(
-        folder=folder, gguf=gguf, source=source, config=config, text=text, tokenizer=tokenizer
+        folder=folder,
+        gguf=gguf,
+        source=source,
+        config=config,
+        text=text,
+        tokenizer=tokenizer,
+        form=form,
     )
 
 
@@ -148,7 +159,7 @@ def needed_shards(folder: Path, layers: int | None) -> Iterator[Path]:
         return
     shards = _shards(index)
     if layers is not None:
-        shards = {name: file for name, file in shards.items() if not _later(name, layers)}
+        shards = {name: file for name, file in shards.items() if not later(name, layers)}
     if lacking := sorted({file for file in shards.values() if not (folder / file).is_file()}):
         raise ModelError(
             f"{folder} lacks {len(lacking)} of the shards that are needed, first {lacking[0]}",
@@ -165,6 +176,13 @@ def needed_shards(folder: Path, layers: int | None) -> Iterator[Path]:
             json.dumps({"metadata": {}, "weight_map": shards}), encoding="utf-8"
         )
         yield links
+
+
+def held_files(folder: Path) -> list[Path]:
+    """The files of ``folder``, as `needed_shards` gives it, that hold the weights."""
+    if (folder / WHOLE).is_file() or not (folder / INDEX).is_file():
+        return [folder / WHOLE]
+    return [folder / file for file in sorted(set(_shards(folder / INDEX).values()))]
 
 
 def _shards(index: Path) -> dict[str, str]:
@@ -189,7 +207,7 @@ def _shards(index: Path) -> dict[str, str]:
     return shards
 
 
-def _later(name: str, layers: int) -> bool:
+def later(name: str, layers: int) -> bool:
     """Whether a replay of the first ``layers`` blocks never runs the tensor."""
     if MEDIA.search(name):
         return True

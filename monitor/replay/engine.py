@@ -92,9 +92,7 @@ class ReplayEngine:
             "reasoning": settings.replay_reasoning,
             "shared_from": self._least_shared(),
             "template": str(self.loaded.identity.template_hash)[:16],
-        }
-        if self.loaded.packing.ground != "tested":
-            rules["packing"] = self.loaded.packing.ground
+        } | self.loaded.rules
         if settings.template_options:
             rules["template_options"] = settings.template_options
         if settings.exclude_tools_when_tool_choice_none:

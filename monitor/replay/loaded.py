@@ -58,7 +58,8 @@ class LoadedModel:
     multimodal one, that of its text part). ``packing`` says whether rows of several prompts may be
     run at once; otherwise prompts are run one at a time. ``kernel`` takes the attention of such a row
     at once, where one was found and proven. ``identity`` is that of the full model,
-    every hash known.
+    every hash known. ``served`` is the precision that a quantised checkpoint is served in, empty for
+    an open one: the copy has its weights dequantised, and activations that are not quantised.
     """
 
     model: PreTrainedModel
@@ -71,10 +72,23 @@ class LoadedModel:
     attention: str
     identity: ModelIdentity
     kernel: VariableKernel | None = None
+    served: str = ""
 
     @property
     def packed(self) -> bool:
         return self.packing.packed
+
+    @property
+    def rules(self) -> dict[str, object]:
+        """What the lineage says of the copy beside its own fields: only what not every copy has."""
+        packing = {} if self.packing.ground == "tested" else {"packing": self.packing.ground}
+        return packing | ({"served": self.served} if self.served else {})
+
+    @property
+    def precision(self) -> str:
+        """For people: the precision it is replayed in, and of a quantised checkpoint that it is served in."""
+        replayed = str(self.dtype).removeprefix("torch.")
+        return f"{replayed}, dequantised (served: {self.served})" if self.served else replayed
 
     @property
     def model_id(self) -> str:

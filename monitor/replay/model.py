@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ from monitor.replay.attention import PACKED
 from monitor.replay.checkpoint import (
     Checkpoint,
     found,
+    held_files,
+    later,
     needed_shards,
     quiet,
     template_of,
@@ -32,6 +37,8 @@ from monitor.replay.checkpoint import (
 from monitor.replay.layers import cut_class, model_class, text_stack
 from monitor.replay.loaded import LoadedModel, Packing
 from monitor.replay.proving import kernel_proof
+from monitor.replay.quantised.form import Format
+from monitor.replay.quantised.loading import dequantised, require_linear
 from monitor.replay.variable import VariableKernel, found_kernel
 from monitor.replay.weights import weights_hash
 from monitor.settings import ReplaySettings
@@ -94,7 +101,9 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
         packing=Packing(ground="tested") if tested else Packing(ground="excluded", reason=reason),
         attention=f"packed-{settings.attention}" if tested else stack.config._attn_implementation,
         identity=_identity(checkpoint, settings.adapter),
+        served=checkpoint.form.served if checkpoint.form else "",
     )
+    log.info("model.precision", served=loaded.served or None, replayed=loaded.precision)
     tried(loaded, missing)
     if not tested and not reason:
         loaded = proven(loaded, limit=limit, batch_tokens=batch_tokens(settings, device))
@@ -164,7 +173,12 @@ def _weights(
     options = dict(checkpoint.source) | {"attn_implementation": attention}
     if checkpoint.gguf is None:
         options["use_safetensors"] = True
-    with quiet(), needed_shards(checkpoint.folder, layers) as folder:
+    with (
+        quiet(),
+        needed_shards(checkpoint.folder, layers) as folder,
+        _opened(folder, checkpoint.form, layers) as opened,
+    ):
+        options |= opened
 
         def read() -> Any:
             return kind.from_pretrained(
@@ -178,9 +192,22 @@ def _weights(
                 raise
             options["attn_implementation"] = "eager"
             model, report = read()
+    if checkpoint.form is not None:
+        require_linear(model)
     model.config._name_or_path = str(checkpoint.folder)
     model.eval().requires_grad_(False)
     return model, _lacking(model, sorted(report["missing_keys"]), checkpoint.folder, full=full)
+
+
+@contextmanager
+def _opened(folder: Path, form: Format | None, layers: int | None) -> Iterator[dict[str, Any]]:
+    """The option by which the library reads weights that are stored in ``form``; none for open weights."""
+    if form is None:
+        yield {}
+        return
+    unread = (lambda _name: False) if layers is None else partial(later, layers=layers)
+    with dequantised(held_files(folder), form, unread) as weights:
+        yield {"state_dict": weights}
 
 
 def _lacking(model: PreTrainedModel, missing: list[str], folder: Path, *, full: bool) -> list[str]:

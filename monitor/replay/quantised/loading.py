@@ -1,0 +1,111 @@
+"""The weights of a quantised checkpoint as the library takes them: each is read and dequantised when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from monitor.errors import ModelError
+from monitor.replay.quantised.form import Format, Rule, Stored, refusal
+
+OPEN: Final = frozenset({"F64", "F32", "F16", "BF16", "BOOL", "I64"})
+"""Types of tensors that a model holds as they are; others are parts of a weight."""
+
+
+class Dequantised:
+    """A weight that is not read: ``weight[...]`` reads its parts and gives it in float32.
+
+    What that raises is kept in ``failures`` as well, since the library says it in words of its own.
+    """
+
+    def __init__(self, parts: Mapping[str, Any], rule: Rule, failures: list[ModelError]) -> None:
+        self._parts = parts
+        self._rule = rule
+        self._failures = failures
+
+    def __getitem__(self, where: Any) -> torch.Tensor:
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                return self._rule({role: piece[...] for role, piece in self._parts.items()})[where]
+        except ModelError as error:
+            self._failures.append(error)
+            raise
+
+
+@contextmanager
+def dequantised(
+    files: list[Path], form: Format, later: Callable[[str], bool]
+) -> Iterator[dict[str, Any]]:
+    """Every tensor of ``files`` by the name that the model has for it, none of them read yet.
+
+    Those that are ``later`` than the replay are left out. Raises `ModelError` for parts that fit no
+    weight, and for weights whose parts cannot be read.
+    """
+    failures: list[ModelError] = []
+    with ExitStack() as opened:
+        slices: dict[str, Any] = {}
+        for file in files:
+            held = opened.enter_context(safe_open(file, framework="pt"))
+            slices |= {name: held.get_slice(name) for name in held.keys() if not later(name)}  # noqa: SIM118
+        try:
+            yield _weights(slices, form, failures)
+        except Exception:
+            if failures:
+                raise failures[0] from None
+            raise
+
+
+def require_linear(model: PreTrainedModel) -> None:
+    """Refuse a model whose layers hold their weights the other way round: a square one would be read wrongly."""
+    if any(isinstance(module, Conv1D) for module in model.modules()):
+        raise refusal(f"{model.config.model_type}: its quantised weights are not read")
+
+
+def _weights(slices: Mapping[str, Any], form: Format, failures: list[ModelError]) -> dict[str, Any]:
+    """From a weight's name to its slice, or to what dequantises it."""
+    grouped: dict[str, dict[str, str]] = {}
+    for name in slices:
+        suffix = next(
+            (end for end in sorted(form.parts, key=len, reverse=True) if name.endswith(end)), None
+        )
+        if suffix is not None:
+            weight = name.removesuffix(suffix) + form.ending
+            grouped.setdefault(weight, {})[form.parts[suffix]] = name
+    for weight, parts in grouped.items():
+        if weight in slices:
+            parts["weight"] = weight
+    used = {name for parts in grouped.values() for name in parts.values()}
+    modules = {weight.rpartition(".")[0] for weight in grouped} if form.ending else set()
+    found: dict[str, Any] = {}
+    for name, held in slices.items():
+        if name in used or name.endswith(form.ignored):
+            continue
+        if held.get_dtype() not in OPEN:
+            raise refusal(
+                f"{name} is stored in {held.get_dtype()}, and nothing says how to read it"
+            )
+        module, _, last = name.rpartition(".")
+        if module in modules and last != "bias":
+            raise refusal(
+                f"{name} belongs to a quantised weight, and nothing says what it does to it"
+            )
+        found[name] = held
+    for weight, parts in grouped.items():
+        stored = {role: _stored(name, slices[name]) for role, name in parts.items()}
+        found[weight] = Dequantised(
+            {role: slices[name] for role, name in parts.items()},
+            form.rule(weight, stored),
+            failures,
+        )
+    return found
+
+
+def _stored(name: str, held: Any) -> Stored:
+    return Stored(name, str(held.get_dtype()), tuple(held.get_shape()))
