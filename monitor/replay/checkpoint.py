@@ -207,10 +207,10 @@ def _shards(index: Path) -> dict[str, str]:
     return shards
 
 
-def later(name: str, layers: int) -> bool:
-    """Whether a replay of the first ``layers`` blocks never runs the tensor."""
-    if MEDIA.search(name):
-        return True
+def later(name: str, layers: int | None) -> bool:
+    """Whether a replay of the first ``layers`` blocks (None: of the whole model) never runs the tensor."""
+    if MEDIA.search(name) or layers is None:
+        return MEDIA.search(name) is not None
     block = _BLOCK.search(name)
     return int(block.group(1)) >= layers if block else _BEHIND.search(name) is not None
 

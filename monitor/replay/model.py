@@ -37,8 +37,7 @@ from monitor.replay.checkpoint import (
 from monitor.replay.layers import cut_class, model_class, text_stack
 from monitor.replay.loaded import LoadedModel, Packing
 from monitor.replay.proving import kernel_proof
-from monitor.replay.quantised.form import Format
-from monitor.replay.quantised.loading import dequantised, require_linear
+from monitor.replay.quantised.loading import dequantised, require_linear, require_open
 from monitor.replay.variable import VariableKernel, found_kernel
 from monitor.replay.weights import weights_hash
 from monitor.settings import ReplaySettings
@@ -176,7 +175,7 @@ def _weights(
     with (
         quiet(),
         needed_shards(checkpoint.folder, layers) as folder,
-        _opened(folder, checkpoint.form, layers) as opened,
+        _opened(folder, checkpoint, layers) as opened,
     ):
         options |= opened
 
@@ -200,14 +199,16 @@ def _weights(
 
 
 @contextmanager
-def _opened(folder: Path, form: Format | None, layers: int | None) -> Iterator[dict[str, Any]]:
-    """The option by which the library reads weights that are stored in ``form``; none for open weights."""
-    if form is None:
-        yield {}
+def _opened(folder: Path, checkpoint: Checkpoint, layers: int | None) -> Iterator[dict[str, Any]]:
+    """The option by which the library reads quantised weights from ``folder``; none for open ones."""
+    unread = partial(later, layers=layers)
+    if checkpoint.form is not None:
+        with dequantised(held_files(folder), checkpoint.form, unread) as weights:
+            yield {"state_dict": weights}
         return
-    unread = (lambda _name: False) if layers is None else partial(later, layers=layers)
-    with dequantised(held_files(folder), form, unread) as weights:
-        yield {"state_dict": weights}
+    if checkpoint.gguf is None:
+        require_open(held_files(folder), unread)
+    yield {}
 
 
 def _lacking(model: PreTrainedModel, missing: list[str], folder: Path, *, full: bool) -> list[str]:

@@ -309,6 +309,16 @@ def test_damaged_parts_are_refused_by_name(
     load_model(settings(folder), 0)
 
 
+@pytest.mark.parametrize("made", ["fp8 in blocks", "compressed w8a8"], indirect=True)
+def test_quantised_weights_that_nothing_announces_are_refused(made: tuple[Path, Path]) -> None:
+    folder, _ = made
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"is stored in (F8_E4M3|I8), and config.json has no"):
+        load_model(settings(folder), SITE)
+
+
 def test_layers_that_lie_the_other_way_are_refused(tmp_path: Path) -> None:
     def whole(name: str, weight: torch.Tensor) -> Any:
         stays = not name.endswith("c_proj.weight")

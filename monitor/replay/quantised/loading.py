@@ -17,6 +17,8 @@ from monitor.replay.quantised.form import Format, Rule, Stored, refusal
 
 OPEN: Final = frozenset({"F64", "F32", "F16", "BF16", "BOOL", "I64"})
 """Types of tensors that a model holds as they are; others are parts of a weight."""
+QUANTISED: Final = ("F8", "F4", "I8")
+"""Types that no model computes in: how the names of these begin."""
 
 
 class Dequantised:
@@ -32,7 +34,7 @@ class Dequantised:
 
     def __getitem__(self, where: Any) -> torch.Tensor:
         try:
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.no_grad():
                 return self._rule({role: piece[...] for role, piece in self._parts.items()})[where]
         except ModelError as error:
             self._failures.append(error)
@@ -57,9 +59,23 @@ def dequantised(
         try:
             yield _weights(slices, form, failures)
         except Exception:
-            if failures:
-                raise failures[0] from None
-            raise
+            if not failures:
+                raise
+        if failures:
+            raise failures[0]
+
+
+def require_open(files: list[Path], later: Callable[[str], bool]) -> None:
+    """Refuse quantised weights in a checkpoint that does not say so: without their scales they mean nothing."""
+    for file in files:
+        with safe_open(file, framework="pt") as held:
+            for name in held.keys():  # noqa: SIM118
+                kind = held.get_slice(name).get_dtype()
+                if kind.startswith(QUANTISED) and not later(name):
+                    raise refusal(
+                        f"{name} is stored in {kind}, and config.json has no quantization_config",
+                        "fetch the model's config.json again, or give a copy in bfloat16 or float32",
+                    )
 
 
 def require_linear(model: PreTrainedModel) -> None:
