@@ -116,10 +116,11 @@ def test_a_pack_is_built_and_given_covariates_on_the_device_that_is_named(
     assert wrong.code == 2
     assert "abacus" in wrong.err
     assert "Traceback" not in wrong.err
-    beside = cli("pack", "covariates", built, *texts, "--out", read, *device, "--components", 2)
+    add = ("pack", "covariates", built, *texts, "--out", read, "--components", 2)
+    beside = cli(*add, *device)
     assert beside.code == 0, beside.err
     assert len(load_pack(read).covariates) == 2
-    refused = cli("pack", "covariates", built, *texts, "--out", read, "--yes", "--device", "abacus")
+    refused = cli(*add, "--yes", "--device", "abacus")
     assert refused.code == 2
     assert "abacus" in refused.err
 
