@@ -27,8 +27,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.identity.jobs import spread_over
-from benchmarks.identity.pools import load_canaries, load_pools
+from benchmarks.identity.pools import WANTED, load_canaries, load_pools
 from benchmarks.identity.questions import questions
 from benchmarks.identity.watching import (
     PER_MINUTE,
@@ -40,6 +39,7 @@ from benchmarks.identity.watching import (
     drawn,
     settings_of,
 )
+from benchmarks.persona.machine import spread_over
 from benchmarks.persona.results import pack_of
 from benchmarks.persona.simulated import Binned, world
 from monitor.research.statistics import rate_bound
@@ -188,8 +188,9 @@ def played(stage: Stage, play: Play) -> Told:
 def six_causes(options: argparse.Namespace) -> dict[str, Any]:
     pools = {
         name.removesuffix("-1").replace("-prompt", " prompt"): pool
-        for name, pool in load_pools(options.cache).items()
-        if name.endswith("-1")
+        for name, pool in load_pools(
+            options.cache, [one.name for one in WANTED if one.law == "1"]
+        ).items()
     }
     answers = answers_of(pools, questions(), pack_of(options))
     binned = Binned(answers.read.scores, answers.read.pack.features)

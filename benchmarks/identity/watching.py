@@ -63,7 +63,7 @@ def settings_of(weighed: float) -> Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """All pools of one law behind each other."""
+    """All pools of temperature 1 behind each other."""
 
     read: Readings
     questions: Sequence[bytes]
@@ -95,7 +95,7 @@ def answers_of(pools: Mapping[str, Pool], every: Sequence[Question], pack: Pack)
             covariates=np.concatenate([pool.covariates for pool in pools.values()]),
         ),
         questions=[one.prompt.messages[-1].content.encode() for one in asked],
-        gains=np.concatenate([wagered(pool) for pool in pools.values()]),
+        gains=np.concatenate([wagered(pool, "1") for pool in pools.values()]),
         sums=np.concatenate(
             [
                 np.stack([pool.tokens.astype(np.float64), pool.excess, pool.variance], axis=1)

@@ -36,6 +36,11 @@ split it otherwise. The bets hold for any share up to this one."""
 CAPS: Final = tuple(math.exp(min(max(8 * tilt, 0.25), 1.5)) for tilt in TILTS)
 """The most that a bet of each tilt may win on one token. Without a cap one odd token could win whatever it likes;
 with it `OTHER_TOKENS` of them cost a price (Huber's robust test)."""
+OTHER_ANSWERS: Final = 0.01
+"""Share of unchecked answers that need not be what the model said in any token: odd tokens come together, in answers
+of rare words, names and mixed languages. The wagers on such answers hold for any share up to this one."""
+MOST: Final = 100.0
+"""The most that an unchecked answer may win (log MOST nats), for which `OTHER_ANSWERS` of them cost a price."""
 SLIP: Final = 1e-3
 """Share of tokens that a server may draw from the whole vocabulary, whatever top_p, top_k and min_p say: its
 numerics put a token at the edge on the other side. The bets hold for any share up to this one."""
@@ -112,6 +117,8 @@ class Surprise:
     """Of an answer whose law is the baseline's estimate, for the next baseline."""
     likened: Mapping[str, Likened] = field(default_factory=dict)
     """By name, the alternatives that weighed it too (``identity.alternatives``)."""
+    unchecked: bool = False
+    """Its law is sharp, and no count of the server's says that its tokens are those that were drawn."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "likened", frozen(self.likened))

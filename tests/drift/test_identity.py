@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from monitor.drift.identity import HEADROOM, SHARES, evidence, standing, taken_in, wagers
-from monitor.values.surprise import TILTS, IdentityBucket, Surprise, Tally
+from monitor.values.surprise import OTHER_ANSWERS, TILTS, IdentityBucket, Surprise, Tally
 from tests.drift import identity_simulation as simulation
 
 MINUTE = timedelta(minutes=1)
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def surprise(bets, *, law="sampled", tokens=40):
+def surprise(bets, *, law="sampled", tokens=40, unchecked=False):
     return Surprise(
         law=law,
         tokens=tokens,
@@ -27,6 +27,7 @@ def surprise(bets, *, law="sampled", tokens=40):
         off_support=0,
         given_away=0,
         log_bets=np.array(bets, dtype=np.float64),
+        unchecked=unchecked,
     )
 
 
@@ -59,6 +60,23 @@ def test_the_tolerance_is_taken_off_each_tilt_by_the_token():
     assert wagers(surprise(off), 0.05) == pytest.approx(wagers(surprise([0.0] * 5), 0.0))
     greedy = wagers(surprise(off, law="greedy"), 0.05)
     assert greedy == pytest.approx(wagers(surprise(off), 0.0)), "ties have a tolerance of their own"
+
+
+def test_an_unchecked_answer_may_be_any_at_all_now_and_then():
+    """A share of the answers wins what can be won; the others are fair draws of any law."""
+    random = np.random.default_rng(5)
+    over = random.normal(0.0, 8.0, size=4_000)
+    tilts = np.array(TILTS)
+    fair = [surprise(tilts * one - tilts**2 * 32.0, unchecked=True) for one in over]
+    honest = np.exp([wagers(one, 0.0) for one in fair])
+    most = np.exp(wagers(surprise([500.0] * 5, unchecked=True), 0.0))
+    error = honest.std(axis=0) / len(honest) ** 0.5
+    for share in (0.0, OTHER_ANSWERS / 2, OTHER_ANSWERS):
+        means = (1 - share) * honest.mean(axis=0) + share * most
+        assert (means <= 1.0 + 3 * error).all()
+    # And no more is taken off than that: a bet that always wins as fair ones do in the mean.
+    even = np.exp(wagers(surprise([0.0] * 5, unchecked=True), 0.0))
+    assert (1 - OTHER_ANSWERS) * even + OTHER_ANSWERS * most == pytest.approx(1.0)
 
 
 def test_no_bucket_is_taken_in_twice_and_none_is_missed():
