@@ -51,7 +51,7 @@ AFTER: Final = 6 * 60
 DAY: Final = 24 * 60
 """Minutes of a shift of the input alone."""
 BASELINE_MINUTES: Final = 1_000
-WEIGHED: Final = (0.2, 0.05)
+WEIGHED: Final = (1.0, 0.2)
 """Shares of the answers that are weighed (``identity.share``)."""
 USUAL: Final[Mapping[str, float]] = {"core": 1.0}
 EXPECTED: Final[Mapping[str, Cause]] = {
@@ -72,6 +72,8 @@ INPUT_SHIFTS: Final = (
 )
 INPUT_RUNS: Final = 15
 """Of each shift of the input alone."""
+BESIDE_RUNS: Final = 5
+"""Of each scene beside."""
 
 Passing = Callable[[Answers, int, np.random.Generator], Counts]
 
@@ -203,8 +205,8 @@ def six_causes(options: argparse.Namespace) -> dict[str, Any]:
         faults=[canaries[name] for name in ("int4", "steps-8")],
         seed=options.seed,
     )
-    beside = min(INPUT_RUNS, options.runs)
-    runs = {"causes": options.runs, "input_shifts": beside, "beside": beside}
+    runs = {"causes": options.runs, "input_shifts": INPUT_RUNS, "beside": BESIDE_RUNS}
+    runs = {kind: min(most, options.runs) for kind, most in runs.items()}
     # The longest first, so that no process is left with one at the end.
     plays = [
         Play(kind=kind, name=name, weighed=weighed, run=run)
@@ -255,15 +257,12 @@ def summary(told: Mapping[str, Mapping[str, Sequence[Told]]]) -> dict[str, Any]:
         kind: {name: _counted(runs) for name, runs in scenes.items()}
         for kind, scenes in told.items()
     }
-    right = sum(
-        one.verdict == EXPECTED[name] for name, runs in told["causes"].items() for one in runs
-    )
-    total = sum(len(runs) for runs in told["causes"].values())
-    bound = rate_bound(right, total)
+    causes = [(one, EXPECTED[name]) for name, runs in told["causes"].items() for one in runs]
     shifts = [one for runs in told["input_shifts"].values() for one in runs]
     return {
         **found,
-        "right": {"runs": right, "of": total, "interval_95": [bound.low, bound.high]},
+        "right": _rated([one.verdict == expected for one, expected in causes]),
+        "right_at_the_end": _rated([one.history == expected for one, expected in causes]),
         "input_shifts_called_model_shift": sum(
             one.accused or Cause.MODEL_SHIFT in (one.paged, one.history) for one in shifts
         ),
@@ -272,10 +271,16 @@ def summary(told: Mapping[str, Mapping[str, Sequence[Told]]]) -> dict[str, Any]:
     }
 
 
+def _rated(right: Sequence[bool]) -> dict[str, Any]:
+    bound = rate_bound(sum(right), len(right))
+    return {"runs": sum(right), "of": len(right), "interval_95": [bound.low, bound.high]}
+
+
 def _counted(runs: Sequence[Told]) -> dict[str, Any]:
     prompts = [one.prompts for one in runs if one.prompts is not None]
     return {
         "verdict": dict(Counter(one.verdict for one in runs)),
+        "history": dict(Counter(one.history for one in runs)),
         "paged": dict(Counter(one.paged for one in runs if one.paged != QUIET)),
         "by": dict(Counter(one.by for one in runs)),
         "quiet": sum(one.paged == QUIET for one in runs),

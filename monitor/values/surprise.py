@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal
 
+import numpy as np
+
 from monitor.values.arrays import Doubles
 from monitor.values.checks import frozen, require, require_aware
 from monitor.values.likelihood import Likelihood
@@ -48,6 +50,9 @@ GIVEN_AWAY: Final = 0.1
 """Nats that a greedy token may lie below the most likely one and still be a tie, up to numerics."""
 GREEDY_SLIP: Final = 0.01
 """Share of a greedy answer's tokens that a server's numerics may move beyond `GIVEN_AWAY`."""
+GREEDY_RETOLD: Final = 0.05
+"""The same of an unchecked answer, whose text the tokenizer may have split otherwise: two to four tokens of 48 in one
+answer in five, as measured."""
 GREEDY_RATES: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Shares that the bets on greedy answers are for, one in the place of each tilt."""
 WINDOW: Final = 16
@@ -56,6 +61,15 @@ WINDOW: Final = 16
 Law = Literal["sampled", "greedy"]
 Said = Literal["record", "settings", "baseline"]
 _SAID: Final[Mapping[Said, str]] = {"record": "", "settings": "_assumed", "baseline": "_estimated"}
+
+
+def greedy_bets(given_away: int, tokens: int, slip: float) -> Doubles:
+    """Log bets [c] on shares of tokens given away, against at most ``slip`` of them."""
+    rates = np.maximum(GREEDY_RATES, slip)
+    gained = given_away * np.log(rates / slip)
+    lost = (tokens - given_away) * np.log((1 - rates) / (1 - slip))
+    bets: Doubles = gained + lost
+    return bets
 
 
 class NotWeighed(enum.StrEnum):

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from monitor.drift.identity import HEADROOM, SHARES, evidence, standing, taken_in, wagers
-from monitor.values.surprise import OTHER_ANSWERS, TILTS, IdentityBucket, Surprise, Tally
+from monitor.values.surprise import (
+    GREEDY_RETOLD,
+    GREEDY_SLIP,
+    OTHER_ANSWERS,
+    TILTS,
+    IdentityBucket,
+    Surprise,
+    Tally,
+    greedy_bets,
+)
 from tests.drift import identity_simulation as simulation
 
 MINUTE = timedelta(minutes=1)
@@ -77,6 +86,28 @@ def test_an_unchecked_answer_may_be_any_at_all_now_and_then():
     # And no more is taken off than that: a bet that always wins as fair ones do in the mean.
     even = np.exp(wagers(surprise([0.0] * 5, unchecked=True), 0.0))
     assert (1 - OTHER_ANSWERS) * even + OTHER_ANSWERS * most == pytest.approx(1.0)
+
+
+def test_an_unchecked_greedy_answer_may_be_split_otherwise_in_some_tokens():
+    """Measured: one greedy answer in five has two to four such tokens of 48."""
+    random = np.random.default_rng(6)
+    given_away = random.binomial(48, GREEDY_RETOLD, size=4_000)
+    won = np.exp(
+        [
+            wagers(
+                replace(
+                    surprise(greedy_bets(int(one), 48, GREEDY_SLIP), law="greedy", tokens=48),
+                    given_away=int(one),
+                    unchecked=True,
+                ),
+                0.0,
+            )
+            for one in given_away
+        ]
+    )
+    assert (won.mean(axis=0) <= 1.0 + 3 * won.std(axis=0) / len(won) ** 0.5).all()
+    half = surprise(greedy_bets(24, 48, GREEDY_SLIP), law="greedy", tokens=48)
+    assert wagers(replace(half, given_away=24, unchecked=True), 0.0)[-1] > 3.0
 
 
 def test_no_bucket_is_taken_in_twice_and_none_is_missed():
