@@ -160,9 +160,17 @@ class Weighing:
             return NotWeighed.OTHER_TOKENS
         if question(outcome.prompt) in seen:
             return NotWeighed.REPEATED
-        if isinstance(outcome.weighed, Surprise) and self._laws.assumed(outcome.prompt):
-            return replace(outcome.weighed, said_by="settings")
-        return outcome.weighed
+        if not isinstance(outcome.weighed, Surprise):
+            return outcome.weighed
+        counted = compared is not None and compared.answer_difference is not None
+        sharp = reason is not None or self._laws.of(outcome.prompt).sharp
+        assumed = self._laws.assumed(outcome.prompt)
+        return replace(
+            outcome.weighed,
+            said_by="settings" if assumed else outcome.weighed.said_by,
+            # An estimated law counts as sharp.
+            unchecked=sharp and not counted,
+        )
 
     def _untold(self, prompt: Prompt, reason: NotWeighed) -> bool:
         """The answer is one of those whose law a baseline estimates."""

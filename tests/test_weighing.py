@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from monitor.drift.identity import SHARES
 from monitor.outcomes import scored_prompt
 from monitor.settings import IdentitySettings, ReplaySettings, Settings
-from monitor.values.prompts import Message, Prompt, RecordKey, Sampling
+from monitor.values.prompts import Message, Prompt, RecordKey, Sampling, ServedCounts
 from monitor.values.scores import Replayed
 from monitor.values.surprise import TILTS, NotWeighed, Surprise
 from monitor.weighing import Weighing
@@ -19,8 +20,15 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 COMMON = 0.9
 """Probability of one of the two answers that the copy gives to the question."""
 
+PLAIN = Sampling(temperature=1.0, finish_reason="stop")
 
-def weighed(answers: list[str]) -> list[Surprise | NotWeighed | None]:
+
+def weighed(
+    answers: list[str],
+    *,
+    law: Sampling = PLAIN,
+    served: ServedCounts | None = None,
+) -> list[Surprise | NotWeighed | None]:
     """Of one chunk in which one question was asked again and again."""
     weighing = Weighing(Settings(identity=IdentitySettings(share=1.0)))
     replayed = [
@@ -30,12 +38,14 @@ def weighed(answers: list[str]) -> list[Surprise | NotWeighed | None]:
                 recorded_at=START,
                 messages=(Message(role="user", content="hi"),),
                 response=answer,
-                sampling=Sampling(temperature=1.0),
+                sampling=law,
+                served=served,
             ),
             readings=np.zeros(1, dtype=np.float32),
             pooled_tokens=np.ones(1, dtype=np.int64),
             prompt_tokens=1,
             response_tokens=1,
+            counts=ServedCounts(prompt_tokens=1, completion_tokens=2),
             weighed=surprise(answer),
         )
         for offset, answer in enumerate(answers)
@@ -78,3 +88,44 @@ def test_how_often_a_question_comes_again_makes_no_bet_win(asked: int) -> None:
         bets += [np.exp(one.log_bets) for one in weighed(answers) if isinstance(one, Surprise)]
     assert len(SHARES) == bets[0].size
     assert (np.mean(bets, axis=0) < 1.0 + 4.0 * np.std(bets, axis=0) / len(bets) ** 0.5).all()
+
+
+SHARP = (
+    Sampling(temperature=0.7),
+    Sampling(temperature=0.0),
+    Sampling(temperature=1.0, top_p=0.9),
+    Sampling(temperature=1.0, top_k=40),
+    Sampling(temperature=1.0, min_p=0.05),
+)
+
+
+@pytest.mark.parametrize("law", SHARP, ids=repr)
+def test_an_answer_of_a_sharp_law_is_unchecked_unless_the_server_counted_as_many_tokens(
+    law: Sampling,
+) -> None:
+    law = replace(law, finish_reason="stop")
+    for served, expected in (
+        (None, True),
+        (ServedCounts(prompt_tokens=1), True),
+        (ServedCounts(completion_tokens=2), False),
+    ):
+        (found,) = weighed(["common"], law=law, served=served)
+        assert isinstance(found, Surprise)
+        assert found.unchecked is expected, served
+    assert weighed(["common"], law=law, served=ServedCounts(completion_tokens=3)) == [
+        NotWeighed.OTHER_TOKENS
+    ]
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        Sampling(temperature=1.0, top_p=1.0, top_k=-1, min_p=0.0),
+        Sampling(temperature=1.3),
+    ],
+    ids=repr,
+)
+def test_an_answer_of_a_law_that_nothing_sharpens_needs_no_count(law: Sampling) -> None:
+    (found,) = weighed(["common"], law=law)
+    assert isinstance(found, Surprise)
+    assert not found.unchecked

@@ -6,10 +6,11 @@ Legend: n = answers, s = shares that are bet on, r = runs, m = minutes.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.identity.pools import Pool
+from benchmarks.identity.pools import LAWS, Pool
 from monitor.drift.identity import SHARES, wagers
 from monitor.settings import IdentitySettings
 from monitor.values.arrays import Counts, Doubles
@@ -17,13 +18,17 @@ from monitor.values.arrays import Counts, Doubles
 TOLERANCE = IdentitySettings().tolerance
 
 
-def wagered(pool: Pool) -> Doubles:
-    """The log gains [n, s] of the pool's answers, at the default tolerance."""
-    return np.array([wagers(one, TOLERANCE) for one in pool.surprises])
+def wagered(pool: Pool, law: str) -> Doubles:
+    """The log gains [n, s] of the pool's answers, at the default tolerance; no token count is in the log."""
+    unchecked = LAWS[law].sharp
+    return np.array(
+        [wagers(replace(one, unchecked=unchecked), TOLERANCE) for one in pool.surprises]
+    )
 
 
-def counted(pool: Pool, gains: Doubles) -> Doubles:
-    """``gains`` [n, s] where the log holds the server's token counts: answers that are split otherwise win nothing."""
+def counted(pool: Pool) -> Doubles:
+    """As `wagered` where the log holds the server's token counts: answers that are split otherwise win nothing."""
+    gains = np.array([wagers(one, TOLERANCE) for one in pool.surprises])
     found: Doubles = np.where((pool.drawn_tokens == pool.tokens)[:, None], gains, 0.0)
     return found
 

@@ -27,8 +27,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.identity.jobs import spread_over
-from benchmarks.identity.pools import load_canaries, load_pools
+from benchmarks.identity.pools import WANTED, load_canaries, load_pools
 from benchmarks.identity.questions import questions
 from benchmarks.identity.watching import (
     PER_MINUTE,
@@ -40,6 +39,7 @@ from benchmarks.identity.watching import (
     drawn,
     settings_of,
 )
+from benchmarks.persona.machine import spread_over
 from benchmarks.persona.results import pack_of
 from benchmarks.persona.simulated import Binned, world
 from monitor.research.statistics import rate_bound
@@ -51,7 +51,7 @@ AFTER: Final = 6 * 60
 DAY: Final = 24 * 60
 """Minutes of a shift of the input alone."""
 BASELINE_MINUTES: Final = 1_000
-WEIGHED: Final = (0.2, 0.05)
+WEIGHED: Final = (1.0, 0.2)
 """Shares of the answers that are weighed (``identity.share``)."""
 USUAL: Final[Mapping[str, float]] = {"core": 1.0}
 EXPECTED: Final[Mapping[str, Cause]] = {
@@ -72,6 +72,8 @@ INPUT_SHIFTS: Final = (
 )
 INPUT_RUNS: Final = 15
 """Of each shift of the input alone."""
+BESIDE_RUNS: Final = 5
+"""Of each scene beside."""
 
 Passing = Callable[[Answers, int, np.random.Generator], Counts]
 
@@ -188,8 +190,9 @@ def played(stage: Stage, play: Play) -> Told:
 def six_causes(options: argparse.Namespace) -> dict[str, Any]:
     pools = {
         name.removesuffix("-1").replace("-prompt", " prompt"): pool
-        for name, pool in load_pools(options.cache).items()
-        if name.endswith("-1")
+        for name, pool in load_pools(
+            options.cache, [one.name for one in WANTED if one.law == "1"]
+        ).items()
     }
     answers = answers_of(pools, questions(), pack_of(options))
     binned = Binned(answers.read.scores, answers.read.pack.features)
@@ -202,8 +205,8 @@ def six_causes(options: argparse.Namespace) -> dict[str, Any]:
         faults=[canaries[name] for name in ("int4", "steps-8")],
         seed=options.seed,
     )
-    beside = min(INPUT_RUNS, options.runs)
-    runs = {"causes": options.runs, "input_shifts": beside, "beside": beside}
+    runs = {"causes": options.runs, "input_shifts": INPUT_RUNS, "beside": BESIDE_RUNS}
+    runs = {kind: min(most, options.runs) for kind, most in runs.items()}
     # The longest first, so that no process is left with one at the end.
     plays = [
         Play(kind=kind, name=name, weighed=weighed, run=run)
@@ -254,15 +257,12 @@ def summary(told: Mapping[str, Mapping[str, Sequence[Told]]]) -> dict[str, Any]:
         kind: {name: _counted(runs) for name, runs in scenes.items()}
         for kind, scenes in told.items()
     }
-    right = sum(
-        one.verdict == EXPECTED[name] for name, runs in told["causes"].items() for one in runs
-    )
-    total = sum(len(runs) for runs in told["causes"].values())
-    bound = rate_bound(right, total)
+    causes = [(one, EXPECTED[name]) for name, runs in told["causes"].items() for one in runs]
     shifts = [one for runs in told["input_shifts"].values() for one in runs]
     return {
         **found,
-        "right": {"runs": right, "of": total, "interval_95": [bound.low, bound.high]},
+        "right": _rated([one.verdict == expected for one, expected in causes]),
+        "right_at_the_end": _rated([one.history == expected for one, expected in causes]),
         "input_shifts_called_model_shift": sum(
             one.accused or Cause.MODEL_SHIFT in (one.paged, one.history) for one in shifts
         ),
@@ -271,10 +271,16 @@ def summary(told: Mapping[str, Mapping[str, Sequence[Told]]]) -> dict[str, Any]:
     }
 
 
+def _rated(right: Sequence[bool]) -> dict[str, Any]:
+    bound = rate_bound(sum(right), len(right))
+    return {"runs": sum(right), "of": len(right), "interval_95": [bound.low, bound.high]}
+
+
 def _counted(runs: Sequence[Told]) -> dict[str, Any]:
     prompts = [one.prompts for one in runs if one.prompts is not None]
     return {
         "verdict": dict(Counter(one.verdict for one in runs)),
+        "history": dict(Counter(one.history for one in runs)),
         "paged": dict(Counter(one.paged for one in runs if one.paged != QUIET)),
         "by": dict(Counter(one.by for one in runs)),
         "quiet": sum(one.paged == QUIET for one in runs),

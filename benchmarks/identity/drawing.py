@@ -23,7 +23,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from benchmarks.identity.jobs import spread_over
 from benchmarks.identity.pools import (
     CANARIES,
     INSTRUMENTS,
@@ -37,6 +36,7 @@ from benchmarks.identity.pools import (
 )
 from benchmarks.identity.questions import Question, questions, spread
 from benchmarks.identity.speakers import SPEAKERS, Speaker, asked, speaking, tuned_steps
+from benchmarks.persona.machine import spread_over
 from benchmarks.persona.results import pack_of
 from monitor.canaries import largest_deviation
 from monitor.replay.answer import left_padded, padding, stock_attention

@@ -199,11 +199,11 @@ def load_canaries(cache: Path) -> dict[str, float]:
     return found
 
 
-def load_pools(cache: Path) -> dict[str, Pool]:
+def load_pools(cache: Path, names: Sequence[str]) -> dict[str, Pool]:
     """By name, ``speaker-law``. Raises `SystemExit` where one is missing."""
-    missing = [one.name for one in WANTED if not (cache / f"{one.name}.npz").exists()]
+    missing = [name for name in names if not (cache / f"{name}.npz").exists()]
     if missing:
         raise SystemExit(
             f"{cache} lacks pools: {', '.join(missing)}; run `benchmarks.identity pools` first"
         )
-    return {one.name: kept(cache / f"{one.name}.npz") for one in WANTED}
+    return {name: kept(cache / f"{name}.npz") for name in names}

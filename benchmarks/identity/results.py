@@ -15,19 +15,19 @@ RESULTS: Final = Path(__file__).parent / "results"
 
 
 def keep(name: str, options: argparse.Namespace, content: Mapping[str, Any]) -> None:
-    """``content`` beside what its pools are."""
-    pools = load_pools(options.cache)
+    """``content`` beside what the pools are that lie in the cache."""
+    names = [one.name for one in WANTED if (options.cache / f"{one.name}.npz").exists()]
     made = {
-        one.name: {
-            "answers": len(pools[one.name]),
-            "tokens": int(pools[one.name].tokens.sum()),
-            "left_out": dict(pools[one.name].left_out),
-            "surprise_a_token": float(pools[one.name].excess.sum() / pools[one.name].tokens.sum()),
-            "same_tokens": float(pools[one.name].same.mean()),
-            "same_number_of_tokens": len(pools[one.name].counted) / len(pools[one.name]),
-            "seconds": pools[one.name].seconds,
+        pool: {
+            "answers": len(its),
+            "tokens": int(its.tokens.sum()),
+            "left_out": dict(its.left_out),
+            "surprise_a_token": float(its.excess.sum() / its.tokens.sum()),
+            "same_tokens": float(its.same.mean()),
+            "same_number_of_tokens": len(its.counted) / len(its),
+            "seconds": its.seconds,
         }
-        for one in WANTED
+        for pool, its in load_pools(options.cache, names).items()
     }
     laws = {law: {"temperature": s.temperature, "top_p": s.top_p} for law, s in LAWS.items()}
     about = {"longest_answer": TOKENS, "laws": laws, "pools": made}

@@ -25,9 +25,9 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.identity.bets import counted, first_alarm, wagered
-from benchmarks.identity.jobs import spread_over
 from benchmarks.identity.pools import load_pools
 from benchmarks.identity.questions import questions
+from benchmarks.persona.machine import spread_over
 from benchmarks.persona.pools import Readings
 from benchmarks.persona.results import pack_of
 from benchmarks.persona.simulated import World, first_page, world
@@ -126,7 +126,7 @@ def summary(minutes: Counts, hold_for: timedelta | None) -> dict[str, Any]:
 
 
 def traffic_of(options: argparse.Namespace) -> Traffic:
-    pools, every = load_pools(options.cache), questions()
+    pools, every = load_pools(options.cache, ["copy-1", "reckless-1"]), questions()
     copy, reckless = pools["copy-1"], pools["reckless-1"]
     own = np.flatnonzero([every[place].core for place in copy.question])
     places = np.concatenate([copy.question, reckless.question])
@@ -137,13 +137,12 @@ def traffic_of(options: argparse.Namespace) -> Traffic:
     )
     generator = np.random.default_rng([options.seed, 3])
     baseline = own[generator.integers(len(own), size=(BASELINE_MINUTES, PER_MINUTE))]
-    gains = [wagered(copy), wagered(reckless)]
     return Traffic(
         own=own,
         other=len(copy) + np.arange(len(reckless)),
         gains={
-            False: np.concatenate(gains),
-            True: np.concatenate([counted(copy, gains[0]), counted(reckless, gains[1])]),
+            False: np.concatenate([wagered(copy, "1"), wagered(reckless, "1")]),
+            True: np.concatenate([counted(copy), counted(reckless)]),
         },
         world=world(
             read,

@@ -26,9 +26,9 @@ ANSWERS = 2_000
 SPEAKERS = ("copy", "bfloat16", *SWAPS)
 
 
-def until_seen(pool: Pool, runs: int, generator: np.random.Generator) -> dict[str, Any]:
+def until_seen(pool: Pool, law: str, runs: int, generator: np.random.Generator) -> dict[str, Any]:
     """Of the e-process: median tokens, and the share of runs that were seen at all."""
-    gains = wagered(pool)
+    gains = wagered(pool, law)
     answers = np.concatenate(
         [
             first_crossing(
@@ -59,11 +59,13 @@ def z_test(pool: Pool) -> dict[str, Any]:
 
 
 def swapped(options: argparse.Namespace) -> dict[str, Any]:
-    pools = load_pools(options.cache)
+    pools = load_pools(
+        options.cache, [*(f"{name}-1" for name in SPEAKERS), *(f"{name}-0" for name in GREEDY)]
+    )
     generator = np.random.default_rng([options.seed, 1])
     drawn = {
         name: {
-            "identity": until_seen(pools[f"{name}-1"], options.runs, generator),
+            "identity": until_seen(pools[f"{name}-1"], "1", options.runs, generator),
             "z_test": z_test(pools[f"{name}-1"]),
             "answers_in_pool": len(pools[f"{name}-1"]),
         }
@@ -72,7 +74,7 @@ def swapped(options: argparse.Namespace) -> dict[str, Any]:
     honest = pools["bfloat16-0"]
     greedy = {
         name: {
-            "identity": until_seen(pools[f"{name}-0"], options.runs, generator),
+            "identity": until_seen(pools[f"{name}-0"], "0", options.runs, generator),
             "margin": float(pools[f"{name}-0"].excess.sum() / pools[f"{name}-0"].tokens.sum()),
             "given_away": _given_away(pools[f"{name}-0"]),
             "token_difr": margin_test(honest, pools[f"{name}-0"], generator),

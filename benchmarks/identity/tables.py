@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.identity.results import RESULTS
+from benchmarks.identity.shares import FEATURES, TOGETHER
 from benchmarks.persona.results import picture
 from benchmarks.persona.tables import placed, table
 from monitor.research.report import Curve, bar_plot, line_plot
@@ -87,24 +88,25 @@ def _over(ours: float | None, theirs: float | None) -> str:
 
 
 def shares(found: Mapping[str, Any]) -> Iterator[str]:
-    rows = [
-        [f"identity, {float(weighed):.0%} of the answers weighed"]
-        + [_prompts(row) for row in by_share.values()]
-        for weighed, by_share in found["identity"].items()
-    ]
-    features = {share: row for share, row in found["features"].items() if share != "features"}
-    rows.append(
-        ["the default rules on the pack's features"] + [_prompts(r) for r in features.values()]
-    )
+    by_share = next(iter(found["prompts"].values()))
     yield from table(
+        ["", *(f"{float(one):.0%}" if float(one) else "none (false alarms)" for one in by_share)],
         [
-            "",
-            *(
-                f"{float(share):.0%}" if float(share) else "none (false alarms)"
-                for share in features
-            ),
+            [_witness(name), *(_prompts(row) for row in its.values())]
+            for name, its in found["prompts"].items()
         ],
-        rows,
+    )
+
+
+def _witness(name: str) -> str:
+    if name in (FEATURES, TOGETHER):
+        return {
+            FEATURES: "the default rules on the pack's features",
+            TOGETHER: "**identity of every answer, and the rules, until one fires**",
+        }[name]
+    weighed, *counted = name.split(", ")
+    return f"identity, {float(weighed):.0%} of the answers weighed" + (
+        ", token counts logged" if counted else ""
     )
 
 
@@ -175,13 +177,9 @@ def causes(found: Mapping[str, Any]) -> Iterator[str]:
 
 def plots(found: Mapping[str, Mapping[str, Any]]) -> None:
     if "shares" in found:
-        its = found["shares"]["identity"]
+        its = found["shares"]["prompts"]
         foreign = [share for share in next(iter(its.values())) if float(share)]
-        curves = {
-            f"identity, {float(weighed):.0%} weighed": _curve(foreign, by_share)
-            for weighed, by_share in its.items()
-        }
-        curves["default rules on features"] = _curve(foreign, found["shares"]["features"])
+        curves = {_witness(name).strip("*"): _curve(foreign, row) for name, row in its.items()}
         svg = line_plot(
             curves,
             title="Prompts until a small share is seen (median)",

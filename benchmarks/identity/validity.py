@@ -2,8 +2,8 @@
 
     python -m benchmarks.identity validity --model FOLDER --cache DIR [--runs 400] [--seed 0]
 
-10,000 answers a run at each of two laws, with and without the server's token counts in the log. Topics drift: their shares wander with the hour, so that no stretch is
-like another. Answers are drawn with replacement from the pool, so what is tried is the process on the answers
+10,000 answers a run at each law, with and without the server's token counts in the log. Topics drift: their shares
+wander with the hour, so that no stretch is like another. Answers are drawn with replacement from the pool, so what is tried is the process on the answers
 that there are; a pool's own mean of each wager stands beside it, which must not be above 1.
 
 Legend: r = runs, n = answers, s = shares that are bet on.
@@ -20,15 +20,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.identity.bets import counted, first_alarm, highest, wagered
-from benchmarks.identity.jobs import spread_over
 from benchmarks.identity.pools import Pool, load_pools
 from benchmarks.identity.questions import questions
 from benchmarks.identity.shares import LIMIT, PER_MINUTE
+from benchmarks.persona.machine import spread_over
 from monitor.drift.identity import SHARES
 from monitor.research.statistics import rate_bound
 from monitor.values.arrays import Counts, Doubles
 
 ANSWERS = 10_000
+HONEST = {"1": "copy-1", "0.7": "copy-0.7", "0": "bfloat16-0"}
+"""Who speaks at each law. At temperature 0 a server that computes in bfloat16: the copy itself would give nothing away."""
 ALPHAS = (0.05, 0.01)
 PER_HOUR = 60 * PER_MINUTE
 
@@ -91,14 +93,12 @@ def held(pool: Pool, gains: Doubles, ran: Sequence[tuple[float, bool]]) -> dict[
 
 def valid(options: argparse.Namespace) -> dict[str, Any]:
     """By law, and by law where the log holds token counts."""
-    loaded = load_pools(options.cache)
+    loaded = load_pools(options.cache, [*HONEST.values()])
     pools: dict[str, Pool] = {}
     gains: dict[str, Doubles] = {}
-    for law in ("1", "0.7"):
-        pool = loaded[f"copy-{law}"]
-        pools[law], pools[f"{law}, counted"] = pool, pool
-        gains[law] = wagered(pool)
-        gains[f"{law}, counted"] = counted(pool, gains[law])
+    for law, name in HONEST.items():
+        pools[law] = pools[f"{law}, counted"] = loaded[name]
+        gains[law], gains[f"{law}, counted"] = wagered(loaded[name], law), counted(loaded[name])
     items = [(law, number) for law in pools for number in range(options.runs)]
     honest = Honest(pools=pools, gains=gains, seed=options.seed)
     ran: dict[str, list[tuple[float, bool]]] = {law: [] for law in pools}

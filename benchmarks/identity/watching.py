@@ -11,7 +11,7 @@ Legend: n = answers, m = minutes, p = prompts a minute, s = shares that are bet 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Final
@@ -63,7 +63,7 @@ def settings_of(weighed: float) -> Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """All pools of one law behind each other."""
+    """All pools of temperature 1 behind each other."""
 
     read: Readings
     questions: Sequence[bytes]
@@ -95,7 +95,7 @@ def answers_of(pools: Mapping[str, Pool], every: Sequence[Question], pack: Pack)
             covariates=np.concatenate([pool.covariates for pool in pools.values()]),
         ),
         questions=[one.prompt.messages[-1].content.encode() for one in asked],
-        gains=np.concatenate([wagered(pool) for pool in pools.values()]),
+        gains=np.concatenate([wagered(pool, "1") for pool in pools.values()]),
         sums=np.concatenate(
             [
                 np.stack([pool.tokens.astype(np.float64), pool.excess, pool.variance], axis=1)
@@ -204,7 +204,13 @@ class Run:
 
     def _worst(self, minute: int) -> str:
         """The cause in the alerts on features that hold in ``minute``; the rarer word where they differ."""
-        drifts = [one for name in self.settings.drift.windows for one in self._drifts(minute, name)]
+        # A rule on a changed process holds by the evidence alone, whatever the windows say.
+        evidence = {index: self._watches[index].evidence_at(minute) for index in self.world.paging}
+        drifts = [
+            replace(one, evidence=evidence.get(index, 0.0))
+            for name in self.settings.drift.windows
+            for index, one in enumerate(self._drifts(minute, name))
+        ]
         prompt_side = {one.name for one in self.world.features if one.of_prompt}
         told = list(with_causes(drifts, self._heard(minute), prompt_side))
         made = conditions(told, self.settings.drift.rules, self.world.features)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,9 +24,16 @@ from monitor.settings import ReplaySettings
 
 ROWS = {"cpu": 16, "cuda": 128}
 """Rows that answer, or whose answers are weighed, at once."""
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+ALONE = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""What makes a process that inherits it run one thread."""
 
 _Task = TypeVar("_Task")
+_Shared = TypeVar("_Shared")
 _Result = TypeVar("_Result")
 
 
@@ -61,25 +68,56 @@ def described(device: str) -> str:
 def spread(
     work: Callable[[_Task], _Result], tasks: Sequence[_Task], jobs: int
 ) -> Iterator[_Result]:
-    """``work`` of each task, in their order; in ``jobs`` processes, or here when one is enough.
+    """``work`` of each task, in their order; as `spread_over`, with nothing shared."""
+    for _, found in spread_over(_done, work, tasks, jobs):
+        yield found
 
-    ``work`` and tasks travel between processes, so they must be importable and picklable.
+
+def spread_over(
+    work: Callable[[_Shared, _Task], _Result], shared: _Shared, tasks: Sequence[_Task], jobs: int
+) -> Iterator[tuple[_Task, _Result]]:
+    """Every task with ``work(shared, task)``, in order; in ``jobs`` processes, or here when one is enough.
+
+    All three travel between processes, so they must be importable and picklable; ``shared`` goes to each once.
     """
     jobs = min(jobs, len(tasks))
     if jobs <= 1:
-        yield from map(work, tasks)
+        for task in tasks:
+            yield task, work(shared, task)
         return
     # A process that was forked cannot use the GPU.
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        yield from pool.map(work, tasks)
+    with (
+        _one_thread_each(),
+        ProcessPoolExecutor(
+            jobs, mp_context=context, initializer=_begin, initargs=(work, shared)
+        ) as pool,
+    ):
+        yield from zip(tasks, pool.map(_one, tasks), strict=True)
+
+
+_begun: list[tuple[Callable[[Any, Any], Any], Any]] = []
+"""Of a process that was started: the work, and what all of its tasks share."""
+
+
+def _begin(work: Callable[[Any, Any], Any], shared: Any) -> None:
+    _begun.append((work, shared))
+
+
+def _one(task: Any) -> Any:
+    ((work, shared),) = _begun
+    return work(shared, task)
+
+
+def _done(work: Callable[[_Task], _Result], task: _Task) -> _Result:
+    return work(task)
 
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Processes started inside run one thread: more would wait for each other."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+    before = {name: os.environ.get(name) for name in ALONE}
+    os.environ.update(ALONE)
     try:
         yield
     finally:

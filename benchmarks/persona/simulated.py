@@ -183,7 +183,7 @@ class Watch:
             passed = minute - self.before
             if until is not None and passed >= until:
                 return None
-            evidence = self._evidence_at(minute) if bets else 0.0
+            evidence = self.evidence_at(minute) if bets else 0.0
             changed = bets and evidence >= self.world.bets.limit
             names = [name for name, crosses in could.items() if changed or crosses[minute]]
             alert = self._next(alert, names, minute, evidence, own) if names else None
@@ -235,8 +235,8 @@ class Watch:
         settings = self.world.settings
         return int(settings.windows[window_name] / settings.bucket)
 
-    def _evidence_at(self, minute: int) -> float:
-        """After ``minute``; minutes are asked for in their order."""
+    def evidence_at(self, minute: int) -> float:
+        """Of a changed process, after ``minute``, which is a watched one."""
         bets = self.world.bets.detectors[self.index, EVERYTHING]
         while len(self._evidence) <= minute - self.before:
             bucket = self.minutes.bucket(self.before + len(self._evidence))

@@ -19,6 +19,13 @@ between them, also when a stream (a served model, a segment) joins later, for it
 between their log-probabilities in the mean, a bet of tilt λ gains at most λ · tolerance a token by it
 (to first order, E grows as the excess does), which is taken off before the wager.
 
+**Odd answers.** A log holds text, and a tokenizer that splits it otherwise than the model said it does so to many
+tokens of the same answer. The price of single odd tokens (`monitor.values.surprise`) does not cover those where the law
+is sharp. Such an answer wins nothing where the server's token count differs. Where there is no count the mean of the
+bets is capped at `MOST`, and its price taken off: E' = min(E, MOST) / (1 - s + s MOST), s = `OTHER_ANSWERS`, has a
+mean of at most 1 while s of the answers are any at all (Huber, as for tokens). Of greedy
+answers a larger share of tokens may be given away then (`GREEDY_RETOLD`).
+
 **What vouches.** No alarm is not "the same model". The mean centred surprise of a window's answers is 0
 for the copy, with a variance that is known, so it has a confidence interval; the served model is
 vouched for only while the whole interval lies within a stated distance of 0, and that of its greedy
@@ -41,7 +48,17 @@ from scipy.special import betaincinv, ndtri
 from monitor.values.arrays import Doubles
 from monitor.values.drift import Bound
 from monitor.values.likeness import LikenessBucket
-from monitor.values.surprise import TILTS, IdentityBucket, IdentityState, Surprise, Tally
+from monitor.values.surprise import (
+    GREEDY_RETOLD,
+    MOST,
+    OTHER_ANSWERS,
+    TILTS,
+    IdentityBucket,
+    IdentityState,
+    Surprise,
+    Tally,
+    greedy_bets,
+)
 
 SHARES: Final = (0.003, 0.01, 0.05, 0.2, 0.9)
 """Shares of foreign answers that the wagers are best for."""
@@ -56,7 +73,11 @@ def wagers(surprise: Surprise, tolerance: float) -> Doubles:
     bets = surprise.log_bets
     if surprise.law == "sampled":
         bets = bets - np.array(TILTS) * tolerance * surprise.tokens
+    elif surprise.unchecked:
+        bets = greedy_bets(surprise.given_away, surprise.tokens, GREEDY_RETOLD)
     gain = float(np.logaddexp.reduce(bets) - np.log(len(bets)))
+    if surprise.unchecked:
+        gain = min(gain, math.log(MOST)) - math.log1p(OTHER_ANSWERS * (MOST - 1))
     shares = np.array(SHARES)
     gains: Doubles = np.logaddexp(np.log1p(-shares), np.log(shares) + gain)
     return gains

@@ -32,7 +32,6 @@ from monitor.values.prompts import Sampling
 from monitor.values.surprise import (
     CAPS,
     GIVEN_AWAY,
-    GREEDY_RATES,
     GREEDY_SLIP,
     OTHER_TOKENS,
     SLIP,
@@ -41,6 +40,7 @@ from monitor.values.surprise import (
     NotWeighed,
     Surprise,
     Weighed,
+    greedy_bets,
 )
 
 LEAST = -200.0
@@ -290,9 +290,6 @@ def _greedy(away: np.ndarray[Any, Any]) -> Surprise | NotWeighed:
     if not np.isfinite(away).all():
         return NotWeighed.NOT_FINITE
     beyond = int((away > GIVEN_AWAY).sum())
-    rates = np.array(GREEDY_RATES)
-    gained = beyond * np.log(rates / GREEDY_SLIP)
-    lost = (len(away) - beyond) * np.log((1 - rates) / (1 - GREEDY_SLIP))
     return Surprise(
         law="greedy",
         tokens=len(away),
@@ -301,7 +298,7 @@ def _greedy(away: np.ndarray[Any, Any]) -> Surprise | NotWeighed:
         peak=0.0,
         off_support=0,
         given_away=beyond,
-        log_bets=gained + lost,
+        log_bets=greedy_bets(beyond, len(away), GREEDY_SLIP),
     )
 
 

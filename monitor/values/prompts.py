@@ -113,6 +113,13 @@ class Sampling:
     steered_by: tuple[str, ...] = ()
     """Parameters that change what can be drawn and are not reproduced: grammars, schemas, beams …"""
 
+    @property
+    def sharp(self) -> bool:
+        """Its unlikely tokens are less likely than the model has them: colder than 1, or cut by top_p, top_k or min_p."""
+        cold = self.temperature is not None and self.temperature < 1.0
+        cut = (self.top_p or 1.0) < 1.0 or (self.top_k or 0) > 0 or (self.min_p or 0.0) > 0.0
+        return cold or cut
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal
 
+import numpy as np
+
 from monitor.values.arrays import Doubles
 from monitor.values.checks import frozen, require, require_aware
 from monitor.values.likelihood import Likelihood
@@ -36,6 +38,11 @@ split it otherwise. The bets hold for any share up to this one."""
 CAPS: Final = tuple(math.exp(min(max(8 * tilt, 0.25), 1.5)) for tilt in TILTS)
 """The most that a bet of each tilt may win on one token. Without a cap one odd token could win whatever it likes;
 with it `OTHER_TOKENS` of them cost a price (Huber's robust test)."""
+OTHER_ANSWERS: Final = 0.01
+"""Share of unchecked answers that need not be what the model said in any token: odd tokens come together, in answers
+of rare words, names and mixed languages. The wagers on such answers hold for any share up to this one."""
+MOST: Final = 100.0
+"""The most that an unchecked answer may win (log MOST nats), for which `OTHER_ANSWERS` of them cost a price."""
 SLIP: Final = 1e-3
 """Share of tokens that a server may draw from the whole vocabulary, whatever top_p, top_k and min_p say: its
 numerics put a token at the edge on the other side. The bets hold for any share up to this one."""
@@ -43,6 +50,9 @@ GIVEN_AWAY: Final = 0.1
 """Nats that a greedy token may lie below the most likely one and still be a tie, up to numerics."""
 GREEDY_SLIP: Final = 0.01
 """Share of a greedy answer's tokens that a server's numerics may move beyond `GIVEN_AWAY`."""
+GREEDY_RETOLD: Final = 0.05
+"""The same of an unchecked answer, whose text the tokenizer may have split otherwise: two to four tokens of 48 in one
+answer in five, as measured."""
 GREEDY_RATES: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Shares that the bets on greedy answers are for, one in the place of each tilt."""
 WINDOW: Final = 16
@@ -51,6 +61,15 @@ WINDOW: Final = 16
 Law = Literal["sampled", "greedy"]
 Said = Literal["record", "settings", "baseline"]
 _SAID: Final[Mapping[Said, str]] = {"record": "", "settings": "_assumed", "baseline": "_estimated"}
+
+
+def greedy_bets(given_away: int, tokens: int, slip: float) -> Doubles:
+    """Log bets [c] on shares of tokens given away, against at most ``slip`` of them."""
+    rates = np.maximum(GREEDY_RATES, slip)
+    gained = given_away * np.log(rates / slip)
+    lost = (tokens - given_away) * np.log((1 - rates) / (1 - slip))
+    bets: Doubles = gained + lost
+    return bets
 
 
 class NotWeighed(enum.StrEnum):
@@ -112,6 +131,8 @@ class Surprise:
     """Of an answer whose law is the baseline's estimate, for the next baseline."""
     likened: Mapping[str, Likened] = field(default_factory=dict)
     """By name, the alternatives that weighed it too (``identity.alternatives``)."""
+    unchecked: bool = False
+    """Its law is sharp, and no count of the server's says that its tokens are those that were drawn."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "likened", frozen(self.likened))

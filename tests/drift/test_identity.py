@@ -10,14 +10,23 @@ import numpy as np
 import pytest
 
 from monitor.drift.identity import HEADROOM, SHARES, evidence, standing, taken_in, wagers
-from monitor.values.surprise import TILTS, IdentityBucket, Surprise, Tally
+from monitor.values.surprise import (
+    GREEDY_RETOLD,
+    GREEDY_SLIP,
+    OTHER_ANSWERS,
+    TILTS,
+    IdentityBucket,
+    Surprise,
+    Tally,
+    greedy_bets,
+)
 from tests.drift import identity_simulation as simulation
 
 MINUTE = timedelta(minutes=1)
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def surprise(bets, *, law="sampled", tokens=40):
+def surprise(bets, *, law="sampled", tokens=40, unchecked=False):
     return Surprise(
         law=law,
         tokens=tokens,
@@ -27,6 +36,7 @@ def surprise(bets, *, law="sampled", tokens=40):
         off_support=0,
         given_away=0,
         log_bets=np.array(bets, dtype=np.float64),
+        unchecked=unchecked,
     )
 
 
@@ -59,6 +69,45 @@ def test_the_tolerance_is_taken_off_each_tilt_by_the_token():
     assert wagers(surprise(off), 0.05) == pytest.approx(wagers(surprise([0.0] * 5), 0.0))
     greedy = wagers(surprise(off, law="greedy"), 0.05)
     assert greedy == pytest.approx(wagers(surprise(off), 0.0)), "ties have a tolerance of their own"
+
+
+def test_an_unchecked_answer_may_be_any_at_all_now_and_then():
+    """A share of the answers wins what can be won; the others are fair draws of any law."""
+    random = np.random.default_rng(5)
+    over = random.normal(0.0, 8.0, size=4_000)
+    tilts = np.array(TILTS)
+    fair = [surprise(tilts * one - tilts**2 * 32.0, unchecked=True) for one in over]
+    honest = np.exp([wagers(one, 0.0) for one in fair])
+    most = np.exp(wagers(surprise([500.0] * 5, unchecked=True), 0.0))
+    error = honest.std(axis=0) / len(honest) ** 0.5
+    for share in (0.0, OTHER_ANSWERS / 2, OTHER_ANSWERS):
+        means = (1 - share) * honest.mean(axis=0) + share * most
+        assert (means <= 1.0 + 3 * error).all()
+    # And no more is taken off than that: a bet that always wins as fair ones do in the mean.
+    even = np.exp(wagers(surprise([0.0] * 5, unchecked=True), 0.0))
+    assert (1 - OTHER_ANSWERS) * even + OTHER_ANSWERS * most == pytest.approx(1.0)
+
+
+def test_an_unchecked_greedy_answer_may_be_split_otherwise_in_some_tokens():
+    """Measured: one greedy answer in five has two to four such tokens of 48."""
+    random = np.random.default_rng(6)
+    given_away = random.binomial(48, GREEDY_RETOLD, size=4_000)
+    won = np.exp(
+        [
+            wagers(
+                replace(
+                    surprise(greedy_bets(int(one), 48, GREEDY_SLIP), law="greedy", tokens=48),
+                    given_away=int(one),
+                    unchecked=True,
+                ),
+                0.0,
+            )
+            for one in given_away
+        ]
+    )
+    assert (won.mean(axis=0) <= 1.0 + 3 * won.std(axis=0) / len(won) ** 0.5).all()
+    half = surprise(greedy_bets(24, 48, GREEDY_SLIP), law="greedy", tokens=48)
+    assert wagers(replace(half, given_away=24, unchecked=True), 0.0)[-1] > 3.0
 
 
 def test_no_bucket_is_taken_in_twice_and_none_is_missed():
