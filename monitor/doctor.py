@@ -174,8 +174,7 @@ def _model(settings: Settings) -> str:
         f"read by {instrument.pack.name}"
         f"{_alternatives(settings, instrument.alternatives)}"
     )
-    if instrument.dtype_reason:
-        reading += f" (replay.dtype: auto; {instrument.dtype_reason})"
+    reading += f" ({instrument.dtype_reason})" if instrument.dtype_reason else ""
     if not instrument.pack.canaries:
         return f"{reading}; the pack has no canaries, so its readings cannot be checked"
     run = canary_run(
