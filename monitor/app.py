@@ -23,7 +23,7 @@ from monitor.courier import Courier
 from monitor.errors import DatabaseUnavailable, MonitorError
 from monitor.heartbeat import Heartbeat
 from monitor.ingest.kafka import DeadLetterTopic, KafkaSource
-from monitor.instrument import Instrument, build_instrument
+from monitor.instrument import Instrument, build_instrument, dtypes_before
 from monitor.logs import get_logger
 from monitor.lookout import Lookout
 from monitor.metrics import METRICS
@@ -71,12 +71,26 @@ Build = Callable[[Settings], Instrument]
 
 
 def build_watched(settings: Settings) -> Instrument:
-    """The instrument, with a pack that the rules may page on: `RefuseToStart` before the model is loaded."""
+    """The instrument, with a pack that the rules may page on: `RefuseToStart` before the model is loaded.
+
+    Waits for the database where the dtype depends on what is stored there.
+    """
 
     def accept(pack: Pack) -> None:
         require_judged(settings, pack.name, pack.selectable, pack.verdicts)
 
-    return build_instrument(settings, accept)
+    def before(pack_id: str) -> Sequence[str]:
+        found: list[str] = []
+        database = connect(settings.postgres)
+        try:
+            until_answered(
+                lambda: found.extend(dtypes_before(database)(pack_id)), threading.Event()
+            )
+        finally:
+            database.dispose()
+        return found
+
+    return build_instrument(settings, accept, before)
 
 
 def run_loops(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ from monitor.ingest.kafka import (
     readable_codecs,
     rights,
 )
-from monitor.instrument import build_instrument, pack_in_use
+from monitor.instrument import build_instrument, dtypes_before, pack_in_use
 from monitor.operate import TAILS_MEND, tails_not_known
 from monitor.score.pack import Pack, load_pack
 from monitor.settings import Endpoint, Settings
@@ -167,13 +167,14 @@ def _verdicts(settings: Settings, pack: Pack) -> str:
 
 
 def _model(settings: Settings) -> str:
-    instrument = build_instrument(settings)
+    instrument = build_instrument(settings, before=partial(_dtypes_before, settings))
     lineage = instrument.engine.lineage(instrument.pack.pack_id)
     reading = (
         f"{lineage.model_id} in {instrument.precision} on {lineage.device}, {instrument.packing}; "
         f"read by {instrument.pack.name}"
         f"{_alternatives(settings, instrument.alternatives)}"
     )
+    reading += f" ({instrument.dtype_reason})" if instrument.dtype_reason else ""
     if not instrument.pack.canaries:
         return f"{reading}; the pack has no canaries, so its readings cannot be checked"
     run = canary_run(
@@ -200,6 +201,13 @@ def _alternatives(settings: Settings, held: Mapping[str, int]) -> str:
     if settings.identity.alternatives:
         return "; identity.alternatives are not asked, for identity.share is 0"
     return ""
+
+
+def _dtypes_before(settings: Settings, pack_id: str) -> Sequence[str]:
+    """None without a database: what is wrong with it is a finding of its own."""
+    with suppress(MonitorError):
+        return dtypes_before(connect(settings.postgres))(pack_id)
+    return ()
 
 
 def _postgres(settings: Settings) -> str:

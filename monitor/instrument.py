@@ -5,15 +5,27 @@ torch is imported when one is built and not above: watcher, courier and web run 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from monitor.canaries import Examiner, Replay
+from sqlalchemy import Engine
+
+from monitor.canaries import Examiner, Replay, largest_deviation
+from monitor.logs import get_logger
 from monitor.score.fit import pack_or_shipped, require_fit
 from monitor.score.pack import Pack
 from monitor.settings import Settings
+from monitor.store.baselines import load_baseline
+from monitor.store.database import transaction
+from monitor.store.workers import latest_canaries
 from monitor.values.identity import ModelIdentity
+
+if TYPE_CHECKING:
+    from monitor.replay.model import LoadedModel
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,26 +42,50 @@ class Instrument:
     """What the copy is replayed in, and what a quantised checkpoint is served in, for people."""
     packing: str = ""
     """How the copy runs prompts and on what ground, for people."""
+    dtype_reason: str = ""
+    """Why it computes in its dtype, where ``replay.dtype`` left that open."""
+
+
+KnownDtypes = Callable[[str], Sequence[str]]
+"""The dtypes that the scores of the pack of this id are in; empty: it has none."""
+
+
+def dtypes_before(database: Engine) -> KnownDtypes:
+    """Of the pack's approved baseline; without one, of the last worker that read the pack on a CPU."""
+
+    def known(pack_id: str) -> Sequence[str]:
+        with transaction(database) as c:
+            if baseline := load_baseline(c, pack_id=pack_id):
+                return baseline.fingerprint.dtypes
+            runs = latest_canaries(c, datetime.fromtimestamp(0, UTC))
+        ours = [r for r in runs if (r.lineage.pack_id, r.lineage.device) == (pack_id, "cpu")]
+        return [max(ours, key=lambda run: run.ran_at).lineage.dtype] if ours else []
+
+    return known
 
 
 def build_instrument(
-    settings: Settings, accept: Callable[[Pack], object] = lambda pack: None
+    settings: Settings,
+    accept: Callable[[Pack], object] = lambda pack: None,
+    before: KnownDtypes | None = None,
 ) -> Instrument:
     """Load pack and model, and refuse a pack that was made for another model.
 
-    ``accept`` may refuse the pack for another reason, before the model's weights are read.
+    ``accept`` may refuse the pack for another reason, before the model's weights are read. With
+    ``before`` the dtype that ``replay.dtype: auto`` leaves open on a CPU is found out; else it is float32.
     """
     from monitor.replay.alternatives import built, require_features
     from monitor.replay.engine import ReplayEngine
     from monitor.replay.examining import Examiner
-    from monitor.replay.model import load_model
 
     pack, model = pack_in_use(settings)
     require_fit(pack, model, f"the model in {settings.replay.model}")
     accept(pack)
     registered = settings.identity.alternatives if settings.identity.share > 0.0 else ()
     require_features(registered, pack.features, canaries=len(pack.canaries))
-    loaded = load_model(settings.replay, pack.deepest_site, full=settings.whole_copy)
+    loaded, reason = _loaded(settings, pack, before)
+    if reason:
+        log.info("replay.dtype", dtype=str(loaded.dtype).removeprefix("torch."), reason=reason)
     asked = [canary.prompt(index, datetime.now(UTC)) for index, canary in enumerate(pack.canaries)]
     others = built(registered, loaded, pack.features, asked, settings.replay)
     engine = ReplayEngine(loaded, pack.features, settings.replay, pack.covariates, others)
@@ -61,7 +97,46 @@ def build_instrument(
         alternatives={other.name: other.bytes for other in others},
         precision=loaded.precision,
         packing=loaded.packing.sentence,
+        dtype_reason=reason,
     )
+
+
+def _loaded(settings: Settings, pack: Pack, before: KnownDtypes | None) -> tuple[LoadedModel, str]:
+    """The copy, and why it computes in its dtype where that was open.
+
+    Scores that are there keep their dtype, so that neither an upgrade nor a restart on another machine
+    changes the instrument below a baseline. bfloat16 is taken where it is worth it and the pack's canaries
+    read as recorded. Only one whole copy is in memory at a time.
+    """
+    from monitor.replay.engine import ReplayEngine
+    from monitor.replay.model import load_model
+    from monitor.replay.pace import WORTH, dtype_open, paced
+
+    def read(dtype: str) -> LoadedModel:
+        replay = settings.replay.model_copy(update={"dtype": dtype})
+        return load_model(replay, pack.deepest_site, full=settings.whole_copy)
+
+    if before is None or not dtype_open(settings.replay):
+        return read(settings.replay.dtype), ""
+    if known := before(pack.pack_id):
+        dtype = "float32" if "float32" in known else "bfloat16"
+        return read(dtype), f"the pack's scores so far are in {' and '.join(known)}"
+    if settings.whole_copy:
+        return read("float32"), "the whole copy is asked what it would say, too"
+    if not pack.canaries:
+        return read("float32"), "the pack has no canaries to try bfloat16 on"
+    pace = paced(settings.replay)
+    said = f"bfloat16 is {pace.ratio:.2f} times as fast as float32 here"
+    if not pace.worth:
+        return read("float32"), f"{said}, less than {WORTH:g}"
+    copy, tolerance = read("bfloat16"), settings.pack.canary_tolerance
+    engine = ReplayEngine(copy, pack.features, settings.replay, pack.covariates)
+    apart = largest_deviation(pack, engine, datetime.now(UTC))
+    said += f", and moves the pack's canaries by {apart:.2g} of {tolerance:g} tolerated"
+    if apart <= tolerance:
+        return copy, said
+    del copy, engine
+    return read("float32"), said
 
 
 def pack_in_use(settings: Settings) -> tuple[Pack, ModelIdentity]:

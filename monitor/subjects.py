@@ -82,9 +82,15 @@ def mismatches(subject: Subject) -> tuple[str, ...]:
     if subject.baseline is None:
         return ()
     made_from = subject.baseline.fingerprint
-    return tuple(
+    others = tuple(
         f"worker {run.worker_id} replays model {model}, the baseline was made with"
         f" {', '.join(made_from.models)}: capture a new baseline"
         for run in subject.canaries
         if (model := made_from.strange(run.lineage.model_hash)) is not None
+    )
+    return others + tuple(
+        f"worker {run.worker_id} reads in {run.lineage.dtype}, the baseline was made in"
+        f" {' and '.join(made_from.dtypes)}: set replay.dtype, or capture a new baseline"
+        for run in subject.canaries
+        if made_from.in_another_dtype(run.lineage.dtype)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from types import SimpleNamespace
@@ -289,6 +290,21 @@ def test_a_broken_instrument_holds_drift_alerts_and_says_so(traffic, settings, w
     with transaction(database) as c:
         states = load_detectors(c, baseline.baseline_id)
     assert {state.steps for state in states.values()} == {4}, "its buckets are passed over"
+
+
+def test_a_baseline_is_not_compared_with_readings_in_another_dtype_without_a_word(
+    traffic, settings, watcher, database
+):
+    traffic.approve(settings)
+    traffic.minutes(2, watcher=watcher)
+    traffic.lineage = replace(traffic.lineage, dtype="bfloat16")
+    with transaction(database) as c:
+        traffic.run_canaries(c)
+    seen = traffic.minutes(2, watcher=watcher)
+    (told,) = [e.alert for evaluation in seen for e in evaluation.events]
+    assert told.rule == "model_mismatch"
+    assert "w1 reads in bfloat16" in told.summary
+    assert "the baseline was made in float32" in told.summary
 
 
 def test_another_served_model_is_a_model_shift(traffic, settings, watcher):

@@ -152,7 +152,12 @@ class Stage:
             },
             "ingest": {"chunk_records": 16, "chunk_wait": 0.3, "segment_keys": ["route"]},
             # A fifth of the conversations without a logged answer get a short one of the copy's own.
-            "replay": {"model": str(self._model), "answer_share": 0.2, "generate_tokens": 16},
+            "replay": {
+                "model": str(self._model),
+                "dtype": "float32",
+                "answer_share": 0.2,
+                "generate_tokens": 16,
+            },
             # Whether answers are the copy's own is asked of some; of those a filter gave no law is known.
             "identity": {"share": IDENTITY_SHARE, "rule": {"for": 4, "cooldown": 60}},
             "postgres": {"url": self.postgres.url},

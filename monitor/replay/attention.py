@@ -92,6 +92,9 @@ def packed_attention(
             query, key, value, block, packed_row, scaling=scaling, window=sliding_window
         ), None
     groups = query.shape[1] // key.shape[1]
+    # A CPU's kernels take fewer key heads than query heads; on a GPU not all do, and the rest fall back to slow ones.
+    grouped = groups > 1 and query.device.type == "cpu"
+    repeats = 1 if grouped else groups
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     for segment in packed_row.segments:
         here = slice(segment.start, segment.stop)
@@ -109,11 +112,12 @@ def packed_attention(
         else:
             result = functional.scaled_dot_product_attention(
                 query[:, :, here],
-                keys if groups == 1 else keys.repeat_interleave(groups, dim=1),
-                values if groups == 1 else values.repeat_interleave(groups, dim=1),
+                keys if repeats == 1 else keys.repeat_interleave(repeats, dim=1),
+                values if repeats == 1 else values.repeat_interleave(repeats, dim=1),
                 attn_mask=mask,
                 is_causal=mask is None and keys.shape[2] > 1,
                 scale=scaling,
+                enable_gqa=grouped,
             )
         output[:, here] = result.transpose(1, 2)
     return output, None

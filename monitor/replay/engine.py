@@ -26,6 +26,7 @@ from monitor.replay.plan import Plan, plan
 from monitor.replay.pooling import FeatureBank
 from monitor.replay.prepared import Prepared, Statistics
 from monitor.replay.regions import CUT_RULE, Tokens, begun
+from monitor.replay.surprise import unweighable
 from monitor.replay.tokens import tokeniser
 from monitor.replay.twin import paired, twins
 from monitor.settings import ReplaySettings
@@ -181,7 +182,7 @@ class ReplayEngine:
 
     def _weighed(self, prepared: Prepared) -> dict[int, Weighed]:
         found: dict[int, Weighed | None] = {
-            index: _unweighable(prepared.tokens[index]) for index in prepared.weighed
+            index: unweighable(prepared.tokens[index]) for index in prepared.weighed
         }
         left = [index for index, reason in found.items() if reason is None]
         if left:
@@ -394,10 +395,3 @@ class ReplayEngine:
             weighed=weighed,
             twin=twin,
         )
-
-
-def _unweighable(tokens: Tokens) -> NotWeighed | None:
-    """Why these are not the tokens that the server drew, behind just these."""
-    if tokens.cut:
-        return NotWeighed.CUT
-    return NotWeighed.STAND_IN if tokens.stand_ins else None

@@ -50,6 +50,13 @@ LEAST_VARIANCE = 1e-6
 """Of an answer's surprise, in nats²: a law that leaves no chance has none."""
 
 
+def unweighable(tokens: Tokens) -> NotWeighed | None:
+    """Why these are not the tokens that the server drew, behind just these."""
+    if tokens.cut:
+        return NotWeighed.CUT
+    return NotWeighed.STAND_IN if tokens.stand_ins else None
+
+
 def surprises(
     loaded: LoadedModel, rows: Sequence[Tokens], laws: Sequence[DrawnBy]
 ) -> list[Weighed]:

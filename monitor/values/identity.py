@@ -127,6 +127,15 @@ class BaselineFingerprint:
         model = model_hash[:_SHORT]
         return model if self.models and model not in self.models else None
 
+    def in_another_dtype(self, dtype: str) -> bool:
+        """Whether all of the baseline was made in other dtypes; False when it does not know."""
+        return bool(self.dtypes) and dtype not in self.dtypes
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """What its copies computed in, each once."""
+        return tuple(dict.fromkeys(copy.dtype for copy in self.copies))
+
     @property
     def models(self) -> tuple[str, ...]:
         """The beginnings of the weights' hashes, each once."""

@@ -149,7 +149,7 @@ def test_all_is_well_with_real_parts(
 ) -> None:
     topic = make_topic(partitions=3)
     config = configured(
-        replay={"model": str(model_folder), "device": "cpu"},
+        replay={"model": str(model_folder), "device": "cpu", "dtype": "float32"},
         pack={"path": str(pack_folder)},
         postgres={"url": migrated_url},
         kafka={"bootstrap_servers": kafka_bootstrap, "topics": [topic], "dead_letter_topic": None},
@@ -342,7 +342,7 @@ def test_a_pack_of_another_model_and_one_without_canaries(
         model: Path, pack: Path, identity: Sequence[object] = (), **more: bool
     ) -> dict[str, Any]:
         config = configured(
-            replay={"model": str(model), "device": "cpu"},
+            replay={"model": str(model), "device": "cpu", "dtype": "float32"},
             pack={"path": str(pack), **more},
             identity={"share": 0.1, "alternatives": list(identity)},
             **CLOSED,

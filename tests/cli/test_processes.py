@@ -248,7 +248,7 @@ def test_run_becomes_ready_when_postgres_comes(
                 "group_id": topic,
                 "dead_letter_topic": None,
             },
-            replay={"model": str(model_folder), "device": "cpu"},
+            replay={"model": str(model_folder), "device": "cpu", "dtype": "float32"},
             pack={"path": str(pack_folder)},
         ),
     )
@@ -281,7 +281,7 @@ def test_a_worker_whose_pack_reads_answers_alone_says_at_its_start_what_it_will_
                 "group_id": topic,
                 "dead_letter_topic": None,
             },
-            replay={"model": str(model_folder), "device": "cpu"},
+            replay={"model": str(model_folder), "device": "cpu", "dtype": "float32"},
             pack={"path": str(answers_pack_folder)},
         ),
     )
@@ -310,7 +310,7 @@ def test_a_sidecar_never_ends_by_itself_and_starts_again_what_ended(
             postgres={"url": postgres_url},
             kafka={"bootstrap_servers": "127.0.0.1:1"},
             web={"port": 0},
-            replay={"model": str(model_folder), "device": "cpu"},
+            replay={"model": str(model_folder), "device": "cpu", "dtype": "float32"},
             pack={"path": str(pack_folder)},
         ),
     )
@@ -391,7 +391,7 @@ def test_a_worker_whose_pack_does_not_fit_ends_all_loops_with_code_2(
     config = configured(
         postgres={"url": migrated_url},
         web={"port": 0},
-        replay={"model": str(other_model_folder), "device": "cpu"},
+        replay={"model": str(other_model_folder), "device": "cpu", "dtype": "float32"},
         pack={"path": str(pack_folder)},
     )
     process = started("run", config)
@@ -421,7 +421,7 @@ def test_run_scores_what_is_produced_and_ends_on_sigterm(
             "dead_letter_topic": None,
         },
         ingest={"chunk_wait": 0.2},
-        replay={"model": str(model_folder), "device": "cpu"},
+        replay={"model": str(model_folder), "device": "cpu", "dtype": "float32"},
         pack={"path": str(pack_folder)},
     )
     process = started("run", config)

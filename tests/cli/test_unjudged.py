@@ -51,7 +51,7 @@ def started(
             # A refusal comes before anything of Kafka is asked.
             "kafka": {"bootstrap_servers": "127.0.0.1:1", "topics": ["t"]},
             "web": {"port": 0},
-            "replay": {"model": str(model_folder), "device": "cpu"},
+            "replay": {"model": str(model_folder), "device": "cpu", "dtype": "float32"},
             "pack": {"path": str(folder)},
         } | sections
         return cli(command, config=configured(**sections))

@@ -58,6 +58,16 @@ def test_a_baseline_knows_the_models_that_it_was_made_with() -> None:
     assert BaselineFingerprint(facts={}).strange("c" * 64) is None, "it does not know"
 
 
+def test_a_baseline_knows_the_dtypes_that_it_was_made_in() -> None:
+    made = BaselineFingerprint(copies=(Copy.of("b" * 64, "float32"),), facts={})
+    assert made.dtypes == ("float32",)
+    assert made.in_another_dtype("bfloat16")
+    assert not made.in_another_dtype("float32")
+    both = replace(made, copies=(*made.copies, Copy.of("b" * 64, "bfloat16")))
+    assert not both.in_another_dtype("bfloat16"), "it holds readings of both"
+    assert not BaselineFingerprint(facts={}).in_another_dtype("bfloat16"), "it does not know"
+
+
 def test_a_row_of_an_earlier_release_is_read_and_kept_as_it_is() -> None:
     row = {
         "bucket_seconds": "60",
