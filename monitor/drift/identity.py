@@ -38,6 +38,7 @@ from typing import Final
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
+from monitor.drift import discovery
 from monitor.values.arrays import Doubles
 from monitor.values.drift import Bound
 from monitor.values.likeness import LikenessBucket
@@ -90,6 +91,7 @@ def start(
         n=0,
         log_values=(-math.inf,) * shares,
         alternative=alternative,
+        process=discovery.begin(shares, at),
     )
 
 
@@ -130,12 +132,14 @@ def _updated(
         return state
     values = step(np.array(state.log_values), bucket.wagers)
     values = np.minimum(values, limit + HEADROOM + math.log(len(values)))
+    process = state.process or discovery.begin(len(values), state.last_bucket)
     return replace(
         state,
         last_bucket=bucket.bucket_start,
         n=state.n + bucket.n,
         log_values=tuple(values.tolist()),
         evidence=evidence(values),
+        process=discovery.step(process, bucket.wagers),
     )
 
 
