@@ -19,6 +19,7 @@ from typing import Final
 from monitor.alert.policy import Health, conditions, silence_conditions
 from monitor.announcing import announce
 from monitor.authorship import by_identity, by_server_canaries, by_twins
+from monitor.discovering import discoveries_of, with_discoveries
 from monitor.drift import sequential
 from monitor.drift.baseline import baseline_for
 from monitor.drift.bets import Bets, Stream, bets_on
@@ -141,6 +142,9 @@ def conclude(
         firing=tuple(firing),
     )
     ledger.keep_drifts([d for d in done.drifts if _worth_keeping(d, settings.drift, active)])
+    for pack in packs:
+        if pack.discoveries is not None:
+            ledger.keep_discoveries(pack.subject.pack_id, pack.discoveries, now)
     return done
 
 
@@ -175,17 +179,20 @@ def examine(
     shortest = min(drift.windows, key=lambda name: drift.windows[name])
     seen = Examined(subject=subject, heard=heard, shortest=shortest, drifts=())
     if baseline is None:
-        return seen, None
+        made = discoveries_of(subject, heard, {}, drift.false_discovery)
+        return replace(seen, discoveries=made), None
     if bets is None or bets.baseline_id != baseline.baseline_id:
         bets = bets_on(baseline, subject.features, drift, average_run_length(settings))
     if _stands_still(reach, bets):
         return seen, bets
     held = heard.canaries.finding == "moved"
-    evidence = take_in(ledger, baseline, bets, end, drift.bucket, held=held)
-    drifts = compare_all(ledger, drift, subject, baseline, bets, evidence, end, now)
+    states = take_in(ledger, baseline, bets, end, drift.bucket, held=held)
+    drifts = compare_all(ledger, drift, subject, baseline, bets, evidence(bets, states), end, now)
+    made = discoveries_of(subject, heard, states, drift.false_discovery)
     of_prompt = {feature.name for feature in subject.features if feature.of_prompt}
-    found = tuple(with_causes(drifts, heard, of_prompt))
-    return replace(seen, drifts=found), replace(bets, evaluated_until=end)
+    found = tuple(with_discoveries(with_causes(drifts, heard, of_prompt), made))
+    seen = replace(seen, drifts=found, discoveries=made)
+    return seen, replace(bets, evaluated_until=end)
 
 
 def _stands_still(reach: Reach, bets: Bets) -> bool:
@@ -275,8 +282,8 @@ def take_in(
     bucket: timedelta,
     *,
     held: bool,
-) -> dict[Stream, float]:
-    """Let the detectors see the buckets closed since the last step; store them, return the evidence.
+) -> dict[Stream, DetectorState]:
+    """Let the detectors see the buckets closed since the last step, and store them.
 
     ``held``: the buckets are passed over. What arrives after its bucket was taken in is missed here
     (and counted by the windows).
@@ -299,6 +306,11 @@ def take_in(
                     states[key] = sequential.update(states[key], closed, bets.detectors[key])
     states = {key: sequential.pass_over(state, until) for key, state in states.items()}
     ledger.keep_detectors(states.values())
+    return states
+
+
+def evidence(bets: Bets, states: Mapping[Stream, DetectorState]) -> dict[Stream, float]:
+    """Where the detectors stand, against ``bets.limit``."""
     return {key: sequential.evidence(state, bets.detectors[key]) for key, state in states.items()}
 
 

@@ -19,6 +19,7 @@ from monitor.settings import DriftSettings
 from monitor.store import (
     alerts,
     alternatives,
+    discoveries,
     drift,
     identity,
     ingest,
@@ -33,6 +34,7 @@ from monitor.store.baselines import load_baseline
 from monitor.store.fidelity import replays_compared
 from monitor.values.alerts import Alert, Event, Silence
 from monitor.values.drift import Baseline, DetectorState, Drift, Window
+from monitor.values.evidence import Discoveries
 from monitor.values.fidelity import Compared
 from monitor.values.likeness import Likeness, LikenessBucket
 from monitor.values.presence import IngestHealth, PackPresence
@@ -199,6 +201,9 @@ class Ledger:
 
     def keep_drifts(self, drifts: Iterable[Drift]) -> None:
         drift.save_drifts(self._c, drifts)
+
+    def keep_discoveries(self, pack_id: str, made: Discoveries, now: datetime) -> None:
+        discoveries.save_discoveries(self._c, pack_id, made, now)
 
     def alerts(self, since: datetime) -> Sequence[Alert]:
         """The latest one of every key that is open, or ended since then, or owes its end."""

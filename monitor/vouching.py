@@ -16,6 +16,7 @@ from monitor.pairing import Twins, twins_of
 from monitor.settings import Settings
 from monitor.subjects import Subject
 from monitor.values.drift import Drift
+from monitor.values.evidence import Discoveries
 from monitor.values.likeness import Likeness
 from monitor.values.prompts import EVERYTHING, GENERATED
 from monitor.values.server_canaries import ServerStanding
@@ -243,6 +244,8 @@ class Examined:
     shortest: str
     """Name of the shortest window."""
     drifts: tuple[Drift, ...]
+    discoveries: Discoveries | None = None
+    """None while windows wait for what is unread: those of the step before hold."""
 
     @property
     def cause(self) -> Cause:

@@ -45,6 +45,7 @@ from typing import Final
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
+from monitor.drift import discovery
 from monitor.values.arrays import Doubles
 from monitor.values.drift import Bound
 from monitor.values.likeness import LikenessBucket
@@ -111,6 +112,7 @@ def start(
         n=0,
         log_values=(-math.inf,) * shares,
         alternative=alternative,
+        process=discovery.begin(shares, at),
     )
 
 
@@ -151,12 +153,14 @@ def _updated(
         return state
     values = step(np.array(state.log_values), bucket.wagers)
     values = np.minimum(values, limit + HEADROOM + math.log(len(values)))
+    process = state.process or discovery.begin(len(values), state.last_bucket)
     return replace(
         state,
         last_bucket=bucket.bucket_start,
         n=state.n + bucket.n,
         log_values=tuple(values.tolist()),
         evidence=evidence(values),
+        process=discovery.step(process, bucket.wagers),
     )
 
 

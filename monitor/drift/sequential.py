@@ -46,6 +46,7 @@ from typing import Final, Literal
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
+from monitor.drift import discovery
 from monitor.drift.histogram import CENTRES
 from monitor.values.arrays import Doubles
 from monitor.values.drift import BaselineStream, DetectorState
@@ -175,6 +176,7 @@ def start(baseline_id: str, feature: int, segment: str, at: datetime) -> Detecto
         last_bucket=at,
         steps=0,
         log_values=(-math.inf,) * components,
+        process=discovery.begin(components, at),
     )
 
 
@@ -185,6 +187,7 @@ def update(state: DetectorState, bucket: Bucket, detector: Detector) -> Detector
 
     One bucket is one step of the run length, however many prompts it holds. An empty one is no step,
     which only lengthens the run. Bets on the tail sit a bucket out whose tail is not known.
+    The e-process beside the detector takes the same gains.
     """
     if bucket.bucket_start <= state.last_bucket or bucket.n == 0:
         return state
@@ -197,11 +200,13 @@ def update(state: DetectorState, bucket: Bucket, detector: Detector) -> Detector
     else:
         values = np.logaddexp(values, 0.0) + gains
     highest = detector.limit + _HEADROOM - detector.log_weights
+    process = state.process or discovery.begin(len(gains), state.last_bucket)
     return replace(
         state,
         last_bucket=bucket.bucket_start,
         steps=state.steps + 1,
         log_values=tuple(np.minimum(values, highest).tolist()),
+        process=discovery.step(process, gains, detector.log_weights),
     )
 
 

@@ -30,6 +30,7 @@ from typing import Any, Final
 import numpy as np
 from scipy.special import ndtri
 
+from monitor.drift import discovery
 from monitor.drift.histogram import CENTRES, EDGES
 from monitor.drift.identity import HEADROOM
 from monitor.drift.sequential import SHIFTS
@@ -72,6 +73,7 @@ def start(feature: int, segment: str, at: datetime) -> TwinState:
         last_bucket=at,
         n=0,
         log_values=(-math.inf,) * (2 * len(SHIFTS)),
+        process=discovery.begin(2 * len(SHIFTS), at),
     )
 
 
@@ -107,14 +109,17 @@ def taken_in(
 def _updated(state: TwinState, bucket: Bucket, limit: float, tolerance: float) -> TwinState:
     if bucket.bucket_start <= state.last_bucket or bucket.n == 0:
         return state
-    values = np.logaddexp(np.array(state.log_values), 0.0) + gains(bucket.histogram, tolerance)
+    won = gains(bucket.histogram, tolerance)
+    values = np.logaddexp(np.array(state.log_values), 0.0) + won
     values = np.minimum(values, limit + HEADROOM + math.log(len(values)))
+    process = state.process or discovery.begin(len(won), state.last_bucket)
     return replace(
         state,
         last_bucket=bucket.bucket_start,
         n=state.n + bucket.n,
         log_values=tuple(values.tolist()),
         evidence=float(np.logaddexp.reduce(values)) - math.log(len(values)),
+        process=discovery.step(process, won),
     )
 
 

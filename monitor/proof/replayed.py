@@ -26,6 +26,7 @@ from monitor.store.windows import new_buckets
 from monitor.store.workers import latest_canaries
 from monitor.values.alerts import Alert, AlertState, Event
 from monitor.values.drift import Baseline, DetectorState, Drift, Window
+from monitor.values.evidence import Discoveries
 from monitor.values.fidelity import Compared
 from monitor.values.presence import IngestHealth, PackPresence
 from monitor.values.progress import Progress
@@ -217,6 +218,9 @@ class Replayed(Ledger):
 
     def keep_drifts(self, drifts: Iterable[Drift]) -> None:
         """Nothing asks for them again."""
+
+    def keep_discoveries(self, pack_id: str, made: Discoveries, now: datetime) -> None:
+        """They raise no alert."""
 
     def alerts(self, since: datetime) -> Sequence[Alert]:
         latest: dict[str, Alert] = {}

@@ -14,7 +14,7 @@ from monitor.alert.rules import FeatureInfo
 from monitor.drift.bets import Bets, Stream, bets_on
 from monitor.drift.history import History
 from monitor.drift.tests import variance
-from monitor.evaluation import compare_all, take_in
+from monitor.evaluation import compare_all, evidence, take_in
 from monitor.proof.resampling import Blocks, blocks_of, with_persona
 from monitor.settings import DriftSettings, Settings
 from monitor.store.windows import new_buckets
@@ -192,11 +192,12 @@ class Watched:
     def drifts(self, ledger: Resampled, end: datetime) -> list[Drift]:
         """What the watcher concludes of the windows that end at ``end``."""
         bucket = self.settings.bucket
-        evidence: Mapping[Stream, float] = {}
+        found: Mapping[Stream, float] = {}
         if self.bets.detectors:
-            evidence = take_in(ledger, self.baseline, self.bets, end, bucket, held=False)
+            states = take_in(ledger, self.baseline, self.bets, end, bucket, held=False)
+            found = evidence(self.bets, states)
         return compare_all(
-            ledger, self.settings, self.subject, self.baseline, self.bets, evidence, end, end
+            ledger, self.settings, self.subject, self.baseline, self.bets, found, end, end
         )
 
     def warm(self, ledger: Resampled) -> None:

@@ -209,6 +209,13 @@ class DriftSettings(Section):
         description="mean time, at least, between false alarms of the sequential detectors, all streams "
         "together",
     )
+    false_discovery: float = Field(
+        0.05,
+        gt=0.0,
+        lt=1.0,
+        description="expected share of false ones, at most, among the streams that an evaluation lists as "
+        "changed since the baseline's approval; raises no alert",
+    )
     unwatched_after: timedelta = Field(
         timedelta(hours=1),
         ge=timedelta(minutes=5),

@@ -14,6 +14,7 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from monitor.store.border import clean
+from monitor.store.processes import PROCESS, PROCESS_PLACES, PROCESS_SET, process_of, process_row
 from monitor.values.checks import utc
 from monitor.values.likeness import Likeness, LikenessBucket
 from monitor.values.surprise import IdentityState
@@ -132,9 +133,9 @@ def _likeness(row: Any) -> Likeness:
 def load_alternatives(c: Connection, pack_id: str) -> dict[tuple[str, str, str], IdentityState]:
     """Where the bets on the pack's alternatives stand, by segment, served model and alternative."""
     rows = c.execute(
-        text("""
+        text(f"""
             SELECT segment, served, alternative, started_at, last_bucket, n, log_values, evidence,
-                evidence_limit
+                evidence_limit, {", ".join(PROCESS)}
             FROM monitor_data.alternative_detectors
             WHERE pack_id = :pack_id
         """),
@@ -151,6 +152,7 @@ def load_alternatives(c: Connection, pack_id: str) -> dict[tuple[str, str, str],
             log_values=tuple(row.log_values),
             evidence=row.evidence,
             limit=row.evidence_limit,
+            process=process_of(row._mapping),
         )
         for row in rows
     )
@@ -171,22 +173,24 @@ def save_alternatives(c: Connection, pack_id: str, states: Iterable[IdentityStat
             "log_values": list(state.log_values),
             "evidence": state.evidence,
             "evidence_limit": state.limit,
+            **process_row(state.process),
         }
         for state in sorted(states, key=lambda one: one.stream)
     ]
     if rows:
         c.execute(
-            text("""
+            text(f"""
                 INSERT INTO monitor_data.alternative_detectors AS kept
                     (pack_id, segment, served, alternative, started_at, last_bucket, n, log_values,
-                     evidence, evidence_limit)
+                     evidence, evidence_limit, {", ".join(PROCESS)})
                 VALUES
                     (:pack_id, :segment, :served, :alternative, :started_at, :last_bucket, :n,
-                     :log_values, :evidence, :evidence_limit)
+                     :log_values, :evidence, :evidence_limit, {PROCESS_PLACES})
                 ON CONFLICT (pack_id, segment, served, alternative) DO UPDATE SET
                     started_at = excluded.started_at, last_bucket = excluded.last_bucket,
                     n = excluded.n, log_values = excluded.log_values,
-                    evidence = excluded.evidence, evidence_limit = excluded.evidence_limit
+                    evidence = excluded.evidence, evidence_limit = excluded.evidence_limit,
+                    {PROCESS_SET}
                 WHERE kept.last_bucket <= excluded.last_bucket
             """),
             rows,

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from monitor.store.border import clean, clean_json
+from monitor.store.processes import PROCESS, PROCESS_PLACES, PROCESS_SET, process_of, process_row
 from monitor.values.checks import utc
 from monitor.values.drift import DetectorState, Drift
 from monitor.values.witnesses import as_json
@@ -22,6 +23,7 @@ _DRIFT_FIELDS: Final = (
     *("baseline_tail_rate", "tail_ratio", "tail_ratio_low", "tail_ratio_high", "evidence"),
     *("evidence_limit", "cause", "tails", "adjusted", "raw_mean"),
     *("raw_baseline_mean", "raw_shift", "raw_shift_low", "raw_shift_high", "witnesses"),
+    *("log_e", "log_e_line"),
 )
 
 
@@ -78,6 +80,8 @@ def _drift_row(drift: Drift) -> dict[str, Any]:
         "raw_shift": drift.raw_shift.value,
         "raw_shift_low": drift.raw_shift.low,
         "raw_shift_high": drift.raw_shift.high,
+        "log_e": drift.log_e,
+        "log_e_line": drift.log_e_line,
         "tails": clean_json(_tails(drift)) if drift.tails else None,
         "witnesses": clean_json(as_json(drift.witnesses, told=False)) if drift.witnesses else None,
     }
@@ -109,8 +113,9 @@ def _number(value: Any) -> Any:
 def load_detectors(c: Connection, baseline_id: str) -> dict[tuple[int, str], DetectorState]:
     """The detectors that run against the baseline, by feature and segment."""
     rows = c.execute(
-        text("""
-            SELECT baseline_id, feature, segment, started_at, last_bucket, steps, log_values
+        text(f"""
+            SELECT baseline_id, feature, segment, started_at, last_bucket, steps, log_values,
+                {", ".join(PROCESS)}
             FROM monitor_data.detectors
             WHERE baseline_id = :baseline_id
         """),
@@ -118,12 +123,14 @@ def load_detectors(c: Connection, baseline_id: str) -> dict[tuple[int, str], Det
     )
     return {
         (row["feature"], row["segment"]): DetectorState(
-            **{
-                **row,
-                "started_at": utc(row["started_at"]),
-                "last_bucket": utc(row["last_bucket"]),
-                "log_values": tuple(row["log_values"]),
-            }
+            baseline_id=row["baseline_id"],
+            feature=row["feature"],
+            segment=row["segment"],
+            started_at=utc(row["started_at"]),
+            last_bucket=utc(row["last_bucket"]),
+            steps=row["steps"],
+            log_values=tuple(row["log_values"]),
+            process=process_of(row),
         )
         for row in rows.mappings()
     }
@@ -140,20 +147,23 @@ def save_detectors(c: Connection, states: Iterable[DetectorState]) -> None:
             "last_bucket": state.last_bucket,
             "steps": state.steps,
             "log_values": [float(value) for value in state.log_values],
+            **process_row(state.process),
         }
         for state in sorted(states, key=lambda s: (s.baseline_id, s.feature, s.segment))
     ]
     if rows:
         c.execute(
-            text("""
+            text(f"""
                 INSERT INTO monitor_data.detectors AS kept
-                    (baseline_id, feature, segment, started_at, last_bucket, steps, log_values)
+                    (baseline_id, feature, segment, started_at, last_bucket, steps, log_values,
+                     {", ".join(PROCESS)})
                 VALUES
                     (:baseline_id, :feature, :segment, :started_at, :last_bucket, :steps,
-                     :log_values)
+                     :log_values, {PROCESS_PLACES})
                 ON CONFLICT (baseline_id, feature, segment) DO UPDATE SET
                     started_at = excluded.started_at, last_bucket = excluded.last_bucket,
-                    steps = excluded.steps, log_values = excluded.log_values
+                    steps = excluded.steps, log_values = excluded.log_values,
+                    {PROCESS_SET}
                 WHERE kept.last_bucket <= excluded.last_bucket
             """),
             rows,

@@ -14,6 +14,7 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from monitor.store.border import clean
+from monitor.store.processes import PROCESS, PROCESS_PLACES, PROCESS_SET, process_of, process_row
 from monitor.values.checks import utc
 from monitor.values.surprise import IdentityBucket, IdentityState, Tally
 
@@ -111,8 +112,9 @@ def _tally(row: Any) -> Tally:
 def load_identity(c: Connection, pack_id: str) -> dict[tuple[str, str, str], IdentityState]:
     """Where the tests of the pack's served models stand that bet on nobody by name, by `IdentityState.stream`."""
     rows = c.execute(
-        text("""
-            SELECT segment, served, started_at, last_bucket, n, log_values, evidence, evidence_limit
+        text(f"""
+            SELECT segment, served, started_at, last_bucket, n, log_values, evidence, evidence_limit,
+                {", ".join(PROCESS)}
             FROM monitor_data.identity_detectors
             WHERE pack_id = :pack_id
         """),
@@ -128,6 +130,7 @@ def load_identity(c: Connection, pack_id: str) -> dict[tuple[str, str, str], Ide
             log_values=tuple(row.log_values),
             evidence=row.evidence,
             limit=row.evidence_limit,
+            process=process_of(row._mapping),
         )
         for row in rows
     )
@@ -147,22 +150,24 @@ def save_identity(c: Connection, pack_id: str, states: Iterable[IdentityState]) 
             "log_values": list(state.log_values),
             "evidence": state.evidence,
             "evidence_limit": state.limit,
+            **process_row(state.process),
         }
         for state in sorted(states, key=lambda one: (one.segment, one.served))
     ]
     if rows:
         c.execute(
-            text("""
+            text(f"""
                 INSERT INTO monitor_data.identity_detectors AS kept
                     (pack_id, segment, served, started_at, last_bucket, n, log_values, evidence,
-                     evidence_limit)
+                     evidence_limit, {", ".join(PROCESS)})
                 VALUES
                     (:pack_id, :segment, :served, :started_at, :last_bucket, :n, :log_values,
-                     :evidence, :evidence_limit)
+                     :evidence, :evidence_limit, {PROCESS_PLACES})
                 ON CONFLICT (pack_id, segment, served) DO UPDATE SET
                     started_at = excluded.started_at, last_bucket = excluded.last_bucket,
                     n = excluded.n, log_values = excluded.log_values,
-                    evidence = excluded.evidence, evidence_limit = excluded.evidence_limit
+                    evidence = excluded.evidence, evidence_limit = excluded.evidence_limit,
+                    {PROCESS_SET}
                 WHERE kept.last_bucket <= excluded.last_bucket
             """),
             rows,

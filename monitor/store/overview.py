@@ -113,7 +113,7 @@ _FIGURES: Final = (
     ),
 )
 _LOOKS_LIKE: Final = "drift.witnesses -> 'identity' -> 'looks_like' ->> 'name' AS looks_like"
-DRIFT_KEYS: Final = (*_FACTS, *_FIGURES, "looks_like")
+DRIFT_KEYS: Final = (*_FACTS, *_FIGURES, "looks_like", "discovery")
 
 
 def _finite(key: str) -> str:
@@ -124,7 +124,7 @@ def _finite(key: str) -> str:
 
 _DRIFT_SERIES: Final = text(f"""
     SELECT feature.name AS feature, {", ".join(_FACTS)}, {", ".join(map(_finite, _FIGURES))},
-        {_LOOKS_LIKE}
+        {_LOOKS_LIKE}, drift.log_e >= drift.log_e_line AS discovery
     FROM unnest(CAST(:features AS text[])) WITH ORDINALITY AS feature (name, place)
     CROSS JOIN generate_series(
         CAST(:since AS timestamptz), CAST(:until AS timestamptz) - CAST(:step AS interval),

@@ -500,6 +500,8 @@ drifts = Table(
     Column("raw_shift_low", DOUBLE_PRECISION),
     Column("raw_shift_high", DOUBLE_PRECISION),
     Column("witnesses", JSONB),
+    Column("log_e", DOUBLE_PRECISION),
+    Column("log_e_line", DOUBLE_PRECISION),
     PrimaryKeyConstraint(
         "feature", "segment", "evaluated_at", "window_start", "window_end", "baseline_id"
     ),
@@ -518,7 +520,30 @@ detectors = Table(
     Column("last_bucket", MOMENT, nullable=False),
     Column("steps", BIGINT, nullable=False),
     Column("log_values", ARRAY(DOUBLE_PRECISION), nullable=False),
+    Column("process_since", MOMENT),
+    Column("process_steps", BIGINT),
+    Column("process_values", ARRAY(DOUBLE_PRECISION)),
+    Column("log_e", DOUBLE_PRECISION),
     PrimaryKeyConstraint("baseline_id", "feature", "segment"),
+)
+
+discoveries = Table(
+    "discoveries",
+    metadata,
+    Column("pack_id", TEXT, ForeignKey("monitor_data.packs.pack_id"), nullable=False),
+    Column("family", TEXT, nullable=False),
+    Column("segment", TEXT, nullable=False),
+    Column("feature", TEXT, nullable=False),
+    Column("served", TEXT, nullable=False),
+    Column("alternative", TEXT, nullable=False),
+    Column("since", MOMENT, nullable=False),
+    Column("found_at", MOMENT, nullable=False),
+    Column("evaluated_at", MOMENT, nullable=False),
+    Column("log_e", DOUBLE_PRECISION, nullable=False),
+    Column("log_e_line", DOUBLE_PRECISION, nullable=False),
+    Column("streams", BIGINT, nullable=False),
+    Column("false_discovery", DOUBLE_PRECISION, nullable=False),
+    PrimaryKeyConstraint("pack_id", "family", "segment", "feature", "served", "alternative"),
 )
 
 identity_buckets = Table(
@@ -571,6 +596,10 @@ identity_detectors = Table(
     Column("log_values", ARRAY(DOUBLE_PRECISION), nullable=False),
     Column("evidence", DOUBLE_PRECISION, nullable=False),
     Column("evidence_limit", DOUBLE_PRECISION, nullable=False),
+    Column("process_since", MOMENT),
+    Column("process_steps", BIGINT),
+    Column("process_values", ARRAY(DOUBLE_PRECISION)),
+    Column("log_e", DOUBLE_PRECISION),
     PrimaryKeyConstraint("pack_id", "segment", "served"),
 )
 
@@ -610,6 +639,10 @@ alternative_detectors = Table(
     Column("log_values", ARRAY(DOUBLE_PRECISION), nullable=False),
     Column("evidence", DOUBLE_PRECISION, nullable=False),
     Column("evidence_limit", DOUBLE_PRECISION, nullable=False),
+    Column("process_since", MOMENT),
+    Column("process_steps", BIGINT),
+    Column("process_values", ARRAY(DOUBLE_PRECISION)),
+    Column("log_e", DOUBLE_PRECISION),
     PrimaryKeyConstraint("pack_id", "segment", "served", "alternative"),
 )
 
@@ -640,6 +673,10 @@ twin_detectors = Table(
     Column("log_values", ARRAY(DOUBLE_PRECISION), nullable=False),
     Column("evidence", DOUBLE_PRECISION, nullable=False),
     Column("evidence_limit", DOUBLE_PRECISION, nullable=False),
+    Column("process_since", MOMENT),
+    Column("process_steps", BIGINT),
+    Column("process_values", ARRAY(DOUBLE_PRECISION)),
+    Column("log_e", DOUBLE_PRECISION),
     PrimaryKeyConstraint("pack_id", "feature", "segment"),
 )
 

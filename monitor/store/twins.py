@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from sqlalchemy import Connection, text
 
 from monitor.store.border import clean
+from monitor.store.processes import PROCESS, PROCESS_PLACES, PROCESS_SET, process_of, process_row
 from monitor.values.checks import utc
 from monitor.values.twin import TwinState
 
@@ -36,8 +37,9 @@ def twin_lineage_of(c: Connection, lineage_id: int) -> int:
 def load_twins(c: Connection, pack_id: str) -> dict[tuple[int, str], TwinState]:
     """Where the tests of the pack's differences stand, by feature index and segment."""
     rows = c.execute(
-        text("""
-            SELECT feature, segment, started_at, last_bucket, n, log_values, evidence, evidence_limit
+        text(f"""
+            SELECT feature, segment, started_at, last_bucket, n, log_values, evidence, evidence_limit,
+                {", ".join(PROCESS)}
             FROM monitor_data.twin_detectors
             WHERE pack_id = :pack_id
         """),
@@ -53,6 +55,7 @@ def load_twins(c: Connection, pack_id: str) -> dict[tuple[int, str], TwinState]:
             log_values=tuple(row.log_values),
             evidence=row.evidence,
             limit=row.evidence_limit,
+            process=process_of(row._mapping),
         )
         for row in rows
     }
@@ -71,22 +74,24 @@ def save_twins(c: Connection, pack_id: str, states: Iterable[TwinState]) -> None
             "log_values": list(state.log_values),
             "evidence": state.evidence,
             "evidence_limit": state.limit,
+            **process_row(state.process),
         }
         for state in sorted(states, key=lambda one: (one.feature, one.segment))
     ]
     if rows:
         c.execute(
-            text("""
+            text(f"""
                 INSERT INTO monitor_data.twin_detectors AS kept
                     (pack_id, feature, segment, started_at, last_bucket, n, log_values, evidence,
-                     evidence_limit)
+                     evidence_limit, {", ".join(PROCESS)})
                 VALUES
                     (:pack_id, :feature, :segment, :started_at, :last_bucket, :n, :log_values,
-                     :evidence, :evidence_limit)
+                     :evidence, :evidence_limit, {PROCESS_PLACES})
                 ON CONFLICT (pack_id, feature, segment) DO UPDATE SET
                     started_at = excluded.started_at, last_bucket = excluded.last_bucket,
                     n = excluded.n, log_values = excluded.log_values,
-                    evidence = excluded.evidence, evidence_limit = excluded.evidence_limit
+                    evidence = excluded.evidence, evidence_limit = excluded.evidence_limit,
+                    {PROCESS_SET}
                 WHERE kept.last_bucket <= excluded.last_bucket
             """),
             rows,

@@ -13,6 +13,7 @@ from typing import Final
 from monitor.values.adjustment import Expectation
 from monitor.values.arrays import Counts
 from monitor.values.checks import require
+from monitor.values.evidence import EProcess
 from monitor.values.identity import BaselineFingerprint
 from monitor.values.likelihood import EstimatedLaw, NoLaw
 from monitor.values.witnesses import Cause, Witness
@@ -126,6 +127,8 @@ class DetectorState:
     """Buckets with data taken in since ``started_at``."""
     log_values: tuple[float, ...]
     """Log of every component's e-detector, in the order of `drift.sequential`."""
+    process: EProcess | None = None
+    """Beside it, from the beginning on; None: stored before there were any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,3 +204,12 @@ class Drift:
     """``evidence`` at or above this is a process change, at the promised run length."""
     witnesses: tuple[Witness, ...] = ()
     """What ``cause`` rests on."""
+    log_e: float = math.nan
+    """Log e-value of the stream since the baseline's approval; NaN where no detector runs."""
+    log_e_line: float = math.inf
+    """``log_e`` at or above it is one of the pack's discoveries."""
+
+    @property
+    def discovery(self) -> bool:
+        """The stream has changed since the approval, with a bounded share of false ones among those found."""
+        return self.log_e >= self.log_e_line

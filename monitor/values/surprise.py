@@ -26,6 +26,7 @@ import numpy as np
 
 from monitor.values.arrays import Doubles
 from monitor.values.checks import frozen, require, require_aware
+from monitor.values.evidence import EProcess
 from monitor.values.likelihood import Likelihood
 from monitor.values.likeness import Likened
 
@@ -256,6 +257,8 @@ class IdentityState:
     """Log of their average; 0 before the first answer."""
     limit: float = math.inf
     """``evidence`` at or above it: another model answers, at the promised run length."""
+    process: EProcess | None = None
+    """Beside it, from the beginning on; None: stored before there were any."""
 
     @property
     def stream(self) -> tuple[str, str, str]:

@@ -17,6 +17,7 @@ from typing import Final
 
 from monitor.values.arrays import Counts, Floats
 from monitor.values.checks import require
+from monitor.values.evidence import EProcess
 from monitor.values.prompts import Sampling
 from monitor.values.surprise import NotWeighed
 
@@ -87,6 +88,8 @@ class TwinState:
     """Log of their average; 0 before the first pair."""
     limit: float = math.inf
     """``evidence`` at or above it: another model answers, at the promised run length."""
+    process: EProcess | None = None
+    """Beside it, from the beginning on; None: stored before there were any."""
 
     @property
     def crossed(self) -> bool:

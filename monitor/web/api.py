@@ -1,6 +1,6 @@
 """The read-only API: what the dashboard shows, as JSON. It holds scores and ids, never prompt text.
 
-``/api/overview``  packs, baseline, canaries, ingest, open alerts, waiting deliveries
+``/api/overview``  packs, baseline, canaries, discoveries, ingest, open alerts, waiting deliveries
 ``/api/features``  the pack's features
 ``/api/drift``     drift over time: ``feature`` (all when left out), ``segment``, ``window`` (seconds),
                    ``hours`` back
@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from monitor.errors import BadInput
 from monitor.store import overview
+from monitor.store.discoveries import read_discoveries
 from monitor.store.fidelity import replays_compared
 from monitor.store.ingest import ingest_health
 from monitor.store.overview import Database, Reader
@@ -118,6 +119,7 @@ def state_of_things(c: Reader, now: datetime, given: str | None = None) -> dict[
         "several_packs": several_live(packs),
         "remarks": said_by(health.workers),
         "baseline": overview.approved_baseline(c, pack["pack_id"]) if pack else None,
+        "discoveries": read_discoveries(c, shown, now - overview.LOOKED_AT) if shown else [],
         # As in an evaluation: a worker that is gone vouches for nothing, unless nobody else does.
         "canaries": [
             state

@@ -17,6 +17,7 @@ from monitor.store.baselines import (
     save_baseline,
 )
 from monitor.store.database import transaction
+from monitor.store.discoveries import read_discoveries, save_discoveries
 from monitor.store.drift import load_detectors, save_detectors, save_drifts
 from monitor.store.ingest import ingest_health
 from monitor.store.packs import pack_presence
@@ -24,6 +25,7 @@ from monitor.store.workers import heartbeat, latest_canaries, record_canary_run
 from monitor.values.drift import (
     DetectorState,
 )
+from monitor.values.evidence import Discoveries, EProcess, StreamEvidence
 from monitor.values.scores import SCORE_BINS, CanaryRun
 from tests.store.builders import HOUR, LINEAGE, NOON, PACK, baseline, drift, known_pack, register
 
@@ -136,6 +138,7 @@ def test_detectors_never_go_back(database: Engine) -> None:
         last_bucket=NOON + HOUR,
         steps=60,
         log_values=(0.5, float("-inf"), 1e-300),
+        process=EProcess(since=NOON, steps=60, log_values=(-3.0, float("-inf"), 0.25), log_e=-0.5),
     )
     behind = replace(state, last_bucket=NOON, steps=1)
     ahead = replace(state, last_bucket=NOON + 2 * HOUR, steps=120)
@@ -148,6 +151,29 @@ def test_detectors_never_go_back(database: Engine) -> None:
         assert load_detectors(c, "b1")[1, "all"].steps == 120
         assert len(load_detectors(c, "b1")) == 2
         assert load_detectors(c, "b2") == {}
+
+
+def test_discoveries_are_those_of_the_last_evaluation(database: Engine) -> None:
+    toxic = StreamEvidence(family="drift", segment="all", feature="toxic", since=NOON, log_e=9.0)
+    served = StreamEvidence(family="identity", segment="all", served="m@1", since=NOON, log_e=8.0)
+    quiet = StreamEvidence(family="twin", segment="all", feature="toxic", since=NOON, log_e=0.1)
+
+    def step(hours: int, line: float, *streams: StreamEvidence) -> list[tuple[object, ...]]:
+        made = Discoveries(streams=streams, rate=0.05, line=line)
+        at = NOON + hours * HOUR
+        with transaction(database) as c:
+            save_discoveries(c, PACK, made, at)
+            assert read_discoveries(c, "another", at) == []
+            assert read_discoveries(c, PACK, at + HOUR) == []
+            found = read_discoveries(c, PACK, at)
+        return [(one["feature"], one["served"], one["found_at"] - NOON) for one in found]
+
+    assert step(1, 7.0, quiet, served, toxic) == [("toxic", None, HOUR), (None, "m@1", HOUR)]
+    assert step(2, 8.5, quiet, served, toxic) == [("toxic", None, HOUR)]
+    assert step(3, 7.0, served, toxic) == [("toxic", None, HOUR), (None, "m@1", 3 * HOUR)]
+    again = replace(toxic, since=NOON + HOUR)
+    assert step(4, 8.5, again) == [("toxic", None, 4 * HOUR)], "of another baseline"
+    assert step(5, 9.5, again) == []
 
 
 def test_latest_canaries_of_every_worker(database: Engine) -> None:

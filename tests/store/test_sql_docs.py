@@ -22,6 +22,7 @@ from monitor.store.alternatives import new_likenesses, save_alternatives
 from monitor.store.baselines import approve_baseline, save_baseline
 from monitor.store.buckets import roll_up
 from monitor.store.database import connect, migrate, transaction
+from monitor.store.discoveries import save_discoveries
 from monitor.store.drift import save_drifts
 from monitor.store.identity import new_identity, save_identity
 from monitor.store.outbox import Tried, claim_deliveries, record_attempts
@@ -32,6 +33,7 @@ from monitor.store.windows import new_buckets, read_windows
 from monitor.store.workers import record_canary_run
 from monitor.values.alerts import AlertState, Attempt, DeliveryState, Outcome
 from monitor.values.drift import Bound, TailGrowth
+from monitor.values.evidence import Discoveries, StreamEvidence
 from monitor.values.fidelity import Fidelity
 from monitor.values.prompts import DeadLetter, DeadReason, RecordKey, ServedCounts
 from monitor.values.scores import CanaryRun
@@ -191,6 +193,12 @@ def fill(engine: Engine) -> None:
             tolerance=0.1,
         )
         save_twins(c, PACK, twins.values())
+        changed = StreamEvidence(
+            family="drift", segment="all", feature="toxic", since=NOW - DAY, log_e=12.0
+        )
+        save_discoveries(
+            c, PACK, Discoveries(streams=(changed,), rate=0.05, line=3.0), NOW - MINUTE
+        )
         ask_the_server(c)
         record_canary_run(
             c,

@@ -17,10 +17,12 @@ from monitor.alert.policy import transition
 from monitor.settings import PostgresSettings
 from monitor.store.chunks import advance_offsets
 from monitor.store.database import connect, transaction
+from monitor.store.discoveries import save_discoveries
 from monitor.store.packs import register_pack
 from monitor.store.progress import keep_log_ends
 from monitor.store.workers import heartbeat, record_canary_run
 from monitor.values.alerts import AlertState, Condition
+from monitor.values.evidence import Discoveries, StreamEvidence
 from monitor.values.fidelity import Fidelity
 from monitor.values.progress import LogEnd
 from monitor.values.prompts import OffsetSpan
@@ -128,6 +130,31 @@ def test_the_model_that_answers_look_like_stands_beside_the_cause(
         )
     client = client_of(watched)
     assert "answers look like <b>revision-b</b>" in client.get("/").text
+
+
+def test_what_changed_since_the_approval_is_listed_with_its_bound(
+    watched: Engine, client_of: ClientOf
+) -> None:
+    assert "Changed at some time" not in client_of(watched).get("/").text
+    streams = (
+        StreamEvidence(family="drift", segment="all", feature="toxic", since=NOW, log_e=9.25),
+        StreamEvidence(family="identity", segment="all", served="m@<1>", since=NOW, log_e=9.0),
+        StreamEvidence(family="twin", segment="all", feature="calm", since=NOW, log_e=0.0),
+    )
+    made = Discoveries(streams=streams, rate=0.05, line=8.5)
+    with transaction(watched) as c:
+        save_discoveries(c, PACK, made, NOW - timedelta(minutes=1))
+        c.execute(text("UPDATE monitor_data.drifts SET log_e = 9.25, log_e_line = 8.5"))
+    client = client_of(watched)
+    page = client.get("/").text
+    assert "2 of 3 streams" in page
+    assert "At most 5 % of such a list" in page
+    assert "drift: toxic" in page
+    assert "identity: m@&lt;1&gt;" in page
+    assert "calm" not in page.split("Changed at some time")[1].split("<h2>Drift")[0]
+    assert "<b>discovery</b>" in page
+    found = client.get("/api/overview").json()["discoveries"]
+    assert [one["family"] for one in found] == ["drift", "identity"]
 
 
 def test_page_of_an_empty_database_says_what_is_missing(
