@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import ks_2samp
 
-from benchmarks.persona.simulated import BASELINE_ID, START, Binned, Minutes, World, first_page
+from benchmarks.persona.minutes import START, Binned, Minutes
+from benchmarks.persona.simulated import BASELINE_ID, World, first_page
 from monitor.drift.baseline import capture, intervals
 from monitor.drift.bets import bets_on
 from monitor.drift.histogram import EDGES, histogram_of, psi

@@ -40,8 +40,9 @@ from benchmarks.identity.watching import (
     settings_of,
 )
 from benchmarks.persona.machine import spread_over
+from benchmarks.persona.minutes import Binned
 from benchmarks.persona.results import pack_of
-from benchmarks.persona.simulated import Binned, world
+from benchmarks.persona.simulated import world
 from monitor.research.statistics import rate_bound
 from monitor.values.arrays import Counts
 from monitor.values.witnesses import Cause

@@ -21,8 +21,9 @@ import numpy as np
 from benchmarks.identity.bets import wagered
 from benchmarks.identity.pools import Pool
 from benchmarks.identity.questions import Question
+from benchmarks.persona.minutes import START
 from benchmarks.persona.pools import Readings
-from benchmarks.persona.simulated import START, Watch, World
+from benchmarks.persona.simulated import Watch, World
 from monitor.alert.identity import identity_condition
 from monitor.alert.policy import conditions, transition
 from monitor.drift import cause, sequential
