@@ -81,8 +81,12 @@ class LoadedModel:
     @property
     def rules(self) -> dict[str, object]:
         """What the lineage says of the copy beside its own fields: only what not every copy has."""
-        packing = {} if self.packing.ground == "tested" else {"packing": self.packing.ground}
-        return packing | ({"served": self.served} if self.served else {})
+        rules: dict[str, object] = {}
+        if self.packing.ground != "tested":
+            rules["packing"] = self.packing.ground
+        if self.served:
+            rules["served"] = self.served
+        return rules
 
     @property
     def precision(self) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from monitor.errors import ModelError
 from monitor.logs import get_logger
@@ -175,13 +176,13 @@ def _weights(
     with (
         quiet(),
         needed_shards(checkpoint.folder, layers) as folder,
-        _opened(folder, checkpoint, layers) as opened,
+        _opened(folder, checkpoint, layers) as (source, opened),
     ):
         options |= opened
 
         def read() -> Any:
             return kind.from_pretrained(
-                folder, config=config, dtype=dtype, output_loading_info=True, **options
+                source, config=config, dtype=dtype, output_loading_info=True, **options
             )
 
         try:
@@ -199,16 +200,22 @@ def _weights(
 
 
 @contextmanager
-def _opened(folder: Path, checkpoint: Checkpoint, layers: int | None) -> Iterator[dict[str, Any]]:
-    """The option by which the library reads quantised weights from ``folder``; none for open ones."""
+def _opened(
+    folder: Path, checkpoint: Checkpoint, layers: int | None
+) -> Iterator[tuple[Path | None, dict[str, Any]]]:
+    """What the library reads the weights in ``folder`` from: the folder, or an option with quantised ones opened."""
     unread = partial(later, layers=layers)
-    if checkpoint.form is not None:
-        with dequantised(held_files(folder), checkpoint.form, unread) as weights:
-            yield {"state_dict": weights}
+    if checkpoint.form is None:
+        if checkpoint.gguf is None:
+            require_open(held_files(folder), unread)
+        yield folder, {}
         return
-    if checkpoint.gguf is None:
-        require_open(held_files(folder), unread)
-    yield {}
+    options: dict[str, Any] = {}
+    if layers is None and (checkpoint.folder / GENERATION_CONFIG_NAME).is_file():
+        # With weights given the library looks into no folder, and an answer's last tokens are told there.
+        options["generation_config"] = GenerationConfig.from_pretrained(checkpoint.folder)
+    with dequantised(held_files(folder), checkpoint.form, unread) as weights:
+        yield None, options | {"state_dict": weights}
 
 
 def _lacking(model: PreTrainedModel, missing: list[str], folder: Path, *, full: bool) -> list[str]:

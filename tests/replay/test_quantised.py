@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from benchmarks.architectures.prove import LIMIT, SITE, stream
 from benchmarks.architectures.tiny import save_tiny, tiny_config
 from monitor.errors import ModelError
+from monitor.replay.answer import answered
 from monitor.replay.architectures import largest_difference, proof_prompts, residuals
 from monitor.replay.layers import model_class
 from monitor.replay.model import identity_of, load_model
@@ -198,6 +199,17 @@ def test_lineage_and_identity_know_a_quantised_checkpoint(made: tuple[Path, Path
     assert loaded.precision == f"float32, dequantised (served: {served})"
     assert loaded.identity == identity_of(settings(folder))
     assert loaded.model_hash != load_model(settings(opened), 1).model_hash
+
+
+@pytest.mark.parametrize("made", ["fp8 in blocks"], indirect=True)
+def test_a_whole_copy_answers_as_an_open_one(made: tuple[Path, Path]) -> None:
+    folder, opened = made
+    for one in made:
+        (one / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
+    ours, theirs = (load_model(settings(one), 1, full=True) for one in (folder, opened))
+    assert ours.answerer is not None
+    assert ours.answerer.generation_config.eos_token_id == [2, 7]
+    assert answered(ours, [5, 17, 40], 6) == answered(theirs, [5, 17, 40], 6)
 
 
 @pytest.mark.parametrize("made", ["fp8 in blocks"], indirect=True)

@@ -67,7 +67,7 @@ def dequantised(
 
 def require_open(files: list[Path], later: Callable[[str], bool]) -> None:
     """Refuse quantised weights in a checkpoint that does not say so: without their scales they mean nothing."""
-    for file in files:
+    for file in filter(Path.is_file, files):
         with safe_open(file, framework="pt") as held:
             for name in held.keys():  # noqa: SIM118
                 kind = held.get_slice(name).get_dtype()
