@@ -217,6 +217,32 @@ class Spared(logging.Filter):
         return True
 
 
+def configure_command() -> None:
+    """Of what a command logs only warnings and worse are told, on standard error: its output is its answer."""
+    structlog.configure(
+        processors=[
+            _warnings_alone,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            refuse_content,
+            structlog.processors.format_exc_info,
+            redact_secrets,
+            structlog.dev.ConsoleRenderer(colors=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _warnings_alone(
+    _logger: object, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    if method in ("debug", "info"):
+        raise structlog.DropEvent
+    return event
+
+
 class _Stderr(logging.Handler):
     """Writes to what ``sys.stderr`` is at that moment: a live display may have put itself there."""
 

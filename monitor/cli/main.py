@@ -26,6 +26,7 @@ from monitor.cli.show import explain
 from monitor.cli.steer import steers
 from monitor.dumps import leave_no_dump
 from monitor.errors import MonitorError, StopLoudly
+from monitor.logs import configure_command
 from monitor.redaction import without_secrets
 
 app = typer.Typer(
@@ -56,6 +57,7 @@ for name, group in (
 def main() -> None:
     """Every error a person can act on is one sentence and a hint."""
     leave_no_dump()
+    configure_command()
     try:
         app()
     except MonitorError as error:

@@ -64,6 +64,7 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
     "endpoints": {"name": "ops", "url": "https://ops.test/hook", "format": "slack"},
     "rules": RULE,
     "silence_rules": {"name": "lag", "limit": 1},
+    "alternatives": {"name": "another"},
 }
 """What an item of a list must have beside the key that is planted."""
 
