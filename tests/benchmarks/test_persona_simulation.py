@@ -73,7 +73,7 @@ def compared_everywhere(watch: Watch, rules: tuple[DriftRule, ...]) -> int | Non
     """As `Watch.first_page`, with every window compared in every minute."""
     alert, settings = None, watch.world.settings
     for minute in range(watch.before, len(watch.texts)):
-        evidence = watch._evidence_at(minute)
+        evidence = watch.evidence_at(minute)
         drifts = [watch.drift(name, minute, evidence) for name in settings.windows]
         for condition in conditions(drifts, rules, watch.world.features):
             alert, _ = transition(alert, condition, drifts[0].evaluated_at, silenced=False)
