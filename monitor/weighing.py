@@ -101,7 +101,7 @@ class Weighing:
             if not isinstance(row.weighed, Surprise):
                 continue
             each = {
-                name: likeness_of(one, self._settings.tolerance)
+                name: likeness_of(one, self._settings.tolerance, unchecked=row.weighed.unchecked)
                 for name, one in row.weighed.likened.items()
             }
             for key in self._keys(row) if each else ():

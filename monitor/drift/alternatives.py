@@ -29,7 +29,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from monitor.drift.identity import mean_surprise
+from monitor.drift.identity import bounded, mean_surprise
 from monitor.values.arrays import Doubles
 from monitor.values.drift import Bound
 from monitor.values.likeness import SHARES, Likened, Likeness
@@ -39,8 +39,11 @@ LEAD: Final = 100.0
 """Likelihood ratio from which on two alternatives are told apart."""
 
 
-def likeness_of(likened: Likened, tolerance: float) -> Likeness:
-    """One answer's; ``tolerance`` in nats a token is taken off what is staked, as from the bets on nobody by name."""
+def likeness_of(likened: Likened, tolerance: float, *, unchecked: bool = False) -> Likeness:
+    """One answer's; ``tolerance`` in nats a token is taken off what is staked, as from the bets on nobody by name.
+
+    What an ``unchecked`` answer wins is `bounded` as theirs is.
+    """
     off = tolerance * likened.tokens if likened.drawn else 0.0
     staked = np.logaddexp.reduce(likened.log_bets - off) - math.log(len(likened.log_bets))
     nearer = likened.gain > 0.0
@@ -52,7 +55,7 @@ def likeness_of(likened: Likened, tolerance: float) -> Likeness:
         excess=likened.excess if counted else 0.0,
         variance=likened.variance if counted else 0.0,
         likelihoods=_mixed(likened.gain),
-        wagers=_mixed(float(staked)),
+        wagers=_mixed(bounded(float(staked)) if unchecked else float(staked)),
     )
 
 

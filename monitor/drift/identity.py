@@ -78,10 +78,15 @@ def wagers(surprise: Surprise, tolerance: float) -> Doubles:
         bets = greedy_bets(surprise.given_away, surprise.tokens, GREEDY_RETOLD)
     gain = float(np.logaddexp.reduce(bets) - np.log(len(bets)))
     if surprise.unchecked:
-        gain = min(gain, math.log(MOST)) - math.log1p(OTHER_ANSWERS * (MOST - 1))
+        gain = bounded(gain)
     shares = np.array(SHARES)
     gains: Doubles = np.logaddexp(np.log1p(-shares), np.log(shares) + gain)
     return gains
+
+
+def bounded(gain: float) -> float:
+    """The log ``gain`` of an unchecked answer, at the price by which `OTHER_ANSWERS` of them may be any at all."""
+    return min(gain, math.log(MOST)) - math.log1p(OTHER_ANSWERS * (MOST - 1))
 
 
 def evidence(total: Doubles) -> float:

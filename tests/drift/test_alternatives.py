@@ -11,7 +11,7 @@ import pytest
 from monitor.drift.alternatives import Nearest, likeness_of, nearest
 from monitor.drift.identity import evidence, start
 from monitor.values.likeness import CAPS, SHARES, Likened, Likeness
-from monitor.values.surprise import IdentityState
+from monitor.values.surprise import OTHER_ANSWERS, IdentityState
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 TOKENS, FAR = 20, 0.5
@@ -70,6 +70,14 @@ def test_the_bets_are_no_gain_while_the_copy_answers_and_cross_as_seldom_as_prom
         running = [evidence(won) for won in each.cumsum(axis=0)]
         crossed += max(running) >= np.log(20.0)
     assert crossed <= 200 * 0.05
+
+
+def test_an_unchecked_answer_wins_a_bounded_amount() -> None:
+    """A share of the answers may be any at all, as for the bets on nobody by name."""
+    most = Likened(tokens=TOKENS, gain=300.0, log_bets=np.full(len(CAPS), 300.0))
+    even = Likened(tokens=TOKENS, gain=0.0, log_bets=np.zeros(len(CAPS)))
+    won, stays = (np.exp(likeness_of(one, 0.0, unchecked=True).wagers) for one in (most, even))
+    assert (1 - OTHER_ANSWERS) * stays + OTHER_ANSWERS * won == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.4, 1.0])
