@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from monitor.cli.asking import YesOption, ask, replaced_pack
 from monitor.cli.show import err, plain, progress, show
 from monitor.research.vectors.conventions import Counting, Format
 from monitor.values.features import Pooling, Region
+
+if TYPE_CHECKING:
+    from monitor.score.pack import Pack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,22 +116,7 @@ def pack_import_vectors(
         made = build_vector_pack(
             files, asked, reading, model, folder, report, data=data or DATA, device=device
         )
-    told = made.provenance["vectors"]
-    rows = [
-        {
-            "feature": one.name,
-            "site": f"layers.{one.site}",
-            "layer": f"{told[one.name]['layer']} ({told[one.name]['layers_are']})",
-            "format": told[one.name]["format"],
-            "region": one.region,
-            "expected": one.expected,
-            "length": told[one.name]["length"],
-            "spread": made.report["vectors"][one.name]["spread"],
-            **({"pack": str(folder), "id": made.pack_id} if as_json else {}),
-        }
-        for one in made.features
-    ]
-    show(rows, as_json)
+    show(_rows(made, {"pack": str(folder), "id": made.pack_id} if as_json else {}), as_json)
     for doubt in doubts(made):
         err.print(f"[bold yellow]doubtful:[/] {plain(doubt)}", highlight=False, soft_wrap=True)
     if not as_json:
@@ -140,3 +128,22 @@ def pack_import_vectors(
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _rows(made: Pack, more: dict[str, str]) -> list[dict[str, Any]]:
+    """What became of each vector, and ``more``."""
+    told, measured = made.provenance["vectors"], made.report["vectors"]
+    return [
+        {
+            "feature": one.name,
+            "site": f"layers.{one.site}",
+            "layer": f"{told[one.name]['layer']} ({told[one.name]['layers_are']})",
+            "format": told[one.name]["format"],
+            "region": one.region,
+            "expected": one.expected,
+            "length": told[one.name]["length"],
+            "spread": measured[one.name]["spread"],
+            **more,
+        }
+        for one in made.features
+    ]
