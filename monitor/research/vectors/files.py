@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from tokenize import TokenError
 from typing import Final
 
 import numpy as np
@@ -27,6 +28,17 @@ LARGEST: Final = 256 * 1024 * 1024
 """Bytes; a stack of 127 layers 16,384 wide has 8 MB."""
 LARGEST_HEADER: Final = 4 * 1024 * 1024
 """Bytes of a safetensors header; one tensor takes about a hundred."""
+_BAD_HEADER: Final = (
+    ValueError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+    SyntaxError,
+    TokenError,
+)
+"""What numpy raises for headers, which are literals of Python."""
 ALONE: Final = ""
 """The name of a tensor that is alone in its file and has none."""
 
@@ -80,7 +92,7 @@ def _npy(path: Path, content: bytes) -> torch.Tensor:
             (2, 0): np.lib.format.read_array_header_2_0,
         }
         shape, fortran, kind = readers[version](file)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+    except _BAD_HEADER as error:
         raise BadInput(f"cannot read {path} as npy: {error}", hint="fetch it again") from None
     if kind.kind != "f" or kind.itemsize > 8:
         raise BadInput(
@@ -88,7 +100,7 @@ def _npy(path: Path, content: bytes) -> torch.Tensor:
             hint="save float32; arrays of objects are pickles, and refused",
         )
     data = content[file.tell() :]
-    if any(size < 0 for size in shape) or math.prod(shape) * kind.itemsize != len(data):
+    if any(size < 1 for size in shape) or math.prod(shape) * kind.itemsize != len(data):
         raise BadInput(
             f"{path}: shape {list(shape)} is not what the file holds", hint="fetch it again"
         )

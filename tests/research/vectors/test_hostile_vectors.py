@@ -57,7 +57,7 @@ def test_no_code_of_a_file_is_run(tmp_path: Path, saved: Callable[..., Any], nam
 def test_an_array_of_objects_is_refused_unread(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     np.save(tmp_path / "v.npy", np.array([Runs(mark)], dtype=object), allow_pickle=True)
-    with pytest.raises(BadInput, match="refused"):
+    with pytest.raises(BadInput, match="floating point"):
         read(tmp_path / "v.npy")
     assert not mark.exists()
 
