@@ -19,14 +19,16 @@ from monitor.cli.judge import pack_judge
 from monitor.cli.sae import pack_import_sae
 from monitor.cli.show import out as console
 from monitor.cli.show import plain, progress, show
+from monitor.cli.vectors import pack_import_vectors
 from monitor.errors import BadInput
 
 pack = typer.Typer(help="Feature packs: look at, verify, build, import, join, select.")
 build = typer.Typer(help="Build a pack.")
-imports = typer.Typer(help="Import features from published checkpoints.")
+imports = typer.Typer(help="Import features that others published: SAE latents, vectors.")
 build.command("contrast")(pack_build_contrast)
 build.command("diff")(pack_build_diff)
 imports.command("sae")(pack_import_sae)
+imports.command("vectors")(pack_import_vectors)
 pack.command("judge")(pack_judge)
 pack.add_typer(build, name="build", no_args_is_help=True)
 pack.add_typer(imports, name="import", no_args_is_help=True)

@@ -15,6 +15,8 @@ SHIP: Final[Decision] = "ship"
 """The one verdict with which a feature may page someone."""
 SOURCES: Final = "sources"
 """Where a joined pack's provenance and report hold those of the packs that it was made of."""
+UNJUDGED: Final = "unjudged"
+"""Tag of a feature that others made and nobody has judged here: watch-only until the judge's report is in the pack."""
 JUDGE: Final = "judge"
 """Where a pack's report holds the judge's."""
 
@@ -44,6 +46,12 @@ def tags_by(verdict: Decision | None, tags: Sequence[str]) -> tuple[str, ...]:
     if verdict is None or verdict == SHIP or WATCH_ONLY in tags:
         return tuple(tags)
     return (*tags, WATCH_ONLY)
+
+
+def judged_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """``tags`` of a feature that the judge has now seen: what it was tagged for want of a verdict is gone."""
+    gone = (UNJUDGED, WATCH_ONLY) if UNJUDGED in tags else ()
+    return tuple(tag for tag in tags if tag not in gone)
 
 
 def followed(features: Sequence[Feature], found: Mapping[str, Decision]) -> tuple[Feature, ...]:

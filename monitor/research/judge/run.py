@@ -38,7 +38,7 @@ from monitor.score.fit import require_fit
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Doubles
-from monitor.values.verdicts import JUDGE
+from monitor.values.verdicts import JUDGE, judged_tags
 
 LEAST_QUESTIONS: Final = 6
 LEAST_CHECK: Final = 20
@@ -204,8 +204,15 @@ def _part(pack: Pack, members: Sequence[int]) -> Pack:
 
 
 def with_report(pack: Pack, report: Mapping[str, Any]) -> Pack:
-    """``pack`` with the report inside, and so with another id; an older report gives way."""
-    return replace(pack, report={**pack.report, JUDGE: dict(report)})
+    """``pack`` with the report inside, and so with another id; an older report gives way.
+
+    Features that were tagged for want of a verdict lose these tags (`judged_tags`).
+    """
+    features = tuple(
+        replace(one, tags=judged_tags(one.tags)) if one.name in report["features"] else one
+        for one in pack.features
+    )
+    return replace(pack, features=features, report={**pack.report, JUDGE: dict(report)})
 
 
 def _unjudged(pack: Pack) -> Pack:

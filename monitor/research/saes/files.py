@@ -7,7 +7,6 @@ n = latents of the SAE, d = model width.
 from __future__ import annotations
 
 import json
-import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from monitor.errors import BadInput
 from monitor.given import LARGEST_JSON, read_given
+from monitor.research.pickles import plain_content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,22 +124,7 @@ def _npz(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _pickle(path: Path) -> dict[str, Any]:
-    try:
-        # Pickles from before torch 1.6 cannot be mapped.
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
-        raise BadInput(
-            f"{path} is refused: it holds more than tensors and plain values, and reading that "
-            f"could run code ({reason})",
-            hint="ask the publisher for safetensors, or for a pickle of the state dict alone",
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise BadInput(
-            f"cannot read {path} as a torch checkpoint: {error}", hint="fetch it again"
-        ) from None
+    content = plain_content(path)
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise BadInput(f"{path} must hold a state dict: tensors by name")
     return content
