@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from monitor.settings import TwinSettings
 from monitor.watcher import Watcher
-from tests.test_watcher_twin import Twinned
+from tests.scenes.twinned import Twinned
 from tests.traffic import settings_of
 
 
