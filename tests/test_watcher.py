@@ -300,7 +300,7 @@ def test_a_baseline_is_not_compared_with_readings_in_another_dtype_without_a_wor
     traffic.lineage = replace(traffic.lineage, dtype="bfloat16")
     with transaction(database) as c:
         traffic.run_canaries(c)
-    seen = traffic.minutes(2, watcher=watcher)
+    seen = traffic.minutes(7, watcher=watcher)  # it must hold for five
     (told,) = [e.alert for evaluation in seen for e in evaluation.events]
     assert told.rule == "model_mismatch"
     assert "w1 reads in bfloat16" in told.summary

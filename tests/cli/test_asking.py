@@ -40,6 +40,7 @@ ASKS = {
     "deliveries enable": "what waited is sent",
     "pack build contrast": "a pack in --out is replaced",
     "pack import sae": "a pack in --out is replaced",
+    "pack import vectors": "a pack in --out is replaced",
     "pack join": "a pack in --out is replaced",
     "pack covariates": "a pack in --out is replaced",
     "pack select": "a pack in --out is replaced",
