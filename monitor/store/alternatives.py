@@ -14,7 +14,8 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from monitor.store.border import clean
-from monitor.store.processes import PROCESS, PROCESS_PLACES, PROCESS_SET, process_of, process_row
+from monitor.store.identity import state_of
+from monitor.store.processes import PROCESS, PROCESS_PLACES, PROCESS_SET, process_row
 from monitor.values.checks import utc
 from monitor.values.likeness import Likeness, LikenessBucket
 from monitor.values.surprise import IdentityState
@@ -141,21 +142,7 @@ def load_alternatives(c: Connection, pack_id: str) -> dict[tuple[str, str, str],
         """),
         {"pack_id": pack_id},
     )
-    states = (
-        IdentityState(
-            segment=row.segment,
-            served=row.served,
-            alternative=row.alternative,
-            started_at=utc(row.started_at),
-            last_bucket=utc(row.last_bucket),
-            n=row.n,
-            log_values=tuple(row.log_values),
-            evidence=row.evidence,
-            limit=row.evidence_limit,
-            process=process_of(row._mapping),
-        )
-        for row in rows
-    )
+    states = (state_of(row, row.alternative) for row in rows)
     return {state.stream: state for state in states}
 
 

@@ -120,21 +120,24 @@ def load_identity(c: Connection, pack_id: str) -> dict[tuple[str, str, str], Ide
         """),
         {"pack_id": pack_id},
     )
-    states = (
-        IdentityState(
-            segment=row.segment,
-            served=row.served,
-            started_at=utc(row.started_at),
-            last_bucket=utc(row.last_bucket),
-            n=row.n,
-            log_values=tuple(row.log_values),
-            evidence=row.evidence,
-            limit=row.evidence_limit,
-            process=process_of(row._mapping),
-        )
-        for row in rows
-    )
+    states = map(state_of, rows)
     return {state.stream: state for state in states}
+
+
+def state_of(row: Any, alternative: str = "") -> IdentityState:
+    """A row of the detectors: of this module's, or of those that bet on an ``alternative``."""
+    return IdentityState(
+        segment=row.segment,
+        served=row.served,
+        alternative=alternative,
+        started_at=utc(row.started_at),
+        last_bucket=utc(row.last_bucket),
+        n=row.n,
+        log_values=tuple(row.log_values),
+        evidence=row.evidence,
+        limit=row.evidence_limit,
+        process=process_of(row._mapping),
+    )
 
 
 def save_identity(c: Connection, pack_id: str, states: Iterable[IdentityState]) -> None:
