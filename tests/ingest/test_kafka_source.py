@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.coordinator.consumer import ConsumerCoordinator
 
 from monitor.demo.services import Broker, create_topic, free_port
 from monitor.errors import ConfigurationError, DatabaseUnavailable, StaleChunk, StopLoudly
@@ -213,6 +214,27 @@ def member(asked: KafkaSettings, offsets: Offsets, seconds: float = 0.0) -> Iter
         finally:
             stop.set()
             thread.join()
+
+
+def test_a_member_that_closes_slowly_leaves_the_group(
+    kafka_bootstrap: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poll that waits for the group may take a second; a line cut after that leaves the member behind."""
+    leave = ConsumerCoordinator.maybe_leave_group_async
+
+    async def late(self: ConsumerCoordinator, *arguments: object) -> None:
+        await self._manager._net.sleep(1.2)
+        await leave(self, *arguments)
+
+    monkeypatch.setattr(ConsumerCoordinator, "maybe_leave_group_async", late)
+    asked = settings(kafka_bootstrap, topic)
+    with KafkaSource(asked, ingest(), Offsets()) as source:
+        wait_for(source.assigned, "it has joined")
+    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    try:
+        assert admin.describe_groups([asked.group_id])[asked.group_id]["members"] == []
+    finally:
+        admin.close()
 
 
 def test_two_then_three_then_one_members_lose_nothing_and_repeat_nothing(

@@ -58,6 +58,8 @@ SHOW_SECONDS: Final = 3.0
 """How often the lag is shown, and the topics' ids are looked at."""
 PLACE_SECONDS: Final = 1.0
 """Rest before the store is asked again where to read from."""
+COMMIT_SECONDS: Final = 1.0
+"""How long the last commit may take; the store holds the truth."""
 SAID_SECONDS: Final = 3_600.0
 """How long what is said once stays on the page."""
 
@@ -285,7 +287,7 @@ class Member:
             consumer.commit_async(offsets, callback=_report_commit)
             return
         try:
-            consumer.commit(offsets, timeout_ms=2_000)
+            consumer.commit(offsets, timeout_ms=1_000 * COMMIT_SECONDS)
         except KafkaError as error:
             _report_commit(offsets, error)
 

@@ -20,8 +20,9 @@ from kafka.errors import KafkaError
 
 from monitor.errors import BrokerUnavailable, ConfigurationError, MonitorError
 from monitor.ingest.kafka import connection
+from monitor.ingest.kafka.group import JOIN_POLL_SECONDS
 from monitor.ingest.kafka.holdings import Holdings
-from monitor.ingest.kafka.member import Member, Stalled
+from monitor.ingest.kafka.member import COMMIT_SECONDS, Member, Stalled
 from monitor.ingest.kafka.options import consumer_options, refusal
 from monitor.ingest.kafka.placing import ReadingPoints
 from monitor.logs import Once, get_logger
@@ -42,8 +43,9 @@ SETTLED_SECONDS: Final = 60.0
 SAY_SECONDS: Final = 60.0
 """How often a problem that lasts is logged."""
 NOT_YET: Final = "not connected yet"
-LEAVE_SECONDS: Final = 1.0
-"""Enough to commit and leave the group where the broker answers; then the line is cut."""
+LEAVE_SECONDS: Final = JOIN_POLL_SECONDS + COMMIT_SECONDS + connection.LEAVE_MS / 1_000
+"""Enough to end a poll, commit and leave the group where the broker answers; then the line is cut. Cut sooner, a
+member is left in the group, and its partitions wait for the session's timeout."""
 CLOSE_SECONDS: Final = 5.0
 
 
@@ -156,9 +158,9 @@ class KafkaSource:
         return (*said, *self._member.remarks())
 
     def close(self) -> None:
-        """Commit what was told, leave the group, end the thread: within a second or two.
+        """Commit what was told, leave the group, end the thread: within a second or two where the broker answers.
 
-        A thread that the store does not answer is left behind after `CLOSE_SECONDS`.
+        A line that does not answer is cut after `LEAVE_SECONDS`. A thread that the store does not answer is left behind after `CLOSE_SECONDS`.
         """
         self._stop.set()
         self._holdings.wake()
