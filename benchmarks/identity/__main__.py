@@ -5,6 +5,7 @@ python -m benchmarks.identity swap     --model M --cache C   # other precisions,
 python -m benchmarks.identity shares   --model M --cache C   # 1 %, 5 % and 20 % of the answers
 python -m benchmarks.identity validity --model M --cache C   # the copy itself is not accused
 python -m benchmarks.identity causes   --model M --cache C   # six causes, and shifts of input alone
+python -m benchmarks.identity equality --model M --cache C   # what model equality testing needs
 python -m benchmarks.identity cost     --model M             # what weighing costs
 python -m benchmarks.identity tables   [--write]             # README's tables, from results/*.json
 """
@@ -24,6 +25,7 @@ PARTS = {
     "shares": ("shares", "small_shares", 40),
     "validity": ("validity", "valid", 400),
     "causes": ("causes", "six_causes", 40),
+    "equality": ("equality", "equality", 200),
 }
 """By name: module, function and the number of runs."""
 

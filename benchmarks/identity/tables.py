@@ -73,6 +73,26 @@ def swap(found: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
+def equality(found: Mapping[str, Any]) -> Iterator[str]:
+    sizes = list(next(iter(found["servers"].values()))["rejected"])
+    shown = [one for one in sizes if one.endswith(" x 10")]
+    yield from table(
+        [
+            "answers of",
+            *(f"{one} answers" for one in shown),
+            "tokens until half of all runs reject",
+        ],
+        [
+            [
+                name,
+                *(f"{row['rejected'][one]:.0%}" for one in shown),
+                _number(row["tokens"]) if row["tokens"] else f"not by {found['most']} answers",
+            ]
+            for name, row in found["servers"].items()
+        ],
+    )
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
@@ -221,6 +241,7 @@ TABLES: Final[Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]]] = {
     "shares": shares,
     "validity": validity,
     "causes": causes,
+    "equality": equality,
 }
 
 

@@ -41,9 +41,17 @@ def chat_model(cache: Path, *, progress: Callable[[str], None] = lambda _: None)
     folder appears whole or not at all. ``progress`` is told in plain sentences what takes so long.
     """
     source = gguf_file()
-    folder = cache / f"{source.name.split('.')[0]}-{distribution(WHEEL).version}"
+    name = f"{source.name.split('.')[0]}-{distribution(WHEEL).version}"
+    return converted(source, cache / name, progress=progress)
+
+
+def converted(
+    source: Path, folder: Path, *, progress: Callable[[str], None] = lambda _: None
+) -> Path:
+    """``folder``, with what the GGUF file ``source`` holds as safetensors in float32; as `chat_model`."""
     if folder.is_dir():
         return folder
+    cache = folder.parent
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / f".{folder.name}.lock", progress):
         if not folder.is_dir():

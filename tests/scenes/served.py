@@ -27,9 +27,12 @@ class Served:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-        self._model.eval()
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+        self.speak(AutoTokenizer.from_pretrained(folder), model.eval())
+
+    def speak(self, tokenizer: Any, model: Any) -> None:
+        """From now on this model answers, on the CPU."""
+        self._tokenizer, self._model = tokenizer, model
         self._said.clear()
 
     def reply(self, body: dict[str, Any]) -> Reply:
