@@ -80,7 +80,7 @@ def said_by(name: str, options: argparse.Namespace, seed: int) -> Counts:
     return answers
 
 
-def discrepancy(kernel: Doubles, ours: Counts) -> Doubles:
+def discrepancy(kernel: Doubles, ours: Doubles) -> Doubles:
     """The unbiased squared discrepancy [p] of each split; ``kernel`` [m, 2r, 2r], ``ours`` [p, m, 2r] of 0 and 1."""
     size = kernel.shape[1] // 2
     apart = kernel * (1 - np.eye(kernel.shape[1]))
@@ -89,8 +89,8 @@ def discrepancy(kernel: Doubles, ours: Counts) -> Doubles:
         "pmi,mij,pmj->p", theirs, apart, theirs, optimize=True
     )
     between = np.einsum("pmi,mij,pmj->p", ours, apart, theirs, optimize=True)
-    found: Doubles = within / (size * (size - 1)) - 2 * between / size**2
-    return found / kernel.shape[0]
+    found: Doubles = (within / (size * (size - 1)) - 2 * between / size**2) / kernel.shape[0]
+    return found
 
 
 def _power(

@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
-from typer.core import TyperCommand
 
 from monitor.cli.arguments import JsonOption, option, settled, spread
-from monitor.cli.show import explain, out, plain, progress, show
-from monitor.errors import BadInput, MonitorError
+from monitor.cli.deciding import DecidingCommand
+from monitor.cli.show import out, plain, progress, show
+from monitor.errors import BadInput
 from monitor.writing import write_whole
 
 if TYPE_CHECKING:
     from monitor.research.gate.decide import GateReport
 
 gates = typer.Typer()
-REFUSED = 3
-
-
-class _Command(TyperCommand):
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """A mistyped option must not look like the verdict "inconclusive", which is 2."""
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as error:
-            if getattr(error, "exit_code", None) == 2:
-                error.exit_code = REFUSED  # type: ignore[attr-defined]
-            raise
-
-    def invoke(self, ctx: Any) -> Any:
-        """A crash must not look like the verdict "fail", which is 1."""
-        try:
-            return super().invoke(ctx)
-        except Exception as error:
-            if isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
-                raise
-            traceback.print_exc()
-            raise typer.Exit(REFUSED) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +56,7 @@ class Files:
     junit: Path | None = option(None, "File for the JUnit XML.")
 
 
-@gates.command(cls=_Command)
+@gates.command(cls=DecidingCommand)
 @spread
 def gate(models: Models, deciding: Deciding, files: Files, as_json: JsonOption = False) -> None:
     """Replay the same prompts through the served model and a candidate, and decide.
@@ -89,12 +66,8 @@ def gate(models: Models, deciding: Deciding, files: Files, as_json: JsonOption =
     """
     from monitor.research.gate import report as reports
 
-    try:
-        report, skipped = _decided(models, deciding)
-        _write(report, files)
-    except MonitorError as error:
-        explain(error)
-        raise typer.Exit(REFUSED) from None
+    report, skipped = _decided(models, deciding)
+    _write(report, files)
     if as_json:
         sys.stdout.write(reports.json_text(report))
     else:

@@ -14,8 +14,10 @@ import typer
 from monitor.cli.arguments import JsonOption
 from monitor.cli.asking import YesOption, ask, replaced_pack
 from monitor.cli.contrast import pack_build_contrast
+from monitor.cli.deciding import DecidingCommand
 from monitor.cli.diff import pack_build_diff
 from monitor.cli.judge import pack_judge
+from monitor.cli.requalify import pack_requalify
 from monitor.cli.sae import pack_import_sae
 from monitor.cli.show import out as console
 from monitor.cli.show import plain, progress, show
@@ -30,6 +32,7 @@ build.command("diff")(pack_build_diff)
 imports.command("sae")(pack_import_sae)
 imports.command("vectors")(pack_import_vectors)
 pack.command("judge")(pack_judge)
+pack.command("requalify", cls=DecidingCommand)(pack_requalify)
 pack.add_typer(build, name="build", no_args_is_help=True)
 pack.add_typer(imports, name="import", no_args_is_help=True)
 

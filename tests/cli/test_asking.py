@@ -55,7 +55,7 @@ HARMLESS = {
     "canaries ask": "asks the served endpoint a few short questions; stores nothing",
     "canaries choose": "prints",
     **dict.fromkeys(("baseline list", "alerts list", "alerts silences", "offsets show"), "prints"),
-    **dict.fromkeys(("deliveries list", "pack inspect", "pack verify"), "prints"),
+    **dict.fromkeys(("deliveries list", "pack inspect", "pack verify", "pack requalify"), "prints"),
     "alerts ack": "the alert stays, with its end announced; who took it is recorded",
     "alerts silence": "it ends by itself, or by unsilence",
     "realign": "refuses a folder that holds a run",

@@ -195,3 +195,22 @@ def test_a_crash_is_3_and_no_verdict(
     ended = gate(model_folder)
     assert ended.code == 3
     assert "CUDA is gone" in ended.err
+
+
+def test_requalify_decides_by_its_exit_code(
+    cli: Cli, model_folder: Path, pack_folder: Path, prompts: Path, other: Path
+) -> None:
+    given = ("pack", "requalify", pack_folder, "--model", model_folder, "--prompts", prompts)
+    on = ("--device", "cpu")
+    stale = cli(*given, "--to-model", other, *on, "--json")
+    assert stale.code == 1
+    told = json.loads(stale.out)
+    assert (told["outcome"], told["exchanges"]) == ("stale", 111)
+    assert {one["outcome"] for one in told["features"]} == {"stale"}
+    few = cli(*given, "--to-dtype", "bfloat16", *on, "--min-n", "500")
+    assert few.code == 2
+    assert few.out.startswith("INCONCLUSIVE: float32 to bfloat16 on 111 exchanges.")
+    assert "pack.canary_tolerance" in few.out
+    same = cli(*given, *on)
+    assert same.code == 3
+    assert "--to-model" in same.err

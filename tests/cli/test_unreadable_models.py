@@ -32,6 +32,19 @@ COMMANDS: dict[str, Callable[[Path, Path, Path], list[object]]] = {
     "gate": lambda model, pack, records: [
         *("gate", "--reference", model, "--candidate", model, "--prompts", records, "--pack", pack),
     ],
+    "pack requalify": lambda model, pack, records: [
+        *(
+            "pack",
+            "requalify",
+            pack,
+            "--model",
+            model,
+            "--to-dtype",
+            "bfloat16",
+            "--prompts",
+            records,
+        ),
+    ],
     "steer": lambda model, pack, records: [
         *("steer", "--model", model, "--pack", pack, "--feature", "curt=0.5", "--prompt", "hello"),
     ],
@@ -67,7 +80,7 @@ def test_the_refusal_reaches_the_user(
 ) -> None:
     config, said = CONFIGS[kind]
     ended = cli(*COMMANDS[command](unreadable(config), pack_folder, records))
-    assert ended.code == (3 if command == "gate" else 2), ended.err
+    assert ended.code == (3 if command in ("gate", "pack requalify") else 2), ended.err
     assert said in " ".join(ended.err.split())
     assert "Traceback" not in ended.err
     assert "defect" not in ended.err

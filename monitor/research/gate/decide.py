@@ -21,14 +21,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from monitor.errors import BadInput, ModelError, PackError
 from monitor.replay.adapter import CONFIG_FILE
 from monitor.replay.model import identity_of
 from monitor.research.gate.equivalence import Errors, Verdict, together
-from monitor.research.gate.reading import measured
+from monitor.research.gate.reading import clusters_of, measured
 from monitor.research.gate.rules import Rule, watched
 from monitor.research.gate.shifts import FeatureShift, judged
 from monitor.research.packs.assemble import instrument
@@ -37,7 +35,6 @@ from monitor.research.progress import Progress, quiet
 from monitor.score.fit import require_fit
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
-from monitor.values.arrays import Counts
 from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Prompt
 
@@ -130,7 +127,7 @@ def run_gate(
     ours, theirs = identity_of(reference), identity_of(candidate)
     _check_comparable(ours, theirs)
     pairs, notes = measured(pack, reference, candidate, prompts, settings.generate, progress)
-    clusters = _clusters(prompts)
+    clusters = clusters_of(prompts)
     kinds = len(pairs)
     comparisons = kinds * sum(1 + (m.tail is not None) for m in margins.values())
     errors = Errors.of(settings.alpha, comparisons)
@@ -196,21 +193,3 @@ def _check_comparable(ours: ModelIdentity, theirs: ModelIdentity) -> None:
             + ", ".join("{0} ({2} not {1})".format(one.field, *one.short) for one in differing),
             hint="a gate compares checkpoints of one model: same shape, tokenizer and chat template",
         )
-
-
-def _clusters(prompts: Sequence[Prompt]) -> Counts:
-    """A number [n] for what hangs together: turns of one conversation, repeats of one prompt, and chains
-    of both. A health check that is sent under a new id each time is still one prompt."""
-    n = len(prompts)
-    keys: dict[object, int] = {}
-    edges = [
-        (index, keys.setdefault(key, n + len(keys)))
-        for index, prompt in enumerate(prompts)
-        for key in (prompt.conversation_id, (prompt.messages, prompt.text))
-        if key is not None
-    ]
-    ends = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-    size = n + len(keys)
-    graph = coo_matrix((np.ones(len(edges)), ends), shape=(size, size))
-    _, found = connected_components(graph, directed=False)
-    return np.unique(found[:n], return_inverse=True)[1].astype(np.int64)

@@ -10,17 +10,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.generate import answered
 from monitor.research.progress import Progress
 from monitor.research.reading import Reader, opened
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
-from monitor.values.arrays import Floats
+from monitor.values.arrays import Counts, Floats
 from monitor.values.prompts import Prompt
 
 Kind = Literal["model", "behaviour"]
-_CHUNK: Final = 256
+PIECE: Final = 256
+"""Prompts replayed at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,5 +100,23 @@ def _side(
 ) -> Iterator[_Side]:
     progress(f"loading the {who}")
     with opened(settings, None if whole else pack.deepest_site) as loaded:
-        reader = Reader(loaded, pack.features, settings, progress, piece=_CHUNK)
+        reader = Reader(loaded, pack.features, settings, progress, piece=PIECE)
         yield _Side(loaded, reader, who, progress)
+
+
+def clusters_of(prompts: Sequence[Prompt]) -> Counts:
+    """A number [n] for what hangs together: turns of one conversation, repeats of one prompt, and chains
+    of both. A health check that is sent under a new id each time is still one prompt."""
+    n = len(prompts)
+    keys: dict[object, int] = {}
+    edges = [
+        (index, keys.setdefault(key, n + len(keys)))
+        for index, prompt in enumerate(prompts)
+        for key in (prompt.conversation_id, (prompt.messages, prompt.text))
+        if key is not None
+    ]
+    ends = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    size = n + len(keys)
+    graph = coo_matrix((np.ones(len(edges)), ends), shape=(size, size))
+    _, found = connected_components(graph, directed=False)
+    return np.unique(found[:n], return_inverse=True)[1].astype(np.int64)

@@ -15,7 +15,6 @@ from monitor.research.gate.shifts import FeatureShift, Tails
 
 SCHEMA: Final = 1
 EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 2}
-REFUSED: Final = 3
 _KINDS: Final = {
     "model": "Model shift: the same text, read by the candidate instead of the reference",
     "behaviour": "Behaviour shift: the candidate's answers instead of the reference's, both read by "

@@ -82,7 +82,7 @@ def judged(
     before, after, members = before[both], after[both], clusters[both]
     differences = feature.toward(after - before)
     shift = compared_means(sampled(differences, members), margins.shift, errors, least)
-    tails = _tails(
+    tails = tails_of(
         feature.in_tail(before),
         feature.in_tail(after),
         members,
@@ -107,7 +107,7 @@ def judged(
     )
 
 
-def _tails(
+def tails_of(
     before: NDArray[np.bool_],
     after: NDArray[np.bool_],
     clusters: Counts,
