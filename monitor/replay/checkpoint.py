@@ -5,12 +5,15 @@ Nothing is fetched, no pickle is loaded, and no code from a model folder is ever
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,33 +57,73 @@ class Checkpoint:
     config: PreTrainedConfig
     text: PreTrainedConfig
     tokenizer: Any
+    tokenizer_hash: str
     form: Format | None = None
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """What is read of a model's files beside its weights. Nobody may change it."""
+
+    config: PreTrainedConfig
+    tokenizer: Any
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        content = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def found(settings: ReplaySettings) -> Checkpoint:
     """The model that ``settings`` name. Raises `ModelError` when it is none, or none that can be replayed."""
     folder, gguf = _located(settings.model)
-    source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    if gguf is not None:
-        source["gguf_file"] = gguf.name
+    template = settings.chat_template
     with translated(settings.model):
-        config = AutoConfig.from_pretrained(folder, **source)
+        parsed = _parsed(folder, gguf, template, _stamps(folder, gguf, template))
+        config = copy.deepcopy(parsed.config)
         text = text_config(config)
         form = taken_format(config) if gguf is None else None
-        tokenizer = _tokenizer(folder, source, settings.chat_template)
-    if not tokenizer.is_fast:
+    if not parsed.tokenizer.is_fast:
         raise ModelError(
             f"{folder} has no tokenizer.json", hint="replay needs a fast tokenizer, for its offsets"
         )
     return Checkpoint(
         folder=folder,
         gguf=gguf,
-        source=source,
+        source=_source(gguf),
         config=config,
         text=text,
-        tokenizer=tokenizer,
+        tokenizer=parsed.tokenizer,
+        tokenizer_hash=parsed.tokenizer_hash,
         form=form,
     )
+
+
+@lru_cache(maxsize=2)
+def _parsed(folder: Path, gguf: Path | None, template: Path | None, stamps: object) -> _Parsed:
+    """Read once for each state of the files: a large vocabulary takes seconds, of a GGUF file a minute.
+
+    Two are kept, as many as are compared with each other.
+    """
+    source = _source(gguf)
+    return _Parsed(
+        config=AutoConfig.from_pretrained(folder, **source),
+        tokenizer=_tokenizer(folder, source, template),
+    )
+
+
+def _stamps(folder: Path, gguf: Path | None, template: Path | None) -> object:
+    """Changes with every file that `_parsed` may read."""
+    files = [gguf] if gguf else [one for one in folder.iterdir() if one.suffix != ".safetensors"]
+    seen = [
+        (one, one.stat()) for one in (*files, *([template] if template else ())) if one.is_file()
+    ]
+    return frozenset((str(one), stat.st_size, stat.st_mtime_ns) for one, stat in seen)
+
+
+def _source(gguf: Path | None) -> dict[str, Any]:
+    source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    return source | {"gguf_file": gguf.name} if gguf is not None else source
 
 
 def _located(path: Path) -> tuple[Path, Path | None]:

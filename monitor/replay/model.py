@@ -8,7 +8,6 @@ multimodal model only what reads text is loaded.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -240,9 +239,6 @@ def _identity(checkpoint: Checkpoint, adapter: Path | None) -> ModelIdentity:
     """The one place where a model's identity is read; a multimodal one is what its text part is."""
     gguf, folder, text = checkpoint.gguf, checkpoint.folder, checkpoint.text
     files = [gguf] if gguf else sorted(folder.glob("*.safetensors"))
-    vocabulary = json.dumps(
-        json.loads(checkpoint.tokenizer.backend_tokenizer.to_str()), sort_keys=True
-    )
     model_id = gguf.stem if gguf else folder.resolve().name
     weights = weights_hash(files)
     if adapter is not None:
@@ -255,6 +251,6 @@ def _identity(checkpoint: Checkpoint, adapter: Path | None) -> ModelIdentity:
         layers=text.num_hidden_layers,
         vocab_size=text.vocab_size,
         weights_hash=weights,
-        tokenizer_hash=hashlib.sha256(vocabulary.encode()).hexdigest(),
+        tokenizer_hash=checkpoint.tokenizer_hash,
         template_hash=hashlib.sha256(template_of(checkpoint.tokenizer).encode()).hexdigest(),
     )
