@@ -84,7 +84,8 @@ def _held(view: AnswerView, served: ServedAnswer, matched: int) -> int:
     places = len(view.texts)
     if served.tokens:
         # Some servers tell the token that ends the turn, some do not.
-        return places if matched + 1 >= places else max(1, matched)
+        ended = served.finish_reason == "stop"
+        return places if matched + ended >= places else max(1, matched)
     said = served.completion_tokens
     return places if said is None or said in (places, places - 1) else 1
 

@@ -85,6 +85,14 @@ def test_tokens_that_the_text_does_not_show_are_not_held_against_the_server():
     assert server.deviation(ended, replace(counted, completion_tokens=7), numerics=1.0).nats == 0
 
 
+@pytest.mark.parametrize(("finish", "held"), [("length", False), ("stop", True)])
+def test_a_last_token_that_was_split_otherwise_is_not_held_against_the_server(finish, held):
+    """A limit cuts a word in two, and read back it is one; only the end of a turn may go untold."""
+    shown = view(away=(0.0, 0.0, 0.5), texts=("a", "b", "cd"))
+    said = answer(texts=("a", "b", "c", "d"), finish_reason=finish)
+    assert (server.deviation(shown, said, numerics=1.0).tolerances > 1) == held
+
+
 def test_blanks_may_be_spelled_in_other_ways():
     spelled = answer(off=0.06, texts=(" a", "\N{LOWER ONE EIGHTH BLOCK}b", "\u0120c"))
     assert server.deviation(view(), spelled, numerics=1.0).with_log_probs
