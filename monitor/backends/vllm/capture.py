@@ -65,13 +65,18 @@ class Capturing:
     """By request."""
     done: dict[str, Reading] = field(default_factory=dict)
     """By the row's own name, until they are taken."""
+    pieces: int = 0
+    begun_again: int = 0
+    """Prompts that the engine read from the start once more, for want of room."""
     _pass: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def read(self, site: int, residual: torch.Tensor) -> None:
-        """The residual stream [t, d] at ``site``; sites of one pass come in rising order."""
-        pieces = list(self._pieces(len(residual)))
+    def read(self, site: int, output: object) -> None:
+        """What the block at ``site`` gives; sites of one pass come in rising order."""
+        first = output[0] if isinstance(output, tuple) else output
+        pieces = list(self._pieces(len(first)))
         if not pieces:
             return
+        residual = residual_of(output)
         if site == self.bank.sites[0]:
             self._pass = torch.empty(len(residual), len(self.bank.features), device=residual.device)
         self.bank.project(site, residual, self._pass)
@@ -111,6 +116,8 @@ class Capturing:
         wanted = min(piece.stop - piece.start, len(ids) - piece.place)
         if wanted <= 0:
             return
+        self.pieces += 1
+        self.begun_again += piece.place == 0 and bool(row.there[0])
         where = slice(piece.place, piece.place + wanted)
         row.activations[where] = self._pass[piece.start : piece.start + wanted]
         row.there[where] = True
@@ -167,6 +174,11 @@ class Capture:
         capturing.forget(names)
         return found
 
+    def persona_statistics(self) -> dict[str, int]:
+        """What was done since the start: pieces of prompts read, and prompts that were begun again."""
+        capturing: Capturing = self._persona_capturing  # type: ignore[attr-defined]
+        return {"pieces": capturing.pieces, "begun_again": capturing.begun_again}
+
 
 def _require_readable(config: Any, runner: Any) -> None:
     parallel = config.parallel_config
@@ -203,7 +215,7 @@ def _hook(site: int, capturing: Capturing) -> Callable[..., None]:
     def hook(_module: torch.nn.Module, _inputs: object, output: object) -> None:
         # At once: the next block's fused norm writes into these very tensors.
         with torch.inference_mode():
-            capturing.read(site, residual_of(output))
+            capturing.read(site, output)
 
     return hook
 

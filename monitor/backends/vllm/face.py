@@ -1,4 +1,4 @@
-"""What the server answers, whichever engine reads: three paths, the key, and what is refused.
+"""What the server answers, whichever engine reads: four paths, the key, and what is refused.
 
 Nothing of a row is ever logged.
 """
@@ -6,7 +6,7 @@ Nothing of a row is ever logged.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,9 +21,12 @@ from monitor.replay.regions import Tokens
 
 Read = Callable[[Sequence[Tokens]], Awaitable[Sequence[Reading]]]
 """Reads rows, in order. Raises `ReplayUnavailable` when the engine is gone."""
+Statistics = Callable[[], Awaitable[Mapping[str, int]]]
 
 
-def create_app(about: wire.About, read: Read, key: str | None = None) -> Starlette:
+def create_app(
+    about: wire.About, read: Read, statistics: Statistics, key: str | None = None
+) -> Starlette:
     """The server's face. With ``key`` every path but ``/health`` wants it as a bearer's."""
 
     async def health(_request: Request) -> Response:
@@ -31,6 +34,9 @@ def create_app(about: wire.About, read: Read, key: str | None = None) -> Starlet
 
     async def told(request: Request) -> Response:
         return _refused_key(request, key) or JSONResponse(about.entry())
+
+    async def counted(request: Request) -> Response:
+        return _refused_key(request, key) or JSONResponse(dict(await statistics()))
 
     async def readings(request: Request) -> Response:
         if refused := _refused_key(request, key):
@@ -52,6 +58,7 @@ def create_app(about: wire.About, read: Read, key: str | None = None) -> Starlet
         routes=[
             Route("/health", health),
             Route(wire.ABOUT, told),
+            Route(wire.STATISTICS, counted),
             Route(wire.READINGS, readings, methods=["POST"]),
         ]
     )

@@ -71,6 +71,12 @@ class Reader:
             raise ModelError(f"{len(lacking)} of {len(rows)} rows were read in part alone")
         return [wire.read_of(taken[name], self._columns) for name in names]
 
+    async def statistics(self) -> dict[str, int]:
+        """Of the first worker, which gives the readings."""
+        told: dict[str, int]
+        told, *_ = await self._engine.collective_rpc("persona_statistics")
+        return told
+
     async def _run(self, name: str, row: Tokens) -> None:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
@@ -142,7 +148,7 @@ async def _serve(options: argparse.Namespace) -> None:
         reader = Reader(engine, len(pack.features) + len(pack.covariates))
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(about, reader.read, key),
+                create_app(about, reader.read, reader.statistics, key),
                 host=options.host,
                 port=options.port,
                 access_log=False,

@@ -18,7 +18,7 @@ from monitor.replay.outcome import Reading
 from monitor.replay.regions import Tokens
 
 VERSION: Final = 1
-ABOUT, READINGS = "/v1/instrument", "/v1/readings"
+ABOUT, READINGS, STATISTICS = "/v1/instrument", "/v1/readings", "/v1/statistics"
 MOST_ROWS: Final = 1_024
 MOST_BYTES: Final = 64 * 1024 * 1024
 
@@ -68,15 +68,14 @@ def tokens_of(ids: Sequence[int], marks: Mapping[str, Any]) -> Tokens:
         n = len(ids)
         asked, thought = int(marks["prompt_tokens"]), int(marks["reasoning_tokens"])
         bits = np.frombuffer(base64.b64decode(marks["readable"], validate=True), dtype=np.uint8)
-        readable = np.unpackbits(bits, count=n).astype(np.bool_)
-        if n == 0 or min(asked, thought) < 0 or asked + thought > n or readable.size != n:
+        if n == 0 or min(asked, thought) < 0 or asked + thought > n or bits.size != -(-n // 8):
             raise ValueError
         return Tokens(
             ids=tuple(int(one) for one in ids),
             prompt_tokens=asked,
             reasoning_tokens=thought,
             response_tokens=n - asked - thought,
-            readable=readable,
+            readable=np.unpackbits(bits, count=n).astype(np.bool_),
         )
     except (TypeError, KeyError, ValueError, OverflowError):
         raise BadInput("a row needs ids, prompt_tokens, reasoning_tokens and readable") from None
