@@ -23,6 +23,8 @@ from monitor.values.scores import Replayed
 
 TOLERANCE = 0.02
 """Calibration deviations."""
+BLOCK = 32
+"""Tokens of a block of the cache: the least that vLLM takes on a CPU."""
 
 
 def replay_at(url: str, cut: Path, pack: Any) -> VllmReplay:
@@ -84,7 +86,7 @@ def test_chunks_and_prompts_that_are_begun_again_change_nothing(
     serving: Any, cut: Path, pack: Any, exchanges: list[Prompt], ours: list[Any]
 ) -> None:
     options = ["--max-num-batched-tokens", "64", "--long-prefill-token-threshold", "16"]
-    # Room for the longest prompt and little more: several that are under way do not fit.
+    # Room for the longest prompt and no more: several that are under way do not fit.
     longest = max(one.prompt_tokens + one.response_tokens for one in ours)
     room = [
         "--max-model-len",

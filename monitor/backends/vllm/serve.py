@@ -135,7 +135,13 @@ async def _serve(options: argparse.Namespace) -> None:
         pack, model.with_any_weights() if options.other_weights else model, f"the model in {folder}"
     )
     key = secret(None, options.key_file, "--key")
-    engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(options))
+    try:
+        engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(options))
+    except Exception as error:
+        # Configuration, weights, device: vLLM raises whatever its parts raise.
+        raise ModelError(
+            f"vLLM does not start: {type(error).__name__}: {error}", hint="its log above says why"
+        ) from None
     try:
         try:
             told, *_ = await engine.collective_rpc(
