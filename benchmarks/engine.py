@@ -8,6 +8,7 @@ tokenising, planning and pooling; the other ways are handed finished token ids.
     python -m benchmarks.engine --model FOLDER [--json FILE] [--rounds 3] [--threads 2]
     python -m benchmarks.engine --model FOLDER --device cuda --dtype float32 bfloat16
     python -m benchmarks.engine --model FOLDER --device cuda --dtype bfloat16 --shape 8b  # see shape.py
+    python -m benchmarks.engine --model FOLDER --peers vllm --vllm .venv-vllm  # see vllm_peer.py
 
 nnsight and TransformerLens take part when they are installed (extra ``benchmarks``).
 """
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,12 +36,17 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.peers import Peers
 from benchmarks.shape import DTYPES, SHAPES, run_shape, waited
+from benchmarks.vllm_peer import vllm_ways
 from benchmarks.workload import directions, workload
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
+from monitor.replay.prepared import Prepared
+from monitor.replay.regions import Tokens
 from monitor.settings import ReplaySettings
 from monitor.values.prompts import Prompt
 from monitor.values.scores import Replayed
+
+Ways = dict[str, Callable[[], np.ndarray]]
 
 
 def matmul_seconds(engine: ReplayEngine, tokens: Sequence[int]) -> float:
@@ -86,21 +93,44 @@ def measure(options: argparse.Namespace, system_words: int, dtype: Any) -> dict[
 
     full: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=DTYPES[dtype])
     full = full.to(loaded.device).eval()
-    ways = {"engine": readings_of(engine, prompts)}
+    ways: Ways = {"engine": readings_of(engine, prompts)}
     if loaded.kernel is not None:
         plain = ReplayEngine(replace(loaded, kernel=None), features, settings)
         ways["engine, segment by segment"] = readings_of(plain, prompts)
     ways |= Peers(full, loaded.tokenizer, rows, features).ways()
+    with ExitStack() as peers:
+        if "vllm" in options.peers:
+            python = options.vllm / "bin" / "python"
+            given = (python, options.model, dtype, options.threads, rows, features)
+            ways |= peers.enter_context(vllm_ways(*given))
+        seconds, readings = timed(options, ways, loaded.device)
+    return figures(engine, prepared, rows, seconds, readings)
+
+
+def timed(
+    options: argparse.Namespace, ways: Ways, device: torch.device
+) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
+    """Seconds of each way in each round, the ways one after the other, and what they read."""
     if options.ways:
         ways = {n: w for n, w in ways.items() if any(wanted in n for wanted in options.ways)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     readings: dict[str, np.ndarray] = {}
     for index in range(options.rounds + options.warm_rounds):
         for name, way in ways.items():
-            start = waited(loaded.device)
+            start = waited(device)
             readings[name] = way()
             if index >= options.warm_rounds:
-                seconds[name].append(waited(loaded.device) - start)
+                seconds[name].append(waited(device) - start)
+    return seconds, readings
+
+
+def figures(
+    engine: ReplayEngine,
+    prepared: Prepared,
+    rows: Sequence[Tokens],
+    seconds: dict[str, list[float]],
+    readings: dict[str, np.ndarray],
+) -> dict[str, Any]:
     reference = readings["transformers, one by one"]
     row_sizes = [
         sum(len(prepared.plan.segments[index].ids) for index in batch)
@@ -108,15 +138,19 @@ def measure(options: argparse.Namespace, system_words: int, dtype: Any) -> dict[
     ]
     median = {name: statistics.median(times) for name, times in seconds.items()}
     return {
-        "prompts": len(prompts),
+        "prompts": len(rows),
         "tokens": sum(len(row.ids) for row in rows),
         "tokens_run_by_engine": prepared.plan.tokens,
         "median_tokens": float(np.median([len(row.ids) for row in rows])),
         "p95_tokens": float(np.quantile([len(row.ids) for row in rows], 0.95)),
         "seconds": seconds,
-        "prompts_per_second": {name: len(prompts) / value for name, value in median.items()},
+        "prompts_per_second": {name: len(rows) / value for name, value in median.items()},
         "engine_times_faster": {name: value / median["engine"] for name, value in median.items()},
-        "largest_difference": {n: float(np.abs(r - reference).max()) for n, r in readings.items()},
+        "largest_difference": {
+            name: float(np.abs(read - reference).max())
+            for name, read in readings.items()
+            if not np.isnan(read).any()  # as of a way that reads nothing
+        },
         "reading_deviation": float(reference.std(axis=0).mean()),
         "share_of_matmul_limit": matmul_seconds(engine, row_sizes) / median["engine"],
     }
@@ -172,11 +206,12 @@ def show(console: Console, title: str, result: dict[str, Any]) -> None:
     for heading in ("way", "prompts/s", "engine is × faster", "largest difference"):
         table.add_column(heading, justify="left" if heading == "way" else "right")
     for name, rate in result["prompts_per_second"].items():
+        difference = result["largest_difference"].get(name)
         table.add_row(
             name,
             f"{rate:.2f}",
             f"{result['engine_times_faster'][name]:.2f}",
-            f"{result['largest_difference'][name]:.1e}",
+            "nothing read" if difference is None else f"{difference:.1e}",
         )
     console.print(table)
     console.print(
@@ -206,6 +241,10 @@ def main() -> None:
         "--budgets", type=int, nargs="+", default=[8_192, 16_384], help="tokens per row, of --shape"
     )
     parser.add_argument("--ways", nargs="*", help="only ways whose name contains one of these")
+    parser.add_argument("--peers", nargs="*", choices=("vllm",), default=[])
+    parser.add_argument(
+        "--vllm", type=Path, default=Path(".venv-vllm"), help="environment of `make test-vllm`"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 
 from monitor.alert.judged import ALLOW, require_judged
 from monitor.courier import Courier
-from monitor.errors import DatabaseUnavailable, MonitorError
+from monitor.errors import DatabaseUnavailable, MonitorError, ReplayUnavailable
 from monitor.heartbeat import Heartbeat
 from monitor.ingest.kafka import DeadLetterTopic, KafkaSource
 from monitor.instrument import Instrument, build_instrument, dtypes_before
@@ -73,7 +73,8 @@ Build = Callable[[Settings], Instrument]
 def build_watched(settings: Settings) -> Instrument:
     """The instrument, with a pack that the rules may page on: `RefuseToStart` before the model is loaded.
 
-    Waits for the database where the dtype depends on what is stored there.
+    Waits for the database where the dtype depends on what is stored there, and for the server of another
+    engine.
     """
 
     def accept(pack: Pack) -> None:
@@ -90,7 +91,13 @@ def build_watched(settings: Settings) -> Instrument:
             database.dispose()
         return found
 
-    return build_instrument(settings, accept, before)
+    def told(error: Exception, seconds: float) -> None:
+        METRICS.retries.labels(dependency="replay").inc()
+        log.warning("monitor.waiting_for_replay", error=str(error), seconds=seconds)
+
+    return Patience(first_seconds=1.0).until_done(
+        lambda: build_instrument(settings, accept, before), passing=ReplayUnavailable, told=told
+    )
 
 
 def run_loops(

@@ -36,6 +36,10 @@ class RegistryUnavailable(Retry):
     """The schema registry does not answer, or refuses our credentials."""
 
 
+class ReplayUnavailable(Retry):
+    """The engine that replays does not answer."""
+
+
 class JudgeUnavailable(Retry):
     """The endpoint that rates answers does not answer, or wants fewer requests."""
 
@@ -74,6 +78,10 @@ class StopLoudly(MonitorError):
 
 class EverythingUnreadable(StopLoudly):
     """Nearly all recent records came to nothing: a bad deploy or a wrong setting, not bad records."""
+
+
+class OtherInstrument(StopLoudly):
+    """The engine that replays is no longer the one that scores are said to come from."""
 
 
 class Discard(MonitorError):

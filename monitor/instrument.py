@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from monitor.canaries import Examiner, Replay, largest_deviation
+from monitor.errors import ConfigurationError
 from monitor.logs import get_logger
 from monitor.score.fit import pack_or_shipped, require_fit
 from monitor.score.pack import Pack
@@ -81,6 +82,8 @@ def build_instrument(
     pack, model = pack_in_use(settings)
     require_fit(pack, model, f"the model in {settings.replay.model}")
     accept(pack)
+    if settings.replay.backend == "vllm":
+        return _elsewhere(settings, pack, model)
     registered = settings.identity.alternatives if settings.identity.share > 0.0 else ()
     require_features(registered, pack.features, canaries=len(pack.canaries))
     loaded, reason = _loaded(settings, pack, before)
@@ -98,6 +101,21 @@ def build_instrument(
         precision=loaded.precision,
         packing=loaded.packing.sentence,
         dtype_reason=reason,
+    )
+
+
+def _elsewhere(settings: Settings, pack: Pack, model: ModelIdentity) -> Instrument:
+    """The instrument whose copy runs in another engine's server. Raises `ReplayUnavailable` while it is away."""
+    from monitor.backends.vllm.replay import VllmReplay
+
+    if settings.needs_torch:
+        raise ConfigurationError(settings.needs_torch, hint="set replay.backend: torch")
+    engine = VllmReplay(settings.replay, pack, model)
+    return Instrument(
+        pack=pack,
+        engine=engine,
+        precision=engine.about.dtype,
+        packing=f"run by {engine.about.engine} at {settings.replay.url}",
     )
 
 

@@ -329,7 +329,7 @@ class Metrics:
         self.retries = self._counter(
             "monitor_retries_total",
             ("dependency",),
-            "Waits because a dependency did not answer, or gave up a transaction: database, broker or registry.",
+            "Waits because a dependency did not answer, or gave up a transaction: database, broker, registry or replay (the server of backend vllm).",
             action="The work is repeated and nothing is lost; look at the dependency when it keeps growing.",
         )
         self.heartbeat_age = self._gauge(

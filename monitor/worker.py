@@ -28,6 +28,7 @@ from monitor.errors import (
     DatabaseUnavailable,
     MonitorError,
     RegistryUnavailable,
+    ReplayUnavailable,
     Retry,
     StaleChunk,
     StopLoudly,
@@ -63,7 +64,11 @@ from monitor.weighing import Weighing
 
 log = get_logger(__name__)
 
-_DEPENDENCIES = ((DatabaseUnavailable, "database"), (RegistryUnavailable, "registry"))
+_DEPENDENCIES = (
+    (DatabaseUnavailable, "database"),
+    (RegistryUnavailable, "registry"),
+    (ReplayUnavailable, "replay"),
+)
 REMEMBERED = timedelta(hours=1)
 PRESENCE_EVERY = timedelta(seconds=15)
 
@@ -202,7 +207,7 @@ class Worker:
 
     def _measure(self, prepared: Prepared) -> ChunkResult:
         started = time.monotonic()
-        outcomes = [self._unanswered.read(one) for one in self._replay.run(prepared.tokenised)]
+        outcomes = [self._unanswered.read(one) for one in self._replayed(prepared)]
         self._heartbeat.beat("worker")
         replayed = [outcome for outcome in outcomes if isinstance(outcome, Replayed)]
         failed = [outcome for outcome in outcomes if isinstance(outcome, Unreplayable)]
@@ -233,6 +238,12 @@ class Worker:
             laws=self._weighing.law_buckets(scored),
             twins=self._twinning.buckets(scored),
         )
+
+    def _replayed(self, prepared: Prepared) -> Sequence[Replayed | Unreplayable]:
+        """What the engine reads, waited for where it runs elsewhere and is away."""
+        found: list[Replayed | Unreplayable] = []
+        self._patiently(lambda: found.extend(self._replay.run(prepared.tokenised)))
+        return found
 
     def _scored(self, replayed: Sequence[Replayed]) -> tuple[ScoredPrompt, ...]:
         if not replayed:

@@ -18,6 +18,7 @@ from monitor.cli.canaries import canaries
 from monitor.cli.configuration import config
 from monitor.cli.gate import gates
 from monitor.cli.loops import commands
+from monitor.cli.models import model
 from monitor.cli.offsets import offsets
 from monitor.cli.packs import pack
 from monitor.cli.power import powers
@@ -49,6 +50,7 @@ for name, group in (
     ("canaries", canaries),
     ("offsets", offsets),
     ("pack", pack),
+    ("model", model),
     ("config", config),
 ):
     app.add_typer(group, name=name, no_args_is_help=True)

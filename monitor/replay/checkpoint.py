@@ -35,10 +35,11 @@ WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 """Where the name of a tensor tells its block: the first number is the block's, later ones an expert's."""
-_BEHIND = re.compile(
-    r"(?:^|\.)(?:lm_head|embed_out|output|norm|norm_f|ln_f|final_norm|final_layernorm|final_layer_norm"
-    r"|embedding_norm)\.(?:weight|bias)$"
+_NORM = re.compile(
+    r"(?:^|\.)(?:norm|norm_f|ln_f|final_norm|final_layernorm|final_layer_norm|embedding_norm)"
+    r"\.(?:weight|bias)$"
 )
+_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output)\.(?:weight|bias)$")
 """Final norms and LM heads. Within a block the same words name other things, but those have its number."""
 
 
@@ -200,7 +201,7 @@ def needed_shards(folder: Path, layers: int | None) -> Iterator[Path]:
     if (folder / WHOLE).is_file() or not index.is_file():
         yield folder
         return
-    shards = _shards(index)
+    shards = shards_of(index)
     if layers is not None:
         shards = {name: file for name, file in shards.items() if not later(name, layers)}
     if lacking := sorted({file for file in shards.values() if not (folder / file).is_file()}):
@@ -225,10 +226,10 @@ def held_files(folder: Path) -> list[Path]:
     """The files of ``folder``, as `needed_shards` gives it, that hold the weights."""
     if (folder / WHOLE).is_file() or not (folder / INDEX).is_file():
         return [folder / WHOLE]
-    return [folder / file for file in sorted(set(_shards(folder / INDEX).values()))]
+    return [folder / file for file in sorted(set(shards_of(folder / INDEX).values()))]
 
 
-def _shards(index: Path) -> dict[str, str]:
+def shards_of(index: Path) -> dict[str, str]:
     """From the name of a tensor to its file, a neighbour of ``index``."""
     try:
         content: Any = json.loads(read_given(index, LARGEST_JSON))
@@ -255,7 +256,15 @@ def later(name: str, layers: int | None) -> bool:
     if MEDIA.search(name) or layers is None:
         return MEDIA.search(name) is not None
     block = _BLOCK.search(name)
-    return int(block.group(1)) >= layers if block else _BEHIND.search(name) is not None
+    return int(block.group(1)) >= layers if block else is_final_norm(name) or is_head(name)
+
+
+def is_final_norm(name: str) -> bool:
+    return _BLOCK.search(name) is None and _NORM.search(name) is not None
+
+
+def is_head(name: str) -> bool:
+    return _BLOCK.search(name) is None and _HEAD.search(name) is not None
 
 
 @contextmanager

@@ -8,10 +8,9 @@ pass; the residual stream never leaves the device.
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -22,31 +21,24 @@ from monitor.replay.alternatives import Alternative, compared
 from monitor.replay.answer import answered
 from monitor.replay.forward import Forward, RowReader
 from monitor.replay.model import LoadedModel, batch_tokens, positions_limit
+from monitor.replay.outcome import Reading, outcome_of, token_rules, written
 from monitor.replay.plan import Plan, plan
 from monitor.replay.pooling import FeatureBank
-from monitor.replay.prepared import Prepared, Statistics
-from monitor.replay.regions import CUT_RULE, Tokens, begun
+from monitor.replay.prepared import Prepared, Statistics, distinct
+from monitor.replay.regions import Tokens, begun
 from monitor.replay.surprise import unweighable
 from monitor.replay.tokens import tokeniser
 from monitor.replay.twin import paired, twins
 from monitor.settings import ReplaySettings
-from monitor.values.arrays import Floats
 from monitor.values.features import Covariate, Feature
-from monitor.values.fidelity import counted
 from monitor.values.likelihood import DrawnBy
-from monitor.values.prompts import DeadReason, Prompt
+from monitor.values.prompts import Prompt
 from monitor.values.scores import Lineage, Replayed, Unreplayable
 from monitor.values.surprise import NotWeighed, Weighed
 from monitor.values.twin import NotPaired, Pair, TwinAsked, Unpaired
 
 ENGINE = "2"
 """Version of the numerics: raised whenever the same prompt may read differently than before."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    readings: Floats
-    pooled_tokens: np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 class ReplayEngine:
@@ -83,21 +75,11 @@ class ReplayEngine:
     def lineage(self, pack_id: str) -> Lineage:
         """Everything beside the prompt that the readings depend on."""
         settings = self.settings
-        rules: dict[str, object] = {
+        rules = token_rules(settings, self._limit, self.loaded.identity) | {
             "batch_tokens": self._batch_tokens,
-            "cut": CUT_RULE,
-            "mask_special_tokens": settings.mask_special_tokens,
-            "mask_template": settings.mask_template,
-            "max_tokens": self._limit,
-            "mode": settings.mode,
-            "reasoning": settings.replay_reasoning,
             "shared_from": self._least_shared(),
-            "template": str(self.loaded.identity.template_hash)[:16],
-        } | self.loaded.rules
-        if settings.template_options:
-            rules["template_options"] = settings.template_options
-        if settings.exclude_tools_when_tool_choice_none:
-            rules["tools_when_none"] = "excluded"
+        }
+        rules |= self.loaded.rules
         if settings.answers:
             rules["generate_tokens"] = settings.generate_tokens
         if settings.answer_share:
@@ -111,7 +93,7 @@ class ReplayEngine:
             attention=self.loaded.attention,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             engine=ENGINE,
-            rules=json.dumps(rules, sort_keys=True, separators=(",", ":")),
+            rules=written(rules),
         )
 
     def replay(self, prompts: Sequence[Prompt]) -> list[Replayed | Unreplayable]:
@@ -176,7 +158,15 @@ class ReplayEngine:
         weighed, pairs = self._weighed(prepared), self._pairs(prepared, activations, readings)
         self._count(prepared)
         return [
-            self._outcome(prepared, index, readings, weighed.get(index), pairs.get(index))
+            outcome_of(
+                prepared,
+                index,
+                readings.get(prepared.replay_of.get(index, -1)),
+                self.settings,
+                features=self._features,
+                weighed=weighed.get(index),
+                twin=pairs.get(index),
+            )
             for index in range(len(prepared.prompts))
         ]
 
@@ -199,19 +189,12 @@ class ReplayEngine:
         tokens: dict[int, Tokens],
         generated: frozenset[int] = frozenset(),
     ) -> Prepared:
-        known: dict[Hashable, int] = {}
-        replays: list[Tokens] = []
-        replay_of: dict[int, int] = {}
-        for index, one in tokens.items():
-            if one.identity not in known:
-                known[one.identity] = len(replays)
-                replays.append(one)
-            replay_of[index] = known[one.identity]
+        replays, replay_of = distinct(tokens)
         return Prepared(
             prompts=prompts,
             refused=refused,
             tokens=tokens,
-            replays=tuple(replays),
+            replays=replays,
             replay_of=replay_of,
             plan=plan(
                 [one.ids for one in replays],
@@ -256,7 +239,7 @@ class ReplayEngine:
         self,
         prepared: Prepared,
         activations: dict[int, torch.Tensor],
-        readings: dict[int, _Reading],
+        readings: dict[int, Reading],
     ) -> dict[int, Pair | Unpaired]:
         """Both answers' readings of every prompt that has a twin, over as many tokens."""
         found: dict[int, Pair | Unpaired] = {}
@@ -318,12 +301,12 @@ class ReplayEngine:
 
     def _pooled(
         self, replays: Sequence[Tokens], activations: dict[int, torch.Tensor]
-    ) -> dict[int, _Reading]:
+    ) -> dict[int, Reading]:
         order = sorted(activations)
         with torch.inference_mode():
             pairs = [self._bank.pool(replays[r], activations[r]) for r in order]
             values = self._bank.finished(reading for reading, _ in pairs)
-        return {replay: _Reading(values[row], pairs[row][1]) for row, replay in enumerate(order)}
+        return {replay: Reading(values[row], pairs[row][1]) for row, replay in enumerate(order)}
 
     def _count(self, prepared: Prepared) -> None:
         asked = sum(len(prepared.replays[r].ids) for r in prepared.replay_of.values())
@@ -337,61 +320,3 @@ class ReplayEngine:
         )
         METRICS.tokens.labels(kind="saved_dedupe").inc(asked - distinct)
         METRICS.tokens.labels(kind="saved_prefix").inc(distinct - prepared.plan.tokens)
-
-    def _outcome(
-        self,
-        prepared: Prepared,
-        index: int,
-        readings: dict[int, _Reading],
-        weighed: Weighed | None,
-        twin: Pair | Unpaired | None,
-    ) -> Replayed | Unreplayable:
-        prompt = prepared.prompts[index]
-        if index in prepared.refused:
-            return prepared.refused[index]
-        replay = prepared.replay_of[index]
-        tokens, reading = prepared.tokens[index], readings.get(replay)
-        if reading is None:
-            return Unreplayable(
-                prompt=prompt,
-                reason=DeadReason.OUT_OF_MEMORY,
-                detail=f"{len(tokens.ids)} tokens do not fit into memory even alone",
-            )
-        k = self._features
-        present = reading.pooled_tokens > 0
-        if not present[:k].any():
-            return Unreplayable(
-                prompt=prompt,
-                reason=DeadReason.NO_TOKENS,
-                detail="no token in any feature's region",
-            )
-        broken = present & ~np.isfinite(reading.readings)
-        if broken.any():
-            return Unreplayable(
-                prompt=prompt,
-                reason=DeadReason.NON_FINITE,
-                detail=f"{int(broken.sum())} of {int(present.sum())} readings are not finite",
-            )
-        return Replayed(
-            prompt=prompt,
-            readings=reading.readings[:k],
-            pooled_tokens=reading.pooled_tokens[:k],
-            covariates=reading.readings[k:] if reading.readings.size > k else None,
-            prompt_tokens=tokens.prompt_tokens,
-            response_tokens=tokens.response_tokens,
-            reasoning_tokens=tokens.reasoning_tokens,
-            cut=tokens.cut,
-            generated=index in prepared.generated,
-            counts=counted(
-                prompt,
-                prompt_tokens=tokens.whole_prompt,
-                # What is left out on purpose is no difference to tell of.
-                answer_tokens=tokens.whole_answer
-                if self.settings.replay_reasoning or prompt.reasoning is None
-                else None,
-            ),
-            rendering=tokens.rendering,
-            stand_ins=tokens.stand_ins,
-            weighed=weighed,
-            twin=twin,
-        )

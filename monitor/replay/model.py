@@ -34,6 +34,7 @@ from monitor.replay.checkpoint import (
     template_of,
     translated,
 )
+from monitor.replay.cut import cut_of
 from monitor.replay.layers import cut_class, model_class, text_stack
 from monitor.replay.loaded import LoadedModel, Packing
 from monitor.replay.proving import kernel_proof
@@ -70,6 +71,8 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
         torch.set_num_threads(settings.threads)
     checkpoint = found(settings)
     config = checkpoint.text
+    if cut := cut_of(checkpoint.folder):
+        cut.require_blocks(checkpoint.folder, deepest_site, full=full)
     if deepest_site >= config.num_hidden_layers:
         raise ModelError(
             f"site {deepest_site} is beyond {settings.model}, which has {config.num_hidden_layers} blocks",
@@ -236,11 +239,16 @@ def _lacking(model: PreTrainedModel, missing: list[str], folder: Path, *, full: 
 
 
 def _identity(checkpoint: Checkpoint, adapter: Path | None) -> ModelIdentity:
-    """The one place where a model's identity is read; a multimodal one is what its text part is."""
+    """The one place where a model's identity is read; a multimodal one is what its text part is.
+
+    A copy that was cut is the model that it was cut from."""
     gguf, folder, text = checkpoint.gguf, checkpoint.folder, checkpoint.text
     files = [gguf] if gguf else sorted(folder.glob("*.safetensors"))
     model_id = gguf.stem if gguf else folder.resolve().name
-    weights = weights_hash(files)
+    weights, layers = weights_hash(files), text.num_hidden_layers
+    if cut := cut_of(folder):
+        cut.require_files(folder, weights)
+        model_id, weights, layers = cut.of.model_id, str(cut.of.weights_hash), cut.of.layers
     if adapter is not None:
         model_id += f"+{adapter.resolve().name}"
         weights = hashlib.sha256(f"{weights}+{adapter_hash(adapter)}".encode()).hexdigest()
@@ -248,7 +256,7 @@ def _identity(checkpoint: Checkpoint, adapter: Path | None) -> ModelIdentity:
         model_id=model_id,
         architecture=text.model_type,
         hidden_size=text.hidden_size,
-        layers=text.num_hidden_layers,
+        layers=layers,
         vocab_size=text.vocab_size,
         weights_hash=weights,
         tokenizer_hash=checkpoint.tokenizer_hash,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from monitor.replay.plan import Plan
@@ -48,3 +48,16 @@ class Prepared:
     """Prompts that the copy answers beside the server."""
     twin_of: Mapping[int, int | Unpaired] = field(default_factory=dict)
     """Their twins' keys in ``tokens`` and ``replay_of``, or why there is none."""
+
+
+def distinct(tokens: Mapping[int, Tokens]) -> tuple[tuple[Tokens, ...], dict[int, int]]:
+    """What is left to read of ``tokens``, and for each of their keys which of it is its own."""
+    known: dict[Hashable, int] = {}
+    replays: list[Tokens] = []
+    replay_of: dict[int, int] = {}
+    for index, one in tokens.items():
+        if one.identity not in known:
+            known[one.identity] = len(replays)
+            replays.append(one)
+        replay_of[index] = known[one.identity]
+    return tuple(replays), replay_of

@@ -340,9 +340,14 @@ class Tokeniser:
 
 def tokeniser(loaded: LoadedModel, settings: ReplaySettings) -> Tokeniser:
     """The tokeniser that replay and research share."""
+    return tokeniser_of(loaded.tokenizer, positions_limit(settings, loaded.config), settings)
+
+
+def tokeniser_of(tokenizer: Any, limit: int, settings: ReplaySettings) -> Tokeniser:
+    """The same without a loaded copy, for rows of at most ``limit`` tokens."""
     return Tokeniser(
-        loaded.tokenizer,
-        positions_limit(settings, loaded.config),
+        tokenizer,
+        limit,
         mask_special_tokens=settings.mask_special_tokens,
         mask_template=settings.mask_template,
         replay_reasoning=settings.replay_reasoning,

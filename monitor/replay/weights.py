@@ -40,25 +40,33 @@ def _samples(stream: Any, size: int, *, gguf: bool) -> Iterator[tuple[int, int]]
         for step in range(1_024):
             yield step * size // 1_024, SAMPLE_BYTES
         return
-    header_bytes, tensors = _header(stream, size)
+    header_bytes, header = read_header(stream, size)
     yield 0, 8 + header_bytes
-    for start, end in tensors:
+    for name in sorted(header):
+        start, end = header[name]["data_offsets"]
         for offset in (start, (start + end) // 2):
             yield 8 + header_bytes + offset, min(SAMPLE_BYTES, end - offset)
 
 
-def _header(stream: Any, size: int) -> tuple[int, list[tuple[int, int]]]:
-    """Length of a safetensors header, and where its tensors begin and end behind it, by name."""
+def read_header(stream: Any, size: int) -> tuple[int, dict[str, Any]]:
+    """Length of the header of a safetensors file of ``size`` bytes, and its entries by tensor.
+
+    ``data_offsets`` of each lie within the file. Raises `ModelError` for a file that is none.
+    """
     try:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > min(LARGEST_HEADER, size):
             raise ValueError("the header is longer than the file, or than any")
-        header: Any = json.loads(stream.read(length))
-        found = [header[name]["data_offsets"] for name in sorted(header) if name != "__metadata__"]
-        tensors = [(int(start), int(end)) for start, end in found]
-        if any(not 0 <= start <= end <= size for start, end in tensors):
-            raise ValueError("a tensor lies outside of the file")
-    except (struct.error, ValueError, TypeError, KeyError, RecursionError):
+        header: dict[str, Any] = json.loads(stream.read(length))
+        tensors: dict[str, Any] = {}
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            start, end = (int(offset) for offset in entry["data_offsets"])
+            if not 0 <= start <= end <= size:
+                raise ValueError("a tensor lies outside of the file")
+            tensors[name] = entry | {"data_offsets": (start, end)}
+    except (struct.error, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ModelError(
             f"{stream.name} is cut short or no safetensors", hint="fetch the model again"
         ) from None

@@ -7,9 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
-from monitor.settings.section import Duration, Section
+from monitor.settings.section import Duration, Section, bare_url
 from monitor.values.fidelity import ANSWER_TOLERANCE, PROMPT_TOLERANCE
 
 
@@ -204,6 +204,20 @@ class IngestSettings(Section):
 class ReplaySettings(Section):
     """The instrumented copy of the model."""
 
+    backend: Literal["torch", "vllm"] = Field(
+        "torch",
+        description="torch: the worker runs the copy itself; vllm: the server at replay.url does, "
+        "python -m monitor.backends.vllm.serve",
+    )
+    url: str | None = Field(
+        None, description="backend vllm: where its server answers, http://host:8100"
+    )
+    key_file: Path | None = Field(
+        None, description="backend vllm: file with the key that its server was started with"
+    )
+    timeout: Duration = Field(
+        timedelta(minutes=10), description="backend vllm: of one call, in all"
+    )
     model: Path = Field(Path("model"), description="local folder (safetensors) or GGUF file")
     adapter: Path | None = Field(
         None, description="folder of a LoRA adapter that is merged into the model; null: none"
@@ -268,6 +282,30 @@ class ReplaySettings(Section):
         64, ge=1, le=4_096, description="longest answer of the copy's own, in tokens"
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; null: torch decides")
+
+    @field_validator("url")
+    @classmethod
+    def _bare(cls, url: str | None) -> str | None:
+        return None if url is None else bare_url(url, "http://host:8100", "key_file")
+
+    @model_validator(mode="after")
+    def _one_backend(self) -> ReplaySettings:
+        if self.backend == "torch":
+            if self.url is not None:
+                raise ValueError("replay.url is for backend vllm; set replay.backend: vllm")
+            return self
+        if self.url is None:
+            raise ValueError("backend vllm needs replay.url: where its server answers")
+        if self.adapter is not None:
+            raise ValueError(
+                "replay.adapter needs backend torch; for vllm merge it into the weights that are served"
+            )
+        if self.answers:
+            raise ValueError(
+                "replay.mode generate and replay.answer_share need backend torch: the copy at replay.url "
+                "reads and does not answer"
+            )
+        return self
 
     @model_validator(mode="after")
     def _share_of_auto(self) -> ReplaySettings:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from monitor.redaction import without_secrets
-from monitor.settings.section import Duration, Section
+from monitor.settings.section import Duration, Section, bare_url
 from monitor.values.alerts import Severity
 
 DAY: Final = timedelta(days=1)
@@ -82,14 +80,8 @@ class ServerCanarySettings(Section):
     @field_validator("url")
     @classmethod
     def _bare(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("expected http:// or https:// and a host, like http://host:8000/v1")
-        if without_secrets(url) != url or parts.username is not None:
-            raise ValueError("leave user, password and keys out: key_file or MONITOR_SERVER_KEY")
-        return url.rstrip("/")
+        named = "key_file or MONITOR_SERVER_KEY"
+        return None if url is None else bare_url(url, "http://host:8000/v1", named)
 
     @model_validator(mode="after")
     def _complete(self) -> ServerCanarySettings:

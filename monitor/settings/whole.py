@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from pydantic import model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from monitor.settings.drift import DriftSettings
@@ -49,6 +50,28 @@ class Settings(BaseSettings):
         the server should say."""
         weighs = self.identity.share > 0.0 or self.server_canaries.on
         return self.replay.answers or weighs or self.twin.share > 0.0
+
+    @property
+    def needs_torch(self) -> str:
+        """What is on that only our own copy can do, as a sentence; empty when nothing is."""
+        on = {
+            "identity.share": self.identity.share > 0.0,
+            "twin.share": self.twin.share > 0.0,
+            "server_canaries.url": self.server_canaries.on,
+        }
+        names = [name for name, is_on in on.items() if is_on]
+        if not names:
+            return ""
+        return (
+            f"{' and '.join(names)} need backend torch: the copy at replay.url reads, and neither weighs an "
+            "answer nor gives one"
+        )
+
+    @model_validator(mode="after")
+    def _of_one_backend(self) -> Settings:
+        if self.replay.backend == "vllm" and self.needs_torch:
+            raise ValueError(self.needs_torch)
+        return self
 
     @classmethod
     def settings_customise_sources(

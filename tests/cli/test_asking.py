@@ -60,6 +60,7 @@ HARMLESS = {
     "alerts silence": "it ends by itself, or by unsilence",
     "realign": "refuses a folder that holds a run",
     "pack build diff": "refuses a folder that holds a pack",
+    "model cut": "refuses a folder that is in use",
 }
 
 

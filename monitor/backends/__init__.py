@@ -1,0 +1,1 @@
+"""The same replay on other engines than our own copy."""

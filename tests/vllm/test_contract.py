@@ -1,0 +1,129 @@
+"""vLLM as the replay reads what our own copy reads, whatever its scheduler does with the prompts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from monitor.backends.vllm.replay import VllmReplay
+from monitor.canaries import largest_deviation
+from monitor.errors import ReplayUnavailable
+from monitor.replay.model import identity_of
+from monitor.score.scorer import Scorer
+from monitor.settings import ReplaySettings
+from monitor.values.prompts import Prompt
+from monitor.values.scores import Replayed
+
+TOLERANCE = 0.02
+"""Calibration deviations."""
+BLOCK = 32
+"""Tokens of a block of the cache: the least that vLLM takes on a CPU."""
+
+
+def replay_at(url: str, cut: Path, pack: Any) -> VllmReplay:
+    settings = ReplaySettings(model=cut, backend="vllm", url=url, timeout=600)
+    return VllmReplay(settings, pack, identity_of(settings))
+
+
+def scores(pack: Any, outcomes: Sequence[Any]) -> Any:
+    assert all(isinstance(one, Replayed) for one in outcomes)
+    return Scorer(pack).score(
+        np.stack([one.readings for one in outcomes]),
+        np.stack([one.pooled_tokens for one in outcomes]),
+    )
+
+
+def apart(pack: Any, outcomes: Sequence[Any], ours: Sequence[Any]) -> float:
+    """Largest difference of a score, in calibration deviations; absent regions must be the same ones."""
+    a, b = scores(pack, outcomes), scores(pack, ours)
+    np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
+    np.testing.assert_array_equal(
+        [one.pooled_tokens for one in outcomes], [one.pooled_tokens for one in ours]
+    )
+    return float(np.nanmax(np.abs(a - b)))
+
+
+def test_64_exchanges_in_any_order_and_a_server_killed_and_started_again(
+    serving: Any, cut: Path, pack: Any, exchanges: list[Prompt], ours: list[Any]
+) -> None:
+    with serving("--dtype", "float32") as server:
+        replay = replay_at(server.url, cut, pack)
+        found = replay.run(replay.prepare(exchanges))
+        print("float32:", apart(pack, found, ours), "calibration deviations")
+        assert apart(pack, found, ours) < TOLERANCE
+        backwards = replay.run(replay.prepare(exchanges[::-1]))[::-1]
+        assert apart(pack, backwards, ours) < TOLERANCE
+        covariates = [np.stack([one.covariates for one in side]) for side in (found, ours)]
+        np.testing.assert_allclose(*covariates, atol=1e-3)
+        assert largest_deviation(pack, replay, datetime.now(UTC)) < TOLERANCE
+
+        prepared, failures = replay.prepare(exchanges), []
+
+        def run() -> None:
+            try:
+                replay.run(prepared)
+            except ReplayUnavailable as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        time.sleep(1.0)
+        server.kill()
+        thread.join(60)
+        assert len(failures) == 1
+        server.start()
+        assert apart(pack, replay.run(prepared), ours) < TOLERANCE
+
+
+def test_chunks_and_prompts_that_are_begun_again_change_nothing(
+    serving: Any, cut: Path, pack: Any, exchanges: list[Prompt], ours: list[Any]
+) -> None:
+    options = ["--max-num-batched-tokens", "64", "--long-prefill-token-threshold", "16"]
+    # Room for the longest prompt and no more: several that are under way do not fit.
+    longest = max(one.prompt_tokens + one.response_tokens for one in ours)
+    room = [
+        "--max-model-len",
+        str(longest + 2),
+        "--num-gpu-blocks-override",
+        str(longest // 16 + 4),
+    ]
+    with serving("--dtype", "float32", "--block-size", "16", *options, *room) as server:
+        settings = ReplaySettings(
+            model=cut, backend="vllm", url=server.url, timeout=900, max_tokens=longest
+        )
+        replay = VllmReplay(settings, pack, identity_of(settings))
+        found = replay.run(replay.prepare(exchanges))
+        print("chunks, begun again:", apart(pack, found, ours), server.statistics())
+        assert apart(pack, found, ours) < TOLERANCE
+        assert server.statistics()["pieces"] > 4 * len(exchanges)
+        assert server.statistics()["begun_again"] > 0
+
+
+def test_in_bfloat16_readings_are_off_by_its_rounding(
+    serving: Any, cut: Path, pack: Any, exchanges: list[Prompt], ours: list[Any]
+) -> None:
+    with serving("--dtype", "bfloat16") as server:
+        replay = replay_at(server.url, cut, pack)
+        assert replay.lineage(pack.pack_id).dtype == "bfloat16"
+        found = replay.run(replay.prepare(exchanges))
+        print("bfloat16:", apart(pack, found, ours), "calibration deviations")
+        assert 1e-4 < apart(pack, found, ours) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("--enable-prefix-caching", "prefix cache"), ("--no-enforce-eager", "captured graphs")],
+)
+def test_what_would_hide_tokens_is_refused_at_the_start(
+    serving: Any, option: str, said: str
+) -> None:
+    with serving("--dtype", "float32", option, wait=False) as server:
+        assert server.ended() == 2
+        assert said in server.log.read_text(errors="replace")
