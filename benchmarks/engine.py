@@ -39,6 +39,8 @@ from benchmarks.shape import DTYPES, SHAPES, run_shape, waited
 from benchmarks.vllm_peer import vllm_ways
 from benchmarks.workload import directions, workload
 from monitor.replay.engine import ReplayEngine
+from monitor.replay.fused.product import product
+from monitor.replay.loaded import Fused
 from monitor.replay.model import load_model
 from monitor.replay.prepared import Prepared
 from monitor.replay.regions import Tokens
@@ -60,13 +62,13 @@ def matmul_seconds(engine: ReplayEngine, tokens: Sequence[int]) -> float:
     drawn: dict[str, Any] = {"device": engine.loaded.device, "dtype": engine.loaded.dtype}
     with torch.inference_mode():
         for (inputs, outputs), count in shapes.items():
-            weight = torch.randn(outputs, inputs, **drawn)
+            layer = torch.nn.Linear(inputs, outputs, bias=False, **drawn)
             for size in tokens:
-                row = torch.randn(size, inputs, **drawn)
-                torch.nn.functional.linear(row, weight)
+                row = torch.randn(1, size, inputs, **drawn)
+                product(row, layer)
                 start = waited(engine.loaded.device)
                 for _ in range(3):
-                    torch.nn.functional.linear(row, weight)
+                    product(row, layer)
                 total += (waited(engine.loaded.device) - start) / 3 * count
     return total
 
@@ -74,7 +76,7 @@ def matmul_seconds(engine: ReplayEngine, tokens: Sequence[int]) -> float:
 def measure(options: argparse.Namespace, system_words: int, dtype: Any) -> dict[str, Any]:
     """One workload: seconds of each way per round, and how far its readings are from the reference.
 
-    Where the copy has a kernel for whole rows, the engine without it is a way of its own.
+    Where the copy has a kernel for whole rows, or faster pieces, the engine without them is a way of its own.
     """
     generator = np.random.default_rng(options.seed)
     settings = ReplaySettings(
@@ -97,6 +99,9 @@ def measure(options: argparse.Namespace, system_words: int, dtype: Any) -> dict[
     if loaded.kernel is not None:
         plain = ReplayEngine(replace(loaded, kernel=None), features, settings)
         ways["engine, segment by segment"] = readings_of(plain, prompts)
+    if loaded.fused.places:
+        stock = ReplayEngine(replace(loaded, fused=Fused()), features, settings)
+        ways["engine, stock modules"] = readings_of(stock, prompts)
     ways |= Peers(full, loaded.tokenizer, rows, features).ways()
     with ExitStack() as peers:
         if "vllm" in options.peers:

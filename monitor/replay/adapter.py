@@ -28,6 +28,7 @@ from monitor.errors import ConfigurationError, ModelError
 from monitor.given import LARGEST_JSON, read_given
 from monitor.logs import get_logger
 from monitor.replay.layers import MEDIA, blocks, text_stack
+from monitor.replay.swapped import Place, swapped
 
 CONFIG_FILE: Final = "adapter_config.json"
 TENSOR_FILE: Final = "adapter_model.safetensors"
@@ -73,31 +74,16 @@ def merge(whole: PreTrainedModel, folder: Path, *, full: bool, layers: int) -> N
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """A module of the model under its parent, and what stands there while the adapter is at work."""
-
-    parent: nn.Module
-    name: str
-    plain: nn.Module
-    adapted: nn.Module
-
-
-@dataclass(frozen=True, slots=True)
 class Beside:
     """An adapter that is not merged: the model is as it was but within `at_work`. Its weights are shared."""
 
-    places: Sequence[_Place]
+    places: Sequence[Place]
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Within the context the model is the adapted one, whatever happens in it."""
-        try:
-            for place in self.places:
-                setattr(place.parent, place.name, place.adapted)
+        with swapped(self.places):
             yield
-        finally:
-            for place in self.places:
-                setattr(place.parent, place.name, place.plain)
 
     @property
     def bytes(self) -> int:
@@ -106,7 +92,7 @@ class Beside:
         own = {
             id(weight): weight.nbytes
             for place in self.places
-            for weight in place.adapted.parameters()
+            for weight in place.other.parameters()
             if id(weight) not in shared
         }
         return sum(own.values())
@@ -127,7 +113,7 @@ def beside(whole: PreTrainedModel, folder: Path, field: str) -> Beside:
         _attached(whole, folder, field, full=True, layers=0, untie=False)
         whole.train(False).requires_grad_(False)
         places = [
-            _Place(parent, name, module, getattr(parent, name))
+            Place(parent, name, module, getattr(parent, name))
             for parent, name, module in before
             if getattr(parent, name) is not module
         ]

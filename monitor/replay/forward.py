@@ -90,7 +90,11 @@ class Forward:
             inputs["packed_row"] = self._packed(members, segments)
             positions = torch.cat([torch.arange(s.first, s.first + len(s.ids)) for s in segments])
             inputs["position_ids"] = sent(positions[None], loaded.device)
-        with torch.inference_mode(), tapped(loaded.blocks, readers):
+        with (
+            torch.inference_mode(),
+            loaded.fused.at_work(),
+            tapped(loaded.blocks, readers),
+        ):
             loaded.model(input_ids=ids, use_cache=False, **inputs)
         self.finish_row(members)
         self.passes += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from monitor.replay.layers import blocks
+from monitor.replay.swapped import Place, swapped
 from monitor.replay.variable import VariableKernel
 from monitor.values.identity import ModelIdentity
 
@@ -50,6 +52,22 @@ class Packing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fused:
+    """Modules of the copy that have a faster equal, and where: see `monitor.replay.fused`."""
+
+    places: tuple[Place, ...] = ()
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Within the context the faster ones stand in their places."""
+        return swapped(self.places)
+
+    @property
+    def kinds(self) -> str:
+        """Which kinds of pieces there are, in words with a blank between."""
+        return " ".join(sorted({type(place.other).__name__.lower() for place in self.places}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A copy ready to be replayed.
 
@@ -59,7 +77,8 @@ class LoadedModel:
     run at once; otherwise prompts are run one at a time. ``kernel`` takes the attention of such a row
     at once, where one was found and proven. ``identity`` is that of the full model,
     every hash known. ``served`` is the precision that a quantised checkpoint is served in, empty for
-    an open one: the copy has its weights dequantised, and activations that are not quantised.
+    an open one: the copy has its weights dequantised, and activations that are not quantised. ``fused``
+    are the faster equals of some of its modules, which stand there while a replay runs.
     """
 
     model: PreTrainedModel
@@ -73,6 +92,7 @@ class LoadedModel:
     identity: ModelIdentity
     kernel: VariableKernel | None = None
     served: str = ""
+    fused: Fused = Fused()
 
     @property
     def packed(self) -> bool:
@@ -86,6 +106,8 @@ class LoadedModel:
             rules["packing"] = self.packing.ground
         if self.served:
             rules["served"] = self.served
+        if self.fused.places:
+            rules["fused"] = self.fused.kinds
         return rules
 
     @property

@@ -35,6 +35,7 @@ from monitor.replay.checkpoint import (
     translated,
 )
 from monitor.replay.cut import cut_of
+from monitor.replay.fused.fitting import fused
 from monitor.replay.layers import cut_class, model_class, text_stack
 from monitor.replay.loaded import LoadedModel, Packing
 from monitor.replay.proving import kernel_proof
@@ -110,7 +111,9 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
     if not tested and not reason:
         loaded = proven(loaded, limit=limit, batch_tokens=batch_tokens(settings, device))
     kernel = proven_kernel(stack, device, dtype) if loaded.attention == "packed-sdpa" else None
-    return replace(loaded, kernel=kernel, attention="packed-varlen") if kernel else loaded
+    if kernel:
+        loaded = replace(loaded, kernel=kernel, attention="packed-varlen")
+    return fused(loaded)
 
 
 def proven_kernel(

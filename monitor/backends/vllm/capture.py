@@ -72,7 +72,7 @@ class Capturing:
 
     def read(self, site: int, output: object) -> None:
         """What the block at ``site`` gives; sites of one pass come in rising order."""
-        first = output[0] if isinstance(output, tuple) else output
+        first: Any = output[0] if isinstance(output, tuple) else output
         pieces = list(self._pieces(len(first)))
         if not pieces:
             return
