@@ -3,7 +3,7 @@
 The demo's benign questions. The copy answers each twice at temperature 1, by two seeds: once as the server,
 once as the twin, so that the served model is the copy. The shipped pack reads both. Of every feature that reads
 answers: the variance of its score, of the paired difference, and of what the regression on the prompt-side
-features leaves (cross-fitted over questions). Then users change topic: the questions of the demo's second file,
+features leaves (cross-fitted over questions). Then users change topic: the questions about code of the demo,
 answered by the copy as well. Cost: reading a prompt with its logged answer up to the pack's deepest site, against
 the same with a twin. Rounds are interleaved, medians reported.
 
@@ -175,7 +175,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     names = [pack.features[column].name for column in columns]
     served = {
         name: answered(whole, questions(name, count), law)
-        for name, count in (("benign", options.prompts), ("persona", options.others))
+        for name, count in (("benign", options.prompts), ("code", options.others))
     }
     read = {}
     for name, prompts in served.items():
@@ -187,7 +187,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "tokens": options.tokens,
         "pairs": {name: len(scores) for name, (scores, _) in read.items()},
         "removed": removed(*read["benign"], names),
-        "topic_change": topic_change(read["benign"], read["persona"], names),
+        "topic_change": topic_change(read["benign"], read["code"], names),
         "cost": [
             cost(engines, served["benign"][:at_once], law, options.tokens, options.rounds)
             for at_once in (1, 8)

@@ -5,7 +5,7 @@ averaged over tokens, against that of an honest server of another precision (bfl
 answer here, not clipped token by token. With a shared seed it also covers drawn answers, which needs the server's help.
 It is held to a risk of 10⁻³ at *one* look, where the e-process may be looked at after every answer.
 
-*Model equality testing* (arXiv 2410.20247) needs several answers to each question, which these pools do not hold.
+*Model equality testing* needs several answers to each question, which these pools do not hold: see `equality`.
 """
 
 from __future__ import annotations
