@@ -26,7 +26,15 @@ DECODERS = (
     *("ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "falcon", "falcon_h1", "falcon_mamba"),
     *("flex_olmo", "gemma", "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "glm", "glm4"),
     *("glm4_moe", "glm4_moe_lite", "gpt2", "gpt_bigcode", "gpt_neox", "gpt_oss", "gptj", "granite"),
-    *("granitemoe", "granitemoehybrid", "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3"),
+    *(
+        "granite_swa",
+        "granitemoe",
+        "granitemoehybrid",
+        "helium",
+        "hunyuan_v1_dense",
+        "hunyuan_v1_moe",
+        "hy_v3",
+    ),
     *(
         "internlm3",
         "jamba",
@@ -87,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             known[kind] = _row(kind)
             with given.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(known[kind]) + "\n")
-            sys.stderr.write(f"{kind}: {known[kind]['way']}\n")
+            sys.stderr.write(f"{kind}: {known[kind]['way']} {known[kind]['reason']}\n")
     table = "\n".join(_table([known[kind] for kind in given.only]))
     sys.stdout.write(table + "\n")
     if given.write:
@@ -107,15 +115,14 @@ def _known(results: Path) -> dict[str, Any]:
 def _row(kind: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            found = proved(kind, Path(folder) / "model")
+            found = proved(kind, Path(folder) / "model", timed=True)
         except Exception as error:
             # Of transformers: it cannot save, load or run its own tiny model.
             found = Proved(
                 architecture=kind,
                 text="",
-                packed=False,
-                way=f"not tried: {type(error).__name__}: {error}",
-                difference=None,
+                way=None,
+                reason=f"not tried: {type(error).__name__}: {error}",
             )
         adapter: float | str | None = None
         if found.difference is not None:
@@ -126,21 +133,24 @@ def _row(kind: str) -> dict[str, Any]:
     return asdict(found) | {"adapter": adapter, "wrapper": kind in WRAPPERS}
 
 
+WAYS: dict[str, str] = {"packed": "packed", "batched": "in batches", "alone": "one by one"}
+
+
 def _table(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
-    yield "| architecture | prompts | shared prefixes | largest difference | adapter |"
-    yield "|---|---|---|---|---|"
+    yield "| architecture | prompts | × | shared prefixes | largest difference | adapter |"
+    yield "|---|---|---|---|---|---|"
     for row in rows:
-        name = row["architecture"]
+        name, reason = row["architecture"], row["reason"]
         if row["wrapper"] and row["text"]:
             name += f" (reads {row['text']})"
-        if row["difference"] is None:
-            reason = row["way"].partition("): ")[2] or row["way"].partition(": ")[2]
-            kind = row["way"].partition(":")[0]
-            yield f"| {name} | {kind}: {_short(reason)} | | | |"
+        if row["way"] is None:
+            told = reason.partition("): ")[2] or reason.partition(": ")[2]
+            yield f"| {name} | {reason.partition(':')[0]}: {_short(told)} | | | | |"
             continue
-        way = "packed" if row["packed"] else f"one by one: {_short(row['way'].partition(': ')[2])}"
-        shared = "yes" if row["packed"] else "no"
-        yield f"| {name} | {way} | {shared} | {row['difference']:.0e} | {_adapter(row['adapter'])} |"
+        way = WAYS[row["way"]] + (f": {_short(reason)}" if reason else "")
+        shared = "yes" if row["way"] == "packed" else "no"
+        times, difference = f"{row['times_as_fast']:.1f}", f"{row['difference']:.0e}"
+        yield f"| {name} | {way} | {times} | {shared} | {difference} | {_adapter(row['adapter'])} |"
 
 
 def _adapter(found: float | str | None) -> str:
