@@ -28,7 +28,7 @@ from monitor.replay.attention import PACKED, PROVEN_ARCHITECTURES
 from monitor.replay.checkpoint import quiet
 from monitor.replay.forward import Forward, RowReader
 from monitor.replay.loaded import LoadedModel, Packing
-from monitor.replay.plan import plan
+from monitor.replay.plan import PADDING, plan
 
 TOLERANCE: Final = {torch.float32: 2e-4, torch.float64: 1e-9, torch.bfloat16: 3e-2}
 """Largest difference of a token's residual stream, relative to its length, that counts as equal."""
@@ -191,20 +191,23 @@ def _proven(
             reason = f"packed, {unequal}"
         with quiet():
             whole.set_attn_implementation(stock)
-    difference, unequal = proof.outcome(replace(loaded, packing=Packing(ground="batched")))
-    if not unequal:
-        packing = Packing(ground="batched", reason=reason, difference=difference)
-    else:
-        packing = Packing(
-            ground="disproven", reason=f"{reason}; in batches, {unequal}", difference=difference
-        )
-    return replace(loaded, packing=packing)
+    # Filled up by far more than in use, else not at all.
+    for proof_padding, padding in ((1.0, PADDING), (0.0, 0.0)):
+        batched = Packing(ground="batched", padding=proof_padding)
+        difference, unequal = proof.outcome(replace(loaded, packing=batched))
+        if not unequal:
+            found = replace(batched, reason=reason, difference=difference, padding=padding)
+            return replace(loaded, packing=found)
+    reason = f"{reason}; in batches, {unequal}"
+    return replace(
+        loaded, packing=Packing(ground="disproven", reason=reason, difference=difference)
+    )
 
 
 def proof_prompts(loaded: LoadedModel, limit: int) -> list[tuple[int, ...]]:
-    """Random prompts: short ones, some with a prefix in common, and two that cross the farthest border."""
+    """Random prompts: short ones, some with a prefix in common or of one length, and two that cross the farthest border."""
     longest = _crossing(loaded.config, limit)
-    lengths = (3, SHARED + 2 * BEYOND, 5, SHARED + BEYOND, BEYOND)
+    lengths = (3, SHARED + 2 * BEYOND, 5, SHARED + BEYOND, BEYOND, BEYOND)
     short = _random_prompts(loaded, lengths)
     short[3] = (*short[1][:SHARED], *short[3][SHARED:])
     if not longest:
@@ -246,8 +249,7 @@ def residuals(
         batch_tokens=batch_tokens,
         min_shared_tokens=SHARED // 2 if loaded.packed else None,
         way=loaded.packing.way,
-        # In use a batch is filled up by far less.
-        padding=1.0,
+        padding=loaded.packing.padding,
     )
     parts: dict[int, torch.Tensor] = {}
 

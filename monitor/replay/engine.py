@@ -201,6 +201,7 @@ class ReplayEngine:
                 batch_tokens=self._batch_tokens,
                 min_shared_tokens=self._least_shared(),
                 way=self.loaded.packing.way,
+                padding=self.loaded.packing.padding,
             ),
             generated=generated,
         )

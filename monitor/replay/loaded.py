@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from monitor.replay.layers import blocks
-from monitor.replay.plan import Way
+from monitor.replay.plan import PADDING, Way
 from monitor.replay.swapped import Place, swapped
 from monitor.replay.variable import VariableKernel
 from monitor.values.identity import ModelIdentity
@@ -30,13 +30,15 @@ class Packing:
     ``excluded``: one by one, by a rule that no short prompt could find out: ``reason`` names it.
 
     ``difference`` is the largest that the proof of this way found, relative to a token's residual
-    stream, and ``seconds`` is what proving took.
+    stream, and ``seconds`` is what proving took. ``padding`` is the largest share of a batch that may be
+    filled up: 0 where only prompts of equal length were read in batches as alone.
     """
 
     ground: Ground
     reason: str = ""
     difference: float | None = None
     seconds: float = 0.0
+    padding: float = PADDING
 
     @property
     def way(self) -> Way:
@@ -52,7 +54,8 @@ class Packing:
         if self.ground == "proven":
             return f"packed, {self._proof}"
         if self.ground == "batched":
-            return f"in batches of like length, {self._proof}: {self.reason}"
+            length = "like" if self.padding else "equal"
+            return f"in batches of {length} length, {self._proof}: {self.reason}"
         if self.ground == "disproven":
             return f"one prompt at a time, found out in {self.seconds:.1f} s: {self.reason}"
         return f"one prompt at a time: {self.reason}"

@@ -85,6 +85,7 @@ class ResidualReader:
             batch_tokens=batch_tokens(self.settings, self.loaded.device),
             min_shared_tokens=None,
             way=self.loaded.packing.way,
+            padding=self.loaded.packing.padding,
         )
         where = {site: index for index, site in enumerate(sites)}
 

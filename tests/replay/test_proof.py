@@ -77,11 +77,15 @@ def test_what_packing_would_change_is_read_in_batches(
     assert found.difference <= TOLERANCE
 
 
-def test_what_batches_would_change_is_read_one_by_one(tmp_path: Path) -> None:
-    """Its sparse attention picks other keys in a batch."""
+def test_what_filling_up_would_change_is_read_in_batches_of_equal_length(tmp_path: Path) -> None:
+    """Of keys that score alike, its sparse attention picks others where a prompt is filled up."""
+    save_tiny(tiny_config("deepseek_v32"), tmp_path)
+    loaded = load_model(settings(tmp_path), 2)
+    assert loaded.packing.way == "batched"
+    assert loaded.packing.padding == 0.0
+    assert loaded.packing.sentence.startswith("in batches of equal length, proven on this copy in")
     found = proved("deepseek_v32", tmp_path)
-    assert found.way == "alone"
-    assert found.reason.startswith("its attention is sparse; in batches, its readings differ by")
+    assert found.way == "batched"
     assert found.difference is not None
     assert found.difference <= TOLERANCE
 
