@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 from benchmarks.architectures.prove import Proved, merged, proved
@@ -87,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path(".cache/architectures.jsonl"))
     parser.add_argument("--write", type=Path, help="page whose table is replaced")
     given = parser.parse_args(arguments)
+    # The CPU seconds of threads that wait for each other would be counted, too.
+    torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     known = _known(given.results)
     given.results.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +150,11 @@ def _table(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
             told = reason.partition("): ")[2] or reason.partition(": ")[2]
             yield f"| {name} | {reason.partition(':')[0]}: {_short(told)} | | | | |"
             continue
-        way = WAYS[row["way"]] + (f": {_short(reason)}" if reason else "")
+        way = WAYS[row["way"]]
+        if row["way"] == "batched" and not row["padding"]:
+            way += " of equal length"
+        if reason:
+            way += f": {_short(reason)}"
         shared = "yes" if row["way"] == "packed" else "no"
         times, difference = f"{row['times_as_fast']:.1f}", f"{row['difference']:.0e}"
         yield f"| {name} | {way} | {times} | {shared} | {difference} | {_adapter(row['adapter'])} |"

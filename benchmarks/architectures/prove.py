@@ -35,6 +35,7 @@ class Proved:
     text: str
     way: Way | None
     reason: str
+    padding: float = 0.0
     difference: float | None = None
     times_as_fast: float | None = None
 
@@ -57,8 +58,9 @@ def proved(kind: str, folder: Path, *, timed: bool = False, **changes: Any) -> P
         text=loaded.config.model_type,
         way=loaded.packing.way,
         reason=loaded.packing.reason,
+        padding=loaded.packing.padding,
         difference=largest_difference(stream(_whole(folder), prompts), found),
-        times_as_fast=speed(loaded, limit=LIMIT) if timed else None,
+        times_as_fast=speed(loaded, limit=LIMIT, prompts=32) if timed else None,
     )
 
 
