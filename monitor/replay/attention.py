@@ -95,6 +95,11 @@ def standing(row: PackedRow) -> Iterator[None]:
         ROW.reset(token)
 
 
+def is_packed() -> bool:
+    """Whether a packed row runs."""
+    return ROW.get(None) is not None
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
