@@ -156,7 +156,8 @@ def _table(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
         if reason:
             way += f": {_short(reason)}"
         shared = "yes" if row["way"] == "packed" else "no"
-        times, difference = f"{row['times_as_fast']:.1f}", f"{row['difference']:.0e}"
+        times = f"{row['times_as_fast']:.1f}" if row["times_as_fast"] else ""
+        difference = f"{row['difference']:.0e}"
         yield f"| {name} | {way} | {times} | {shared} | {difference} | {_adapter(row['adapter'])} |"
 
 
