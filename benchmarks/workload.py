@@ -114,12 +114,16 @@ WORDS = [
 MEDIAN_TOKENS, P95_TOKENS = 120, 600
 
 
+def lengths(n: int, generator: np.random.Generator) -> np.ndarray:
+    """Of ``n`` chats, in tokens: log-normal."""
+    spread = np.log(P95_TOKENS / MEDIAN_TOKENS) / 1.645
+    drawn = np.exp(generator.normal(np.log(MEDIAN_TOKENS), spread, n))
+    return np.clip(drawn, 8, 1_800).astype(int)
+
+
 def workload(n: int, system_words: int, generator: np.random.Generator) -> list[Prompt]:
     """``n`` chats whose lengths are log-normal; half of each is the answer."""
-    spread = np.log(P95_TOKENS / MEDIAN_TOKENS) / 1.645
-    sizes = np.clip(np.exp(generator.normal(np.log(MEDIAN_TOKENS), spread, n)), 8, 1_800).astype(
-        int
-    )
+    sizes = lengths(n, generator)
     system = " ".join(generator.choice(WORDS, system_words))
 
     def text(words: int) -> str:

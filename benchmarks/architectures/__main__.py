@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 from benchmarks.architectures.prove import Proved, merged, proved
@@ -26,7 +27,15 @@ DECODERS = (
     *("ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "falcon", "falcon_h1", "falcon_mamba"),
     *("flex_olmo", "gemma", "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "glm", "glm4"),
     *("glm4_moe", "glm4_moe_lite", "gpt2", "gpt_bigcode", "gpt_neox", "gpt_oss", "gptj", "granite"),
-    *("granitemoe", "granitemoehybrid", "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3"),
+    *(
+        "granite_swa",
+        "granitemoe",
+        "granitemoehybrid",
+        "helium",
+        "hunyuan_v1_dense",
+        "hunyuan_v1_moe",
+        "hy_v3",
+    ),
     *(
         "internlm3",
         "jamba",
@@ -79,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path(".cache/architectures.jsonl"))
     parser.add_argument("--write", type=Path, help="page whose table is replaced")
     given = parser.parse_args(arguments)
+    # The CPU seconds of threads that wait for each other would be counted, too.
+    torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     known = _known(given.results)
     given.results.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             known[kind] = _row(kind)
             with given.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(known[kind]) + "\n")
-            sys.stderr.write(f"{kind}: {known[kind]['way']}\n")
+            sys.stderr.write(f"{kind}: {known[kind]['way']} {known[kind]['reason']}\n")
     table = "\n".join(_table([known[kind] for kind in given.only]))
     sys.stdout.write(table + "\n")
     if given.write:
@@ -107,15 +118,14 @@ def _known(results: Path) -> dict[str, Any]:
 def _row(kind: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            found = proved(kind, Path(folder) / "model")
+            found = proved(kind, Path(folder) / "model", timed=True)
         except Exception as error:
             # Of transformers: it cannot save, load or run its own tiny model.
             found = Proved(
                 architecture=kind,
                 text="",
-                packed=False,
-                way=f"not tried: {type(error).__name__}: {error}",
-                difference=None,
+                way=None,
+                reason=f"not tried: {type(error).__name__}: {error}",
             )
         adapter: float | str | None = None
         if found.difference is not None:
@@ -126,21 +136,29 @@ def _row(kind: str) -> dict[str, Any]:
     return asdict(found) | {"adapter": adapter, "wrapper": kind in WRAPPERS}
 
 
+WAYS: dict[str, str] = {"packed": "packed", "batched": "in batches", "alone": "one by one"}
+
+
 def _table(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
-    yield "| architecture | prompts | shared prefixes | largest difference | adapter |"
-    yield "|---|---|---|---|---|"
+    yield "| architecture | prompts | × | shared prefixes | largest difference | adapter |"
+    yield "|---|---|---|---|---|---|"
     for row in rows:
-        name = row["architecture"]
+        name, reason = row["architecture"], row["reason"]
         if row["wrapper"] and row["text"]:
             name += f" (reads {row['text']})"
-        if row["difference"] is None:
-            reason = row["way"].partition("): ")[2] or row["way"].partition(": ")[2]
-            kind = row["way"].partition(":")[0]
-            yield f"| {name} | {kind}: {_short(reason)} | | | |"
+        if row["way"] is None:
+            told = reason.partition("): ")[2] or reason.partition(": ")[2]
+            yield f"| {name} | {reason.partition(':')[0]}: {_short(told)} | | | | |"
             continue
-        way = "packed" if row["packed"] else f"one by one: {_short(row['way'].partition(': ')[2])}"
-        shared = "yes" if row["packed"] else "no"
-        yield f"| {name} | {way} | {shared} | {row['difference']:.0e} | {_adapter(row['adapter'])} |"
+        way = WAYS[row["way"]]
+        if row["way"] == "batched" and not row["padding"]:
+            way += " of equal length"
+        if reason:
+            way += f": {_short(reason)}"
+        shared = "yes" if row["way"] == "packed" else "no"
+        times = f"{row['times_as_fast']:.1f}" if row["times_as_fast"] else ""
+        difference = f"{row['difference']:.0e}"
+        yield f"| {name} | {way} | {times} | {shared} | {difference} | {_adapter(row['adapter'])} |"
 
 
 def _adapter(found: float | str | None) -> str:

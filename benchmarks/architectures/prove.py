@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from benchmarks.architectures.speed import speed
 from benchmarks.architectures.tiny import save_tiny, tiny_config
 from monitor.errors import ModelError
 from monitor.replay.architectures import largest_difference, proof_prompts, residuals
 from monitor.replay.layers import blocks, model_class, text_stack
 from monitor.replay.model import load_model
+from monitor.replay.plan import Way
 from monitor.settings import ReplaySettings
 
 SITE = 2
@@ -24,33 +26,41 @@ LIMIT = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proved:
-    """``difference``: largest of any token's residual stream, relative to its length; None if refused."""
+    """How the tiny copy was run, and why not packed; ``difference``: largest of any token's residual stream, relative to its length.
+
+    ``times_as_fast``: as one by one, in CPU seconds. Of a refused one ``way`` is None, and so are both.
+    """
 
     architecture: str
     text: str
-    packed: bool
-    way: str
-    difference: float | None
+    way: Way | None
+    reason: str
+    padding: float = 0.0
+    difference: float | None = None
+    times_as_fast: float | None = None
 
 
-def proved(kind: str, folder: Path, **changes: Any) -> Proved:
-    """Save a tiny checkpoint of model type ``kind`` in ``folder``, load it as a worker does, and compare."""
+def proved(kind: str, folder: Path, *, timed: bool = False, **changes: Any) -> Proved:
+    """Save a tiny checkpoint of model type ``kind`` in ``folder``, load it as a worker does, and compare.
+
+    ``changes`` are made to its text part's configuration. ``timed`` as well against one by one.
+    """
     save_tiny(tiny_config(kind, **changes), folder)
     settings = ReplaySettings(model=folder, device="cpu", dtype="float32", max_tokens=LIMIT)
     try:
         loaded = load_model(settings, SITE)
     except ModelError as error:
-        return Proved(
-            architecture=kind, text="", packed=False, way=f"refused: {error}", difference=None
-        )
+        return Proved(architecture=kind, text="", way=None, reason=f"refused: {error}")
     prompts = proof_prompts(loaded, LIMIT)
     found = residuals(loaded, prompts, LIMIT)
     return Proved(
         architecture=kind,
         text=loaded.config.model_type,
-        packed=loaded.packed,
-        way=loaded.packing.sentence,
+        way=loaded.packing.way,
+        reason=loaded.packing.reason,
+        padding=loaded.packing.padding,
         difference=largest_difference(stream(_whole(folder), prompts), found),
+        times_as_fast=speed(loaded, limit=LIMIT, prompts=32) if timed else None,
     )
 
 

@@ -3,10 +3,10 @@
 **Tried.** Every copy reads one short prompt. What cannot be run is refused here, by name, and not at
 the first prompt of a topic.
 
-**Proven.** An architecture that is not on the tested list reads a handful of random prompts twice: one by
-one with its stock attention, and packed, with shared prefixes. Their lengths cross its sliding window
-and its chunk, where it has them and a replay is long enough to notice. Where the residual streams behind the deepest block
-agree token by token within `TOLERANCE`, it is packed; else its prompts are run one at a time.
+**Proven.** An architecture that is not on the tested list reads a handful of random prompts one by one with its stock
+attention, then packed, with shared prefixes, and where that reads otherwise, in batches. Their lengths cross its sliding
+window and its chunk, where it has them and a replay is long enough to notice. Where the residual streams behind the deepest
+block agree token by token within `TOLERANCE`, its prompts are run so; else one at a time.
 
 Legend: t = tokens of a prompt, d = model width.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -28,7 +28,7 @@ from monitor.replay.attention import PACKED, PROVEN_ARCHITECTURES
 from monitor.replay.checkpoint import quiet
 from monitor.replay.forward import Forward, RowReader
 from monitor.replay.loaded import LoadedModel, Packing
-from monitor.replay.plan import plan
+from monitor.replay.plan import PADDING, plan
 
 TOLERANCE: Final = {torch.float32: 2e-4, torch.float64: 1e-9, torch.bfloat16: 3e-2}
 """Largest difference of a token's residual stream, relative to its length, that counts as equal."""
@@ -40,6 +40,9 @@ BORDERS: Final = (
     "attention_window",
     "local_attention",
     "floor_scale",
+    "index_topk",
+    "chunk_size",
+    "mamba_chunk_size",
 )
 """Fields of configurations that hold a number of tokens from which on attention is another."""
 SHARED: Final = 16
@@ -51,14 +54,11 @@ log = get_logger(__name__)
 
 
 def excluded(config: PreTrainedConfig, limit: int) -> str:
-    """Why short prompts could not find out that packing is wrong; empty if they could.
+    """Why short prompts could not find out that several are read otherwise than one; empty if they could.
 
-    Rotary frequencies that depend on the longest prompt of a row (dynamic, longrope) allow packing
+    Rotary frequencies that depend on the longest prompt of a pass (dynamic, longrope) allow several
     only while every prompt stays within the original positions; ``limit`` is the longest replay.
-    Sparse attention picks the keys that a token sees, which packed attention would show it all.
     """
-    if any(name.startswith("index_topk") for name in vars(config)):
-        return "its attention is sparse"
     if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
         return "its attention looks ahead"
     rope = getattr(config, "rope_parameters", None) or {}
@@ -70,6 +70,15 @@ def excluded(config: PreTrainedConfig, limit: int) -> str:
             if limit > original:
                 return f"its positions are rescaled beyond {original} tokens"
     return ""
+
+
+def unpackable(config: PreTrainedConfig) -> str:
+    """Why packing is not even tried; empty if it is.
+
+    Sparse attention picks the keys that a token sees, which packed attention would show it all.
+    """
+    sparse = any(name.startswith("index_topk") for name in vars(config))
+    return "its attention is sparse" if sparse else ""
 
 
 def is_tested(config: PreTrainedConfig) -> bool:
@@ -117,60 +126,88 @@ def tried(loaded: LoadedModel, missing: Sequence[str]) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """Random prompts as the copy reads them alone, against which its other ways are held."""
+
+    prompts: Sequence[tuple[int, ...]]
+    alone: Sequence[torch.Tensor]
+    batch_tokens: int
+
+    def outcome(self, loaded: LoadedModel) -> tuple[float | None, str]:
+        """Largest difference of what ``loaded`` reads, and why that is not equal; empty if it is."""
+        try:
+            found = residuals(loaded, self.prompts, self.batch_tokens)
+        except Exception as error:
+            # Read alone they ran: whatever another way raises says that it does not fit.
+            return None, f"it fails ({type(error).__name__})"
+        difference = largest_difference(self.alone, found)
+        if difference <= TOLERANCE[loaded.dtype]:
+            return difference, ""
+        return difference, f"its readings differ by {difference:.1g}"
+
+
 def proven(loaded: LoadedModel, *, limit: int, batch_tokens: int) -> LoadedModel:
-    """``loaded``, packed if it reads packed prompts as it reads them one by one. Blocks for seconds.
+    """``loaded``, to be run in the fastest way that reads prompts as it reads them alone. Blocks for seconds.
 
     ``limit`` is the longest replay. The copy comes with its stock attention, and keeps it unless
     packing is proven.
     """
     start = time.perf_counter()
+    try:
+        found = _proven(loaded, proof_prompts(loaded, limit), batch_tokens)
+    except ModelError as error:
+        # It ran in `tried`: the prompts that cross its borders are too long for the memory.
+        found = replace(loaded, packing=Packing(ground="disproven", reason=str(error)))
+    packing = replace(found.packing, seconds=time.perf_counter() - start)
+    log.info(
+        "model.packing",
+        architecture=loaded.config.model_type,
+        ground=packing.ground,
+        reason=packing.reason or None,
+        difference=packing.difference,
+        seconds=round(packing.seconds, 2),
+    )
+    return replace(found, packing=packing)
+
+
+def _proven(
+    loaded: LoadedModel, prompts: Sequence[tuple[int, ...]], batch_tokens: int
+) -> LoadedModel:
     whole: Any = loaded.answerer or loaded.model
     stock = whole.config._attn_implementation
-    prompts = proof_prompts(loaded, limit)
-    difference, reason = None, ""
-    try:
-        alone = residuals(loaded, prompts, batch_tokens)
+    proof = _Proof(prompts, residuals(loaded, prompts, batch_tokens), batch_tokens)
+    reason = unpackable(loaded.config)
+    if not reason:
         with quiet():
             whole.set_attn_implementation(PACKED)
         if loaded.model.config._attn_implementation != PACKED:
             reason = "its attention cannot be exchanged"
         else:
-            as_packed = replace(
-                loaded, packing=Packing(ground="proven"), attention=f"packed-{stock}"
-            )
-            difference = largest_difference(alone, residuals(as_packed, prompts, batch_tokens))
-    except Exception as error:
-        # Stock attention ran in `tried`: whatever a forced one raises says that it does not fit.
-        reason = f"packed, it fails ({type(error).__name__})"
-    if not reason and difference is not None and not difference <= TOLERANCE[loaded.dtype]:
-        reason = f"packed, its readings differ by {difference:.1g}"
-    seconds = time.perf_counter() - start
-    if reason:
+            packed = replace(loaded, packing=Packing(ground="proven"), attention=f"packed-{stock}")
+            difference, unequal = proof.outcome(packed)
+            if not unequal:
+                return replace(packed, packing=Packing(ground="proven", difference=difference))
+            reason = f"packed, {unequal}"
         with quiet():
             whole.set_attn_implementation(stock)
-    packing = Packing(
-        ground="disproven" if reason else "proven",
-        reason=reason,
-        difference=difference,
-        seconds=seconds,
-    )
-    log.info(
-        "model.packing",
-        architecture=loaded.config.model_type,
-        ground=packing.ground,
-        reason=reason or None,
-        difference=difference,
-        seconds=round(seconds, 2),
-    )
+    # Filled up by far more than in use, else not at all.
+    for proof_padding, padding in ((1.0, PADDING), (0.0, 0.0)):
+        batched = Packing(ground="batched", padding=proof_padding)
+        difference, unequal = proof.outcome(replace(loaded, packing=batched))
+        if not unequal:
+            found = replace(batched, reason=reason, difference=difference, padding=padding)
+            return replace(loaded, packing=found)
+    reason = f"{reason}; in batches, {unequal}"
     return replace(
-        loaded, packing=packing, attention=loaded.attention if reason else f"packed-{stock}"
+        loaded, packing=Packing(ground="disproven", reason=reason, difference=difference)
     )
 
 
 def proof_prompts(loaded: LoadedModel, limit: int) -> list[tuple[int, ...]]:
-    """Random prompts: short ones, some with a prefix in common, and two that cross the farthest border."""
+    """Random prompts: short ones, some with a prefix in common or of one length, and two that cross the farthest border."""
     longest = _crossing(loaded.config, limit)
-    lengths = (3, SHARED + 2 * BEYOND, 5, SHARED + BEYOND, BEYOND)
+    lengths = (3, SHARED + 2 * BEYOND, 5, SHARED + BEYOND, BEYOND, BEYOND)
     short = _random_prompts(loaded, lengths)
     short[3] = (*short[1][:SHARED], *short[3][SHARED:])
     if not longest:
@@ -211,6 +248,8 @@ def residuals(
         prompts,
         batch_tokens=batch_tokens,
         min_shared_tokens=SHARED // 2 if loaded.packed else None,
+        way=loaded.packing.way,
+        padding=loaded.packing.padding,
     )
     parts: dict[int, torch.Tensor] = {}
 

@@ -6,18 +6,24 @@ Everything but attention works token by token, so prompts can stand in one row w
 each segment attends to itself, causally, and to the kept keys and values of the prefixes it
 continues: by one kernel for the whole row where the device has one that was proven (`variable`),
 else segment by segment. The function is registered with transformers under `PACKED`; transformers
-builds no mask for a name it knows no mask for, and hands ``packed_row`` through from the model's call.
+builds no mask for a name it knows no mask for. So what a mask says besides is said here: windows,
+chunks, attention sinks. The row is a part of the context (`standing`), since not every
+architecture hands what its model is called with down to its attention.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from monitor.replay.variable import Layout, VariableKernel, layout_of
+from monitor.replay.variable import Layout, VariableKernel, layout_of, sent
 
 PACKED = "monitor_packed"
 
@@ -47,10 +53,14 @@ KeysValues = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(slots=True, kw_only=True)
 class PackedSegment:
-    """Tokens [start, stop) of the row. ``chain`` are the kept prefixes it continues, root first."""
+    """Tokens [start, stop) of the row, the first at position ``first`` of its prompt.
+
+    ``chain`` are the kept prefixes it continues, root first.
+    """
 
     start: int
     stop: int
+    first: int = 0
     chain: tuple[int, ...] = ()
     keep: int | None = None
 
@@ -68,7 +78,26 @@ class PackedRow:
     exact_softmax: bool = False
     kernel: VariableKernel | None = None
     layout: Layout | None = None
-    masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int, int, int | None, int | None], torch.Tensor] = field(default_factory=dict)
+
+
+ROW: ContextVar[PackedRow] = ContextVar("packed row")
+"""The row that runs; set by `standing`."""
+
+
+@contextmanager
+def standing(row: PackedRow) -> Iterator[None]:
+    """Within the context, packed attention is that of ``row``."""
+    token = ROW.set(row)
+    try:
+        yield
+    finally:
+        ROW.reset(token)
+
+
+def is_packed() -> bool:
+    """Whether a packed row runs."""
+    return ROW.get(None) is not None
 
 
 def packed_attention(
@@ -78,16 +107,23 @@ def packed_attention(
     value: torch.Tensor,
     _attention_mask: torch.Tensor | None,
     *,
-    packed_row: PackedRow,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_ignored: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of query [1, h, t, e] over key, value [1, g, t, e], segment by segment: [1, t, h, e]."""
+    """Attention of query [1, h, t, e] over key, value [1, g, t, e], segment by segment: [1, t, h, e].
+
+    ``s_aux`` [h] are the logits of attention sinks: each head may look at nothing instead.
+    """
+    packed_row = ROW.get()
     block = int(module.layer_idx)  # type: ignore[arg-type]
+    chunk = _chunk_size(module, block)
+    query = _own_temperature(module, query, packed_row)
     _keep(packed_row, block, key, value)
-    if packed_row.kernel is not None and softcap is None and not packed_row.exact_softmax:
+    openly = softcap is not None or s_aux is not None or packed_row.exact_softmax
+    if packed_row.kernel is not None and chunk is None and not openly:
         return _at_once(
             query, key, value, block, packed_row, scaling=scaling, window=sliding_window
         ), None
@@ -103,11 +139,17 @@ def packed_attention(
         keys = torch.cat([*(k for k, _ in parts), own[0]], dim=2) if parts else own[0]
         values = torch.cat([*(v for _, v in parts), own[1]], dim=2) if parts else own[1]
         mask = _mask(
-            packed_row, here.stop - here.start, keys.shape[2], sliding_window, query.device
+            packed_row, here.stop - here.start, keys.shape[2], sliding_window, chunk, query.device
         )
-        if softcap is not None or packed_row.exact_softmax:
+        if openly:
             result = _open(
-                query[:, :, here], keys, values, mask=mask, scaling=scaling, softcap=softcap
+                query[:, :, here],
+                keys,
+                values,
+                mask=mask,
+                scaling=scaling,
+                softcap=softcap,
+                sinks=s_aux,
             )
         else:
             result = functional.scaled_dot_product_attention(
@@ -163,23 +205,68 @@ def _at_once(
     return row.kernel(queries, keys, values, layout, scaling=scaling, window=window)[None]
 
 
+def _chunk_size(module: torch.nn.Module, block: int) -> int | None:
+    """Tokens of a chunk beyond which the block does not look back; None where it may see everything.
+
+    Of Llama 4, whose blocks are told their chunks by the mask alone.
+    """
+    config = getattr(module, "config", None)
+    kinds = getattr(config, "layer_types", None)
+    if not kinds or kinds[block] != "chunked_attention":
+        return None
+    return int(config.attention_chunk_size)  # type: ignore[union-attr]
+
+
+def _own_temperature(module: torch.nn.Module, query: torch.Tensor, row: PackedRow) -> torch.Tensor:
+    """``query`` scaled by its tokens' positions in their own prompts, where it was by those in the row.
+
+    Llama 4, in its blocks without rotary positions: ``1 + attn_scale·ln(1 + ⌊(p + 1) / floor_scale⌋)``, p being
+    counted from the start of the pass, whatever ``position_ids`` say.
+    """
+    tuned: Any = module
+    if not getattr(tuned, "attn_temperature_tuning", False) or getattr(tuned, "use_rope", True):
+        return query
+    own = torch.cat(
+        [torch.arange(one.first, one.first + one.stop - one.start) for one in row.segments]
+    )
+    scales = [
+        torch.log1p(torch.floor((positions + 1.0) / tuned.floor_scale)) * tuned.attn_scale + 1.0
+        for positions in (own, torch.arange(len(own)))
+    ]
+    if torch.equal(*scales):
+        return query
+    ratio = sent(scales[0] / scales[1], query.device)
+    return (query * ratio[:, None]).to(query.dtype)
+
+
 def _mask(
-    row: PackedRow, queries: int, keys: int, window: int | None, device: torch.device
+    row: PackedRow,
+    queries: int,
+    keys: int,
+    window: int | None,
+    chunk: int | None,
+    device: torch.device,
 ) -> torch.Tensor | None:
     """Who may see whom [queries, keys]; None when plain causal attention says the same.
 
-    The last query stands at the last key. A window of w sees w keys, its own among them.
+    The last query stands at the last key, the first key at the start of the prompt. A window of w sees w
+    keys, its own among them; a chunk of c those that stand in the same stretch of c.
     """
     if window is not None and keys <= window:
         window = None
-    if queries == keys and window is None and not row.exact_softmax:
+    if chunk is not None and keys <= chunk:
+        chunk = None
+    if queries == keys and window is None and chunk is None and not row.exact_softmax:
         return None
-    known = (queries, keys, window)
+    known = (queries, keys, window, chunk)
     if known not in row.masks:
         before = keys - queries
         allowed = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(before)
         if window is not None:
             allowed = allowed.triu(before - window + 1)
+        if chunk is not None:
+            stretch = torch.arange(keys, device=device) // chunk
+            allowed &= stretch[before:, None] == stretch
         row.masks[known] = allowed
     return row.masks[known]
 
@@ -192,8 +279,12 @@ def _open(
     mask: torch.Tensor | None,
     scaling: float | None,
     softcap: float | None,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """``softmax(softcap·tanh(q kᵀ·scaling / softcap)) v`` with the softmax in float32 or wider."""
+    """``softmax(softcap·tanh(q kᵀ·scaling / softcap)) v`` with the softmax in float32 or wider.
+
+    ``sinks`` [h] stand in the softmax as one more logit of each head, with nothing to give.
+    """
     groups = query.shape[1] // keys.shape[1]
     keys = keys.repeat_interleave(groups, dim=1)
     values = values.repeat_interleave(groups, dim=1)
@@ -204,7 +295,11 @@ def _open(
         mask = torch.ones(weights.shape[2:], dtype=torch.bool, device=weights.device).tril()
     weights = weights.masked_fill(~mask, float("-inf"))
     wide = torch.promote_types(weights.dtype, torch.float32)
-    return torch.softmax(weights, dim=-1, dtype=wide).to(values.dtype) @ values
+    if sinks is not None:
+        column = sinks.to(weights.dtype)[:, None, None].expand(1, -1, weights.shape[2], 1)
+        weights = torch.cat([weights, column], dim=-1)
+    shares = torch.softmax(weights, dim=-1, dtype=wide).to(values.dtype)
+    return shares[..., : keys.shape[2]] @ values
 
 
 AttentionInterface.register(PACKED, packed_attention)

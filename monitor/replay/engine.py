@@ -200,6 +200,8 @@ class ReplayEngine:
                 [one.ids for one in replays],
                 batch_tokens=self._batch_tokens,
                 min_shared_tokens=self._least_shared(),
+                way=self.loaded.packing.way,
+                padding=self.loaded.packing.padding,
             ),
             generated=generated,
         )

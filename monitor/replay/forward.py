@@ -1,31 +1,31 @@
 """Run planned batches through the model; halve a batch that does not fit into memory.
 
-Legend: t = tokens of one forward pass, d = model width.
+A batch stands in its pass as the copy's packing says: packed side by side in one row, or below each other
+in rows that are filled up on the right. No mask is needed then: what a decoder makes of a token does
+not depend on later ones, be it attention or a recurrent state.
+
+Legend: t = tokens of one forward pass, d = model width, b = rows, l = tokens of the longest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 
-from monitor.replay.attention import KeysValues, PackedRow, PackedSegment
+from monitor.replay.attention import KeysValues, PackedRow, PackedSegment, standing
 from monitor.replay.loaded import LoadedModel
 from monitor.replay.plan import Plan, Segment
 from monitor.replay.taps import tapped
 from monitor.replay.variable import sent
 
+FILLING: Final = 0
+"""The id behind a shorter row's end. Any will do: no token that is read depends on it."""
 RowReader = Callable[[int, torch.Tensor], None]
-"""Takes a site and its residual stream [t, d] for the whole row."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Row:
-    """Segments that stand side by side in one forward pass, and who reads it."""
-
-    members: tuple[int, ...]
-    read: RowReader
+"""Takes a site and its residual stream [t, d] for all tokens of the pass, segment by segment."""
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class Forward:
     def run(self) -> None:
         """Run every batch. Segments behind a failed prefix fail with it."""
         for batch in self.plan.batches:
-            pending = [batch] if self.loaded.packed else [(index,) for index in reversed(batch)]
+            pending = [batch]
             while pending:
                 members = tuple(i for i in pending.pop() if self.failed.isdisjoint(self._chain(i)))
                 if members and not self._fits(members):
@@ -80,22 +80,28 @@ class Forward:
         segments = [self.plan.segments[index] for index in members]
         total = sum(len(segment.ids) for segment in segments)
         read = self.start_row(members, total)
-        readers = {
-            site: (lambda residual, site=site: read(site, residual[0])) for site in self.sites
-        }
         loaded = self.loaded
-        ids = sent(torch.tensor([[i for s in segments for i in s.ids]]), loaded.device)
         inputs: dict[str, object] = {}
+        row: AbstractContextManager[None] = nullcontext()
+        flat: Callable[[torch.Tensor], torch.Tensor]
         if loaded.packed:
-            inputs["packed_row"] = self._packed(members, segments)
+            ids = torch.tensor([[i for s in segments for i in s.ids]])
+            row = standing(self._packed(members, segments))
             positions = torch.cat([torch.arange(s.first, s.first + len(s.ids)) for s in segments])
             inputs["position_ids"] = sent(positions[None], loaded.device)
+            flat = _first
+        else:
+            ids, flat = _filled_up([segment.ids for segment in segments], loaded.device)
+        readers = {
+            site: (lambda residual, site=site: read(site, flat(residual))) for site in self.sites
+        }
         with (
             torch.inference_mode(),
             loaded.fused.at_work(),
+            row,
             tapped(loaded.blocks, readers),
         ):
-            loaded.model(input_ids=ids, use_cache=False, **inputs)
+            loaded.model(input_ids=sent(ids, loaded.device), use_cache=False, **inputs)
         self.finish_row(members)
         self.passes += 1
         self.tokens += total
@@ -109,6 +115,7 @@ class Forward:
                 PackedSegment(
                     start=start,
                     stop=stop,
+                    first=segment.first,
                     chain=segment.chain,
                     keep=index if segment.shared else None,
                 )
@@ -120,6 +127,24 @@ class Forward:
             exact_softmax=self.loaded.attention.endswith("eager"),
             kernel=self.loaded.kernel,
         )
+
+
+def _first(residual: torch.Tensor) -> torch.Tensor:
+    return residual[0]
+
+
+def _filled_up(
+    rows: Sequence[tuple[int, ...]], device: torch.device
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """Ids [b, l] of ``rows``, and what takes their own tokens [t, d] out of a stream [b, l, d]."""
+    if len(rows) == 1:
+        return torch.tensor(rows), _first
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + (FILLING,) * (longest - len(row)) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    own = (torch.arange(longest) < lengths[:, None]).flatten().nonzero()[:, 0]
+    places = sent(own, device)
+    return ids, lambda residual: residual.flatten(0, 1)[places]
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

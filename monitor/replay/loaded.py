@@ -10,11 +10,12 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from monitor.replay.layers import blocks
+from monitor.replay.plan import PADDING, Way
 from monitor.replay.swapped import Place, swapped
 from monitor.replay.variable import VariableKernel
 from monitor.values.identity import ModelIdentity
 
-Ground = Literal["tested", "proven", "disproven", "excluded"]
+Ground = Literal["tested", "proven", "batched", "disproven", "excluded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,21 +24,27 @@ class Packing:
 
     ``tested``: packed, an architecture that the project's tests compare with transformers.
     ``proven``: packed, since this very copy read short prompts packed as it reads them alone.
-    ``disproven``: one by one, since it did not: ``reason`` says what happened.
+    ``batched``: in batches of like length, since it read short prompts so as it reads them alone;
+    ``reason`` says why not packed.
+    ``disproven``: one by one, since it did neither: ``reason`` says what happened.
     ``excluded``: one by one, by a rule that no short prompt could find out: ``reason`` names it.
 
-    ``difference`` is the largest that the proof found, relative to a token's residual stream, and
-    ``seconds`` is what the proof took.
+    ``difference`` is the largest that the proof of this way found, relative to a token's residual
+    stream, and ``seconds`` is what proving took. ``padding`` is the largest share of a batch that may be
+    filled up: 0 where only prompts of equal length were read in batches as alone.
     """
 
     ground: Ground
     reason: str = ""
     difference: float | None = None
     seconds: float = 0.0
+    padding: float = PADDING
 
     @property
-    def packed(self) -> bool:
-        return self.ground in ("tested", "proven")
+    def way(self) -> Way:
+        if self.ground == "batched":
+            return "batched"
+        return "packed" if self.ground in ("tested", "proven") else "alone"
 
     @property
     def sentence(self) -> str:
@@ -45,10 +52,17 @@ class Packing:
         if self.ground == "tested":
             return "packed"
         if self.ground == "proven":
-            return f"packed, proven on this copy in {self.seconds:.1f} s (difference {self.difference:.1g})"
+            return f"packed, {self._proof}"
+        if self.ground == "batched":
+            length = "like" if self.padding else "equal"
+            return f"in batches of {length} length, {self._proof}: {self.reason}"
         if self.ground == "disproven":
             return f"one prompt at a time, found out in {self.seconds:.1f} s: {self.reason}"
         return f"one prompt at a time: {self.reason}"
+
+    @property
+    def _proof(self) -> str:
+        return f"proven on this copy in {self.seconds:.1f} s (difference {self.difference:.1g})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +87,8 @@ class LoadedModel:
 
     ``model`` is the stack of blocks without LM head, ``answerer`` the whole model around the same
     weights when it was loaded in full, ``config`` the full model's own configuration (of a
-    multimodal one, that of its text part). ``packing`` says whether rows of several prompts may be
-    run at once; otherwise prompts are run one at a time. ``kernel`` takes the attention of such a row
+    multimodal one, that of its text part). ``packing`` says whether several prompts may be
+    run at once, and how. ``kernel`` takes the attention of such a row
     at once, where one was found and proven. ``identity`` is that of the full model,
     every hash known. ``served`` is the precision that a quantised checkpoint is served in, empty for
     an open one: the copy has its weights dequantised, and activations that are not quantised. ``fused``
@@ -96,7 +110,7 @@ class LoadedModel:
 
     @property
     def packed(self) -> bool:
-        return self.packing.packed
+        return self.packing.way == "packed"
 
     @property
     def rules(self) -> dict[str, object]:

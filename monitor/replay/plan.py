@@ -1,10 +1,17 @@
-"""Which tokens to run, in which forward pass: nothing twice, no padding, no row over the budget."""
+"""Which tokens to run, in which forward pass: nothing twice, little or no padding, no pass over the budget."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final, Literal
+
+Way = Literal["packed", "batched", "alone"]
+"""How segments stand in a forward pass: side by side in one row, below each other in rows that are filled up
+on the right, or each in a pass of its own."""
+PADDING: Final = 0.05
+"""Largest share of a batch's places that may be filled up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +42,17 @@ class Plan:
 
 
 def plan(
-    rows: Sequence[tuple[int, ...]], *, batch_tokens: int, min_shared_tokens: int | None
+    rows: Sequence[tuple[int, ...]],
+    *,
+    batch_tokens: int,
+    min_shared_tokens: int | None,
+    way: Way = "packed",
+    padding: float = PADDING,
 ) -> Plan:
-    """Plan distinct ``rows`` of token ids. ``min_shared_tokens`` None: share no prefixes."""
+    """Plan distinct ``rows`` of token ids. ``min_shared_tokens`` None: share no prefixes.
+
+    ``batch_tokens`` bounds the places of a pass, filled up ones among them; a longer row stands alone.
+    """
     paths: list[tuple[int, ...]]
     if min_shared_tokens is None:
         segments = [Segment(ids=row) for row in rows]
@@ -49,7 +64,7 @@ def plan(
     return Plan(
         segments=tuple(segments),
         paths=tuple(paths),
-        batches=tuple(_batches(segments, batch_tokens)),
+        batches=tuple(_batches(segments, batch_tokens, way, padding)),
     )
 
 
@@ -94,22 +109,50 @@ def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     return length
 
 
-def _batches(segments: Sequence[Segment], budget: int) -> list[tuple[int, ...]]:
-    """Prefixes before what continues them; within a level, longest first into the first row with room."""
+def _batches(
+    segments: Sequence[Segment], budget: int, way: Way, padding: float
+) -> list[tuple[int, ...]]:
+    """Prefixes before what continues them; within a level, longest first."""
     batches: list[tuple[int, ...]] = []
     for level in sorted({len(segment.chain) for segment in segments}):
         members = [i for i, segment in enumerate(segments) if len(segment.chain) == level]
         members.sort(key=lambda i: (-len(segments[i].ids), i))
-        open_rows: list[list[int]] = []
-        room: list[int] = []
-        for index in members:
-            size = len(segments[index].ids)
-            fitting = next((r for r, left in enumerate(room) if left >= size), None)
-            if fitting is None:
-                open_rows.append([index])
-                room.append(budget - size)
-            else:
-                open_rows[fitting].append(index)
-                room[fitting] -= size
-        batches += [tuple(row) for row in open_rows]
+        sizes = [len(segments[i].ids) for i in members]
+        if way == "packed":
+            found = _filled(sizes, budget)
+        elif way == "batched":
+            found = _alike(sizes, budget, padding)
+        else:
+            found = [[place] for place in range(len(sizes))]
+        batches += [tuple(members[place] for place in batch) for batch in found]
+    return batches
+
+
+def _filled(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Each of the ``sizes``, longest first, into the first row that has room for it."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for place, size in enumerate(sizes):
+        fitting = next((r for r, left in enumerate(room) if left >= size), None)
+        if fitting is None:
+            rows.append([place])
+            room.append(budget - size)
+        else:
+            rows[fitting].append(place)
+            room[fitting] -= size
+    return rows
+
+
+def _alike(sizes: Sequence[int], budget: int, padding: float) -> list[list[int]]:
+    """Neighbours of the ``sizes``, longest first, while at most ``padding`` of their batch is filled up."""
+    batches: list[list[int]] = []
+    for place, size in enumerate(sizes):
+        if batches:
+            batch = batches[-1]
+            places = sizes[batch[0]] * (len(batch) + 1)
+            held = sum(sizes[other] for other in batch) + size
+            if places <= budget and places - held <= padding * places:
+                batch.append(place)
+                continue
+        batches.append([place])
     return batches

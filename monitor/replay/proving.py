@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from monitor.replay.attention import KeysValues, PackedRow, PackedSegment
+from monitor.replay.attention import KeysValues, PackedRow, PackedSegment, standing
 from monitor.replay.layers import blocks
 from monitor.replay.taps import tapped
 from monitor.replay.variable import VariableKernel, sent
@@ -63,6 +63,7 @@ def short_residuals(
                 PackedSegment(
                     start=end - length,
                     stop=end,
+                    first=first,
                     chain=chain,
                     keep=0 if not chain and end == PREFIX else None,
                 )
@@ -76,12 +77,12 @@ def short_residuals(
         positions = torch.cat([torch.arange(first, first + length) for length in lengths])
         with (
             torch.inference_mode(),
+            standing(row),
             tapped(stack, {last: lambda residual: found.append(residual[0].float())}),
         ):
             model(
                 input_ids=sent(ids, device),
                 position_ids=sent(positions[None], device),
-                packed_row=row,
                 use_cache=False,
             )
     return torch.cat(found)

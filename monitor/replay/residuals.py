@@ -84,6 +84,8 @@ class ResidualReader:
             [one.ids for one in rows],
             batch_tokens=batch_tokens(self.settings, self.loaded.device),
             min_shared_tokens=None,
+            way=self.loaded.packing.way,
+            padding=self.loaded.packing.padding,
         )
         where = {site: index for index, site in enumerate(sites)}
 

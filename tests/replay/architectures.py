@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, set_seed
 
+from monitor.replay.plan import Way
+
 LAYERS = 4
 WINDOW = 8
 COMMON: dict[str, Any] = {
@@ -61,16 +63,27 @@ PACKED: dict[str, tuple[str, dict[str, Any]]] = {
         | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
     ),
 }
-ONE_BY_ONE: dict[str, tuple[str, dict[str, Any]]] = {
+OTHERS: dict[str, tuple[str, dict[str, Any], Way]] = {
     "gpt_oss with sinks": (
         "GptOssConfig",
         COMMON | EXPERTS | {"head_dim": 8, "sliding_window": WINDOW, "layer_types": MIXED},
+        "packed",
     ),
     "bloom with alibi": (
         "BloomConfig",
         {"vocab_size": 400, "hidden_size": 32, "n_layer": LAYERS, "n_head": 4},
+        "batched",
     ),
-    "mamba": ("MambaConfig", {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": LAYERS}),
+    "mamba": (
+        "MambaConfig",
+        {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": LAYERS},
+        "batched",
+    ),
+    "lfm2 with convolutions": (
+        "Lfm2Config",
+        COMMON | {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)},
+        "batched",
+    ),
     "phi3 beyond its original positions": (
         "Phi3Config",
         COMMON
@@ -84,8 +97,10 @@ ONE_BY_ONE: dict[str, tuple[str, dict[str, Any]]] = {
                 "original_max_position_embeddings": 64,
             },
         },
+        "alone",
     ),
 }
+"""Architectures that are not on the list, and how they are run."""
 
 
 def save_drawn(config: Any, tokenizer: Any, folder: Path) -> Path:

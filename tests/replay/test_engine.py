@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from monitor.errors import BadInput, ConfigurationError, ModelError
+from monitor.replay.attention import ROW
 from monitor.replay.engine import ReplayEngine
+from monitor.replay.loaded import Packing
 from monitor.replay.model import LoadedModel, identity_of, load_model
 from monitor.replay.residuals import ResidualReader
 from monitor.replay.taps import tapped
@@ -291,7 +293,7 @@ class Memory:
         self.error = error or torch.OutOfMemoryError
 
     def __call__(self, _module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if inputs[0].shape[1] > self.limit:
+        if inputs[0].shape[:2].numel() > self.limit:
             self.refused += 1
             raise self.error("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
@@ -312,6 +314,40 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     memory = Memory(loaded, 150, error)
     np.testing.assert_allclose(readings(engine.replay(traffic)), usual, atol=TOLERANCE)
     assert memory.refused == engine.statistics.splits > 0
+
+
+@pytest.fixture
+def in_batches(llama: Llama) -> Llama:
+    """The same model as one that cannot be packed."""
+    loaded, settings = llama
+    loaded.model.set_attn_implementation("sdpa")
+    return replace(loaded, packing=Packing(ground="batched"), attention="sdpa"), settings
+
+
+def test_batches_read_as_rows_in_their_order_and_are_halved(
+    llama: Llama, in_batches: Llama, features: list[Feature], traffic: list[Prompt]
+) -> None:
+    loaded, settings = in_batches
+    engine = ReplayEngine(loaded, features, settings)
+    found = readings(engine.replay(traffic))
+    one_by_one = replace(loaded, packing=Packing(ground="excluded"))
+    alone = ReplayEngine(one_by_one, features, settings)
+    np.testing.assert_allclose(found, readings(alone.replay(traffic)), atol=TOLERANCE)
+    assert engine.statistics.passes < alone.statistics.passes == len(traffic) - 1
+    assert engine.statistics.tokens_run == alone.statistics.tokens_run
+    memory = Memory(loaded, 250)
+    np.testing.assert_allclose(readings(engine.replay(traffic)), found, atol=TOLERANCE)
+    assert memory.refused == engine.statistics.splits > 0
+
+
+def test_residuals_are_read_in_batches_too(in_batches: Llama, traffic: list[Prompt]) -> None:
+    loaded, settings = in_batches
+    alone = replace(loaded, packing=Packing(ground="excluded"))
+    usual, found = (
+        ResidualReader(copy, settings).mean_residuals(traffic, (1, 2), "response")
+        for copy in (alone, loaded)
+    )
+    np.testing.assert_allclose(found, usual, atol=TOLERANCE)
 
 
 def test_prompt_too_large_for_memory_is_a_dead_letter(
@@ -339,7 +375,7 @@ def test_prompt_behind_a_prefix_that_does_not_fit_is_tried_alone(
     forward = block.forward
 
     def full(self: Any, *args: Any, **kwargs: Any) -> Any:
-        row = kwargs["packed_row"]
+        row = ROW.get()
         if any(segment.keep is not None for segment in row.segments):
             raise torch.OutOfMemoryError("no room for keys and values")
         return forward(self, *args, **kwargs)

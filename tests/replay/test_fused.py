@@ -32,7 +32,7 @@ from monitor.replay.loaded import Fused
 from monitor.replay.model import load_model
 from monitor.settings import ReplaySettings
 from monitor.values.features import Feature
-from tests.replay.architectures import ONE_BY_ONE, PACKED
+from tests.replay.architectures import OTHERS, PACKED
 
 EXACT = 1e-12
 """Relative distance allowed in float64. Stock norms compute in float32 even then."""
@@ -154,7 +154,7 @@ def settings(folder: Path, **changes: Any) -> ReplaySettings:
 
 @pytest.mark.parametrize("name", LISTED)
 def test_which_pieces_an_architecture_has(name: str, tiny_model: Callable[[Any], Path]) -> None:
-    kind, options = (PACKED | ONE_BY_ONE)[name]
+    kind, options, *_ = (PACKED | OTHERS)[name]
     folder = tiny_model(getattr(transformers, kind)(**options))
     assert load_model(settings(folder), 2).fused.kinds == LISTED[name]
 

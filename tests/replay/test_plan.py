@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.replay.plan import Plan, plan
+from monitor.replay.plan import PADDING, Plan, plan
 
 rows_of_ids = st.lists(
     st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), max_size=12, unique=True
@@ -61,3 +61,34 @@ def test_rows_are_filled_longest_first() -> None:
     work = plan(rows, batch_tokens=10, min_shared_tokens=None)
     sizes = [[len(work.segments[i].ids) for i in batch] for batch in work.batches]
     assert sizes == [[9, 1], [7, 3], [5]]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    budget=st.integers(1, 300),
+    padding=st.just(PADDING) | st.floats(0.0, 1.0),
+)
+def test_batches_are_of_like_length_and_within_the_budget(
+    sizes: list[int], budget: int, padding: float
+) -> None:
+    rows = [(index,) * size for index, size in enumerate(sizes)]
+    work = plan(rows, batch_tokens=budget, min_shared_tokens=None, way="batched", padding=padding)
+    assert [spelled(work, index) for index in range(len(rows))] == rows
+    assert sorted(i for batch in work.batches for i in batch) == list(range(len(rows)))
+    for batch in work.batches:
+        lengths = [len(work.segments[index].ids) for index in batch]
+        places = len(batch) * max(lengths)
+        assert places <= budget or len(batch) == 1
+        assert places - sum(lengths) <= padding * places
+
+
+def test_prompts_of_one_length_share_a_pass() -> None:
+    rows = [(index,) * size for index, size in enumerate([40, 7, 40, 7, 39, 100])]
+    work = plan(rows, batch_tokens=2_048, min_shared_tokens=None, way="batched")
+    assert [sorted(batch) for batch in work.batches] == [[5], [0, 2, 4], [1, 3]]
+
+
+def test_alone_is_a_pass_for_each_longest_first() -> None:
+    rows = [(index,) * size for index, size in enumerate([3, 9, 3])]
+    work = plan(rows, batch_tokens=2_048, min_shared_tokens=None, way="alone")
+    assert work.batches == ((1,), (0,), (2,))

@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from monitor.replay.attention import packed_attention
+from monitor.replay.attention import is_packed, packed_attention
 from monitor.replay.fused.piece import Piece
 from monitor.replay.fused.product import fits, product
 
@@ -49,7 +49,7 @@ class Heads(Piece):
         **given: Any,
     ) -> tuple[torch.Tensor, None]:
         stock: Any = self.stock
-        if "packed_row" not in given or past_key_values is not None or position_embeddings is None:
+        if not is_packed() or past_key_values is not None or position_embeddings is None:
             left: tuple[torch.Tensor, None] = stock(
                 hidden_states=hidden_states,
                 position_embeddings=position_embeddings,
