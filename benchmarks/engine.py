@@ -21,10 +21,12 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,9 @@ from monitor.values.scores import Replayed
 Ways = dict[str, Callable[[], np.ndarray]]
 
 
-def matmul_seconds(engine: ReplayEngine, tokens: Sequence[int]) -> float:
+def matmul_seconds(
+    engine: ReplayEngine, tokens: Sequence[int], clock: Callable[[], float]
+) -> float:
     """Time of the bare matrix products of the truncated model on rows of these sizes."""
     shapes: dict[tuple[int, int], int] = {}
     for module in engine.loaded.blocks.modules():
@@ -66,10 +70,10 @@ def matmul_seconds(engine: ReplayEngine, tokens: Sequence[int]) -> float:
             for size in tokens:
                 row = torch.randn(1, size, inputs, **drawn)
                 product(row, layer)
-                start = waited(engine.loaded.device)
+                start = clock()
                 for _ in range(3):
                     product(row, layer)
-                total += (waited(engine.loaded.device) - start) / 3 * count
+                total += (clock() - start) / 3 * count
     return total
 
 
@@ -109,7 +113,13 @@ def measure(options: argparse.Namespace, system_words: int, dtype: Any) -> dict[
             given = (python, options.model, dtype, options.threads, rows, features)
             ways |= peers.enter_context(vllm_ways(*given))
         seconds, readings = timed(options, ways, loaded.device)
-    return figures(engine, prepared, rows, seconds, readings)
+    clock = clock_of(options, loaded.device)
+    return figures(engine, prepared, rows, seconds, readings, clock)
+
+
+def clock_of(options: argparse.Namespace, device: torch.device) -> Callable[[], float]:
+    """Seconds that passed, or with ``--cpu-time`` those that this process computed."""
+    return time.process_time if options.cpu_time else partial(waited, device)
 
 
 def timed(
@@ -118,14 +128,15 @@ def timed(
     """Seconds of each way in each round, the ways one after the other, and what they read."""
     if options.ways:
         ways = {n: w for n, w in ways.items() if any(wanted in n for wanted in options.ways)}
+    clock = clock_of(options, device)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     readings: dict[str, np.ndarray] = {}
     for index in range(options.rounds + options.warm_rounds):
         for name, way in ways.items():
-            start = waited(device)
+            start = clock()
             readings[name] = way()
             if index >= options.warm_rounds:
-                seconds[name].append(waited(device) - start)
+                seconds[name].append(clock() - start)
     return seconds, readings
 
 
@@ -135,6 +146,7 @@ def figures(
     rows: Sequence[Tokens],
     seconds: dict[str, list[float]],
     readings: dict[str, np.ndarray],
+    clock: Callable[[], float],
 ) -> dict[str, Any]:
     reference = readings["transformers, one by one"]
     row_sizes = [
@@ -157,7 +169,7 @@ def figures(
             if not np.isnan(read).any()  # as of a way that reads nothing
         },
         "reading_deviation": float(reference.std(axis=0).mean()),
-        "share_of_matmul_limit": matmul_seconds(engine, row_sizes) / median["engine"],
+        "share_of_matmul_limit": matmul_seconds(engine, row_sizes, clock) / median["engine"],
     }
 
 
@@ -238,6 +250,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warm-rounds", type=int, default=0, help="before what is counted")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count the process's own time: for one thread on a machine that others use",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", nargs="+", choices=tuple(DTYPES), default=["float32"])

@@ -85,7 +85,8 @@ def build_watched(settings: Settings) -> Instrument:
         database = connect(settings.postgres)
         try:
             until_answered(
-                lambda: found.extend(dtypes_before(database)(pack_id)), threading.Event()
+                lambda: found.extend(dtypes_before(database, settings.replay)(pack_id)),
+                threading.Event(),
             )
         finally:
             database.dispose()

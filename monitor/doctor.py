@@ -206,7 +206,7 @@ def _alternatives(settings: Settings, held: Mapping[str, int]) -> str:
 def _dtypes_before(settings: Settings, pack_id: str) -> Sequence[str]:
     """None without a database: what is wrong with it is a finding of its own."""
     with suppress(MonitorError):
-        return dtypes_before(connect(settings.postgres))(pack_id)
+        return dtypes_before(connect(settings.postgres), settings.replay)(pack_id)
     return ()
 
 

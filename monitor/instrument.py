@@ -17,7 +17,7 @@ from monitor.errors import ConfigurationError
 from monitor.logs import get_logger
 from monitor.score.fit import pack_or_shipped, require_fit
 from monitor.score.pack import Pack
-from monitor.settings import Settings
+from monitor.settings import ReplaySettings, Settings
 from monitor.store.baselines import load_baseline
 from monitor.store.database import transaction
 from monitor.store.workers import latest_canaries
@@ -51,15 +51,26 @@ KnownDtypes = Callable[[str], Sequence[str]]
 """The dtypes that the scores of the pack of this id are in; empty: it has none."""
 
 
-def dtypes_before(database: Engine) -> KnownDtypes:
-    """Of the pack's approved baseline; without one, of the last worker that read the pack on a CPU."""
+def dtypes_before(database: Engine, replay: ReplaySettings) -> KnownDtypes:
+    """Of the pack's approved baseline; without one, of the last worker whose copy reproduced the pack's canaries.
+
+    Workers on a CPU follow those on a CPU, workers on a GPU those on a GPU.
+    """
 
     def known(pack_id: str) -> Sequence[str]:
+        from monitor.replay.pace import on_cpu
+
         with transaction(database) as c:
             if baseline := load_baseline(c, pack_id=pack_id):
                 return baseline.fingerprint.dtypes
             runs = latest_canaries(c, datetime.fromtimestamp(0, UTC))
-        ours = [r for r in runs if (r.lineage.pack_id, r.lineage.device) == (pack_id, "cpu")]
+        ours = [
+            run
+            for run in runs
+            if run.reproduced
+            and run.lineage.pack_id == pack_id
+            and (run.lineage.device == "cpu") == on_cpu(replay)
+        ]
         return [max(ours, key=lambda run: run.ran_at).lineage.dtype] if ours else []
 
     return known
@@ -73,7 +84,7 @@ def build_instrument(
     """Load pack and model, and refuse a pack that was made for another model.
 
     ``accept`` may refuse the pack for another reason, before the model's weights are read. With
-    ``before`` the dtype that ``replay.dtype: auto`` leaves open on a CPU is found out; else it is float32.
+    ``before`` the dtype that ``replay.dtype: auto`` leaves open is found out; without, it is float32 on a CPU.
     """
     from monitor.replay.alternatives import built, require_features
     from monitor.replay.engine import ReplayEngine
@@ -128,25 +139,28 @@ def _loaded(settings: Settings, pack: Pack, before: KnownDtypes | None) -> tuple
     """
     from monitor.replay.engine import ReplayEngine
     from monitor.replay.model import load_model
-    from monitor.replay.pace import WORTH, dtype_open, paced
+    from monitor.replay.pace import WORTH, dtype_open, on_cpu, paced
 
     def read(dtype: str) -> LoadedModel:
         replay = settings.replay.model_copy(update={"dtype": dtype})
         return load_model(replay, pack.deepest_site, full=settings.whole_copy)
 
-    if before is None or not dtype_open(settings.replay):
+    slow = on_cpu(settings.replay)
+    if not dtype_open(settings.replay) or (before is None and slow):
         return read(settings.replay.dtype), ""
-    if known := before(pack.pack_id):
+    if before is not None and (known := before(pack.pack_id)):
         dtype = "float32" if "float32" in known else "bfloat16"
         return read(dtype), f"the pack's scores so far are in {' and '.join(known)}"
-    if settings.whole_copy:
+    if settings.whole_copy and slow:
         return read("float32"), "the whole copy is asked what it would say, too"
     if not pack.canaries:
         return read("float32"), "the pack has no canaries to try bfloat16 on"
-    pace = paced(settings.replay)
-    said = f"bfloat16 is {pace.ratio:.2f} times as fast as float32 here"
-    if not pace.worth:
-        return read("float32"), f"{said}, less than {WORTH:g}"
+    said = "bfloat16 is the faster one on a GPU"
+    if slow:
+        pace = paced(settings.replay)
+        said = f"bfloat16 is {pace.ratio:.2f} times as fast as float32 here"
+        if not pace.worth:
+            return read("float32"), f"{said}, less than {WORTH:g}"
     copy, tolerance = read("bfloat16"), settings.pack.canary_tolerance
     engine = ReplayEngine(copy, pack.features, settings.replay, pack.covariates)
     apart = largest_deviation(pack, engine, datetime.now(UTC))

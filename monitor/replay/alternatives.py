@@ -178,10 +178,13 @@ def built(
 
 
 def _other(folder: Path, loaded: LoadedModel, settings: ReplaySettings, where: str) -> LoadedModel:
-    """The model in ``folder``, placed as the copy is."""
+    """The model in ``folder``, placed as the copy is, and in its dtype."""
     try:
+        dtype = str(loaded.dtype).removeprefix("torch.")
         other = load_model(
-            settings.model_copy(update={"model": folder, "adapter": None}), 0, full=True
+            settings.model_copy(update={"model": folder, "adapter": None, "dtype": dtype}),
+            0,
+            full=True,
         )
     except ModelError as error:
         raise ModelError(f"{where}: {error}", hint=error.hint) from error

@@ -40,8 +40,13 @@ class Pace:
 
 
 def dtype_open(settings: ReplaySettings) -> bool:
-    """Whether ``replay.dtype`` leaves it to this machine's CPU; on a GPU ``auto`` is bfloat16."""
-    return settings.dtype == "auto" and placement(settings)[0].type == "cpu"
+    """Whether ``replay.dtype`` leaves it to this machine and the pack's canaries."""
+    return settings.dtype == "auto"
+
+
+def on_cpu(settings: ReplaySettings) -> bool:
+    """Whether the copy of ``settings`` runs on this machine's CPU."""
+    return placement(settings)[0].type == "cpu"
 
 
 def paced(settings: ReplaySettings) -> Pace:

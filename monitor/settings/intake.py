@@ -225,8 +225,8 @@ class ReplaySettings(Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 …")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="auto: bfloat16 on a GPU; on a CPU that of the pack's scores so far, else bfloat16 "
-        "where it is at least 1.3 times as fast and the pack's canaries read as recorded, else float32",
+        description="auto: that of the pack's scores so far, else bfloat16 where the pack's canaries read "
+        "as recorded in it and, on a CPU, it is at least 1.3 times as fast, else float32",
     )
     attention: Literal["sdpa", "eager"] = "sdpa"
     max_tokens: int = Field(2_048, ge=16, description="longer prompts are cut and marked")
