@@ -150,6 +150,7 @@ def validity(found: Mapping[str, Any]) -> Iterator[str]:
             "runs that pass 100 (1 %)",
             "largest e-value",
             "detector's alarms",
+            "other languages alone: runs that pass 20, 100; alarms",
             "mean wager by share bet on",
         ],
         [
@@ -159,6 +160,7 @@ def validity(found: Mapping[str, Any]) -> Iterator[str]:
                 *(f"{one['runs']} of {row['runs']}" for one in row["crossed"].values()),
                 f"{math.exp(row['largest_log_e_value']):.1f}",
                 f"{row['detector_alarms']} of {row['runs']}",
+                _alone(row["alone"]),
                 ", ".join(
                     f"{mean:.3f} ± {error:.3f}"
                     for mean, error in zip(row["mean_wager"], row["mean_wager_error"], strict=True)
@@ -167,6 +169,13 @@ def validity(found: Mapping[str, Any]) -> Iterator[str]:
             for law, row in ((law, found[law]) for law in laws)
         ],
     )
+
+
+def _alone(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    passed = ", ".join(str(one["runs"]) for one in row["crossed"].values())
+    return f"{passed}; {row['detector_alarms']} of {row['runs']}"
 
 
 def causes(found: Mapping[str, Any]) -> Iterator[str]:
