@@ -110,12 +110,14 @@ def held(
 ) -> dict[str, Any]:
     """``ran``: with `HARDEST` alone, whose places are ``alone``, and with all topics."""
     wins = np.exp(gains)
-    one_topic = {"topic": HARDEST, "answers_in_pool": len(alone), **_ended(ran[True])}
+    one_topic = None
+    if ran[True]:
+        one_topic = {"topic": HARDEST, "answers_in_pool": len(alone), **_ended(ran[True])}
     return {
         "answers_in_pool": len(pool),
         "answers_a_run": ANSWERS,
         **_ended(ran[False]),
-        "alone": one_topic if ran[True] else None,
+        "alone": one_topic,
         "same_tokens": float(pool.same.mean()),
         "mean_wager": wins.mean(axis=0).tolist(),
         "mean_wager_error": (wins.std(axis=0, ddof=1) / math.sqrt(len(wins))).tolist(),
