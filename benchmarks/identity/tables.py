@@ -187,10 +187,11 @@ def causes(found: Mapping[str, Any]) -> Iterator[str]:
         ):
             yield from table(
                 [
-                    f"{title} ({float(weighed):.0%} weighed)",
+                    f"{title} ({_witnessing(weighed)})",
                     *(f"`{verdict}`" for verdict in VERDICTS),
                     "nobody paged",
                     "median prompts until a page",
+                    "at the end",
                 ],
                 [
                     [
@@ -198,10 +199,18 @@ def causes(found: Mapping[str, Any]) -> Iterator[str]:
                         *(str(row["verdict"].get(verdict, "")) for verdict in VERDICTS),
                         str(row["quiet"] or ""),
                         _number(row["median_prompts"]),
+                        ", ".join(f"`{verdict}` {n}" for verdict, n in row["history"].items()),
                     ]
                     for name, row in its[kind].items()
                 ],
             )
+
+
+def _witnessing(name: str) -> str:
+    weighed, *twins = name.split(", twins ")
+    return f"{float(weighed):.0%} weighed" + (
+        f", {float(twins[0]):.0%} with a twin" if twins else ""
+    )
 
 
 def plots(found: Mapping[str, Mapping[str, Any]]) -> None:

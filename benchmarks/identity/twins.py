@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from monitor.values.features import Feature
 from monitor.values.prompts import EVERYTHING
 from monitor.values.scores import SCORE_BINS, Bucket
 from monitor.values.twin import TwinState
+
+_Sums = TypeVar("_Sums", Counts, Doubles)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +180,8 @@ class Pairs:
         return START + minute * self.settings.drift.bucket
 
 
-def _before(each: Counts | Doubles) -> Counts | Doubles:
+def _before(each: _Sums) -> _Sums:
     """Sums before each minute [m + 1, …] of what each one has [m, …]."""
     nothing = np.zeros((1, *each.shape[1:]), each.dtype)
-    return np.concatenate([nothing, each.cumsum(axis=0)])
+    found: _Sums = np.concatenate([nothing, each.cumsum(axis=0)])
+    return found
