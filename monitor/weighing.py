@@ -169,7 +169,8 @@ class Weighing:
             outcome.weighed,
             said_by="settings" if assumed else outcome.weighed.said_by,
             # An estimated law counts as sharp.
-            unchecked=sharp and not counted,
+            sharp=sharp,
+            counted=counted,
         )
 
     def _untold(self, prompt: Prompt, reason: NotWeighed) -> bool:

@@ -86,13 +86,16 @@ def told(evaluations):
     return [(e.type, e.alert.labels) for seen in evaluations for e in seen.events]
 
 
-def test_users_who_change_the_topic_are_named(traffic, settings, watcher):
+def test_answers_that_moved_while_nothing_read_the_prompts_are_undecided(
+    traffic, settings, watcher
+):
+    """The weights may be the same behind another system prompt that no record tells."""
     traffic.approve(settings)
     seen = traffic.minutes(15, shift=(1.5, 0.0), watcher=watcher)
     events = [e for evaluation in seen for e in evaluation.events]
     assert {e.alert.labels.get("feature") for e in events} == {"toxic"}
     details = events[-1].alert.details
-    assert details["cause"] == "input_shift"
+    assert details["cause"] == "undecided"
     assert details["witnesses"]["identity"]["finding"] == "steady"
     assert details["witnesses"]["identity"]["surprise"]["high"] < 0.15
     assert "answers are what the copy would say" in details["verdict"]
@@ -148,7 +151,7 @@ def test_a_new_name_for_the_same_model_is_no_model_shift(traffic, settings, watc
     traffic.model = "served-renamed"
     seen = traffic.minutes(12, watcher=watcher)
     shown = next(d for d in seen[-1].drifts if (d.segment, d.window) == ("all", "15m"))
-    assert shown.cause is Cause.INPUT_SHIFT
+    assert shown.cause is Cause.UNDECIDED
     findings = {w.name: w.finding for w in shown.witnesses}
     assert (findings["labels"], findings["identity"]) == ("moved", "steady")
 

@@ -112,6 +112,8 @@ def test_an_answer_of_a_sharp_law_is_unchecked_unless_the_server_counted_as_many
         (found,) = weighed(["common"], law=law, served=served)
         assert isinstance(found, Surprise)
         assert found.unchecked is expected, served
+        assert found.sharp
+        assert found.counted is not expected
     assert weighed(["common"], law=law, served=ServedCounts(completion_tokens=3)) == [
         NotWeighed.OTHER_TOKENS
     ]
@@ -129,3 +131,8 @@ def test_an_answer_of_a_law_that_nothing_sharpens_needs_no_count(law: Sampling) 
     (found,) = weighed(["common"], law=law)
     assert isinstance(found, Surprise)
     assert not found.unchecked
+    assert not found.counted
+    (found,) = weighed(["common"], law=law, served=ServedCounts(completion_tokens=2))
+    assert isinstance(found, Surprise)
+    assert found.counted
+    assert not found.sharp

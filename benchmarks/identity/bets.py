@@ -20,17 +20,20 @@ TOLERANCE = IdentitySettings().tolerance
 
 def wagered(pool: Pool, law: str) -> Doubles:
     """The log gains [n, s] of the pool's answers, at the default tolerance; no token count is in the log."""
-    unchecked = LAWS[law].sharp
-    return np.array(
-        [wagers(replace(one, unchecked=unchecked), TOLERANCE) for one in pool.surprises]
-    )
+    return _wagered(pool, law, counted=False)
 
 
-def counted(pool: Pool) -> Doubles:
-    """As `wagered` where the log holds the server's token counts: answers that are split otherwise win nothing."""
-    gains = np.array([wagers(one, TOLERANCE) for one in pool.surprises])
+def counted(pool: Pool, law: str) -> Doubles:
+    """As `wagered` where the log holds the server's token counts: answers with other ones are left out."""
+    gains = _wagered(pool, law, counted=True)
     found: Doubles = np.where((pool.drawn_tokens == pool.tokens)[:, None], gains, 0.0)
     return found
+
+
+def _wagered(pool: Pool, law: str, *, counted: bool) -> Doubles:
+    sharp = LAWS[law].sharp
+    found = [replace(one, sharp=sharp, counted=counted) for one in pool.surprises]
+    return np.array([wagers(one, TOLERANCE) for one in found])
 
 
 def highest(gains: Doubles) -> Doubles:

@@ -5,9 +5,12 @@
 20 prompts a minute at temperature 1, two hours of the copy's answers to core questions, then six hours of
 
 - *users change*: the copy's answers to questions of other topics, in a mixture drawn anew for every run;
-- *fine-tune*, *adapter*, *quantiser*: the reckless organism, the adapter of 8 steps, weights of 4 bits, on core questions;
+- *fine-tune*, *adapter*, *quantiser*: the reckless organism, the adapter of 8 steps, weights of 4 bits;
 - *template or system prompt*: in turn another chat template than the copy's, and a system prompt that no log holds;
 - *instrument*: in the copy's place stands one of 4 bits or one with an adapter; what its canaries read was measured.
+
+Core questions are those that all speakers were asked, each as often: where only who answers changes, nothing else does. Each
+scene is run with every answer weighed, with twins of every prompt beside that, and with one in five of both.
 
 Shifts of the input alone last a day each, the copy answering throughout: topics that rotate by the hour, a new customer (one topic
 comes to 30 % to 60 %), other languages (20 % to 60 %), a system prompt that is reworded where logs hold it.
@@ -29,6 +32,7 @@ import numpy as np
 
 from benchmarks.identity.pools import WANTED, load_canaries, load_pools
 from benchmarks.identity.questions import questions
+from benchmarks.identity.twins import Pairs
 from benchmarks.identity.watching import (
     PER_MINUTE,
     QUIET,
@@ -52,8 +56,25 @@ AFTER: Final = 6 * 60
 DAY: Final = 24 * 60
 """Minutes of a shift of the input alone."""
 BASELINE_MINUTES: Final = 1_000
-WEIGHED: Final = (1.0, 0.2)
-"""Shares of the answers that are weighed (``identity.share``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witnessing:
+    """Shares of the answers that are weighed (``identity.share``) and of the prompts that have a twin (``twin.share``)."""
+
+    weighed: float
+    twins: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.weighed:g}" + (f", twins {self.twins:g}" if self.twins else "")
+
+
+WITNESSING: Final = (
+    Witnessing(weighed=1.0),
+    Witnessing(weighed=1.0, twins=1.0),
+    Witnessing(weighed=0.2, twins=0.2),
+)
 USUAL: Final[Mapping[str, float]] = {"core": 1.0}
 EXPECTED: Final[Mapping[str, Cause]] = {
     "users change": Cause.INPUT_SHIFT,
@@ -170,7 +191,7 @@ class Play:
 
     kind: str
     name: str
-    weighed: float
+    witnessing: Witnessing
     run: int
 
 
@@ -181,7 +202,7 @@ def played(stage: Stage, play: Play) -> Told:
         stage.answers,
         stage.binned,
         scenes[play.name],
-        play.weighed,
+        play.witnessing,
         stage.faults[play.run % len(stage.faults)] if play.name == "instrument" else 0.0,
         play.run,
         np.random.default_rng([stage.seed, number, play.run]),
@@ -210,22 +231,22 @@ def six_causes(options: argparse.Namespace) -> dict[str, Any]:
     runs = {kind: min(most, options.runs) for kind, most in runs.items()}
     # The longest first, so that no process is left with one at the end.
     plays = [
-        Play(kind=kind, name=name, weighed=weighed, run=run)
+        Play(kind=kind, name=name, witnessing=witnessing, run=run)
         for kind in ("input_shifts", "causes", "beside")
-        for weighed in WEIGHED
+        for witnessing in WITNESSING
         for name in SCENES[kind]
         for run in range(runs[kind])
     ]
-    told: dict[float, dict[str, dict[str, list[Told]]]] = {
-        weighed: {kind: {name: [] for name in scenes} for kind, scenes in SCENES.items()}
-        for weighed in WEIGHED
+    told: dict[str, dict[str, dict[str, list[Told]]]] = {
+        one.name: {kind: {name: [] for name in scenes} for kind, scenes in SCENES.items()}
+        for one in WITNESSING
     }
     for play, found in spread_over(played, stage, plays, options.jobs):
-        told[play.weighed][play.kind][play.name].append(found)
+        told[play.witnessing.name][play.kind][play.name].append(found)
     return {
         "per_minute": PER_MINUTE,
         "canaries": canaries,
-        "weighed": {f"{weighed:g}": summary(its) for weighed, its in told.items()},
+        "weighed": {name: summary(its) for name, its in told.items()},
     }
 
 
@@ -233,22 +254,36 @@ def watched(
     answers: Answers,
     binned: Binned,
     passing: Passing,
-    weighed: float,
+    witnessing: Witnessing,
     canary: float,
     run: int,
     generator: np.random.Generator,
 ) -> Told:
-    settings = settings_of(weighed)
+    settings = settings_of(witnessing.weighed, witnessing.twins)
     baseline = drawn(answers, USUAL, BASELINE_MINUTES, generator)
     before = drawn(answers, USUAL, BEFORE, generator)
     places = np.concatenate([before, passing(answers, run, generator)])
+    weighed = generator.random(places.shape) < witnessing.weighed
+    watching = world(answers.read, answers.questions, baseline, settings.drift, binned)
+    pairs = None
+    if witnessing.twins:
+        twins = answers.others.drawn(places, generator)
+        paired = generator.random(places.shape) < witnessing.twins
+        pairs = Pairs(
+            features=watching.features,
+            settings=settings,
+            scores=answers.read.scores.astype(np.float64),
+            places=places,
+            twins=np.where(paired, twins, -1),
+        )
     return Run(
         answers=answers,
-        world=world(answers.read, answers.questions, baseline, settings.drift, binned),
+        world=watching,
         settings=settings,
         places=places,
-        weighed=generator.random(places.shape) < weighed,
+        weighed=weighed,
         before=BEFORE,
+        pairs=pairs,
         canary=canary,
     ).told()
 
@@ -263,12 +298,18 @@ def summary(told: Mapping[str, Mapping[str, Sequence[Told]]]) -> dict[str, Any]:
     return {
         **found,
         "right": _rated([one.verdict == expected for one, expected in causes]),
+        "named_wrongly": sum(
+            one.verdict not in (expected, Cause.UNDECIDED, Cause.UNKNOWN)
+            for one, expected in causes
+        ),
         "right_at_the_end": _rated([one.history == expected for one, expected in causes]),
         "input_shifts_called_model_shift": sum(
             one.accused or Cause.MODEL_SHIFT in (one.paged, one.history) for one in shifts
         ),
         "input_shifts_named": sum(one.verdict == Cause.INPUT_SHIFT for one in shifts),
         "input_shifts_all": len(shifts),
+        "input_shifts_paged": sum(one.paged != QUIET for one in shifts),
+        "input_shifts_paged_named": sum(one.paged == Cause.INPUT_SHIFT for one in shifts),
     }
 
 

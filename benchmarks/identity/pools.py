@@ -95,7 +95,7 @@ class Pool:
 
     @cached_property
     def log_bets(self) -> Doubles:
-        """[n, c]"""
+        """[n, c], at the price of odd tokens that an answer pays whose tokens nobody counted."""
         return np.array([one.log_bets for one in self.surprises])
 
     @cached_property
@@ -162,6 +162,12 @@ def keep(pool: Pool, file: Path) -> None:
         "drawn_tokens": pool.drawn_tokens,
         "same": pool.same,
         "log_bets": pool.log_bets,
+        "counted_bets": np.array(
+            [
+                one.log_bets if one.counted_bets is None else one.counted_bets
+                for one in pool.surprises
+            ]
+        ),
         "said": np.array(json.dumps(said)),
         **{name: np.array([getattr(one, name) for one in pool.surprises]) for name in _FIELDS},
     }
@@ -172,7 +178,7 @@ def kept(file: Path) -> Pool:
     with np.load(file) as found:
         said = json.loads(str(found["said"]))
         columns = {name: found[name].tolist() for name in _FIELDS}
-        bets = found["log_bets"]
+        bets, counted = found["log_bets"], found["counted_bets"]
         return Pool(
             question=found["question"],
             texts=said["texts"],
@@ -180,6 +186,7 @@ def kept(file: Path) -> Pool:
                 Surprise(
                     law=law,
                     log_bets=bets[row],
+                    counted_bets=counted[row] if law == "sampled" else None,
                     **{name: column[row] for name, column in columns.items()},
                 )
                 for row, law in enumerate(said["laws"])

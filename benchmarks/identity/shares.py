@@ -142,7 +142,7 @@ def traffic_of(options: argparse.Namespace) -> Traffic:
         other=len(copy) + np.arange(len(reckless)),
         gains={
             False: np.concatenate([wagered(copy, "1"), wagered(reckless, "1")]),
-            True: np.concatenate([counted(copy), counted(reckless)]),
+            True: np.concatenate([counted(copy, "1"), counted(reckless, "1")]),
         },
         world=world(
             read,

@@ -150,6 +150,7 @@ def validity(found: Mapping[str, Any]) -> Iterator[str]:
             "runs that pass 100 (1 %)",
             "largest e-value",
             "detector's alarms",
+            "other languages alone: runs that pass 20, 100; alarms",
             "mean wager by share bet on",
         ],
         [
@@ -159,6 +160,7 @@ def validity(found: Mapping[str, Any]) -> Iterator[str]:
                 *(f"{one['runs']} of {row['runs']}" for one in row["crossed"].values()),
                 f"{math.exp(row['largest_log_e_value']):.1f}",
                 f"{row['detector_alarms']} of {row['runs']}",
+                _alone(row["alone"]),
                 ", ".join(
                     f"{mean:.3f} ± {error:.3f}"
                     for mean, error in zip(row["mean_wager"], row["mean_wager_error"], strict=True)
@@ -167,6 +169,13 @@ def validity(found: Mapping[str, Any]) -> Iterator[str]:
             for law, row in ((law, found[law]) for law in laws)
         ],
     )
+
+
+def _alone(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    passed = ", ".join(str(one["runs"]) for one in row["crossed"].values())
+    return f"{passed}; {row['detector_alarms']} of {row['runs']}"
 
 
 def causes(found: Mapping[str, Any]) -> Iterator[str]:
@@ -178,10 +187,11 @@ def causes(found: Mapping[str, Any]) -> Iterator[str]:
         ):
             yield from table(
                 [
-                    f"{title} ({float(weighed):.0%} weighed)",
+                    f"{title} ({_witnessing(weighed)})",
                     *(f"`{verdict}`" for verdict in VERDICTS),
                     "nobody paged",
                     "median prompts until a page",
+                    "at the end",
                 ],
                 [
                     [
@@ -189,10 +199,18 @@ def causes(found: Mapping[str, Any]) -> Iterator[str]:
                         *(str(row["verdict"].get(verdict, "")) for verdict in VERDICTS),
                         str(row["quiet"] or ""),
                         _number(row["median_prompts"]),
+                        ", ".join(f"`{verdict}` {n}" for verdict, n in row["history"].items()),
                     ]
                     for name, row in its[kind].items()
                 ],
             )
+
+
+def _witnessing(name: str) -> str:
+    weighed, *twins = name.split(", twins ")
+    return f"{float(weighed):.0%} weighed" + (
+        f", {float(twins[0]):.0%} with a twin" if twins else ""
+    )
 
 
 def plots(found: Mapping[str, Mapping[str, Any]]) -> None:

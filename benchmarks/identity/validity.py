@@ -3,7 +3,8 @@
     python -m benchmarks.identity validity --model FOLDER --cache DIR [--runs 400] [--seed 0]
 
 10,000 answers a run at each law, with and without the server's token counts in the log. Topics drift: their shares
-wander with the hour, so that no stretch is like another. Answers are drawn with replacement from the pool, so what is tried is the process on the answers
+wander with the hour, so that no stretch is like another. As many runs again hold nothing but other languages, which the
+tokenizer splits into many small pieces: the hardest topic, and a service may have no other. Answers are drawn with replacement from the pool, so what is tried is the process on the answers
 that there are; a pool's own mean of each wager stands beside it, which must not be above 1.
 
 Legend: r = runs, n = answers, s = shares that are bet on.
@@ -32,6 +33,8 @@ ANSWERS = 10_000
 HONEST = {"1": "copy-1", "0.7": "copy-0.7", "0": "bfloat16-0"}
 """Who speaks at each law. At temperature 0 a server that computes in bfloat16: the copy itself would give nothing away."""
 ALPHAS = (0.05, 0.01)
+HARDEST = "other languages"
+"""The topic that is also tried alone."""
 PER_HOUR = 60 * PER_MINUTE
 
 
@@ -58,33 +61,63 @@ class Honest:
 
     pools: Mapping[str, Pool]
     gains: Mapping[str, Doubles]
+    alone: Mapping[str, Counts]
+    """By law the places of `HARDEST`."""
     seed: int
 
 
-def run(honest: Honest, item: tuple[str, int]) -> tuple[float, bool]:
+def only(pool: Pool, topic: str) -> Counts:
+    """Its places."""
+    every = questions()
+    return np.flatnonzero([every[place].topic == topic for place in pool.question])
+
+
+def run(honest: Honest, item: tuple[str, bool, int]) -> tuple[float, bool]:
     """The largest log e-value of 10,000 answers, and whether the detector in force alarmed."""
-    law, number = item
+    law, alone, number = item
     generator = np.random.default_rng([honest.seed, 4, number])
-    own = honest.gains[law][drifting(honest.pools[law], ANSWERS, generator)]
+    if alone:
+        places = honest.alone[law]
+        passing = places[generator.integers(len(places), size=ANSWERS)]
+    else:
+        passing = drifting(honest.pools[law], ANSWERS, generator)
+    own = honest.gains[law][passing]
     minutes = own.reshape(-1, PER_MINUTE, len(SHARES)).sum(axis=1)
     return float(highest(own[None])[0]), bool(first_alarm(minutes[None], LIMIT)[0] > 0)
 
 
-def held(pool: Pool, gains: Doubles, ran: Sequence[tuple[float, bool]]) -> dict[str, Any]:
+def _ended(ran: Sequence[tuple[float, bool]]) -> dict[str, Any]:
+    """What the runs came to."""
     largest = np.array([one for one, _ in ran])
     crossed: dict[str, Any] = {}
     for alpha in ALPHAS:
         count = int((largest >= -math.log(alpha)).sum())
         bound = rate_bound(count, len(ran))
         crossed[f"{alpha:g}"] = {"runs": count, "interval_95": [bound.low, bound.high]}
-    wins = np.exp(gains)
     return {
-        "answers_in_pool": len(pool),
-        "answers_a_run": ANSWERS,
         "runs": len(ran),
         "crossed": crossed,
         "largest_log_e_value": float(largest.max()),
         "detector_alarms": sum(alarmed for _, alarmed in ran),
+    }
+
+
+def held(
+    pool: Pool,
+    gains: Doubles,
+    alone: Counts,
+    ran: Mapping[bool, Sequence[tuple[float, bool]]],
+) -> dict[str, Any]:
+    """``ran``: with `HARDEST` alone, whose places are ``alone``, and with all topics."""
+    wins = np.exp(gains)
+    one_topic = None
+    if ran[True]:
+        one_topic = {"topic": HARDEST, "answers_in_pool": len(alone), **_ended(ran[True])}
+    return {
+        "answers_in_pool": len(pool),
+        "answers_a_run": ANSWERS,
+        **_ended(ran[False]),
+        "alone": one_topic,
         "same_tokens": float(pool.same.mean()),
         "mean_wager": wins.mean(axis=0).tolist(),
         "mean_wager_error": (wins.std(axis=0, ddof=1) / math.sqrt(len(wins))).tolist(),
@@ -98,10 +131,20 @@ def valid(options: argparse.Namespace) -> dict[str, Any]:
     gains: dict[str, Doubles] = {}
     for law, name in HONEST.items():
         pools[law] = pools[f"{law}, counted"] = loaded[name]
-        gains[law], gains[f"{law}, counted"] = wagered(loaded[name], law), counted(loaded[name])
-    items = [(law, number) for law in pools for number in range(options.runs)]
-    honest = Honest(pools=pools, gains=gains, seed=options.seed)
-    ran: dict[str, list[tuple[float, bool]]] = {law: [] for law in pools}
-    for (law, _), found in spread_over(run, honest, items, options.jobs):
-        ran[law].append(found)
-    return {law: held(pools[law], gains[law], ran[law]) for law in pools}
+        gains[law], gains[f"{law}, counted"] = (
+            wagered(loaded[name], law),
+            counted(loaded[name], law),
+        )
+    alone = {law: only(pools[law], HARDEST) for law in pools}
+    items = [
+        (law, one, number)
+        for law in pools
+        for one in ((False, True) if len(alone[law]) else (False,))
+        for number in range(options.runs)
+    ]
+    honest = Honest(pools=pools, gains=gains, alone=alone, seed=options.seed)
+    ran: dict[str, dict[bool, list[tuple[float, bool]]]]
+    ran = {law: {False: [], True: []} for law in pools}
+    for (law, one, _), found in spread_over(run, honest, items, options.jobs):
+        ran[law][one].append(found)
+    return {law: held(pools[law], gains[law], alone[law], ran[law]) for law in pools}

@@ -1,7 +1,7 @@
 """A watcher without a database: traffic of real answers passes, and somebody is paged or not, with a verdict.
 
 Every figure and decision is made by the functions that the watcher calls: `persona.simulated` for the features'
-windows, detectors and rules, `drift.identity` for the tests, `vouching` for witnesses and verdicts, `alert` for
+windows, detectors and rules, `drift.identity` and `drift.twin` for the tests, `vouching` for witnesses and verdicts, `alert` for
 the rules. The first minutes are the copy's own answers and fill the windows; the detectors of drift begin behind
 them, as everywhere in `persona.simulated`, the tests of identity with the first.
 
@@ -10,38 +10,42 @@ Legend: n = answers, m = minutes, p = prompts a minute, s = shares that are bet 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
 from benchmarks.identity.bets import wagered
 from benchmarks.identity.pools import Pool
 from benchmarks.identity.questions import Question
+from benchmarks.identity.twins import Others, Pairs
 from benchmarks.persona.minutes import START
 from benchmarks.persona.pools import Readings
 from benchmarks.persona.simulated import Watch, World
 from monitor.alert.identity import identity_condition
 from monitor.alert.policy import conditions, transition
+from monitor.alert.twin import twin_condition
 from monitor.drift import cause, sequential
 from monitor.drift.identity import Stream, taken_in
 from monitor.score.pack import Pack
-from monitor.settings import IdentityRule, IdentitySettings, Settings
-from monitor.values.alerts import Alert, AlertState
+from monitor.settings import IdentityRule, IdentitySettings, Settings, TwinSettings
+from monitor.values.alerts import Alert, AlertState, Condition
 from monitor.values.arrays import Counts, Doubles
 from monitor.values.drift import Drift
 from monitor.values.prompts import EVERYTHING
 from monitor.values.scores import CanaryRun, Lineage
 from monitor.values.surprise import IdentityBucket, IdentityState, Tally
-from monitor.values.witnesses import Cause
-from monitor.vouching import Heard, with_causes
+from monitor.values.twin import TwinState
+from monitor.values.witnesses import Cause, Verdict
+from monitor.vouching import Heard, average_run_length, with_causes
 
 PER_MINUTE: Final = 20
 SERVED: Final = "served@1"
 QUIET: Final = "quiet"
+_State = TypeVar("_State", IdentityState, TwinState)
 _LINEAGE: Final = Lineage(
     pack_id="p",
     model_id="copy",
@@ -54,10 +58,11 @@ _LINEAGE: Final = Lineage(
 )
 
 
-def settings_of(weighed: float) -> Settings:
-    """The defaults; each family of detectors has half of the false alarms (`vouching.average_run_length`)."""
-    defaults = Settings(identity=IdentitySettings(share=weighed))
-    length = defaults.drift.average_run_length * 2
+def settings_of(weighed: float, twins: float = 0.0) -> Settings:
+    """The defaults; each family of detectors has its part of the false alarms (`vouching.average_run_length`)."""
+    identity, twin = IdentitySettings(share=weighed), TwinSettings(share=twins)
+    defaults = Settings(identity=identity, twin=twin)
+    length = average_run_length(defaults)
     drift = defaults.drift.model_copy(update={"average_run_length": length})
     return defaults.model_copy(update={"drift": drift})
 
@@ -73,7 +78,10 @@ class Answers:
     sums: Doubles
     """Tokens, excess and variance [n, 3]."""
     members: Mapping[str, Counts]
-    """Places by speaker; of the copy's also by topic (``topic: NAME``), and its answers to core questions (``core``)."""
+    """Places by speaker; of the copy's also by topic (``topic: NAME``), and its answers to ``core`` questions. Those are
+    the core questions that every speaker answered, as are all places of other speakers: who answers changes alone then."""
+    others: Others
+    """The copy's further answers to each question."""
 
 
 def answers_of(pools: Mapping[str, Pool], every: Sequence[Question], pack: Pack) -> Answers:
@@ -85,7 +93,13 @@ def answers_of(pools: Mapping[str, Pool], every: Sequence[Question], pack: Pack)
     places = np.concatenate([pool.question for pool in pools.values()])
     asked = [every[place] for place in places]
     copy = members["copy"]
-    members["core"] = copy[np.array([asked[index].core for index in copy])]
+    core = {place for place, one in enumerate(every) if one.core}
+    shared = core.intersection(*(pool.question.tolist() for pool in pools.values()))
+    with_them = np.isin(places, sorted(shared))
+    members = {
+        name: its if name == "copy" else its[with_them[its]] for name, its in members.items()
+    }
+    members["core"] = copy[with_them[copy]]
     with_core = {one.topic for one in every if one.core}
     for topic in sorted({one.topic for one in every} - with_core):
         members[f"topic: {topic}"] = copy[np.array([asked[i].topic == topic for i in copy])]
@@ -104,6 +118,7 @@ def answers_of(pools: Mapping[str, Pool], every: Sequence[Question], pack: Pack)
             ]
         ),
         members=members,
+        others=Others.of(places, copy),
     )
 
 
@@ -128,13 +143,13 @@ class Told:
     paged: str
     """The cause in the first alert that fired, or `QUIET`."""
     by: str
-    """What raised it: ``identity``, ``features``, ``instrument`` or nothing."""
+    """What raised it: ``identity``, ``twin``, ``features``, ``instrument`` or nothing."""
     prompts: int | None
     """Prompts from the change until it fired."""
     history: str
     """The cause of the shortest window at the end."""
     accused: bool
-    """An alert of identity fired, first or later."""
+    """An alert of identity or the twin fired, first or later."""
 
     @property
     def verdict(self) -> str:
@@ -153,6 +168,8 @@ class Run:
     weighed: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
     """[m, p]"""
     before: int
+    pairs: Pairs | None = None
+    """Twins of the same traffic; None: they are switched off."""
     canary: float = 0.0
     """Largest deviation of a canary, from the change on."""
 
@@ -168,15 +185,19 @@ class Run:
                 history=history,
                 accused=False,
             )
-        fired = {"identity": self._identity(), "features": self._features()}
+        fired = {
+            "identity": self._identity(),
+            "twin": self._twin(),
+            "features": self._features(),
+        }
         at, by = min(
             ((minute, by) for by, minute in fired.items() if minute is not None),
             default=(None, "nothing"),
         )
-        accused = fired["identity"] is not None
+        accused = fired["identity"] is not None or fired["twin"] is not None
         if at is None:
             return Told(paged=QUIET, by=by, prompts=None, history=history, accused=accused)
-        paged = self._verdict(at, self._shortest) if by == "identity" else self._worst(at)
+        paged = self._worst(at) if by == "features" else self._verdict(at, self._shortest)
         prompts = (at + 1 - self.before) * PER_MINUTE
         return Told(paged=paged, by=by, prompts=prompts, history=history, accused=accused)
 
@@ -184,11 +205,41 @@ class Run:
 
     def _identity(self) -> int | None:
         """The minute in which the alert of identity fires."""
+        return self._fires(
+            lambda minute: self._tests[minute].values(),
+            lambda minute, states: identity_condition(
+                "p", states[0], self._of_all(minute), IdentityRule()
+            ),
+        )
+
+    def _twin(self) -> int | None:
+        """The minute in which the alert of the twin fires."""
+        if self.pairs is None:
+            return None
+        pairs, names = self.pairs, [one.name for one in self.world.features]
+        return self._fires(
+            lambda minute: pairs.tests(minute).values(),
+            lambda minute, states: twin_condition(
+                "p", EVERYTHING, states, names, {}, self._of_all(minute), IdentityRule()
+            ),
+        )
+
+    def _of_all(self, minute: int) -> Verdict:
+        """Of no drift, over the shortest window."""
+        return self._heard(minute, (self._shortest,)).verdict(EVERYTHING, self._shortest)
+
+    def _fires(
+        self,
+        tests: Callable[[int], Iterable[_State]],
+        condition_of: Callable[[int, Sequence[_State]], Condition | None],
+    ) -> int | None:
+        """The first minute in which the alert of ``condition_of`` fires, given the ``tests`` after each."""
         alert: Alert | None = None
         for minute in range(len(self.places)):
-            (state,) = self._tests[minute].values()
-            verdict = self._heard(minute).verdict(EVERYTHING, self._shortest)
-            condition = identity_condition("p", state, verdict, IdentityRule())
+            states = [*tests(minute)]
+            if alert is None and not any(state.crossed for state in states):
+                continue
+            condition = condition_of(minute, states)
             assert condition is not None
             alert, _ = transition(alert, condition, self._now(minute), silenced=False)
             if alert is not None and alert.state is AlertState.FIRING:
@@ -221,22 +272,29 @@ class Run:
     # --- what is heard -----------------------------------------------------------------------
 
     def _verdict(self, minute: int, window: str) -> str:
-        prompt_side = [
-            drift
-            for drift, feature in zip(
-                self._drifts(minute, window), self.world.features, strict=True
-            )
-            if feature.of_prompt
-        ]
-        prompts = min(minute + 1, self._length(window)) * PER_MINUTE
+        """Of the drift of answers that is furthest off in this window."""
+        drifts = self._drifts(minute, window)
+        asked = {one.name for one in self.world.features if one.of_prompt}
+        furthest = max(
+            (one for one in drifts if one.feature not in asked),
+            key=lambda one: max(one.shift.low, -one.shift.high),
+        )
         found: Cause = (
-            self._heard(minute)
-            .verdict(EVERYTHING, window, prompts=prompts, of_prompt=prompt_side)
+            self._heard(minute, (window,))
+            .verdict(
+                EVERYTHING,
+                window,
+                prompts=min(minute + 1, self._length(window)) * PER_MINUTE,
+                of_prompt=[one for one in drifts if one.feature in asked],
+                drift=furthest,
+            )
             .cause
         )
         return found.value
 
-    def _heard(self, minute: int) -> Heard:
+    def _heard(self, minute: int, windows: Sequence[str] | None = None) -> Heard:
+        """``windows``: of which the twins' differences are needed; None: of all."""
+        names = self.settings.drift.windows if windows is None else windows
         return Heard(
             canaries=cause.canaries([self._canaries(minute)]),
             labels=cause.labels([SERVED], [SERVED]),
@@ -245,7 +303,7 @@ class Run:
                 name: {EVERYTHING: self._tally(minute, name)}
                 for name in self.settings.drift.windows
             },
-            twins=None,
+            twins=None if self.pairs is None else self.pairs.told(minute, names),
             settings=self.settings,
             end=self._now(minute),
         )

@@ -34,16 +34,20 @@ def verdict(witnesses: Sequence[Witness]) -> Verdict:
     5. the twin moved: `Cause.MODEL_SHIFT`. Served answers read otherwise than the copy's own to the same
        prompts.
     6. the server's canaries moved: `Cause.MODEL_SHIFT`. Asked directly, it answers otherwise.
-    7. identity or the twin is steady: `Cause.INPUT_SHIFT`, whatever the labels say. A new name for the same
-       model is no change of the model.
-    8. the labels moved: `Cause.MODEL_SHIFT`, on the records' word alone: what was asked directly need not
-       be what they name.
-    9. the server's canaries are steady: `Cause.INPUT_SHIFT`.
-    10. the prompt side moved: `Cause.INPUT_SHIFT`.
-    11. identity, the twin or the server's canaries are unsure: `Cause.UNDECIDED`.
-    12. else `Cause.UNKNOWN`: labels that stay the same do not vouch for what stands behind them.
+    7. the twin is steady: `Cause.INPUT_SHIFT`, whatever the labels say: of a change of this size it would have
+       shown the model's part.
+    8. identity is steady and the prompt side moved: `Cause.INPUT_SHIFT`. Neither would do alone. Answers may read
+       otherwise by whole deviations while their mean surprise stays near 0: a system prompt or a template that no record
+       tells has the same weights say other things, each of which the copy finds likely.
+    9. the labels moved, and identity is not steady: `Cause.MODEL_SHIFT`, on the records' word alone: what was asked
+       directly need not be what they name. A new name for the same model is no change of the model.
+    10. the server's canaries are steady: `Cause.INPUT_SHIFT`.
+    11. the prompt side moved: `Cause.INPUT_SHIFT`.
+    12. identity is steady or unsure, or the twin or the server's canaries are unsure: `Cause.UNDECIDED`.
+    13. else `Cause.UNKNOWN`: labels that stay the same do not vouch for what stands behind them.
     """
     found = {witness.name: witness.finding for witness in witnesses}
+    same_weights = found.get("identity") == "steady"
     rules = (
         (found.get("canaries", "absent") == "absent", Cause.UNKNOWN),
         (found.get("canaries") == "moved", Cause.INSTRUMENT_SHIFT),
@@ -51,12 +55,12 @@ def verdict(witnesses: Sequence[Witness]) -> Verdict:
         (found.get("identity") == "moved", Cause.MODEL_SHIFT),
         (found.get("twin") == "moved", Cause.MODEL_SHIFT),
         (found.get("server_canaries") == "moved", Cause.MODEL_SHIFT),
-        (found.get("identity") == "steady", Cause.INPUT_SHIFT),
         (found.get("twin") == "steady", Cause.INPUT_SHIFT),
-        (found.get("labels") == "moved", Cause.MODEL_SHIFT),
+        (same_weights and found.get("prompt_side") == "moved", Cause.INPUT_SHIFT),
+        (found.get("labels") == "moved" and not same_weights, Cause.MODEL_SHIFT),
         (found.get("server_canaries") == "steady", Cause.INPUT_SHIFT),
         (found.get("prompt_side") == "moved", Cause.INPUT_SHIFT),
-        (found.get("identity") == "unsure", Cause.UNDECIDED),
+        (found.get("identity") in ("steady", "unsure"), Cause.UNDECIDED),
         (found.get("twin") == "unsure", Cause.UNDECIDED),
         (found.get("server_canaries") == "unsure", Cause.UNDECIDED),
     )

@@ -4,11 +4,17 @@ Of every answer the replay gives bets against the copy (`monitor.values.surprise
 of tilted laws, E[E | all before] ≤ 1 while the served model is the copy, whatever is asked and by whom.
 When a share ε of the answers comes from another model, the best wager on one answer is
 
-    log(1 - ε + ε E),    E the mean over the tilts
+    log(1 - ε + ε E),    E a mean over tilts
 
 and wagers add up over answers, partitions and buckets (a betting e-process: Shafer, JRSS A 184, 2021;
 Waudby-Smith and Ramdas, JRSS B 86, 2024). Nobody knows ε, so a few are held at once and their
 processes averaged. By Ville's inequality the average ever exceeds 1/α with probability at most α.
+
+**Which tilts.** When every answer is another model's, small tilts gather what large ones would lose, so E of the
+largest share is the mean over all. When few are, the others' E must be as near to 1 as can be, and what wins is the answer
+that stands out: E is the mean over `STAND_OUT` then. Any fixed mean of bets is as valid as each of them. A tilt smaller than these
+is not staked on alone: texts in languages that the tokenizer splits into many small pieces are a little more
+surprising read back than drawn, which is what a small tilt gathers.
 
 The alarm is the e-detector of `monitor.drift.sequential` on the same wagers (Shiryaev-Roberts, one step
 a bucket), so that its average run length is the fleet's, and so that it forgets what lies long behind.
@@ -21,7 +27,8 @@ between their log-probabilities in the mean, a bet of tilt λ gains at most λ �
 
 **Odd answers.** A log holds text, and a tokenizer that splits it otherwise than the model said it does so to many
 tokens of the same answer. The price of single odd tokens (`monitor.values.surprise`) does not cover those where the law
-is sharp. Such an answer wins nothing where the server's token count differs. Where there is no count the mean of the
+is sharp. Such an answer wins nothing where the server's token count differs; where it is the same and the law is
+not sharp, the lower price of `OTHER_COUNTED` is paid. Where the law is sharp and there is no count the mean of all
 bets is capped at `MOST`, and its price taken off: E' = min(E, MOST) / (1 - s + s MOST), s = `OTHER_ANSWERS`, has a
 mean of at most 1 while s of the answers are any at all (Huber, as for tokens). Of greedy
 answers a larger share of tokens may be given away then (`GREEDY_RETOLD`).
@@ -63,6 +70,8 @@ from monitor.values.surprise import (
 
 SHARES: Final = (0.003, 0.01, 0.05, 0.2, 0.9)
 """Shares of foreign answers that the wagers are best for."""
+STAND_OUT: Final = slice(2, 4)
+"""Of `TILTS`: the bets on single answers that are unlike the copy's, of the shares below the largest."""
 GREEDY_WITHIN: Final = 0.05
 """Answers at temperature 0 vouch while fewer of their tokens than this are surely given away."""
 HEADROOM: Final = math.log(20.0)
@@ -71,14 +80,16 @@ HEADROOM: Final = math.log(20.0)
 
 def wagers(surprise: Surprise, tolerance: float) -> Doubles:
     """Log gains [s] of one answer; ``tolerance`` in nats a token."""
-    bets = surprise.log_bets
+    bets = surprise.staked
     if surprise.law == "sampled":
         bets = bets - np.array(TILTS) * tolerance * surprise.tokens
     elif surprise.unchecked:
         bets = greedy_bets(surprise.given_away, surprise.tokens, GREEDY_RETOLD)
-    gain = float(np.logaddexp.reduce(bets) - np.log(len(bets)))
+    gain = np.full(len(SHARES), evidence(bets))
     if surprise.unchecked:
-        gain = bounded(gain)
+        gain[:] = bounded(gain[0])
+    elif surprise.law == "sampled":
+        gain[:-1] = evidence(bets[STAND_OUT])
     shares = np.array(SHARES)
     gains: Doubles = np.logaddexp(np.log1p(-shares), np.log(shares) + gain)
     return gains
@@ -90,8 +101,8 @@ def bounded(gain: float) -> float:
 
 
 def evidence(total: Doubles) -> float:
-    """Log of the average over the shares of what stands at ``total`` [s]: an e-process, or an e-detector."""
-    return float(np.logaddexp.reduce(total) - np.log(len(total)))
+    """Log of the average of what stands at the logs ``total``: an e-process of its shares, or a bet of its tilts."""
+    return float(np.logaddexp.reduce(total)) - math.log(len(total))
 
 
 def step(values: Doubles, gains: Doubles) -> Doubles:

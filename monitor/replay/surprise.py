@@ -8,7 +8,7 @@ answers would look likelier than they were where the end was likely: on the even
 whose odds under two laws are as good a bet as a token's. Where the answer may have ended at a limit
 instead, the lower of the two possible gains counts.
 
-Legend: t = tokens of an answer, v = vocabulary, c = tilts.
+Legend: t = tokens of an answer, v = vocabulary, c = tilts, s = `PRICED`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from monitor.values.surprise import (
     CAPS,
     GIVEN_AWAY,
     GREEDY_SLIP,
+    OTHER_COUNTED,
     OTHER_TOKENS,
     SLIP,
     TILTS,
@@ -46,6 +47,8 @@ from monitor.values.surprise import (
 LEAST = -200.0
 """Log-probabilities below this count as this: what cannot be drawn neither surprises nor varies, since
 0 · log 0 is 0, and a bet against it stays finite."""
+PRICED = (OTHER_TOKENS, OTHER_COUNTED)
+"""The shares of odd tokens that bets hold for: each has its price."""
 LEAST_VARIANCE = 1e-6
 """Of an answer's surprise, in nats²: a law that leaves no chance has none."""
 
@@ -182,7 +185,7 @@ class Reader:
         excess, variance, bets, off = (column.double().cpu().numpy() for column in columns)
         log_bets = bets.sum(axis=0)
         if self.end is not None and may_have_ended(self.law):
-            log_bets = log_bets + np.minimum(self.end.double().cpu().numpy(), 0.0)
+            log_bets = log_bets + np.minimum(self.end.double().cpu().numpy(), 0.0)[:, None]
         if not all(np.isfinite(one).all() for one in (excess, variance, log_bets)):
             return NotWeighed.NOT_FINITE
         return Surprise(
@@ -193,7 +196,8 @@ class Reader:
             peak=_peak(excess, variance),
             off_support=int(off.sum()),
             given_away=0,
-            log_bets=log_bets,
+            log_bets=log_bets[:, PRICED.index(OTHER_TOKENS)],
+            counted_bets=log_bets[:, PRICED.index(OTHER_COUNTED)],
             said_by="baseline" if self.untold else "record",
             likelihood=likelihood,
         )
@@ -227,7 +231,7 @@ def law_of(scores: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torc
 def _piece(
     scores: torch.Tensor, answer: torch.Tensor, sampling: Sampling
 ) -> tuple[torch.Tensor, ...]:
-    """Centred surprise [t], its variance [t], log bets [t, c], what could not be drawn [t], log-probabilities [t]."""
+    """Centred surprise [t], its variance [t], log bets [t, c, s], what could not be drawn [t], log-probabilities [t]."""
     log_law, cut, price = law_of(scores, sampling)
     off = torch.isneginf(cut.gather(1, answer[:, None])[:, 0])
     law = log_law.exp()
@@ -254,13 +258,14 @@ def centred(
 def _capped(
     log_bet: torch.Tensor, law: torch.Tensor, power: torch.Tensor, cap: float
 ) -> torch.Tensor:
-    """Log bets [t] that hold while `OTHER_TOKENS` of the tokens are any at all.
+    """Log bets [t, s] that hold while a share of `PRICED` of the tokens are any at all.
 
     The cap takes from the mean under ``law`` [t, v] what lies beyond it; the price is what is missing from 1 of
     the largest mean that any mixture has then, and no more. ``power`` [t, v] is the tilted law, not normalised.
     """
     mean = torch.minimum(power / power.sum(dim=1, keepdim=True), cap * law).sum(dim=1)
-    return log_bet.clamp_max(np.log(cap)) - ((1 - OTHER_TOKENS) * mean + OTHER_TOKENS * cap).log()
+    prices = torch.stack([((1 - odd) * mean + odd * cap).log() for odd in PRICED], dim=1)
+    return log_bet.clamp_max(np.log(cap))[:, None] - prices
 
 
 def _ended(

@@ -36,6 +36,9 @@ other, so that the powers of a law are products of its square roots."""
 OTHER_TOKENS: Final = 0.01
 """Share of tokens that need not be what the model said, whatever they are: a log holds text, and the tokenizer may
 split it otherwise. The bets hold for any share up to this one."""
+OTHER_COUNTED: Final = 0.002
+"""The same where the server counted as many tokens as there are, and the law is not sharp: what is split otherwise then
+has as many tokens by chance, and each is merely unlikely. Measured, with each topic alone, in `benchmarks.identity`."""
 CAPS: Final = tuple(math.exp(min(max(8 * tilt, 0.25), 1.5)) for tilt in TILTS)
 """The most that a bet of each tilt may win on one token. Without a cap one odd token could win whatever it likes;
 with it `OTHER_TOKENS` of them cost a price (Huber's robust test)."""
@@ -126,19 +129,36 @@ class Surprise:
     """Tokens of a greedy answer that were not the most likely one, by more than `GIVEN_AWAY`."""
     log_bets: Doubles
     """The end of the answer is bet on as well: see `monitor.replay.surprise`."""
+    counted_bets: Doubles | None = None
+    """The same [c] at the price of `OTHER_COUNTED`, not of `OTHER_TOKENS`; None of a greedy answer, whose bets have no price."""
     said_by: Said = "record"
     """Who says temperature and top_p: where the record does not, the settings, or the baseline's estimate."""
     likelihood: Likelihood | None = None
     """Of an answer whose law is the baseline's estimate, for the next baseline."""
     likened: Mapping[str, Likened] = field(default_factory=dict)
     """By name, the alternatives that weighed it too (``identity.alternatives``)."""
-    unchecked: bool = False
-    """Its law is sharp, and no count of the server's says that its tokens are those that were drawn."""
+    sharp: bool = False
+    """Its law is: an odd token looks next to impossible (`monitor.values.prompts.Sampling.sharp`)."""
+    counted: bool = False
+    """The server counted as many tokens as the text is split into."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "likened", frozen(self.likened))
         require(self.tokens > 0, "surprise needs at least one token")
-        require(self.log_bets.shape == (len(TILTS),), "one bet for each tilt")
+        for bets in (self.log_bets, self.counted_bets):
+            require(bets is None or bets.shape == (len(TILTS),), "one bet for each tilt")
+
+    @property
+    def unchecked(self) -> bool:
+        """Nothing says that its tokens are those that were drawn, and any that is not looks next to impossible."""
+        return self.sharp and not self.counted
+
+    @property
+    def staked(self) -> Doubles:
+        """The bets [c] at the price of the odd tokens that such an answer may have."""
+        if self.counted_bets is not None and self.counted and not self.sharp:
+            return self.counted_bets
+        return self.log_bets
 
     @property
     def z(self) -> float:

@@ -3,7 +3,8 @@
 Every token has a law of its own, drawn anew from a family that wanders with the hour, so that no two
 prompts are alike; the answers of the copy are drawn from those laws, the answers of another model from
 laws that are mixed up with others. ``retold``: of all answers, `OTHER_TOKENS` of the tokens are not what was
-said but the least likely ones, the worst that a tokenizer could do. ``python -m tests.drift.identity_simulation`` prints the figures.
+said but the least likely ones, the worst that a tokenizer could do; ``counted``: `OTHER_COUNTED` of them, and the bets pay for
+as many. ``python -m tests.drift.identity_simulation`` prints the figures.
 
 Legend: r = runs, n = answers, t = tokens, v = vocabulary, c = tilts, s = shares.
 """
@@ -15,8 +16,8 @@ from functools import cache
 
 import numpy as np
 
-from monitor.drift.identity import SHARES, evidence, step
-from monitor.values.surprise import CAPS, OTHER_TOKENS, TILTS
+from monitor.drift.identity import SHARES, STAND_OUT, evidence, step
+from monitor.values.surprise import CAPS, OTHER_COUNTED, OTHER_TOKENS, TILTS
 
 TOKENS, VOCABULARY = 16, 20
 RUNS, ANSWERS = 400, 150
@@ -37,29 +38,35 @@ def drawn(random: np.random.Generator, law: np.ndarray) -> np.ndarray:
     return (law + random.gumbel(size=law.shape)).argmax(axis=2)
 
 
-def log_bets(law: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """As `monitor.replay.surprise` has them, of whole answers [n, c]."""
+def log_bets(law: np.ndarray, tokens: np.ndarray, odd: float) -> np.ndarray:
+    """As `monitor.replay.surprise` has them, of whole answers [n, c], at the price of ``odd`` tokens."""
     bets = []
     for tilt, cap in zip(TILTS, CAPS, strict=True):
         tilted = (1 - tilt) * law
         tilted = tilted - np.logaddexp.reduce(tilted, axis=2, keepdims=True)
         mean = np.minimum(np.exp(tilted), cap * np.exp(law)).sum(axis=2)
         bet = np.take_along_axis(tilted - law, tokens[..., None], axis=2)[..., 0]
-        price = np.log((1 - OTHER_TOKENS) * mean + OTHER_TOKENS * cap)
+        price = np.log((1 - odd) * mean + odd * cap)
         bets.append((np.minimum(bet, math.log(cap)) - price).sum(axis=1))
     return np.stack(bets, axis=1)
 
 
 def gains(bets: np.ndarray) -> np.ndarray:
     """Wagers [n, s] as `monitor.drift.identity.wagers` makes them, without a tolerance to hide behind."""
-    gain = np.logaddexp.reduce(bets, axis=1) - math.log(len(TILTS))
+    gain = np.empty((len(bets), len(SHARES)))
+    for place, tilts in enumerate([STAND_OUT] * (len(SHARES) - 1) + [slice(None)]):
+        some = bets[:, tilts]
+        gain[:, place] = np.logaddexp.reduce(some, axis=1) - math.log(some.shape[1])
     shares = np.array(SHARES)
-    return np.logaddexp(np.log1p(-shares), np.log(shares) + gain[:, None])
+    return np.logaddexp(np.log1p(-shares), np.log(shares) + gain)
 
 
-def run(seed: int, *, foreign: float, retold: bool, answers: int = ANSWERS) -> np.ndarray:
+def run(
+    seed: int, *, foreign: float, retold: bool, counted: bool = False, answers: int = ANSWERS
+) -> np.ndarray:
     """Wagers [n, s] of one run, ``foreign`` of whose answers another model gives."""
     random = np.random.default_rng(seed)
+    odd = OTHER_COUNTED if counted else OTHER_TOKENS
     parts = []
     for begin in range(0, answers, 100):
         law = laws(random, min(100, answers - begin), hour=begin / 300)
@@ -68,18 +75,18 @@ def run(seed: int, *, foreign: float, retold: bool, answers: int = ANSWERS) -> n
         other = random.random(len(law)) < foreign
         tokens = drawn(random, np.where(other[:, None, None], theirs, law))
         if retold:
-            spoilt = random.random(tokens.shape) < OTHER_TOKENS
+            spoilt = random.random(tokens.shape) < odd
             tokens = np.where(spoilt, law.argmin(axis=2), tokens)
-        parts.append(gains(log_bets(law, tokens)))
+        parts.append(gains(log_bets(law, tokens, odd)))
     return np.concatenate(parts)
 
 
 @cache
-def highest(*, retold: bool, runs: int = RUNS) -> np.ndarray:
+def highest(*, retold: bool, counted: bool = False, runs: int = RUNS) -> np.ndarray:
     """Log of the copy's largest e-value in each run [r]: the e-process is looked at behind every answer."""
     found = []
     for seed in range(runs):
-        total = run(seed, foreign=0.0, retold=retold).cumsum(axis=0)
+        total = run(seed, foreign=0.0, retold=retold, counted=counted).cumsum(axis=0)
         found.append((np.logaddexp.reduce(total, axis=1) - math.log(len(SHARES))).max())
     return np.array(found)
 
@@ -104,12 +111,15 @@ def alarms(foreign: float, *, retold: bool = False, runs: int = 30) -> np.ndarra
 
 
 if __name__ == "__main__":
-    for retold in (False, True):
+    for spoilt, priced in ((False, False), (True, False), (True, True)):
         for alpha in (0.05, 0.01):
-            crossed = np.mean(highest(retold=retold) >= -math.log(alpha))
-            print(f"the copy, retold {retold}: crosses 1/{alpha} in {crossed:.2%} of runs")
-        told = alarms(0.0, retold=retold)
-        print(f"the copy, retold {retold}: mean run {told.mean():.0f} buckets")
+            crossed = np.mean(highest(retold=spoilt, counted=priced) >= -math.log(alpha))
+            print(
+                f"the copy, retold {spoilt}, counted {priced}: crosses 1/{alpha} in {crossed:.2%}"
+            )
+    for spoilt in (False, True):
+        told = alarms(0.0, retold=spoilt)
+        print(f"the copy, retold {spoilt}: mean run {told.mean():.0f} buckets")
     for foreign in (0.01, 0.05, 0.2, 1.0):
         told = alarms(foreign)
         print(

@@ -26,7 +26,7 @@ MINUTE = timedelta(minutes=1)
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def surprise(bets, *, law="sampled", tokens=40, unchecked=False):
+def surprise(bets, *, law="sampled", tokens=40, counted_bets=None, sharp=False, counted=False):
     return Surprise(
         law=law,
         tokens=tokens,
@@ -36,7 +36,9 @@ def surprise(bets, *, law="sampled", tokens=40, unchecked=False):
         off_support=0,
         given_away=0,
         log_bets=np.array(bets, dtype=np.float64),
-        unchecked=unchecked,
+        counted_bets=None if counted_bets is None else np.array(counted_bets, dtype=np.float64),
+        sharp=sharp,
+        counted=counted,
     )
 
 
@@ -68,7 +70,34 @@ def test_the_tolerance_is_taken_off_each_tilt_by_the_token():
     off = np.array(TILTS) * 0.05 * 40
     assert wagers(surprise(off), 0.05) == pytest.approx(wagers(surprise([0.0] * 5), 0.0))
     greedy = wagers(surprise(off, law="greedy"), 0.05)
-    assert greedy == pytest.approx(wagers(surprise(off), 0.0)), "ties have a tolerance of their own"
+    untouched = wagers(surprise(off, law="greedy"), 0.0)
+    assert greedy == pytest.approx(untouched), "ties have a tolerance of their own"
+
+
+def test_small_shares_are_wagered_on_answers_that_stand_out_and_the_largest_on_all():
+    bets = np.array([0.1, 0.3, 4.0, 6.0, -30.0])
+    shares, found = np.array(SHARES), wagers(surprise(bets), 0.0)
+    few, all_of_them = np.exp(bets[2:4]).mean(), np.exp(bets).mean()
+    assert found[:-1] == pytest.approx(np.log1p(shares[:-1] * (few - 1)))
+    assert found[-1] == pytest.approx(np.log1p(shares[-1] * (all_of_them - 1)))
+
+
+@pytest.mark.parametrize(
+    ("said", "pays_less"),
+    [
+        ({}, False),
+        ({"sharp": True}, False),
+        ({"counted": True, "sharp": True}, False),
+        ({"counted": True}, True),
+    ],
+    ids=repr,
+)
+def test_an_answer_of_as_many_tokens_as_the_server_counted_pays_the_lower_price(said, pays_less):
+    """But not of a sharp law, under which each token that is split otherwise looks next to impossible."""
+    bets, counted_bets = np.full(5, 1.0), np.full(5, 2.0)
+    found = wagers(surprise(bets, counted_bets=counted_bets, **said), 0.02)
+    assert (found == wagers(surprise(counted_bets, counted=True), 0.02)).all() == pays_less
+    assert (found == wagers(surprise(bets, **said), 0.02)).all() != pays_less
 
 
 def test_an_unchecked_answer_may_be_any_at_all_now_and_then():
@@ -76,15 +105,15 @@ def test_an_unchecked_answer_may_be_any_at_all_now_and_then():
     random = np.random.default_rng(5)
     over = random.normal(0.0, 8.0, size=4_000)
     tilts = np.array(TILTS)
-    fair = [surprise(tilts * one - tilts**2 * 32.0, unchecked=True) for one in over]
+    fair = [surprise(tilts * one - tilts**2 * 32.0, sharp=True) for one in over]
     honest = np.exp([wagers(one, 0.0) for one in fair])
-    most = np.exp(wagers(surprise([500.0] * 5, unchecked=True), 0.0))
+    most = np.exp(wagers(surprise([500.0] * 5, sharp=True), 0.0))
     error = honest.std(axis=0) / len(honest) ** 0.5
     for share in (0.0, OTHER_ANSWERS / 2, OTHER_ANSWERS):
         means = (1 - share) * honest.mean(axis=0) + share * most
         assert (means <= 1.0 + 3 * error).all()
     # And no more is taken off than that: a bet that always wins as fair ones do in the mean.
-    even = np.exp(wagers(surprise([0.0] * 5, unchecked=True), 0.0))
+    even = np.exp(wagers(surprise([0.0] * 5, sharp=True), 0.0))
     assert (1 - OTHER_ANSWERS) * even + OTHER_ANSWERS * most == pytest.approx(1.0)
 
 
@@ -98,7 +127,7 @@ def test_an_unchecked_greedy_answer_may_be_split_otherwise_in_some_tokens():
                 replace(
                     surprise(greedy_bets(int(one), 48, GREEDY_SLIP), law="greedy", tokens=48),
                     given_away=int(one),
-                    unchecked=True,
+                    sharp=True,
                 ),
                 0.0,
             )
@@ -107,7 +136,7 @@ def test_an_unchecked_greedy_answer_may_be_split_otherwise_in_some_tokens():
     )
     assert (won.mean(axis=0) <= 1.0 + 3 * won.std(axis=0) / len(won) ** 0.5).all()
     half = surprise(greedy_bets(24, 48, GREEDY_SLIP), law="greedy", tokens=48)
-    assert wagers(replace(half, given_away=24, unchecked=True), 0.0)[-1] > 3.0
+    assert wagers(replace(half, given_away=24, sharp=True), 0.0)[-1] > 3.0
 
 
 def test_no_bucket_is_taken_in_twice_and_none_is_missed():
@@ -185,11 +214,12 @@ def test_answers_of_one_law_do_not_vouch_for_those_of_another():
     assert not vouched(Tally())
 
 
-@pytest.mark.parametrize("retold", [False, True])
+@pytest.mark.parametrize(("retold", "counted"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 @pytest.mark.slow
-def test_the_copy_crosses_in_at_most_its_share_of_runs(alpha, retold):
-    assert np.mean(simulation.highest(retold=retold) >= -math.log(alpha)) <= alpha
+def test_the_copy_crosses_in_at_most_its_share_of_runs(alpha, retold, counted):
+    highest = simulation.highest(retold=retold, counted=counted)
+    assert np.mean(highest >= -math.log(alpha)) <= alpha
 
 
 @pytest.mark.slow

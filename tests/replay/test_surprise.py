@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,16 @@ from monitor.replay.model import LoadedModel, load_model
 from monitor.replay.regions import Tokens
 from monitor.replay.surprise import end_tokens, surprises
 from monitor.settings import ReplaySettings
+from monitor.values.arrays import Doubles
 from monitor.values.prompts import Sampling
-from monitor.values.surprise import OTHER_TOKENS, SLIP, TILTS, NotWeighed, Surprise
+from monitor.values.surprise import (
+    OTHER_COUNTED,
+    OTHER_TOKENS,
+    SLIP,
+    TILTS,
+    NotWeighed,
+    Surprise,
+)
 
 PLAIN = Sampling(temperature=1.0, finish_reason="length")
 
@@ -82,8 +91,19 @@ def drawn(
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.1])
+@pytest.mark.parametrize(
+    ("bets_of", "odd"),
+    [
+        (attrgetter("log_bets"), OTHER_TOKENS),
+        (attrgetter("counted_bets"), OTHER_COUNTED),
+    ],
+    ids=["any", "counted"],
+)
 def test_no_bet_gains_in_the_mean_whatever_some_tokens_are(
-    copy: LoadedModel, temperature: float
+    copy: LoadedModel,
+    temperature: float,
+    bets_of: Callable[[Surprise], Doubles],
+    odd: float,
 ) -> None:
     """Summed over all tokens, each at its probability; the centred surprise is exactly 0.
 
@@ -94,8 +114,8 @@ def test_no_bet_gains_in_the_mean_whatever_some_tokens_are(
     law = logits.log_softmax(dim=0).double().numpy()
     found = [one(copy, asked, [token], drawn_by) for token in range(len(law))]
     weights = np.exp(law)
-    bets = np.exp([answer.log_bets for answer in found])
-    for share in (0.0, OTHER_TOKENS / 2, OTHER_TOKENS):
+    bets = np.exp([bets_of(answer) for answer in found])
+    for share in (0.0, odd / 2, odd):
         means = (1 - share) * (weights @ bets) + share * bets.max(axis=0)
         assert (means <= 1.0 + 1e-5).all()
     assert (means >= 0.99).all(), "and no more is taken off than that"
@@ -219,6 +239,7 @@ def test_pieces_stretches_and_company_change_nothing(
             assert after.variance == pytest.approx(before.variance, abs=2e-3)
             assert after.peak == pytest.approx(before.peak, abs=2e-3)
             assert after.log_bets == pytest.approx(before.log_bets, abs=2e-3)
+            assert after.staked == pytest.approx(before.staked, abs=2e-3)
 
 
 def test_no_more_logits_are_made_than_there_is_room_for(
