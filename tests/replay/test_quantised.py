@@ -195,7 +195,7 @@ def test_lineage_and_identity_know_a_quantised_checkpoint(made: tuple[Path, Path
     folder, opened = made
     loaded = load_model(settings(folder), 1)
     served = "fp8 weights scaled in blocks of 24 x 20, fp8 activations"
-    assert loaded.rules == {"served": served}
+    assert loaded.rules == {"served": served, "fused": "gate heads norm"}
     assert loaded.precision == f"float32, dequantised (served: {served})"
     assert loaded.identity == identity_of(settings(folder))
     assert loaded.model_hash != load_model(settings(opened), 1).model_hash
