@@ -9,6 +9,7 @@
   (list "kafka.sasl_password_file" $s.kafkaPassword.existingSecret $s.kafkaPassword.key "kafka-password")
   (list "kafka.oauth_client_secret_file" $s.kafkaOauthClientSecret.existingSecret $s.kafkaOauthClientSecret.key "kafka-oauth-client-secret")
   (list "server_canaries.key_file" $s.serverKey.existingSecret $s.serverKey.key "server-key")
+  (list "replay.key_file" $s.replayKey.existingSecret $s.replayKey.key "replay-key")
   (list "kafka.oauth_token_file" $s.kafkaOauthToken.existingSecret $s.kafkaOauthToken.key "kafka-oauth-token")
   (list "kafka.ssl_cafile" $tls.existingSecret $tls.ca "kafka-ca.crt")
   (list "kafka.ssl_certfile" $tls.existingSecret $tls.certificate "kafka-tls.crt")

@@ -88,13 +88,9 @@ def test_chunks_and_prompts_that_are_begun_again_change_nothing(
     options = ["--max-num-batched-tokens", "64", "--long-prefill-token-threshold", "16"]
     # Room for the longest prompt and no more: several that are under way do not fit.
     longest = max(one.prompt_tokens + one.response_tokens for one in ours)
-    room = [
-        "--max-model-len",
-        str(longest + 2),
-        "--num-gpu-blocks-override",
-        str(longest // 16 + 4),
-    ]
-    with serving("--dtype", "float32", "--block-size", "16", *options, *room) as server:
+    blocks = -(-(longest + 2) // BLOCK) + 1
+    room = ["--max-model-len", str(longest + 2), "--num-gpu-blocks-override", str(blocks)]
+    with serving("--dtype", "float32", "--block-size", str(BLOCK), *options, *room) as server:
         settings = ReplaySettings(
             model=cut, backend="vllm", url=server.url, timeout=900, max_tokens=longest
         )
