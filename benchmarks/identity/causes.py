@@ -270,7 +270,7 @@ def watched(
         twins = answers.others.drawn(places, generator)
         paired = generator.random(places.shape) < witnessing.twins
         pairs = Pairs(
-            features=watching.features,
+            features=tuple(watching.features),
             settings=settings,
             scores=answers.read.scores.astype(np.float64),
             places=places,

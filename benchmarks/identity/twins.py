@@ -88,16 +88,16 @@ class Pairs:
     def _sums(self) -> Mapping[int, tuple[Counts, Doubles, Counts]]:
         """By feature, what was before each minute: pairs [m + 1], sums and squares [m + 1, 2], bins [m + 1, b]."""
         paired, minutes = self.twins >= 0, len(self.places)
-        found = {}
+        found: dict[int, tuple[Counts, Doubles, Counts]] = {}
         for feature in self._read:
             own = self.scores[:, feature]
-            apart = np.where(paired, own[self.places] - own[self.twins], 0.0)
+            apart: Doubles = np.where(paired, own[self.places] - own[self.twins], 0.0)
             bins = (
                 np.searchsorted(EDGES, apart, side="right")
                 + SCORE_BINS * np.arange(minutes)[:, None]
             )
             counted = np.bincount(bins[paired], minlength=SCORE_BINS * minutes)
-            moments = np.stack([apart.sum(axis=1), (apart**2).sum(axis=1)], axis=1)
+            moments: Doubles = np.stack([apart.sum(axis=1), (apart**2).sum(axis=1)], axis=1)
             found[feature] = (
                 _before(paired.sum(axis=1)),
                 _before(moments),

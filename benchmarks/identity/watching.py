@@ -10,7 +10,7 @@ Legend: n = answers, m = minutes, p = prompts a minute, s = shares that are bet 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -205,24 +205,29 @@ class Run:
 
     def _identity(self) -> int | None:
         """The minute in which the alert of identity fires."""
-        return self._fires(
-            lambda minute: self._tests[minute].values(),
-            lambda minute, states: identity_condition(
-                "p", states[0], self._of_all(minute), IdentityRule()
-            ),
-        )
+
+        def tests(minute: int) -> Sequence[IdentityState]:
+            return [*self._tests[minute].values()]
+
+        def condition(minute: int, states: Sequence[IdentityState]) -> Condition | None:
+            return identity_condition("p", states[0], self._of_all(minute), IdentityRule())
+
+        return self._fires(tests, condition)
 
     def _twin(self) -> int | None:
         """The minute in which the alert of the twin fires."""
         if self.pairs is None:
             return None
         pairs, names = self.pairs, [one.name for one in self.world.features]
-        return self._fires(
-            lambda minute: pairs.tests(minute).values(),
-            lambda minute, states: twin_condition(
-                "p", EVERYTHING, states, names, {}, self._of_all(minute), IdentityRule()
-            ),
-        )
+
+        def tests(minute: int) -> Sequence[TwinState]:
+            return [*pairs.tests(minute).values()]
+
+        def condition(minute: int, states: Sequence[TwinState]) -> Condition | None:
+            verdict = self._of_all(minute)
+            return twin_condition("p", EVERYTHING, states, names, {}, verdict, IdentityRule())
+
+        return self._fires(tests, condition)
 
     def _of_all(self, minute: int) -> Verdict:
         """Of no drift, over the shortest window."""
@@ -230,13 +235,13 @@ class Run:
 
     def _fires(
         self,
-        tests: Callable[[int], Iterable[_State]],
+        tests: Callable[[int], Sequence[_State]],
         condition_of: Callable[[int, Sequence[_State]], Condition | None],
     ) -> int | None:
         """The first minute in which the alert of ``condition_of`` fires, given the ``tests`` after each."""
         alert: Alert | None = None
         for minute in range(len(self.places)):
-            states = [*tests(minute)]
+            states = tests(minute)
             if alert is None and not any(state.crossed for state in states):
                 continue
             condition = condition_of(minute, states)
