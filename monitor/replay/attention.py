@@ -134,10 +134,7 @@ def packed_attention(
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     for segment in packed_row.segments:
         here = slice(segment.start, segment.stop)
-        own = (key[:, :, here], value[:, :, here])
-        parts = [packed_row.kept[prefix][block] for prefix in segment.chain]
-        keys = torch.cat([*(k for k, _ in parts), own[0]], dim=2) if parts else own[0]
-        values = torch.cat([*(v for _, v in parts), own[1]], dim=2) if parts else own[1]
+        keys, values = _seen(packed_row, segment, block, key, value)
         mask = _mask(
             packed_row, here.stop - here.start, keys.shape[2], sliding_window, chunk, query.device
         )
@@ -172,6 +169,19 @@ def _keep(row: PackedRow, block: int, key: torch.Tensor, value: torch.Tensor) ->
             here = slice(segment.start, segment.stop)
             kept = row.kept.setdefault(segment.keep, {})
             kept[block] = (key[:, :, here].clone(), value[:, :, here].clone())
+
+
+def _seen(
+    row: PackedRow, segment: PackedSegment, block: int, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values [1, g, t', e] that a segment looks at: those of the prefixes that it continues, and its own."""
+    here = slice(segment.start, segment.stop)
+    own = key[:, :, here], value[:, :, here]
+    parts = [row.kept[prefix][block] for prefix in segment.chain]
+    if not parts:
+        return own
+    keys, values = zip(*parts, own, strict=True)
+    return torch.cat(keys, dim=2), torch.cat(values, dim=2)
 
 
 def _at_once(

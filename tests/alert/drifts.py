@@ -29,6 +29,16 @@ WITNESSES = (
         " [-0.083, +0.107], where 0.15 is allowed",
         figures={"answers": 62, "within": 0.15},
     ),
+    Witness(
+        name="prompt_side",
+        finding="moved",
+        told="asked_harm on the prompt side moved by +0.61 SD",
+        figures={
+            "feature": "asked_harm",
+            "shift": {"value": 0.61, "low": 0.53, "high": 0.69},
+            "bound": 0.1,
+        },
+    ),
 )
 
 
