@@ -132,6 +132,7 @@ def world_of(streams: Streams) -> World:
         settings=SETTINGS,
         bets=bets_on(approved, features, SETTINGS),
         watched=binned,
+        raw=binned,
         adjusted=frozenset(),
     )
 

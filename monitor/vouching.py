@@ -9,7 +9,7 @@ from typing import Final
 
 from monitor.drift import cause, sequential, server
 from monitor.drift.alternatives import nearest
-from monitor.drift.cause import verdict
+from monitor.drift.cause import Asked, verdict
 from monitor.drift.identity import Stream, taken_in
 from monitor.ledger import Ledger
 from monitor.pairing import Twins, twins_of
@@ -54,15 +54,15 @@ class Heard:
         window: str,
         *,
         prompts: int = 0,
-        of_prompt: Sequence[Drift] = (),
+        asked: Collection[Asked] = (),
         drift: Drift | None = None,
     ) -> Verdict:
         """What a drift of this segment and window is put down to.
 
-        ``prompts`` is how many the window holds, ``of_prompt`` the drifts of its prompt-side features.
+        ``prompts`` is how many the window holds, ``asked`` what is known of what was asked.
         """
         return self.weighed(
-            self.heard(segment, window, prompts=prompts, of_prompt=of_prompt),
+            self.heard(segment, window, prompts=prompts, asked=asked),
             segment,
             window,
             prompts=prompts,
@@ -85,7 +85,7 @@ class Heard:
         return verdict([*heard, twin])
 
     def heard(
-        self, segment: str, window: str, *, prompts: int, of_prompt: Sequence[Drift]
+        self, segment: str, window: str, *, prompts: int, asked: Collection[Asked]
     ) -> list[Witness]:
         """The witnesses that say the same of every feature."""
         heard = [self.canaries]
@@ -97,7 +97,7 @@ class Heard:
                 heard.append(self.asked_directly(self.server, window))
             if self.labels is not None:
                 heard.append(self.labels)
-        heard.append(cause.prompt_side(of_prompt))
+        heard.append(cause.prompt_side(asked))
         return heard
 
     def asked_directly(self, standing: ServerStanding, window: str) -> Witness:
@@ -213,19 +213,20 @@ def with_causes(
     drifts: Sequence[Drift], heard: Heard, of_prompt: Collection[str]
 ) -> Iterable[Drift]:
     """The drifts with their cause. ``of_prompt`` names the features that read the prompt side alone."""
-    asked: dict[tuple[str, str], list[Drift]] = {}
-    prompts: dict[tuple[str, str], int] = {}
+    of: dict[tuple[str, str], list[Drift]] = {}
     for drift in drifts:
-        key = drift.segment, drift.window
-        prompts[key] = max(prompts.get(key, 0), drift.n)
-        if drift.feature in of_prompt:
-            asked.setdefault(key, []).append(drift)
+        of.setdefault((drift.segment, drift.window), []).append(drift)
+    prompts = {key: max(drift.n for drift in its) for key, its in of.items()}
     witnesses = {
         # What the copy answered itself was asked in the segment of all prompts.
         key: heard.heard(
             *key,
             prompts=n,
-            of_prompt=asked.get((EVERYTHING, key[1]) if key[0] == GENERATED else key, ()),
+            asked=[
+                *cause.asked(
+                    of.get((EVERYTHING, key[1]) if key[0] == GENERATED else key, ()), of_prompt
+                )
+            ],
         )
         for key, n in prompts.items()
     }

@@ -98,6 +98,10 @@ def test_a_storm_of_one_topic_is_not_told(traffic, settings, watcher):
     assert drift.adjusted
     assert drift.raw_shift.low > 0.5
     assert abs(drift.shift.value) < 0.1
+    # What is asked explains it, and says that the users changed.
+    assert drift.expected_shift.low > 0.5
+    (asked,) = (one for one in drift.witnesses if one.name == "prompt_side")
+    assert asked.finding == "moved"
     assert (drift.mean, drift.raw_mean) == (pytest.approx(0, abs=0.15), pytest.approx(0.7, abs=0.2))
 
 
@@ -119,6 +123,17 @@ def test_a_persona_in_the_storm_is_told_with_both_readings(traffic, settings, wa
         ).one()
     assert row.adjusted
     assert row.raw_shift > 0.5 < row.shift
+
+
+def test_a_persona_without_a_storm_leaves_the_prompt_side_where_it_was(traffic, settings, watcher):
+    traffic.minutes(60)
+    traffic.approve(settings)
+    seen = traffic.minutes(30, shift=(0.8, 0.0), watcher=watcher)
+    drift = of_toxic(seen[-1])
+    assert drift.shift.low > 0.3
+    assert abs(drift.expected_shift.value) < 0.1
+    (asked,) = (one for one in drift.witnesses if one.name == "prompt_side")
+    assert asked.finding != "moved"
 
 
 def test_with_adjusting_off_the_raw_scores_are_watched(traffic, settings, database):

@@ -290,7 +290,7 @@ class Run:
                 EVERYTHING,
                 window,
                 prompts=min(minute + 1, self._length(window)) * PER_MINUTE,
-                of_prompt=[one for one in drifts if one.feature in asked],
+                asked=[*cause.asked(drifts, asked)],
                 drift=furthest,
             )
             .cause

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ from monitor.drift.baseline import capture, intervals, with_adjustment
 from monitor.drift.bets import Bets, bets_on
 from monitor.drift.histogram import EDGES
 from monitor.drift.tails import beyond
-from monitor.drift.tests import Reference, compare, mean, tail_rate, variance
+from monitor.drift.tests import Reference, compare, mean, tail_rate, variance, with_raw
 from monitor.settings import DriftRule, DriftSettings
 from monitor.values.adjustment import Adjustment
 from monitor.values.alerts import Alert, AlertState
@@ -55,6 +56,7 @@ class World:
     bets: Bets
     watched: Binned
     """What is watched of each text: its score given the prompt where the baseline has that."""
+    raw: Binned
     adjusted: frozenset[int]
     """Features whose scores are given the prompt."""
 
@@ -111,6 +113,7 @@ def world(
         settings=settings,
         bets=bets,
         watched=watched,
+        raw=raw,
         adjusted=frozenset(feature for feature, _ in bets.adjusted),
     )
 
@@ -214,7 +217,7 @@ class Watch:
 
     def _compared(self, window_name: str, minute: int) -> Drift:
         settings = self.world.settings
-        return compare(
+        found = compare(
             self.minutes.window(*self._span(window_name, minute)),
             self.world.reference(self.index),
             confidence=settings.confidence,
@@ -227,6 +230,16 @@ class Watch:
             evidence_limit=self.world.bets.limit,
             now=START + (minute + 1) * settings.bucket,
         )
+        if self.index not in self.world.adjusted:
+            return found
+        raw = self._raw.window(*self._span(window_name, minute))
+        against = self.world.bets.references[self.index, EVERYTHING]
+        return with_raw(found, raw, against, confidence=settings.confidence)
+
+    @cached_property
+    def _raw(self) -> Minutes:
+        """The raw scores of a feature that is watched given the prompt."""
+        return Minutes.of(self.world.raw, self.texts, self.index, self.world.settings)
 
     def _span(self, window_name: str, minute: int) -> tuple[int, int]:
         return max(0, minute + 1 - self._length(window_name)), minute + 1

@@ -8,7 +8,8 @@ are one of them, and no judge.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from monitor.drift.alternatives import Nearest
@@ -110,30 +111,54 @@ def labels(served: Collection[str], served_before: Collection[str]) -> Witness:
     return Witness(name="labels", finding="steady", told=told, figures=figures)
 
 
-def prompt_side(drifts: Sequence[Drift]) -> Witness:
-    """``drifts`` of the features that read the prompt alone, in the same window and segment.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How far one reading of what was asked is from its baseline, in deviations."""
 
-    Moved: the mean of one is surely more than `MEAN_MARGIN` deviations from its baseline.
-    """
-    if not drifts:
+    feature: str
+    shift: Bound
+    n: int
+    expected: bool
+    """Of an answer's score: what the prompts let expect of it. Else the feature reads the prompt itself."""
+
+    @property
+    def told(self) -> str:
+        moved = f"moved by {self.shift.value:+.2f} SD"
+        if self.expected:
+            return f"what the prompts let expect of {self.feature} {moved}"
+        return f"{self.feature} on the prompt side {moved}"
+
+
+def asked(drifts: Iterable[Drift], of_prompt: Collection[str]) -> Iterator[Asked]:
+    """What ``drifts`` of one window and segment say of its prompts; ``of_prompt`` names what reads them alone."""
+    for drift in drifts:
+        if drift.feature in of_prompt:
+            yield Asked(feature=drift.feature, shift=drift.shift, n=drift.n, expected=False)
+        elif drift.adjusted and math.isfinite(drift.expected_shift.low):
+            shift = drift.expected_shift
+            yield Asked(feature=drift.feature, shift=shift, n=drift.n, expected=True)
+
+
+def prompt_side(asked: Collection[Asked]) -> Witness:
+    """Moved: the mean of one is surely more than `MEAN_MARGIN` deviations from its baseline."""
+    if not asked:
         told = "nothing is known of the prompt side here"
         return Witness(name="prompt_side", finding="absent", told=told)
-    furthest = max(drifts, key=lambda drift: _least(drift.shift))
-    least = _least(furthest.shift)
+    furthest = max(asked, key=lambda one: _least(one.shift))
     figures = {
         "feature": furthest.feature,
+        "expected": furthest.expected,
         "shift": _bound(furthest.shift),
         "bound": MEAN_MARGIN,
         "n": furthest.n,
     }
-    told = f"{furthest.feature} on the prompt side moved by {furthest.shift.value:+.2f} SD"
-    if least > MEAN_MARGIN:
-        return Witness(name="prompt_side", finding="moved", told=told, figures=figures)
-    widest = max(max(abs(drift.shift.low), abs(drift.shift.high)) for drift in drifts)
+    if _least(furthest.shift) > MEAN_MARGIN:
+        return Witness(name="prompt_side", finding="moved", told=furthest.told, figures=figures)
+    widest = max(max(abs(one.shift.low), abs(one.shift.high)) for one in asked)
     if widest < 3 * MEAN_MARGIN:
-        told = f"no feature of the prompt side moved by more than {widest:.2f} SD"
+        told = f"no reading of the prompts moved by more than {widest:.2f} SD"
         return Witness(name="prompt_side", finding="steady", told=told, figures=figures)
-    told = "no feature of the prompt side surely moved"
+    told = "no reading of the prompts surely moved"
     return Witness(name="prompt_side", finding="unsure", told=told, figures=figures)
 
 

@@ -287,18 +287,30 @@ def compare(
 
 
 def with_raw(drift: Drift, raw: Window, against: Reference, *, confidence: float) -> Drift:
-    """The comparison of scores given the prompt, with what the raw scores of the window say beside it."""
+    """The comparison of scores given the prompt, with what the raw scores of the window say beside it.
+
+    What the prompts let expect is the raw score less the one given them. Its own bound is narrower than
+    that of the raw score, of which it is a part, and that one is taken.
+    """
     stream = against.stream
+    shift = mean_shift(
+        raw,
+        stream.window,
+        confidence=confidence,
+        design_effect=stream.design_effect,
+        shape=against.shape,
+    )
+    scale = math.sqrt(variance(stream.window)) or 1.0
+    expected = shift.value - (drift.mean - drift.baseline_mean) / scale
     return replace(
         drift,
         adjusted=True,
         raw_mean=mean(raw),
         raw_baseline_mean=mean(stream.window),
-        raw_shift=mean_shift(
-            raw,
-            stream.window,
-            confidence=confidence,
-            design_effect=stream.design_effect,
-            shape=against.shape,
+        raw_shift=shift,
+        expected_shift=Bound(
+            value=expected,
+            low=expected - (shift.value - shift.low),
+            high=expected + (shift.high - shift.value),
         ),
     )

@@ -198,6 +198,9 @@ class Drift:
     raw_mean: float = math.nan
     raw_baseline_mean: float = math.nan
     raw_shift: Bound = UNKNOWN
+    expected_shift: Bound = UNKNOWN
+    """How far what was asked moves the score that it lets expect, in raw deviations of the baseline: of this
+    feature the part of ``raw_shift`` that the prompts alone explain."""
     tails: tuple[TailGrowth, ...] = ()
     """At every level that the baseline watches, the widest first."""
     evidence_limit: float = math.inf

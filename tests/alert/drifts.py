@@ -35,6 +35,7 @@ WITNESSES = (
         told="asked_harm on the prompt side moved by +0.61 SD",
         figures={
             "feature": "asked_harm",
+            "expected": False,
             "shift": {"value": 0.61, "low": 0.53, "high": 0.69},
             "bound": 0.1,
         },

@@ -8,6 +8,7 @@ import pytest
 
 from monitor.drift import cause
 from monitor.drift.cause import verdict
+from monitor.values.drift import Bound
 from monitor.values.scores import CanaryRun, Lineage
 from monitor.values.surprise import IdentityState, Tally
 from monitor.values.witnesses import Cause, Witness, as_json, sentence
@@ -187,13 +188,30 @@ def test_evidence_on_its_way_keeps_a_quiet_mean_from_vouching():
     assert verdict(witnesses).cause is Cause.UNDECIDED
 
 
-def test_the_prompt_side_moves_by_what_it_surely_moved():
-    def asked(low, high):
-        return drift(feature="topic", shift=(low, high))
+def read(low, high, feature="topic", **changes):
+    return [*cause.asked([drift(feature=feature, shift=(low, high), **changes)], {"topic"})]
 
+
+def expected(low, high):
+    """Of a feature that reads answers: what the prompts let expect of it."""
+    of_answers = Bound(value=(low + high) / 2, low=low, high=high)
+    return read(1.0, 2.0, "toxic", adjusted=True, expected_shift=of_answers)
+
+
+def test_the_prompt_side_moves_by_what_it_surely_moved():
     assert cause.prompt_side([]).finding == "absent"
-    assert cause.prompt_side([asked(0.12, 0.3)]).finding == "moved"
-    assert cause.prompt_side([asked(-0.3, -0.12)]).finding == "moved"
-    assert cause.prompt_side([asked(-0.05, 0.09)]).finding == "steady"
-    assert cause.prompt_side([asked(-0.05, 0.6)]).finding == "unsure"
-    assert cause.prompt_side([asked(-0.05, 0.09), asked(0.2, 0.6)]).figures["feature"] == "topic"
+    assert cause.prompt_side(read(0.12, 0.3)).finding == "moved"
+    assert cause.prompt_side(read(-0.3, -0.12)).finding == "moved"
+    assert cause.prompt_side(read(-0.05, 0.09)).finding == "steady"
+    assert cause.prompt_side(read(-0.05, 0.6)).finding == "unsure"
+    both = [*read(-0.05, 0.09), *read(0.2, 0.6)]
+    assert cause.prompt_side(both).figures["shift"]["low"] == 0.2
+
+
+def test_what_the_prompts_let_expect_of_answers_is_the_prompt_side_too():
+    assert read(1.0, 2.0, "toxic") == []
+    assert cause.prompt_side(expected(-0.05, 0.09)).finding == "steady"
+    found = cause.prompt_side([*read(-0.05, 0.09), *expected(0.2, 0.4)])
+    assert found.finding == "moved"
+    assert found.told == "what the prompts let expect of toxic moved by +0.30 SD"
+    assert found.figures["expected"]
