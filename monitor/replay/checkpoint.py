@@ -49,6 +49,7 @@ class Checkpoint:
 
     ``config`` is that of the whole model, ``text`` that of what reads text in it: the same, unless
     the model is multimodal. ``source`` are the options that transformers reads the folder with.
+    ``tokenizer`` is that of every copy in this process: nobody may change it.
     ``form`` is how the weights are stored where they are quantised; ``config`` no longer says it.
     """
 

@@ -92,7 +92,7 @@ def gains(
                 ),
                 tolerance=0.0,
             )
-            for one in bets.double().numpy().reshape(n, TOKENS, -1).sum(axis=1)
+            for one in bets[..., 0].double().numpy().reshape(n, TOKENS, -1).sum(axis=1)
         ]
     )
 

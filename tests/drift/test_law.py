@@ -108,7 +108,7 @@ def test_the_upper_end_is_the_least_favourable_law(top_p: float) -> None:
         def mean_bet(
             law: Sampling, scores: torch.Tensor = scores, true: torch.Tensor = true
         ) -> float:
-            bets = _piece(scores.expand(40, -1), torch.arange(40), law)[2]
+            bets = _piece(scores.expand(40, -1), torch.arange(40), law)[2][..., 0]
             return float((true[:, None] * bets.exp()).sum(dim=0).max())
 
         for up in (1.0, 1.03, 1.3):

@@ -267,3 +267,26 @@ def test_in_bfloat16_the_pieces_are_no_farther_from_float32(llama_folder: Path) 
     with_pieces = torch.cat(residuals(coarse, prompts, 256))
     plain = torch.cat(residuals(replace(coarse, fused=Fused()), prompts, 256))
     assert apart(with_pieces, reference) < 1.5 * apart(plain, reference)
+
+
+def test_a_module_that_was_wrapped_or_hooked_keeps_its_place(llama_folder: Path) -> None:
+    """A tuned or steered copy is read as it is, and the wrapping is there afterwards."""
+    loaded = load_model(settings(llama_folder), 2)
+    prompts = proof_prompts(loaded, 0)
+    before = torch.cat(residuals(loaded, prompts, 256))
+    block: Any = loaded.blocks[0]
+    plain = block.mlp.down_proj
+
+    class Doubled(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2.0 * plain(x)
+
+    block.mlp.down_proj = wrapped = Doubled()
+    doubled = torch.cat(residuals(loaded, prompts, 256))
+    assert block.mlp.down_proj is wrapped
+    block.mlp.down_proj = plain
+    handle = plain.register_forward_hook(lambda *given: 2.0 * given[2])
+    torch.testing.assert_close(torch.cat(residuals(loaded, prompts, 256)), doubled)
+    handle.remove()
+    torch.testing.assert_close(torch.cat(residuals(loaded, prompts, 256)), before)
+    assert apart(doubled, before) > 0.01

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_rows_are_the_tokens_that_production_reads_and_an_end_of_turn(lively_fol
 
 
 def test_the_end_of_turn_is_the_templates_own(lively_folder: Path) -> None:
-    tokenizer = load(lively_folder).tokenizer
+    tokenizer = copy.deepcopy(load(lively_folder).tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|over|>"]})
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<|over|>\n' }}{% endfor %}"
