@@ -19,6 +19,8 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --
 
 # A folder with libs/*.jar: an unpacked distribution of Apache Kafka is one.
 MONITOR_TEST_KAFKA_HOME ?= ../shared/kafka
+# Of the worker's tests those that turn on how a broker behaves: `make test-kafka` runs them all.
+READING := $(addprefix tests/worker/test_,$(addsuffix .py,worker growth lag offsets dead_letter_bytes dead_letters_untold joins late_traffic))
 ON_KAFKA := MONITOR_TEST_KAFKA_HOME=$(MONITOR_TEST_KAFKA_HOME) $(BIN)/python -m tests.kafka.serve $(PYTEST)
 
 .PHONY: demo test test-libraries test-vllm test-kafka quick-kafka nightly-kafka check quick nightly faults lint audit bench mutation persona picture clean help
@@ -50,7 +52,7 @@ test-kafka: $(INSTALLED)  ## what reads Kafka, and what only Apache Kafka can sh
 	$(ON_KAFKA) tests/ingest tests/faults tests/worker tests/kafka $(ARGS)
 
 quick-kafka: $(INSTALLED)  ## of these what needs a broker and is not slow, for CI
-	$(ON_KAFKA) tests/kafka tests/ingest/test_kafka_*.py tests/faults tests/worker -m "not slow and not nightly" $(ARGS)
+	$(ON_KAFKA) tests/kafka tests/ingest/test_kafka_*.py tests/faults $(READING) -m "not slow and not nightly" $(ARGS)
 
 # A process for each file: some of the libraries change others as soon as they are imported.
 test-libraries: $(LIBRARIES)/.installed  ## round trips against the real libraries, in an environment of their own
