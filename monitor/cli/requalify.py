@@ -103,11 +103,16 @@ def _json(found: Requalification, skipped: int) -> dict[str, Any]:
     return {"outcome": found.outcome, **fields, "skipped": skipped}
 
 
+def _needed(found: Requalification) -> str:
+    needs = [one.needed for one in found.features if one.needed is not None]
+    return f" About {max(needs)} would decide." if needs else ""
+
+
 def _print(found: Requalification, skipped: int) -> None:
     out.print(
         plain(
             f"{found.outcome.upper()}: {found.before} to {found.after} on {found.exchanges} exchanges. "
-            f"{WHAT_NOW[found.outcome]}"
+            f"{WHAT_NOW[found.outcome]}{_needed(found)}"
         ),
         highlight=False,
         soft_wrap=True,
@@ -117,12 +122,10 @@ def _print(found: Requalification, skipped: int) -> None:
             {
                 "feature": one.feature,
                 "outcome": one.outcome,
-                "shift": f"{one.shift:+.3f} ({one.low:+.3f} to {one.high:+.3f})",
-                "spread": one.spread,
-                "into tail": one.newly,
-                "out of it": one.no_longer,
-                "of": one.n,
-                "would decide": one.needed,
+                "shift": f"{one.shift:+.3f}",
+                "within": f"{max(abs(one.low), abs(one.high)):.3f}",
+                "in tail": f"+{one.newly} -{one.no_longer}",
+                "needs": one.needed,
             }
             for one in found.features
         ],
