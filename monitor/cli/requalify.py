@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from monitor.research.gate.requalify import Requalification
     from monitor.settings import ReplaySettings
 
-EXIT_CODES = {"pass": 0, "stale": 1, "inconclusive": 2}
 WHAT_NOW = {
     "pass": "Thresholds and baseline carry over.",
     "stale": "Do not carry them over: capture a baseline in the new precision and approve it, and build or calibrate "
@@ -65,6 +64,7 @@ def pack_requalify(
     needed; 3: refused, nothing was decided.
     """
     from monitor.offline import read_prompts
+    from monitor.research.gate.report import EXIT_CODES
     from monitor.research.gate.requalify import Asked, requalify
     from monitor.score.pack import load_pack
     from monitor.settings import IngestSettings
@@ -81,7 +81,7 @@ def pack_requalify(
         sys.stdout.write(json.dumps(_json(found, skipped), indent=2) + "\n")
     else:
         _print(found, skipped)
-    raise typer.Exit(EXIT_CODES[found.outcome])
+    raise typer.Exit(EXIT_CODES[found.verdict])
 
 
 def _settings(models: Models, model: Path, dtype: str, flag: str) -> ReplaySettings:
@@ -98,7 +98,9 @@ def _json(found: Requalification, skipped: int) -> dict[str, Any]:
 
     fields = asdict(found)
     fields["features"] = [
-        {name: known(value) for name, value in one.items()} for one in fields["features"]
+        {name: known(value) for name, value in asdict(one).items() if name != "verdict"}
+        | {"outcome": one.outcome}
+        for one in found.features
     ]
     return {"outcome": found.outcome, **fields, "skipped": skipped}
 

@@ -18,22 +18,7 @@ from monitor.values.features import Covariate
 from monitor.values.prompts import Message, Prompt, RecordKey
 from tests.scenes.models import CHATML, normal_weights, save_tiny
 from tests.scenes.packs import drawn, feature, pack_of
-
-TALK = [
-    "a",
-    "patient",
-    "heron",
-    "waited",
-    "for",
-    "its",
-    "evening",
-    "fish",
-    "and",
-    "said",
-    "nothing",
-    "to",
-    "anybody",
-]
+from tests.scenes.texts import WORDS
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +60,7 @@ def prompts() -> list[Prompt]:
     generator = np.random.default_rng(5)
 
     def text(words: int) -> str:
-        return " ".join(generator.choice(TALK, words))
+        return " ".join(generator.choice(WORDS, words))
 
     made = [
         Prompt(

@@ -22,11 +22,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from monitor.errors import BadInput, ModelError, PackError
+from monitor.errors import BadInput, PackError
 from monitor.replay.adapter import CONFIG_FILE
 from monitor.replay.model import identity_of
 from monitor.research.gate.equivalence import Errors, Verdict, together
-from monitor.research.gate.reading import clusters_of, measured
+from monitor.research.gate.reading import clusters_of, measured, require_comparable
 from monitor.research.gate.rules import Rule, watched
 from monitor.research.gate.shifts import FeatureShift, judged
 from monitor.research.packs.assemble import instrument
@@ -35,7 +35,6 @@ from monitor.research.progress import Progress, quiet
 from monitor.score.fit import require_fit
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
-from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Prompt
 
 ALPHA: Final = 0.05
@@ -125,7 +124,7 @@ def run_gate(
     progress("replaying the canaries on the reference")
     deviation, tolerance = _checked_instrument(pack, reference)
     ours, theirs = identity_of(reference), identity_of(candidate)
-    _check_comparable(ours, theirs)
+    require_comparable(ours, theirs)
     pairs, notes = measured(pack, reference, candidate, prompts, settings.generate, progress)
     clusters = clusters_of(prompts)
     kinds = len(pairs)
@@ -184,12 +183,3 @@ def _checked_instrument(pack: Pack, reference: ReplaySettings) -> tuple[float | 
             "and see `monitor pack verify`",
         )
     return checked.canary_deviation, checked.tolerance
-
-
-def _check_comparable(ours: ModelIdentity, theirs: ModelIdentity) -> None:
-    if differing := ours.differences(theirs, weights=False):
-        raise ModelError(
-            "the candidate cannot be read as the reference is: they differ in "
-            + ", ".join("{0} ({2} not {1})".format(one.field, *one.short) for one in differing),
-            hint="a gate compares checkpoints of one model: same shape, tokenizer and chat template",
-        )

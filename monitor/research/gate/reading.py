@@ -14,6 +14,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from monitor.errors import ModelError
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.generate import answered
 from monitor.research.progress import Progress
@@ -21,6 +22,7 @@ from monitor.research.reading import Reader, opened
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Counts, Floats
+from monitor.values.identity import ModelIdentity
 from monitor.values.prompts import Prompt
 
 Kind = Literal["model", "behaviour"]
@@ -120,3 +122,13 @@ def clusters_of(prompts: Sequence[Prompt]) -> Counts:
     graph = coo_matrix((np.ones(len(edges)), ends), shape=(size, size))
     _, found = connected_components(graph, directed=False)
     return np.unique(found[:n], return_inverse=True)[1].astype(np.int64)
+
+
+def require_comparable(ours: ModelIdentity, theirs: ModelIdentity) -> None:
+    """Raises `ModelError` unless both are checkpoints of one model."""
+    if differing := ours.differences(theirs, weights=False):
+        raise ModelError(
+            "the two models cannot be read alike: they differ in "
+            + ", ".join("{0} ({2} not {1})".format(one.field, *one.short) for one in differing),
+            hint="compare checkpoints of one model: same shape, tokenizer and chat template",
+        )

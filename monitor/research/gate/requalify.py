@@ -21,7 +21,7 @@ from typing import Final, Literal
 import numpy as np
 
 from monitor.canaries import largest_deviation
-from monitor.errors import BadInput, ModelError
+from monitor.errors import BadInput
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import identity_of
 from monitor.research.gate.equivalence import (
@@ -31,7 +31,7 @@ from monitor.research.gate.equivalence import (
     sampled,
     together,
 )
-from monitor.research.gate.reading import PIECE, clusters_of
+from monitor.research.gate.reading import PIECE, clusters_of, require_comparable
 from monitor.research.gate.shifts import tails_of
 from monitor.research.progress import Progress, quiet
 from monitor.research.reading import Reader, opened
@@ -83,9 +83,13 @@ class Carried:
     spread: float
     newly: int
     no_longer: int
-    outcome: Outcome
+    verdict: Verdict
     needed: int | None
     """Exchanges that would probably decide; None if decided or out of reach."""
+
+    @property
+    def outcome(self) -> Outcome:
+        return OUTCOMES[self.verdict]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +104,13 @@ class Requalification:
     canary_deviation: float | None
 
     @property
+    def verdict(self) -> Verdict:
+        """Of all features, as a gate says it."""
+        return together([one.verdict for one in self.features])
+
+    @property
     def outcome(self) -> Outcome:
-        found = {one.outcome for one in self.features}
-        worst: tuple[Outcome, ...] = ("stale", "inconclusive", "pass")
-        return next(one for one in worst if one in found)
+        return OUTCOMES[self.verdict]
 
 
 def requalify(
@@ -121,11 +128,7 @@ def requalify(
     """
     ours, theirs = identity_of(before), identity_of(after)
     require_fit(pack, ours, f"the model in {before.model}")
-    if differing := ours.differences(theirs, weights=False):
-        raise ModelError(
-            "these are not two precisions of one model: they differ in "
-            + ", ".join("{0} ({2} not {1})".format(one.field, *one.short) for one in differing)
-        )
+    require_comparable(ours, theirs)
     told, scores, deviation = [], [], None
     for settings in (before, after):
         progress(f"loading {settings.model}")
@@ -192,6 +195,6 @@ def carried(
         spread=float(differences.std(ddof=1)) if len(old) > 1 else 0.0,
         newly=into.newly,
         no_longer=into.no_longer,
-        outcome=OUTCOMES[together([part.verdict for part in parts])],
+        verdict=together([part.verdict for part in parts]),
         needed=max(known) if known and len(known) == len(needs) else None,
     )

@@ -68,7 +68,7 @@ def test_too_few_exchanges_decide_nothing_and_say_how_many_would(scene: Scene) -
 
 def test_another_model_is_no_other_precision(scene: Scene, tmp_path: Path) -> None:
     other = save_tiny(tmp_path / "other", seed=1, num_hidden_layers=3)
-    with pytest.raises(ModelError, match="not two precisions of one model"):
+    with pytest.raises(ModelError, match="cannot be read alike"):
         asked(scene, on_cpu(other), 10)
 
 
