@@ -13,11 +13,13 @@ from sqlalchemy import Connection
 from monitor.adjusting import adjusted_baseline
 from monitor.drift import baseline as baselines
 from monitor.drift.law import estimated
+from monitor.drift.numerics import measured
 from monitor.drift.tails import fewest
 from monitor.errors import BadInput
 from monitor.settings import Settings
 from monitor.store.alerts import add_silence
 from monitor.store.baselines import save_baseline
+from monitor.store.identity import tallies
 from monitor.store.laws import likelihoods_between
 from monitor.store.packs import lineages_between, pack_features, pack_presence, served_models
 from monitor.store.windows import read_windows
@@ -26,6 +28,8 @@ from monitor.values.drift import Baseline
 from monitor.values.identity import BaselineFingerprint, Copy
 from monitor.values.likelihood import NoLaw
 from monitor.values.presence import PackPresence, foremost, several_live
+from monitor.values.prompts import EVERYTHING
+from monitor.values.surprise import Tally
 
 Row = dict[str, Any]
 
@@ -45,8 +49,9 @@ def capture_baseline(
 ) -> Baseline:
     """Freeze [start, end) of one pack's scores as a draft, and store it.
 
-    The law of answers of which nobody says how they were drawn is estimated and kept with it. With ``drift.adjust``, and a pack that reads its prompts, what the prompt alone lets a score be is frozen
-    with it. ``pack``: see `pack_meant`. Both times are floored to whole buckets. Raises `BadInput` when no pack
+    The law of answers of which nobody says how they were drawn is estimated and kept with it, and how far weighed answers
+    lie off what the copy would have said. With ``drift.adjust``, and a pack that reads its prompts, what the prompt alone
+    lets a score be is frozen with it. ``pack``: see `pack_meant`. Both times are floored to whole buckets. Raises `BadInput` when no pack
     has scored anything yet, or the interval holds too few prompts.
     """
     pack_id = pack_meant(pack_presence(c, now), pack)
@@ -77,6 +82,8 @@ def capture_baseline(
     untold = likelihoods_between(c, pack_id, start, end)
     if untold.n:
         captured = replace(captured, law=estimated(untold))
+    answers = tallies(c, pack_id, start, end).get(EVERYTHING, Tally())
+    captured = replace(captured, numerics=measured(answers, settings.identity.vouch_within))
     if settings.drift.adjust:
         captured = adjusted_baseline(c, captured, features, settings.drift)
     save_baseline(c, captured)
@@ -130,6 +137,18 @@ def law_told(baseline: Baseline) -> str:
         "answers whose records do not say how they were drawn are weighed under "
         f"{baseline.baseline_id} by {baseline.law}"
     )
+
+
+def numerics_told(baseline: Baseline, least: float) -> str:
+    """A sentence on how far served model and copy compute apart, where that changes what is allowed for; else empty.
+
+    ``least`` is ``identity.tolerance``, nats a token.
+    """
+    found = baseline.numerics
+    if found is None or (not found.reason and found.bound <= least):
+        return ""
+    allowed = f"{found.tolerance(least):.3g} nats a token are allowed for"
+    return f"weighed answers of {baseline.baseline_id} lie off what the copy would say by {found}; {allowed}"
 
 
 def pack_meant(packs: Sequence[PackPresence], given: str | None) -> str:

@@ -18,6 +18,7 @@ from monitor.subjects import Subject
 from monitor.values.drift import Drift
 from monitor.values.evidence import Discoveries
 from monitor.values.likeness import Likeness
+from monitor.values.numerics import Numerics, tolerance_in_force
 from monitor.values.prompts import EVERYTHING, GENERATED
 from monitor.values.server_canaries import ServerStanding
 from monitor.values.surprise import IdentityState, Tally
@@ -47,6 +48,8 @@ class Heard:
     """None while canaries to the served model are off."""
     likenesses: Mapping[str, Mapping[str, Mapping[str, Likeness]]] = field(default_factory=dict)
     """By window and segment, what the weighed answers say for each registered alternative."""
+    numerics: Numerics | None = None
+    """What the approved baseline measured."""
 
     def verdict(
         self,
@@ -123,7 +126,7 @@ class Heard:
             nearest=nearest(
                 states,
                 self.likenesses.get(window, {}).get(segment, {}),
-                tolerance=identity.tolerance,
+                tolerance=tolerance_in_force(self.numerics, identity.tolerance),
                 within=identity.vouch_within,
                 confidence=confidence,
             ),
@@ -172,6 +175,7 @@ def hear(ledger: Ledger, settings: Settings, subject: Subject, end: datetime) ->
         settings=settings,
         end=end,
         server=ledger.server(subject.pack_id, end) if settings.server_canaries.on else None,
+        numerics=subject.baseline.numerics if subject.baseline else None,
     )
 
 

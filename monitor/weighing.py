@@ -17,7 +17,7 @@ from monitor.drift.identity import SHARES, wagers
 from monitor.ingest.sampling import OTHER, weighing_wanted
 from monitor.laws import Laws
 from monitor.settings import Settings
-from monitor.store.laws import law_in_force
+from monitor.store.laws import law_in_force, numerics_in_force
 from monitor.values.likelihood import (
     INTERVAL,
     DrawnBy,
@@ -28,6 +28,7 @@ from monitor.values.likelihood import (
     Untold,
 )
 from monitor.values.likeness import Likeness, LikenessBucket
+from monitor.values.numerics import tolerance_in_force
 from monitor.values.prompts import EVERYTHING, Prompt, Sampling, question
 from monitor.values.scores import Replayed, ScoredPrompt
 from monitor.values.surprise import IdentityBucket, NotWeighed, Surprise, Tally, Weighed, tally_of
@@ -47,13 +48,17 @@ class Weighing:
         self._served: set[str] = set()
         self.estimated: EstimatedLaw | None = None
         """The law of the approved baseline, for answers of which nobody says theirs."""
+        self.tolerance = self._settings.tolerance
+        """Nats a token that are allowed for: `identity.tolerance`, or more where the approved baseline measured it."""
 
     def look(self, c: Connection, pack_id: str) -> bool:
-        """Weigh by the law that the approved baseline estimated, from here on; whether that is another one."""
-        before = self.estimated
+        """Weigh by what the approved baseline tells, from here on; whether that is something else than before."""
+        before = self.estimated, self.tolerance
         if self._settings.share > 0.0:
             self.estimated = law_in_force(c, pack_id)
-        return self.estimated != before
+            measured = numerics_in_force(c, pack_id)
+            self.tolerance = tolerance_in_force(measured, self._settings.tolerance)
+        return (self.estimated, self.tolerance) != before
 
     def laws(self, prompts: Sequence[Prompt]) -> dict[int, DrawnBy]:
         """By index, what is known of how each chosen answer was drawn that can be held against a law."""
@@ -92,7 +97,7 @@ class Weighing:
                 continue
             for key in self._keys(row):
                 found[key].append(row.weighed)
-        return tuple(_summed(key, found[key], self._settings.tolerance) for key in sorted(found))
+        return tuple(_summed(key, found[key], self.tolerance) for key in sorted(found))
 
     def likenesses(self, scored: Iterable[ScoredPrompt]) -> tuple[LikenessBucket, ...]:
         """What their answers say for each alternative, by the same and its name."""
@@ -101,7 +106,7 @@ class Weighing:
             if not isinstance(row.weighed, Surprise):
                 continue
             each = {
-                name: likeness_of(one, self._settings.tolerance, unchecked=row.weighed.unchecked)
+                name: likeness_of(one, self.tolerance, unchecked=row.weighed.unchecked)
                 for name, one in row.weighed.likened.items()
             }
             for key in self._keys(row) if each else ():

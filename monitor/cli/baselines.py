@@ -65,6 +65,7 @@ def baseline_capture(
         unknown = operate.tails_not_known(c, made)
         thin = operate.tails_too_thin(c, made, settings.drift.confidence)
         law = operate.law_told(made)
+        numerics = operate.numerics_told(made, settings.identity.tolerance)
     status = "approved" if approve else "draft"
     row = {
         "baseline_id": made.baseline_id,
@@ -72,12 +73,14 @@ def baseline_capture(
         "n": made.n,
         "features_given_the_prompt": len(made.expectations),
         "law": str(made.law) if made.law else None,
+        "numerics": str(made.numerics) if made.numerics else None,
         "status": status,
     }
     show([row], as_json)
     _warn(unknown)
     _note(thin)
     _note(law)
+    _note(numerics)
 
 
 def _warn(unknown: str) -> None:
@@ -112,7 +115,7 @@ def baseline_approve(
     yes: YesOption = False,
 ) -> None:
     """Compare with this baseline from now on; the one approved before is retired."""
-    from monitor.operate import law_told, tails_not_known, tails_too_thin
+    from monitor.operate import law_told, numerics_told, tails_not_known, tails_too_thin
     from monitor.store.baselines import approve_baseline, load_baseline
     from monitor.store.database import database_time
 
@@ -131,6 +134,7 @@ def baseline_approve(
     _warn(unknown)
     _note(thin)
     _note(law_told(approved) if approved else "")
+    _note(numerics_told(approved, settings.identity.tolerance) if approved else "")
 
 
 @baseline.command("retire")

@@ -104,8 +104,8 @@ class IdentitySettings(Section):
     tolerance: float = Field(
         0.02,
         ge=0.0,
-        description="nats a token by which the server's log-probabilities may lie off the copy's in the "
-        "mean: precision and kernels",
+        description="nats a token by which the server's log-probabilities may always lie off the copy's in the "
+        "mean: precision and kernels; more is allowed for where the approved baseline measured it",
     )
     vouch_within: float = Field(
         0.15,

@@ -17,6 +17,7 @@ from monitor.store.border import clean, clean_json
 from monitor.values.drift import Baseline, BaselineStatus, BaselineStream, TailLevel, Window
 from monitor.values.identity import BaselineFingerprint
 from monitor.values.likelihood import law_from
+from monitor.values.numerics import Numerics
 
 
 def save_baseline(c: Connection, baseline: Baseline) -> None:
@@ -25,13 +26,16 @@ def save_baseline(c: Connection, baseline: Baseline) -> None:
         text("""
             INSERT INTO monitor_data.baselines
                 (baseline_id, pack_id, name, status, window_start, window_end, n, fingerprint,
-                 created_at, approved_at, approved_by, retired_at, law)
+                 created_at, approved_at, approved_by, retired_at, law, numerics)
             VALUES
                 (:baseline_id, :pack_id, :name, :status, :window_start, :window_end, :n,
-                 :fingerprint, :created_at, :approved_at, :approved_by, :retired_at, :law)
+                 :fingerprint, :created_at, :approved_at, :approved_by, :retired_at, :law,
+                 :numerics)
             ON CONFLICT (baseline_id) DO NOTHING
         """).bindparams(
-            bindparam("fingerprint", type_=JSONB), bindparam("law", type_=JSONB(none_as_null=True))
+            bindparam("fingerprint", type_=JSONB),
+            bindparam("law", type_=JSONB(none_as_null=True)),
+            bindparam("numerics", type_=JSONB(none_as_null=True)),
         ),
         {
             "baseline_id": clean(baseline.baseline_id),
@@ -47,6 +51,7 @@ def save_baseline(c: Connection, baseline: Baseline) -> None:
             "approved_by": baseline.approved_by,
             "retired_at": baseline.retired_at,
             "law": baseline.law.entry() if baseline.law else None,
+            "numerics": baseline.numerics.entry() if baseline.numerics else None,
         },
     )
     if not new.rowcount:
@@ -94,7 +99,7 @@ def _insert_streams(c: Connection, table: str, baseline_id: str, streams: _Strea
 
 
 _BASELINE: Final = """baseline_id, pack_id, name, status, window_start, window_end, n, fingerprint,
-    created_at, approved_at, approved_by, retired_at, law"""
+    created_at, approved_at, approved_by, retired_at, law, numerics"""
 
 
 def load_baseline(
@@ -124,6 +129,7 @@ def _baseline(c: Connection, row: RowMapping) -> Baseline:
             "status": BaselineStatus(row["status"]),
             "fingerprint": BaselineFingerprint.read(row["fingerprint"]),
             "law": law_from(row["law"]) if row["law"] else None,
+            "numerics": Numerics(**row["numerics"]) if row["numerics"] else None,
         },
         streams=_streams(c, _RAW, row),
         expectations=load_expectations(c, row["baseline_id"]),
@@ -183,7 +189,12 @@ def list_baselines(c: Connection, pack_id: str | None = None) -> list[dict[str, 
         {"pack_id": pack_id},
     )
     return [
-        {**row, "law": str(law_from(row["law"])) if row["law"] else None} for row in rows.mappings()
+        {
+            **row,
+            "law": str(law_from(row["law"])) if row["law"] else None,
+            "numerics": str(Numerics(**row["numerics"])) if row["numerics"] else None,
+        }
+        for row in rows.mappings()
     ]
 
 

@@ -19,14 +19,14 @@ from monitor.values.checks import utc
 from monitor.values.surprise import IdentityBucket, IdentityState, Tally
 
 _TALLY: Final = (
-    *("n", "left_out", "tokens", "excess", "variance", "off_support", "greedy_tokens"),
-    "given_away",
+    *("n", "left_out", "tokens", "excess", "variance", "off_support"),
+    *("counted_tokens", "counted_excess", "counted_variance", "greedy_tokens", "given_away"),
 )
+_REAL: Final = ("excess", "variance", "counted_excess", "counted_variance")
 _OF_PACK: Final = """lineage_id = ANY(
     ARRAY(SELECT lineage_id FROM monitor_data.lineages WHERE pack_id = :pack_id))"""
 _SUMMED: Final = ", ".join(
-    f"sum({name}){'' if name in ('excess', 'variance') else '::bigint'} AS {name}"
-    for name in _TALLY
+    f"sum({name}){'' if name in _REAL else '::bigint'} AS {name}" for name in _TALLY
 )
 
 

@@ -1,4 +1,4 @@
-"""How likely answers are of which nobody says how they were drawn, and the law that a baseline made of it.
+"""How likely answers are of which nobody says how they were drawn, and what an approved baseline tells the weighing.
 
 A writer's rows are its own (``source`` is its partition), and they only ever grow by adding.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any, Literal
 
 import numpy as np
 from sqlalchemy import Connection, text
 
 from monitor.store.border import clean
 from monitor.values.likelihood import EstimatedLaw, LawBucket, Likelihoods, law_from
+from monitor.values.numerics import Numerics
 
 
 def add_laws(c: Connection, lineage_id: int, buckets: Iterable[LawBucket]) -> None:
@@ -75,12 +77,22 @@ def likelihoods_between(c: Connection, pack_id: str, start: datetime, end: datet
 
 def law_in_force(c: Connection, pack_id: str) -> EstimatedLaw | None:
     """That of the pack's approved baseline; None where there is none, or where it estimated none."""
-    stored = c.scalar(
-        text("""
-            SELECT law FROM monitor_data.baselines
+    stored = _of_approved(c, "law", pack_id)
+    law = law_from(stored) if stored else None
+    return law if isinstance(law, EstimatedLaw) else None
+
+
+def numerics_in_force(c: Connection, pack_id: str) -> Numerics | None:
+    """Those of the pack's approved baseline; None where there is none, or where none were measured."""
+    stored = _of_approved(c, "numerics", pack_id)
+    return Numerics(**stored) if stored else None
+
+
+def _of_approved(c: Connection, column: Literal["law", "numerics"], pack_id: str) -> Any:
+    return c.scalar(
+        text(f"""
+            SELECT {column} FROM monitor_data.baselines
             WHERE pack_id = :pack_id AND status = 'approved'
         """),
         {"pack_id": pack_id},
     )
-    law = law_from(stored) if stored else None
-    return law if isinstance(law, EstimatedLaw) else None

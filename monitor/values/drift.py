@@ -16,6 +16,7 @@ from monitor.values.checks import require
 from monitor.values.evidence import EProcess
 from monitor.values.identity import BaselineFingerprint
 from monitor.values.likelihood import EstimatedLaw, NoLaw
+from monitor.values.numerics import Numerics
 from monitor.values.witnesses import Cause, Witness
 
 
@@ -106,6 +107,8 @@ class Baseline:
     retired_at: datetime | None = None
     law: EstimatedLaw | NoLaw | None = None
     """By which answers were drawn of which nobody says it; None: there were none."""
+    numerics: Numerics | None = None
+    """How far its answers lie off what the copy would have said; None: none was weighed that had been drawn."""
 
     def __post_init__(self) -> None:
         require(self.window_start < self.window_end, "a baseline must end after it starts")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal
 
@@ -183,6 +183,10 @@ class Tally:
     excess: float = 0.0
     variance: float = 0.0
     off_support: int = 0
+    counted_tokens: int = 0
+    """Of drawn answers of which the server counted as many tokens; ``counted_excess`` and ``counted_variance`` are of these."""
+    counted_excess: float = 0.0
+    counted_variance: float = 0.0
     greedy_tokens: int = 0
     """Of answers at temperature 0; ``given_away`` is of these."""
     given_away: int = 0
@@ -195,6 +199,9 @@ class Tally:
             excess=self.excess + other.excess,
             variance=self.variance + other.variance,
             off_support=self.off_support + other.off_support,
+            counted_tokens=self.counted_tokens + other.counted_tokens,
+            counted_excess=self.counted_excess + other.counted_excess,
+            counted_variance=self.counted_variance + other.counted_variance,
             greedy_tokens=self.greedy_tokens + other.greedy_tokens,
             given_away=self.given_away + other.given_away,
         )
@@ -222,12 +229,20 @@ def tally_of(surprise: Surprise) -> Tally:
     """One answer's."""
     if surprise.law == "greedy":
         return Tally(n=1, greedy_tokens=surprise.tokens, given_away=surprise.given_away)
-    return Tally(
+    drawn = Tally(
         n=1,
         tokens=surprise.tokens,
         excess=surprise.excess,
         variance=surprise.variance,
         off_support=surprise.off_support,
+    )
+    if not surprise.counted:
+        return drawn
+    return replace(
+        drawn,
+        counted_tokens=drawn.tokens,
+        counted_excess=drawn.excess,
+        counted_variance=drawn.variance,
     )
 
 

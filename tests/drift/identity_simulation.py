@@ -17,7 +17,8 @@ from functools import cache
 import numpy as np
 
 from monitor.drift.identity import SHARES, STAND_OUT, evidence, step
-from monitor.values.surprise import CAPS, OTHER_COUNTED, OTHER_TOKENS, TILTS
+from monitor.drift.numerics import measured
+from monitor.values.surprise import CAPS, OTHER_COUNTED, OTHER_TOKENS, TILTS, Tally
 
 TOKENS, VOCABULARY = 16, 20
 RUNS, ANSWERS = 400, 150
@@ -91,6 +92,37 @@ def highest(*, retold: bool, counted: bool = False, runs: int = RUNS) -> np.ndar
     return np.array(found)
 
 
+def answers_computed_otherwise(
+    seed: int, heat: float, answers: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bets [n, c], excess and variance [n] of a server whose numerics make every law hotter by ``heat``."""
+    random = np.random.default_rng(seed)
+    law = laws(random, answers, hour=seed)
+    theirs = law / heat
+    tokens = drawn(random, theirs - np.logaddexp.reduce(theirs, axis=2, keepdims=True))
+    centred = -law - (np.exp(law) * -law).sum(axis=2, keepdims=True)
+    excess = np.take_along_axis(centred, tokens[..., None], axis=2)[..., 0].sum(axis=1)
+    variance = (np.exp(law) * centred**2).sum(axis=2).sum(axis=1)
+    return log_bets(law, tokens, OTHER_COUNTED), excess, variance
+
+
+def numerics(heat: float, answers: int = 1_000) -> Tally:
+    """What the answers of a baseline add up to under that server."""
+    _, excess, variance = answers_computed_otherwise(99_999, heat, answers)
+    sums = {"tokens": answers * TOKENS, "excess": excess.sum(), "variance": variance.sum()}
+    return Tally(n=answers, **sums, **{f"counted_{name}": one for name, one in sums.items()})
+
+
+def highest_allowing(tolerance: float, heat: float, runs: int = RUNS) -> np.ndarray:
+    """Log of the largest e-value [r] under that server, where ``tolerance`` nats a token are allowed for."""
+    found = []
+    for seed in range(runs):
+        bets, _, _ = answers_computed_otherwise(seed, heat, ANSWERS)
+        total = gains(bets - np.array(TILTS) * tolerance * TOKENS).cumsum(axis=0)
+        found.append((np.logaddexp.reduce(total, axis=1) - math.log(len(SHARES))).max())
+    return np.array(found)
+
+
 @cache
 def alarms(foreign: float, *, retold: bool = False, runs: int = 30) -> np.ndarray:
     """Bucket of the e-detector's first alarm in each run [r]; the horizon where there was none."""
@@ -120,6 +152,14 @@ if __name__ == "__main__":
     for spoilt in (False, True):
         told = alarms(0.0, retold=spoilt)
         print(f"the copy, retold {spoilt}: mean run {told.mean():.0f} buckets")
+    for heat in (1.02, 1.05, 1.1):
+        off = measured(numerics(heat), within=1.0)
+        assert off is not None
+        for tolerance in (0.02, off.bound):
+            crossed = np.mean(highest_allowing(tolerance, heat) >= math.log(20))
+            print(
+                f"numerics off by {off.surprise:+.3f}, {tolerance:.3f} allowed: crosses 20 in {crossed:.2%}"
+            )
     for foreign in (0.01, 0.05, 0.2, 1.0):
         told = alarms(foreign)
         print(

@@ -22,7 +22,17 @@ from monitor.store.packs import lineage_id_of
 from monitor.values.surprise import IdentityBucket, Tally
 from tests.store.builders import HOUR, LINEAGE, MINUTE, NOON, PACK, known_pack
 
-ONE = Tally(n=2, left_out=1, tokens=40, excess=3.5, variance=80.0, off_support=1)
+ONE = Tally(
+    n=2,
+    left_out=1,
+    tokens=40,
+    excess=3.5,
+    variance=80.0,
+    off_support=1,
+    counted_tokens=30,
+    counted_excess=2.5,
+    counted_variance=60.0,
+)
 GREEDY = Tally(n=1, greedy_tokens=20, given_away=2)
 
 

@@ -1,9 +1,10 @@
-"""Answers of which nobody says how they were drawn: a baseline estimates it, and later ones are weighed by it."""
+"""What a baseline measures of weighed answers, and later ones are weighed by: their law where nobody says it, and numerics."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from monitor.settings import (
 )
 from monitor.store.baselines import approve_baseline
 from monitor.store.database import transaction
-from monitor.store.laws import law_in_force, likelihoods_between
+from monitor.store.laws import law_in_force, likelihoods_between, numerics_in_force
 from monitor.values.likelihood import EstimatedLaw, NoLaw
 from monitor.values.prompts import Sampling
 from tests.scenes.models import changed_model, save_lettered
@@ -56,8 +57,10 @@ def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return changed_model(model, tmp_path_factory.mktemp("other") / "model", change)
 
 
-def records(folder: Path, count: int, *, begin: int = 0, law: Sampling) -> list[bytes]:
-    """Records that say nothing of ``law``, which their answers were drawn by."""
+def records(
+    folder: Path, count: int, *, begin: int = 0, law: Sampling, told: Sampling | None = None
+) -> list[bytes]:
+    """Records that say nothing of ``law``, which their answers were drawn by, or ``told``, and token counts with it."""
     loaded = load_model(ReplaySettings(model=folder, device="cpu", dtype="float32"), 3, full=True)
     tokenizer = loaded.tokenizer
     asked = [f"question {begin + number}: " for number in range(count)]
@@ -72,11 +75,16 @@ def records(folder: Path, count: int, *, begin: int = 0, law: Sampling) -> list[
                 "prompt": one,
                 "response": {"choices": [{"text": text_of, "finish_reason": "length"}]},
                 "model": "tiny",
+                **({"temperature": told.temperature, "usage": usage(draw, ids)} if told else {}),
             }
         ).encode()
-        for one, ids in zip(asked, answers_of(loaded, draws), strict=True)
+        for one, draw, ids in zip(asked, draws, answers_of(loaded, draws), strict=True)
         for text_of in [tokenizer.decode(ids)]
     ]
+
+
+def usage(draw: Draw, said: Sequence[int]) -> dict[str, int]:
+    return {"prompt_tokens": len(draw.ids), "completion_tokens": len(said)}
 
 
 @pytest.fixture
@@ -201,3 +209,43 @@ def test_settings_win_and_nothing_is_estimated(
     worked(database, told, records(model, 60, law=Sampling(temperature=0.7)), 60)
     assert outcomes(database) == {"sampled_assumed": 60}
     assert captured(database, told).law is None
+
+
+TALLIED = """
+    SELECT sum(counted_tokens)::int AS tokens, sum(counted_excess) AS excess,
+        sum(wagers[5]) FILTER (WHERE n > 0) AS boldest
+    FROM monitor_data.identity_buckets WHERE segment = 'all'
+"""
+
+
+def test_a_baseline_measures_numerics_and_later_answers_are_allowed_for_them(
+    database: Engine, settings: Settings, model: Path
+) -> None:
+    """A server whose law is a little hotter than what its records say stands for other kernels."""
+    hotter, said = Sampling(temperature=1.15), Sampling(temperature=1.0)
+    settings = settings.model_copy(
+        update={"identity": IdentitySettings(share=1.0, vouch_within=0.5)}
+    )
+    sent = records(model, 100, law=hotter, told=said)
+    pack = worked(database, settings, sent, 100)
+    assert outcomes(database) == {"sampled": 100}
+    with transaction(database) as c:
+        before = c.execute(text(TALLIED)).one()
+    assert before.tokens == 100 * TOKENS
+    made = captured(database, settings)
+    assert made.numerics is not None
+    assert made.numerics.surprise == pytest.approx(before.excess / before.tokens)
+    assert made.numerics.bound > settings.identity.tolerance
+    assert "allowed for" in operate.numerics_told(made, settings.identity.tolerance)
+    with transaction(database) as c:
+        assert numerics_in_force(c, pack) is None, "a draft is in force for nobody"
+        approve_baseline(c, made.baseline_id, "a person", datetime.now(UTC))
+        assert numerics_in_force(c, pack) == made.numerics
+        (shown,) = c.execute(text("SELECT * FROM monitor.baseline_numerics")).mappings()
+    assert (shown["surprise_high"], shown["reason"]) == (made.numerics.bound, None)
+    # The same answers again, to other questions' names: they gain less now.
+    worked(database, settings, records(model, 100, law=hotter, told=said, begin=1_000), 200)
+    with transaction(database) as c:
+        after = c.execute(text(TALLIED)).one()
+    gained = after.boldest - before.boldest
+    assert gained < before.boldest
