@@ -100,7 +100,7 @@ class Heard:
                 heard.append(self.asked_directly(self.server, window))
             if self.labels is not None:
                 heard.append(self.labels)
-        heard.append(cause.prompt_side(asked))
+        heard.append(cause.prompt_side(asked, self.settings.drift.confidence))
         return heard
 
     def asked_directly(self, standing: ServerStanding, window: str) -> Witness:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+
+from scipy.special import ndtri
 
 from monitor.drift.alternatives import Nearest
 from monitor.drift.identity import standing
@@ -139,12 +141,19 @@ def asked(drifts: Iterable[Drift], of_prompt: Collection[str]) -> Iterator[Asked
             yield Asked(feature=drift.feature, shift=shift, n=drift.n, expected=True)
 
 
-def prompt_side(asked: Collection[Asked]) -> Witness:
-    """Moved: the mean of one is surely more than `MEAN_MARGIN` deviations from its baseline."""
+def prompt_side(asked: Collection[Asked], confidence: float) -> Witness:
+    """Moved: the mean of one surely is off its baseline's, and by more than `MEAN_MARGIN` deviations as far as is known.
+
+    Each shift has bounds at ``confidence``; here they are widened to hold for all readings at once (Bonferroni).
+    """
     if not asked:
         told = "nothing is known of the prompt side here"
         return Witness(name="prompt_side", finding="absent", told=told)
-    furthest = max(asked, key=lambda one: _least(one.shift))
+    risk = (1.0 - confidence) / 2.0
+    wider = float(ndtri(risk / len(asked)) / ndtri(risk))
+    together = [replace(one, shift=_widened(one.shift, wider)) for one in asked]
+    far = [one for one in together if abs(one.shift.value) > MEAN_MARGIN]
+    furthest = max(far or together, key=lambda one: _least(one.shift))
     figures = {
         "feature": furthest.feature,
         "expected": furthest.expected,
@@ -152,9 +161,9 @@ def prompt_side(asked: Collection[Asked]) -> Witness:
         "bound": MEAN_MARGIN,
         "n": furthest.n,
     }
-    if _least(furthest.shift) > MEAN_MARGIN:
+    if far and _least(furthest.shift) > 0.0:
         return Witness(name="prompt_side", finding="moved", told=furthest.told, figures=figures)
-    widest = max(max(abs(one.shift.low), abs(one.shift.high)) for one in asked)
+    widest = max(max(abs(one.shift.low), abs(one.shift.high)) for one in together)
     if widest < 3 * MEAN_MARGIN:
         told = f"no reading of the prompts moved by more than {widest:.2f} SD"
         return Witness(name="prompt_side", finding="steady", told=told, figures=figures)
@@ -246,6 +255,15 @@ def _surprise(bound: Bound | None, within: float) -> str:
 def _least(bound: Bound) -> float:
     """How far from 0 it surely is; below 0 where it may be 0."""
     return max(bound.low, -bound.high)
+
+
+def _widened(bound: Bound, wider: float) -> Bound:
+    """Its sides ``wider`` times as far from the value."""
+    return Bound(
+        value=bound.value,
+        low=bound.value - wider * (bound.value - bound.low),
+        high=bound.value + wider * (bound.high - bound.value),
+    )
 
 
 def _bound(bound: Bound) -> dict[str, float | None]:

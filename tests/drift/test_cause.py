@@ -198,20 +198,35 @@ def expected(low, high):
     return read(1.0, 2.0, "toxic", adjusted=True, expected_shift=of_answers)
 
 
+def prompt_side(asked):
+    return cause.prompt_side(asked, 0.99)
+
+
 def test_the_prompt_side_moves_by_what_it_surely_moved():
-    assert cause.prompt_side([]).finding == "absent"
-    assert cause.prompt_side(read(0.12, 0.3)).finding == "moved"
-    assert cause.prompt_side(read(-0.3, -0.12)).finding == "moved"
-    assert cause.prompt_side(read(-0.05, 0.09)).finding == "steady"
-    assert cause.prompt_side(read(-0.05, 0.6)).finding == "unsure"
-    both = [*read(-0.05, 0.09), *read(0.2, 0.6)]
-    assert cause.prompt_side(both).figures["shift"]["low"] == 0.2
+    assert prompt_side([]).finding == "absent"
+    assert prompt_side(read(0.12, 0.3)).finding == "moved"
+    assert prompt_side(read(-0.3, -0.02)).finding == "moved"
+    assert prompt_side(read(0.03, 0.09)).finding == "steady", (
+        "surely, but by what nobody needs to hear of"
+    )
+    assert prompt_side(read(-0.05, 0.09)).finding == "steady"
+    assert prompt_side(read(-0.05, 0.6)).finding == "unsure"
+
+
+def test_readings_of_the_prompts_share_the_risk():
+    """Of ten that moved by chance one is beyond its own bounds ten times as often."""
+    beyond, others = read(0.02, 0.4), 9 * read(-0.1, 0.1)
+    assert prompt_side(beyond).finding == "moved"
+    found = prompt_side([*beyond, *others])
+    assert found.finding == "unsure"
+    assert found.figures["shift"]["low"] < 0.0
+    assert prompt_side([*read(0.1, 0.3), *others]).finding == "moved"
 
 
 def test_what_the_prompts_let_expect_of_answers_is_the_prompt_side_too():
     assert read(1.0, 2.0, "toxic") == []
-    assert cause.prompt_side(expected(-0.05, 0.09)).finding == "steady"
-    found = cause.prompt_side([*read(-0.05, 0.09), *expected(0.2, 0.4)])
+    assert prompt_side(expected(-0.05, 0.09)).finding == "steady"
+    found = prompt_side([*read(-0.05, 0.09), *expected(0.2, 0.4)])
     assert found.finding == "moved"
     assert found.told == "what the prompts let expect of toxic moved by +0.30 SD"
     assert found.figures["expected"]
