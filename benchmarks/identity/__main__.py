@@ -1,6 +1,7 @@
 """Is it the served model? What the witnesses see, on real answers of the small model.
 
 python -m benchmarks.identity pools    --model M --organisms O --cache C   # once; --device cuda for large ones
+python -m benchmarks.identity untold   --model M --cache C   # once: as if nobody told how the copy's answers were drawn
 python -m benchmarks.identity swap     --model M --cache C   # other precisions, a few steps of training
 python -m benchmarks.identity shares   --model M --cache C   # 1 %, 5 % and 20 % of the answers
 python -m benchmarks.identity validity --model M --cache C   # the copy itself is not accused
@@ -38,7 +39,7 @@ def main() -> None:
         from benchmarks.identity.tables import main as tables
 
         tables(rest)
-    elif name == "pools" or name in PARTS:
+    elif name in ("pools", "untold") or name in PARTS:
         measure(name, rest)
     else:
         raise SystemExit(__doc__)
@@ -48,6 +49,11 @@ def measure(name: str, rest: list[str]) -> None:
     parser = arguments(__doc__, organisms=False)
     parser.prog = f"benchmarks.identity {name}"
     parser.add_argument("--cache", type=Path, required=True, help="where the pools lie")
+    if name == "untold":
+        parser.add_argument("--answers", type=int, default=1_400)
+        from benchmarks.identity.untold import make_untold
+
+        return make_untold(parser.parse_args(rest))
     if name == "pools":
         parser.add_argument(
             "--organisms", type=Path, required=True, help="one training of organisms.py"

@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,8 +47,9 @@ from monitor.score.pack import Pack
 from monitor.score.scorer import standardised
 from monitor.settings import ReplaySettings
 from monitor.values.adjustment import covariates_of
+from monitor.values.likelihood import DrawnBy
 from monitor.values.prompts import Prompt, Sampling
-from monitor.values.scores import Replayed
+from monitor.values.scores import Replayed, Unreplayable
 from monitor.values.surprise import Surprise
 
 READ_AT_ONCE: Final = 32
@@ -71,6 +72,10 @@ class Said:
     text: str
     ended: bool
     """By itself, not at the limit."""
+
+
+Answer = tuple[int, Prompt, Said]
+"""The place of its question, the exchange, and what a server would have."""
 
 
 def drawn(
@@ -123,25 +128,31 @@ class Monitor:
         self._read = [*pack.features, *(one.as_feature() for one in pack.covariates)]
         self._engine = ReplayEngine(self._loaded, self._read, settings)
 
-    def pool(
-        self, found: Sequence[tuple[int, Prompt, Said]], law: Sampling, started: float
-    ) -> Pool:
-        kept: list[tuple[int, Said, Replayed, Surprise]] = []
-        left_out: dict[str, int] = defaultdict(int)
+    def weighed(
+        self, found: Sequence[Answer], drawn_by: Callable[[str], DrawnBy]
+    ) -> Iterator[tuple[Answer, Replayed | Unreplayable]]:
+        """``drawn_by`` makes of a finish reason what is known of an answer's law."""
         for start in range(0, len(found), READ_AT_ONCE):
             piece = found[start : start + READ_AT_ONCE]
             laws = {
-                index: replace(law, finish_reason="stop" if said.ended else "length")
+                index: drawn_by("stop" if said.ended else "length")
                 for index, (_, prompt, said) in enumerate(piece)
                 if prompt.response
             }
             prepared = self._engine.prepare([prompt for _, prompt, _ in piece], (), laws)
-            for (place, _, said), outcome in zip(piece, self._engine.run(prepared), strict=True):
-                if isinstance(outcome, Replayed) and isinstance(outcome.weighed, Surprise):
-                    kept.append((place, said, outcome, outcome.weighed))
-                else:
-                    why = getattr(outcome, "weighed", None) or getattr(outcome, "reason", "empty")
-                    left_out[str(why)] += 1
+            yield from zip(piece, self._engine.run(prepared), strict=True)
+
+    def pool(
+        self, found: Sequence[Answer], drawn_by: Callable[[str], DrawnBy], started: float
+    ) -> Pool:
+        kept: list[tuple[int, Said, Replayed, Surprise]] = []
+        left_out: dict[str, int] = defaultdict(int)
+        for (place, _, said), outcome in self.weighed(found, drawn_by):
+            if isinstance(outcome, Replayed) and isinstance(outcome.weighed, Surprise):
+                kept.append((place, said, outcome, outcome.weighed))
+            else:
+                why = getattr(outcome, "weighed", None) or getattr(outcome, "reason", "empty")
+                left_out[str(why)] += 1
         read = standardised(
             self._read,
             np.array([outcome.readings for _, _, outcome, _ in kept]),
@@ -234,7 +245,7 @@ def _made(
         (places[index], replace(every[places[index]].prompt, response=said.text), said)
         for index, said in drawn(speaker, rows, law, seed)
     ]
-    return monitor.pool(found, law, started)
+    return monitor.pool(found, lambda reason: replace(law, finish_reason=reason), started)
 
 
 def asked_of(wanted: Wanted, every: Sequence[Question], each: int | None) -> list[int]:

@@ -47,6 +47,8 @@ class Wanted:
 
 SWAPS: Final = ("int8", "fp8", "int4", "steps-1", "steps-8", "steps-64", "reckless")
 GREEDY: Final = ("bfloat16", "int8", "int4", "steps-1", "steps-8", "reckless")
+UNTOLD: Final = "copy-untold"
+"""The copy's answers of law 0.7, weighed as where no record says how they were drawn and a baseline estimated it."""
 WANTED: Final = (
     Wanted(speaker="copy", law="1", others=True, draws=2),
     Wanted(speaker="copy", law="0.7", others=True, draws=2),

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.identity.bets import counted, first_alarm, highest, wagered
-from benchmarks.identity.pools import Pool, load_pools
+from benchmarks.identity.pools import UNTOLD, Pool, load_pools
 from benchmarks.identity.questions import questions
 from benchmarks.identity.shares import LIMIT, PER_MINUTE
 from benchmarks.persona.machine import spread_over
@@ -32,6 +32,8 @@ from monitor.values.arrays import Counts, Doubles
 ANSWERS = 10_000
 HONEST = {"1": "copy-1", "0.7": "copy-0.7", "0": "bfloat16-0"}
 """Who speaks at each law. At temperature 0 a server that computes in bfloat16: the copy itself would give nothing away."""
+ESTIMATED = "0.7, counted, estimated"
+"""No record says how the answers were drawn; a baseline estimated it (`benchmarks.identity.untold`)."""
 ALPHAS = (0.05, 0.01)
 HARDEST = "other languages"
 """The topic that is also tried alone."""
@@ -126,7 +128,7 @@ def held(
 
 def valid(options: argparse.Namespace) -> dict[str, Any]:
     """By law, and by law where the log holds token counts."""
-    loaded = load_pools(options.cache, [*HONEST.values()])
+    loaded = load_pools(options.cache, [*HONEST.values(), UNTOLD])
     pools: dict[str, Pool] = {}
     gains: dict[str, Doubles] = {}
     for law, name in HONEST.items():
@@ -135,6 +137,8 @@ def valid(options: argparse.Namespace) -> dict[str, Any]:
             wagered(loaded[name], law),
             counted(loaded[name], law),
         )
+    # An estimated law counts as sharp, as that of the pool is.
+    pools[ESTIMATED], gains[ESTIMATED] = loaded[UNTOLD], counted(loaded[UNTOLD], "0.7")
     alone = {law: only(pools[law], HARDEST) for law in pools}
     items = [
         (law, one, number)

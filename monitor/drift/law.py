@@ -59,8 +59,9 @@ def estimated(sums: Likelihoods) -> EstimatedLaw | NoLaw:
     if spread > MOST_SPREAD:
         return _none(
             sums,
-            "the answers were drawn by several laws, temperatures differ between requests: the mean of z² is "
-            f"{spread:.2f}, where one law gives 1 and {MOST_SPREAD:g} is allowed",
+            f"the mean of z² is {spread:.2f}, where one law gives 1 and {MOST_SPREAD:g} is allowed: the answers were drawn "
+            "by several laws (temperatures differ between requests), or their text is split otherwise than it was drawn, "
+            "which shows where records hold the server's token counts",
         )
     allowed = float(chdtri(_PARAMETERS, BASELINE_RISK)) / 2.0 * max(spread, 1.0)
     floor = peaks[best].height - allowed

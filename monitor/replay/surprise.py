@@ -27,7 +27,7 @@ from monitor.replay.passes import answer_tokens, read_all, spoken
 from monitor.replay.regions import Tokens
 from monitor.replay.sampler import is_greedy, truncated
 from monitor.values.fidelity import CUT_SHORT
-from monitor.values.likelihood import DrawnBy, Likelihood
+from monitor.values.likelihood import DrawnBy, Likelihood, squares_of
 from monitor.values.prompts import Sampling
 from monitor.values.surprise import (
     CAPS,
@@ -49,8 +49,6 @@ LEAST = -200.0
 0 · log 0 is 0, and a bet against it stays finite."""
 PRICED = (OTHER_TOKENS, OTHER_COUNTED)
 """The shares of odd tokens that bets hold for: each has its price."""
-LEAST_VARIANCE = 1e-6
-"""Of an answer's surprise, in nats²: a law that leaves no chance has none."""
 
 
 def unweighable(tokens: Tokens) -> NotWeighed | None:
@@ -170,7 +168,7 @@ class Reader:
             torch.cat(column).double().sum(dim=0).cpu().numpy()
             for column in zip(*self.likely, strict=True)
         )
-        squares = excess**2 / np.maximum(variance, LEAST_VARIANCE)
+        squares = squares_of(excess, variance)
         if not np.isfinite(logs).all() or not np.isfinite(squares).all():
             return None
         return Likelihood(tokens=answer_tokens(self.row), logs=logs, squares=squares)

@@ -26,6 +26,19 @@ INTERVAL: Final = timedelta(minutes=10)
 """Of the sums that are kept. What is kept of a partition and served model in it is about 2 KiB, whatever the traffic."""
 
 
+LEAST_VARIANCE: Final = 1e-6
+"""Of an answer's surprise, in nats²: a law that leaves no chance has none."""
+MOST_SQUARE: Final = 16.0
+"""The most that one answer's z² counts. Text that a tokenizer splits otherwise than it was drawn holds tokens that top_p never leaves: one
+answer in a hundred, of which the server counted as many tokens, made a mean of 3.7 of its law's 1."""
+
+
+def squares_of(excess: Doubles, variance: Doubles) -> Doubles:
+    """z² [g] of one answer's centred surprise; ``excess`` and ``variance`` [g] are its sums."""
+    found: Doubles = np.minimum(excess**2 / np.maximum(variance, LEAST_VARIANCE), MOST_SQUARE)
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Likelihood:
     """One answer under each law of the grid."""
@@ -34,7 +47,7 @@ class Likelihood:
     logs: Doubles
     """Log-likelihoods [g]."""
     squares: Doubles
-    """z² [g] of its centred surprise: 1 in the mean under the law that it was drawn by."""
+    """z² [g] of its centred surprise (`squares_of`): 1 in the mean under the law that it was drawn by."""
 
     def __post_init__(self) -> None:
         require(self.tokens > 0, "a likelihood needs at least one token")

@@ -22,7 +22,7 @@ from monitor.drift.law import estimated
 from monitor.replay.likelihood import under_each_law
 from monitor.replay.sampler import truncated
 from monitor.replay.surprise import _piece
-from monitor.values.likelihood import EstimatedLaw, Likelihood, Likelihoods, NoLaw
+from monitor.values.likelihood import EstimatedLaw, Likelihood, Likelihoods, NoLaw, squares_of
 from monitor.values.prompts import Sampling
 from monitor.values.surprise import Surprise
 
@@ -67,7 +67,7 @@ def summed(random: torch.Generator, law: Sampling, n: int, *, hour: float = 0.0)
     )
     sums = Likelihoods()
     for one, off, scatter in zip(logs, excess, variance, strict=True):
-        sums += Likelihood(tokens=TOKENS, logs=one, squares=off**2 / np.maximum(scatter, 1e-9))
+        sums += Likelihood(tokens=TOKENS, logs=one, squares=squares_of(off, scatter))
     return sums
 
 
