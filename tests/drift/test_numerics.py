@@ -83,7 +83,7 @@ def test_an_answer_that_nobody_counted_is_no_part_of_it() -> None:
 
 
 @pytest.mark.slow
-def test_what_is_allowedkeeps_the_promise_of_the_bets() -> None:
+def test_what_is_measured_keeps_the_promise_of_the_bets() -> None:
     """A server that computes 0.08 nats a token apart: 0.02 accuse it in a quarter of the runs."""
     found = measured(simulation.numerics(heat=1.1), within=WITHIN)
     assert found is not None
