@@ -31,7 +31,7 @@ def told(tally: Tally) -> Numerics:
     return found
 
 
-def test_the_mean_of_counted_answers_is_allowedand_its_upper_bound_allowed_for() -> None:
+def test_the_mean_of_counted_answers_is_measured_and_its_upper_bound_allowed_for() -> None:
     found = told(CALM)
     assert (found.surprise, found.tokens, found.reason) == (0.05, 30_000, "")
     assert found.bound == pytest.approx(0.05 + 2.326 / math.sqrt(30_000), abs=1e-4)
