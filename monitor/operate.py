@@ -124,6 +124,16 @@ def tails_too_thin(c: Connection, baseline: Baseline, confidence: float) -> str:
     return f"{baseline.baseline_id} is too small to watch {', '.join(said)}"
 
 
+def notes(c: Connection, baseline: Baseline, settings: Settings) -> tuple[str, ...]:
+    """Sentences on what else is to be known of a baseline; none is empty."""
+    told = (
+        tails_too_thin(c, baseline, settings.drift.confidence),
+        law_told(baseline),
+        numerics_told(baseline, settings.identity.tolerance),
+    )
+    return tuple(one for one in told if one)
+
+
 def law_told(baseline: Baseline) -> str:
     """A sentence on the answers of which nobody says how they were drawn; empty: there were none."""
     if baseline.law is None:

@@ -60,6 +60,12 @@ class Weighing:
             self.tolerance = tolerance_in_force(measured, self._settings.tolerance)
         return (self.estimated, self.tolerance) != before
 
+    @property
+    def told(self) -> str:
+        """A sentence: what the approved baseline tells."""
+        law = f"where nobody says it, {self.estimated}" if self.estimated else "as records say"
+        return f"laws {law}; {self.tolerance:.3g} nats a token allowed for"
+
     def laws(self, prompts: Sequence[Prompt]) -> dict[int, DrawnBy]:
         """By index, what is known of how each chosen answer was drawn that can be held against a law."""
         found: dict[int, DrawnBy] = {}

@@ -392,11 +392,6 @@ class Worker:
     def _look(self, connection: Connection) -> None:
         """Adjust and weigh by the baseline that is approved now, from here on."""
         if self._weighing.look(connection, self._pack.pack_id):
-            law = self._weighing.estimated
-            log.info(
-                "answers.weighed_by_baseline",
-                law=str(law) if law else "none is in force",
-                tolerance=self._weighing.tolerance,
-            )
+            log.info("answers.weighed_by_baseline", told=self._weighing.told)
         if self._given.look(connection):
             log.info("scores.adjusted", baseline_id=self._given.baseline_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -63,9 +64,7 @@ def baseline_capture(
         if approve:
             approve_baseline(c, made.baseline_id, who(by), now)
         unknown = operate.tails_not_known(c, made)
-        thin = operate.tails_too_thin(c, made, settings.drift.confidence)
-        law = operate.law_told(made)
-        numerics = operate.numerics_told(made, settings.identity.tolerance)
+        notes = operate.notes(c, made, settings)
     status = "approved" if approve else "draft"
     row = {
         "baseline_id": made.baseline_id,
@@ -78,9 +77,7 @@ def baseline_capture(
     }
     show([row], as_json)
     _warn(unknown)
-    _note(thin)
-    _note(law)
-    _note(numerics)
+    _note(notes)
 
 
 def _warn(unknown: str) -> None:
@@ -92,9 +89,9 @@ def _warn(unknown: str) -> None:
         err.print(f"  {plain(TAILS_MEND)}", highlight=False, soft_wrap=True)
 
 
-def _note(told: str) -> None:
-    """Say on the error stream what is to be known of a baseline; nothing where it is empty."""
-    if told:
+def _note(notes: Iterable[str]) -> None:
+    """Say on the error stream what is to be known of a baseline."""
+    for told in notes:
         err.print(f"note: {plain(told)}", highlight=False, soft_wrap=True)
 
 
@@ -115,7 +112,7 @@ def baseline_approve(
     yes: YesOption = False,
 ) -> None:
     """Compare with this baseline from now on; the one approved before is retired."""
-    from monitor.operate import law_told, numerics_told, tails_not_known, tails_too_thin
+    from monitor import operate
     from monitor.store.baselines import approve_baseline, load_baseline
     from monitor.store.database import database_time
 
@@ -128,13 +125,11 @@ def baseline_approve(
     with database(settings) as c:
         approve_baseline(c, baseline_id, who(by), database_time(c))
         approved = load_baseline(c, baseline_id)
-        unknown = tails_not_known(c, approved) if approved else ""
-        thin = tails_too_thin(c, approved, settings.drift.confidence) if approved else ""
+        unknown = operate.tails_not_known(c, approved) if approved else ""
+        notes = operate.notes(c, approved, settings) if approved else ()
     out.print(plain(f"{baseline_id} is approved"))
     _warn(unknown)
-    _note(thin)
-    _note(law_told(approved) if approved else "")
-    _note(numerics_told(approved, settings.identity.tolerance) if approved else "")
+    _note(notes)
 
 
 @baseline.command("retire")
