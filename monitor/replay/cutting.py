@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig
 
 from monitor.errors import BadInput, ModelError
@@ -249,7 +250,9 @@ def _write_weights(
             if len(taken) == len(tensors) and _linked(file, to):
                 linked += size
             else:
-                _copy_tensors(stream, 8 + begins, taken, to)
+                with safe_open(file, framework="pt") as held:
+                    notes = held.metadata() or {"format": "pt"}
+                _copy_tensors(stream, 8 + begins, taken, notes, to)
                 copied += to.stat().st_size
         weight_map |= dict.fromkeys(taken, file.name)
         total += sum(end - start for start, end in (t["data_offsets"] for t in taken.values()))
@@ -271,10 +274,15 @@ def _files_with(folder: Path, kept: Callable[[str], bool]) -> Iterator[Path]:
         yield folder / file
 
 
-def _copy_tensors(source: Any, begins: int, taken: Mapping[str, Any], to: Path) -> None:
-    """A safetensors file of the tensors ``taken`` out of ``source``, byte by byte, in whatever precision."""
+def _copy_tensors(
+    source: Any, begins: int, taken: Mapping[str, Any], notes: Mapping[str, str], to: Path
+) -> None:
+    """A safetensors file of the tensors ``taken`` out of ``source``, byte by byte, in whatever precision.
+
+    ``notes`` are those of its header: some formats say there how their weights are stored.
+    """
     order = sorted(taken, key=lambda name: taken[name]["data_offsets"])
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": dict(notes)}
     place = 0
     for name in order:
         start, end = taken[name]["data_offsets"]

@@ -22,13 +22,17 @@ E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 
 
 def quantised(
-    source: Path, folder: Path, config: Mapping[str, Any], quantiser: Quantiser
+    source: Path, folder: Path, config: Mapping[str, Any], quantiser: Quantiser, note: str = ""
 ) -> dict[str, torch.Tensor]:
-    """Write ``source`` quantised to ``folder``; what its weights mean, in float64, by name."""
+    """Write ``source`` quantised to ``folder``; what its weights mean, in float64, by name.
+
+    ``note`` is what the file's header says of each quantised weight.
+    """
     shutil.copytree(source, folder, dirs_exist_ok=True)
     [file] = folder.glob("*.safetensors")
     stored: Parts = {}
     meant: Parts = {}
+    notes = {"format": "pt"}
     for name, weight in load_file(file).items():
         made = quantiser(name, weight) if ".layers." in name or "experts" in name else None
         if made is None:
@@ -36,7 +40,8 @@ def quantised(
         else:
             parts, meant[name] = made
             stored |= parts
-    save_file({name: part.contiguous() for name, part in stored.items()}, file, {"format": "pt"})
+            notes |= {name: note} if note else {}
+    save_file({name: part.contiguous() for name, part in stored.items()}, file, notes)
     read = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(read | {"quantization_config": dict(config)}))
     return meant
@@ -246,5 +251,139 @@ def awq(size: int) -> Quantiser:
             f"{stem}qzeros": words(shuffled(zeros), 4),
             f"{stem}scales": scales.T.to(torch.float16),
         }, meaning(numbers, zeros, scales)
+
+    return quantise
+
+
+def bnb_int8(name: str, weight: torch.Tensor) -> tuple[Parts, torch.Tensor] | None:
+    if not name.endswith("proj.weight"):
+        return None
+    top = weight.abs().amax(1)
+    numbers = (weight / top.unsqueeze(1) * 127).round().to(torch.int8)
+    stem = name.removesuffix("weight")
+    parts = {name: numbers, f"{stem}SCB": top, f"{stem}weight_format": torch.tensor(0).byte()}
+    return parts, numbers.double() * top.double().unsqueeze(1) / 127
+
+
+def bnb_four_bits(kind: str, table: list[float], *, block: int, nested: int = 0) -> Quantiser:
+    """``nested``: how many scales in eight bits share one; 0: scales are float32."""
+
+    def quantise(name: str, weight: torch.Tensor) -> tuple[Parts, torch.Tensor] | None:
+        if not name.endswith("proj.weight"):
+            return None
+        flat = weight.double().flatten().numpy()
+        blocks = [flat[start : start + block] for start in range(0, len(flat), block)]
+        scales = np.array([np.abs(one).max() for one in blocks], dtype=np.float32)
+        state: dict[str, Any] = {"quant_type": kind, "blocksize": block, "dtype": "bfloat16"}
+        parts: Parts = {f"{name}.absmax": torch.from_numpy(scales)}
+        meant_scales = scales.astype(np.float64)
+        if nested:
+            steps = np.linspace(-1, 1, 256).astype(np.float32)
+            offset = float(scales.mean())
+            groups = range(0, len(scales), nested)
+            tops = [np.abs(scales[one : one + nested] - offset).max() for one in groups]
+            share = np.repeat(np.array(tops, dtype=np.float32), nested)[: len(scales)]
+            bytes_ = np.abs((scales - offset)[:, None] / share[:, None] - steps).argmin(-1)
+            meant_scales = steps[bytes_].astype(np.float64) * share + offset
+            state |= {
+                "nested_blocksize": nested,
+                "nested_offset": offset,
+                "nested_dtype": "float32",
+            }
+            parts = {
+                f"{name}.absmax": torch.from_numpy(bytes_.astype(np.uint8)),
+                f"{name}.nested_absmax": torch.tensor(np.array(tops, dtype=np.float32)),
+                f"{name}.nested_quant_map": torch.from_numpy(steps),
+            }
+        values = np.array(table, dtype=np.float32)
+        wide = np.repeat(meant_scales, block)[: len(flat)]
+        bits = np.abs(flat[:, None] / wide[:, None] - values).argmin(-1)
+        packed = torch.from_numpy(((bits[0::2] << 4) | bits[1::2]).astype(np.uint8)).unsqueeze(1)
+        said = json.dumps(state | {"shape": list(weight.shape)}).encode()
+        parts |= {
+            # Bytes may be kept as another type; nested checkpoints are trained further so.
+            name: packed.flatten().view(torch.bfloat16).unsqueeze(1) if nested else packed,
+            f"{name}.quant_map": torch.from_numpy(values),
+            f"{name}.quant_state.bitsandbytes__{kind}": torch.tensor(list(said)).byte(),
+        }
+        meant = values[bits].astype(np.float64) * wide
+        return parts, torch.from_numpy(meant.reshape(weight.shape))
+
+    return quantise
+
+
+def torchao_note(kind: str, **attributes: Any) -> str:
+    return json.dumps({"_type": kind, "_data": attributes})
+
+
+def torchao_blocks(kind: str, size: int, bits: int = 8) -> Quantiser:
+    """Integers in int8, or FP8, with a scale for each ``size`` columns; ``Int4Tensor`` has two in a byte."""
+
+    def quantise(name: str, weight: torch.Tensor) -> tuple[Parts, torch.Tensor] | None:
+        if not name.endswith("proj.weight"):
+            return None
+        stem = name.removesuffix("weight") + "_weight_"
+        grouped = weight.double().reshape(weight.shape[0], -1, size)
+        if kind == "Float8Tensor":
+            scales = (grouped.abs().amax(-1) / 448).float()
+            values = (grouped / scales.double().unsqueeze(-1)).to(torch.float8_e4m3fn)
+            parts = {f"{stem}qdata": values.reshape(weight.shape), f"{stem}scale": scales}
+            meant = values.double() * scales.double().unsqueeze(-1)
+            return parts, meant.reshape(weight.shape)
+        numbers, zeros, scales = integers(weight, bits, size, symmetric=False)
+        half = 2 ** (bits - 1)
+        if kind == "Int4Tensor":
+            shift = ((half - torch.from_numpy(zeros)) * scales.double()).float()
+            inputs = torch.linspace(0.5, 2, weight.shape[1])
+            parts = {
+                f"{stem}qdata": paired((numbers - half) & 0xF).view(torch.int8),
+                f"{stem}scale": scales.T,
+                f"{stem}zero_point": shift.T,
+                f"{stem}act_pre_scale": inputs,
+            }
+            wide = shift.double().repeat_interleave(size, dim=1)
+            plain = meaning(numbers - half, np.zeros_like(zeros), scales) + wide
+            return parts, plain * inputs.double()
+        parts = {
+            f"{stem}qdata": torch.from_numpy(numbers - half).to(torch.int8),
+            f"{stem}scale": scales,
+            f"{stem}zero_point": torch.from_numpy(zeros - half).to(torch.int8),
+        }
+        return parts, meaning(numbers, zeros, scales)
+
+    return quantise
+
+
+def hqq(bits: int, size: int, axis: int, packing: str) -> Quantiser:
+    """Numbers of one byte or word stand a whole part of the rows apart, the first in the highest bits."""
+    many = {"4bit_u8": 2, "3bit_32": 10, "8bit_u8": 1}[packing]
+
+    def said(**values: Any) -> Parts:
+        texts = {key: list(text.encode()) for key, text in values.items() if isinstance(text, str)}
+        held = {key: torch.tensor(text).byte() for key, text in texts.items()}
+        numbers = {key: one for key, one in values.items() if key not in texts}
+        return held | {key: torch.tensor(one, dtype=torch.int32) for key, one in numbers.items()}
+
+    def quantise(name: str, weight: torch.Tensor) -> tuple[Parts, torch.Tensor] | None:
+        if not name.endswith("proj.weight"):
+            return None
+        shape = (-1, size) if axis == 1 else (size, -1)
+        grouped = weight.double().reshape(shape)
+        low = grouped.amin(axis, keepdim=True)
+        scales = ((grouped.amax(axis, keepdim=True) - low) / (2**bits - 1)).float()
+        zeros = (-low / scales).float()
+        numbers = (grouped / scales + zeros).round().clamp(0, 2**bits - 1).long().numpy()
+        step = -(-len(numbers) // many)
+        packed = np.zeros((step, numbers.shape[1]), dtype=np.uint32)
+        for (row, column), number in np.ndenumerate(numbers):
+            shift = bits * (many - 1 - row // step)
+            packed[row % step, column] |= np.uint32(int(number) << shift)
+        words_ = packed.view(np.int32) if many == 10 else packed.astype(np.uint8)
+        parts = {"W_q": torch.from_numpy(words_.copy()), "scale": scales, "zero": zeros}
+        parts |= said(packing=packing, axis=axis, shape=list(weight.shape), group_size=size)
+        parts |= said(nbits=bits, quant_scale=0, quant_zero=0, compute_dtype="torch.float32")
+        meant = (torch.from_numpy(numbers).double() - zeros.double()) * scales.double()
+        stem = name.removesuffix("weight")
+        return {stem + key: part for key, part in parts.items()}, meant.reshape(weight.shape)
 
     return quantise

@@ -10,16 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.architectures.prove import LIMIT, SITE, stream
 from benchmarks.architectures.tiny import save_tiny, tiny_config
 from monitor.errors import ModelError
 from monitor.replay.answer import answered
 from monitor.replay.architectures import largest_difference, proof_prompts, residuals
+from monitor.replay.cutting import cut_checkpoint
 from monitor.replay.layers import model_class
 from monitor.replay.model import identity_of, load_model
+from monitor.replay.quantised.formats import taken_format
+from monitor.replay.quantised.loading import dequantised
 from monitor.settings import ReplaySettings
 from tests.replay import quantisers as q
 
@@ -63,7 +67,29 @@ NVFP4 = compressed(
     "nvfp4-pack-quantized",
     {"num_bits": 4, "type": "float"},
 )
-Case = tuple[str, Mapping[str, Any], q.Quantiser]
+FOUR_BITS = {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}
+NF4 = FOUR_BITS | {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": False}
+SIXTEEN = [-1.0, *(step / 8 for step in range(-7, 8)), 1.0]
+"""A table of sixteen values: the checkpoint brings its own."""
+
+
+def torchao(kind: str, **options: Any) -> dict[str, Any]:
+    given = {"default": {"_type": kind, "_version": 2, "_data": options}}
+    return {"quant_method": "torchao", "quant_type": given}
+
+
+def hqq(bits: int, size: int, axis: int) -> dict[str, Any]:
+    weights = {"nbits": bits, "group_size": size, "axis": axis, "channel_wise": True}
+    given = {"weight_quant_params": weights, "scale_quant_params": None, "zero_quant_params": None}
+    return {"quant_method": "hqq", "quant_config": given, "skip_modules": ["lm_head"]}
+
+
+INT8 = q.torchao_note("Int8Tensor", block_size=[1, 16], act_quant_kwargs=None)
+INTX = q.torchao_note("IntxUnpackedToInt8Tensor", block_size=[1, 16])
+FLOAT8 = q.torchao_note("Float8Tensor", block_size=[1, 16])
+INT4 = q.torchao_note("Int4Tensor", block_size=[1, 16], shape=[0, 0])
+Case = tuple[str, Mapping[str, Any], q.Quantiser] | tuple[str, Mapping[str, Any], q.Quantiser, str]
+"""Architecture, ``quantization_config``, quantiser, and what the header says of each quantised weight."""
 CASES: dict[str, Case] = {
     "fp8 in blocks": ("llama", FP8 | {"weight_block_size": [24, 20]}, q.fp8_blocks(24, 20)),
     "fp8 in blocks, experts": (
@@ -132,7 +158,46 @@ CASES: dict[str, Case] = {
         q.gptq(8, -1, symmetric=False, added=0),
     ),
     "awq": ("qwen2", AWQ, q.awq(16)),
+    "bitsandbytes int8": (
+        "qwen3_moe",
+        {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False},
+        q.bnb_int8,
+    ),
+    "bitsandbytes nf4": ("llama", NF4, q.bnb_four_bits("nf4", SIXTEEN[1:], block=48)),
+    "bitsandbytes fp4, scales in eight bits": (
+        "qwen2",
+        NF4 | {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": True},
+        q.bnb_four_bits("fp4", SIXTEEN[1:], block=64, nested=3),
+    ),
+    "torchao int8": (
+        "qwen3_vl",
+        torchao("Int8DynamicActivationInt8WeightConfig"),
+        q.torchao_blocks("Int8Tensor", 16),
+        INT8,
+    ),
+    "torchao int4 in int8": (
+        "llama",
+        torchao("IntxWeightOnlyConfig"),
+        q.torchao_blocks("IntxUnpackedToInt8Tensor", 16, 4),
+        INTX,
+    ),
+    "torchao float8": (
+        "qwen3_moe",
+        torchao("Float8WeightOnlyConfig"),
+        q.torchao_blocks("Float8Tensor", 16),
+        FLOAT8,
+    ),
+    "torchao int4, inputs scaled": (
+        "llama",
+        torchao("Int4WeightOnlyConfig", group_size=16),
+        q.torchao_blocks("Int4Tensor", 16, 4),
+        INT4,
+    ),
+    "hqq, four bits": ("qwen2", hqq(4, 16, 1), q.hqq(4, 16, 1, "4bit_u8")),
+    "hqq, eight bits, columns": ("qwen3_moe", hqq(8, 8, 0), q.hqq(8, 8, 0, "8bit_u8")),
+    "hqq, three bits": ("llama", hqq(3, 32, 1), q.hqq(3, 32, 1, "3bit_32")),
 }
+WRITTEN = sorted(Path(__file__).parent.joinpath("written").glob("*.safetensors"))
 
 
 def drawn(kind: str, folder: Path) -> Path:
@@ -144,9 +209,9 @@ def drawn(kind: str, folder: Path) -> Path:
 @pytest.fixture
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
     """The folder of a quantised checkpoint, and that of an open one with what its weights mean, in float64."""
-    kind, config, quantiser = CASES[request.param]
+    kind, config, quantiser, *note = CASES[request.param]
     source = drawn(kind, tmp_path / "source")
-    meant = q.quantised(source, tmp_path / "quantised", config, quantiser)
+    meant = q.quantised(source, tmp_path / "quantised", config, quantiser, *note)
     opened = Path(shutil.copytree(source, tmp_path / "open"))
     [file] = opened.glob("*.safetensors")
     save_file({name: w.contiguous() for name, w in meant.items()}, file, {"format": "pt"})
@@ -168,6 +233,21 @@ def test_a_quantised_checkpoint_reads_as_what_its_weights_mean(made: tuple[Path,
     whole = kind.from_pretrained(opened, experts_implementation="eager", **options).eval()
     found = residuals(loaded, prompts, LIMIT)
     assert largest_difference(stream(whole, prompts), found) <= TOLERANCE
+
+
+@pytest.mark.parametrize("file", WRITTEN, ids=lambda file: file.stem)
+def test_what_a_library_wrote_means_what_the_library_says(file: Path) -> None:
+    with safe_open(file, framework="pt") as held:
+        config = json.loads(held.metadata()["config"])
+        meant = held.get_tensor("meant")
+    architecture = LlamaConfig(quantization_config=config)
+    form = taken_format(architecture)
+    assert form is not None
+    with dequantised([file], form, lambda name: name == "meant") as weights:
+        [(name, weight)] = weights.items()
+        assert name == "model.layers.0.self_attn.q_proj.weight"
+        torch.testing.assert_close(weight[...], meant, rtol=1e-6, atol=1e-8)
+    assert len(WRITTEN) == 15
 
 
 @pytest.mark.parametrize(
@@ -240,7 +320,11 @@ def test_only_shards_of_the_needed_blocks_are_opened(
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        ({"quant_method": "hqq"}, "quantised by hqq"),
+        ({"quant_method": "eetq"}, "quantised by eetq"),
+        (FOUR_BITS | {"bnb_4bit_quant_type": "af4"}, "af4"),
+        (FOUR_BITS | {"load_in_4bit": False}, "load_in_4bit is False, and load_in_8bit"),
+        (torchao("FqnToConfig"), "names no configuration of torchao"),
+        ({"quant_method": "hqq", "quant_config": {}}, "says nothing about the weights"),
         (FP8 | {"fmt": "e5m2"}, "e5m2"),
         (GPTQ | {"bits": 3}, "bits is 3"),
         (GPTQ | {"checkpoint_format": "marlin"}, "marlin"),
@@ -262,6 +346,10 @@ def test_what_is_not_read_is_refused_by_name(
     with pytest.raises(ModelError, match=named) as refused:
         identity_of(settings(tmp_path / "made"))
     assert "bfloat16 or float32" in refused.value.hint
+
+
+def _garbled() -> torch.Tensor:
+    return torch.tensor(list(b"{nothing")).byte()
 
 
 Change = Callable[[dict[str, torch.Tensor]], object]
@@ -304,6 +392,42 @@ Q_PROJ = "model.layers.1.self_attn.q_proj"
             "zero points that servers read differently",
         ),
         ("awq", lambda t: t.pop(f"{Q_PROJ}.scales"), "lacks its part 'scales'"),
+        ("bitsandbytes int8", lambda t: t.pop(f"{Q_PROJ}.SCB"), "lacks its part 'scales'"),
+        (
+            "bitsandbytes int8",
+            lambda t: t.update({f"{Q_PROJ}.weight_format": torch.tensor(2).byte()}),
+            "laid out for one kind of GPU",
+        ),
+        (
+            "bitsandbytes nf4",
+            lambda t: t.update({f"{Q_PROJ}.weight.absmax": torch.ones(3)}),
+            "has 3 scales for 1024 numbers in blocks of 48",
+        ),
+        (
+            "bitsandbytes nf4",
+            lambda t: t.update({f"{Q_PROJ}.weight.quant_state.bitsandbytes__nf4": _garbled()}),
+            "bitsandbytes__nf4 cannot be read",
+        ),
+        (
+            "torchao int8",
+            lambda t: t.pop("model.language_model.layers.1.self_attn.q_proj._weight_scale"),
+            "lacks its part 'scales'",
+        ),
+        (
+            "torchao float8",
+            lambda t: t.update({f"{Q_PROJ}._weight_scale": torch.ones(32, 5)}),
+            r"_weight_scale has the shape \[32, 5\]",
+        ),
+        (
+            "hqq, four bits",
+            lambda t: t.update({f"{Q_PROJ}.packing": _garbled()}),
+            "is packed as",
+        ),
+        (
+            "hqq, four bits",
+            lambda t: t.update({f"{Q_PROJ}.quant_scale": torch.tensor(1)}),
+            "scales or zero points are quantised",
+        ),
     ],
     indirect=["made"],
 )
@@ -312,13 +436,40 @@ def test_damaged_parts_are_refused_by_name(
 ) -> None:
     folder, _ = made
     [file] = folder.glob("*.safetensors")
+    with safe_open(file, framework="pt") as held:
+        notes = held.metadata()
     tensors = load_file(file)
     change(tensors)
-    save_file(tensors, file, {"format": "pt"})
+    save_file(tensors, file, notes)
     with pytest.raises(ModelError, match=named):
         load_model(settings(folder), SITE)
     # What lies behind the deepest site is not looked at.
     load_model(settings(folder), 0)
+
+
+@pytest.mark.parametrize("made", ["torchao int4 in int8"], indirect=True)
+def test_what_the_header_says_is_needed_and_goes_with_a_cut_copy(
+    made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, _ = made
+    whole = dict(load_model(settings(folder), 1).model.named_parameters())
+    cut_checkpoint(folder, 1, tmp_path / "cut")
+    for name, weight in load_model(settings(tmp_path / "cut"), 1).model.named_parameters():
+        assert torch.equal(weight, whole[name])
+    [file] = folder.glob("*.safetensors")
+    save_file(load_file(file), file, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"the header of its file does not say how it is stored"):
+        load_model(settings(folder), 1)
+    note = q.torchao_note("Int4TilePackedTo4dTensor")
+    save_file(load_file(file), file, dict.fromkeys(whole_names(file), note))
+    with pytest.raises(ModelError, match=r"for one kind of hardware \(Int4TilePackedTo4dTensor\)"):
+        load_model(settings(folder), 1)
+
+
+def whole_names(file: Path) -> list[str]:
+    """What the weights are called that ``file`` holds the numbers of."""
+    ends = "._weight_qdata"
+    return [name.replace(ends, ".weight") for name in load_file(file) if name.endswith(ends)]
 
 
 @pytest.mark.parametrize("made", ["fp8 in blocks", "compressed w8a8"], indirect=True)

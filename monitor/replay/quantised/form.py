@@ -40,11 +40,15 @@ FP4: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor in a file, not read: its name, type (as safetensors spells it) and shape."""
+    """A tensor in a file, not read: its name, type (as safetensors spells it) and shape.
+
+    ``note`` is what the headers of the files say of its weight; empty where they say nothing.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,8 @@ class Format:
     ``weights`` and ``activations`` name the served precision, for people and the lineage; activations
     that are not quantised have none. ``parts`` gives the role of a tensor by the end of its name, and
     ``ending`` stands there in the name of the weight; a tensor that has the weight's own name is its
-    part ``weight``. Tensors that end with one of ``ignored`` belong to activations. ``rule`` gets the
+    part ``weight``. Where other tensors of a model may end like parts, ``lead`` is the end of the one that
+    every quantised weight has. Tensors that end with one of ``ignored`` belong to activations. ``rule`` gets the
     parts of a weight and raises `ModelError` for those that it cannot read.
     """
 
@@ -62,6 +67,7 @@ class Format:
     activations: str = ""
     ending: str
     parts: Mapping[str, str]
+    lead: str = ""
     ignored: tuple[str, ...] = ()
     rule: Callable[[str, Mapping[str, Stored]], Rule]
 

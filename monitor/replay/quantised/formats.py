@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from transformers import PreTrainedConfig
 
-from monitor.replay.quantised import awq, compressed, fp8, gptq, mxfp4
+from monitor.replay.quantised import awq, bitsandbytes, compressed, fp8, gptq, hqq, mxfp4, torchao
 from monitor.replay.quantised.form import Format, refusal
 
 FIELD: Final = "quantization_config"
@@ -17,6 +17,9 @@ READERS: Final[Mapping[str, Callable[[Mapping[str, Any], str], Format]]] = {
     "mxfp4": mxfp4.read,
     "gptq": gptq.read,
     "awq": awq.read,
+    "bitsandbytes": bitsandbytes.read,
+    "torchao": torchao.read,
+    "hqq": hqq.read,
 }
 
 

@@ -53,11 +53,13 @@ def dequantised(
     failures: list[ModelError] = []
     with ExitStack() as opened:
         slices: dict[str, Any] = {}
+        notes: dict[str, str] = {}
         for file in files:
             held = opened.enter_context(safe_open(file, framework="pt"))
             slices |= {name: held.get_slice(name) for name in held.keys() if not later(name)}  # noqa: SIM118
+            notes |= held.metadata() or {}
         try:
-            yield _weights(slices, form, failures)
+            yield _weights(slices, notes, form, failures)
         except Exception:
             if not failures:
                 raise
@@ -84,19 +86,11 @@ def require_linear(model: PreTrainedModel) -> None:
         raise refusal(f"{model.config.model_type}: its quantised weights are not read")
 
 
-def _weights(slices: Mapping[str, Any], form: Format, failures: list[ModelError]) -> dict[str, Any]:
+def _weights(
+    slices: Mapping[str, Any], notes: Mapping[str, str], form: Format, failures: list[ModelError]
+) -> dict[str, Any]:
     """From a weight's name to its slice, or to what dequantises it."""
-    grouped: dict[str, dict[str, str]] = {}
-    for name in slices:
-        suffix = next(
-            (end for end in sorted(form.parts, key=len, reverse=True) if name.endswith(end)), None
-        )
-        if suffix is not None:
-            weight = name.removesuffix(suffix) + form.ending
-            grouped.setdefault(weight, {})[form.parts[suffix]] = name
-    for weight, parts in grouped.items():
-        if weight in slices:
-            parts["weight"] = weight
+    grouped = _grouped(slices, form)
     used = {name for parts in grouped.values() for name in parts.values()}
     modules = {weight.rpartition(".")[0] for weight in grouped} if form.ending else set()
     found: dict[str, Any] = {}
@@ -114,7 +108,8 @@ def _weights(slices: Mapping[str, Any], form: Format, failures: list[ModelError]
             )
         found[name] = held
     for weight, parts in grouped.items():
-        stored = {role: _stored(name, slices[name]) for role, name in parts.items()}
+        note = notes.get(weight, "")
+        stored = {role: _stored(name, slices[name], note) for role, name in parts.items()}
         found[weight] = Dequantised(
             {role: slices[name] for role, name in parts.items()},
             form.rule(weight, stored),
@@ -123,5 +118,22 @@ def _weights(slices: Mapping[str, Any], form: Format, failures: list[ModelError]
     return found
 
 
-def _stored(name: str, held: Any) -> Stored:
-    return Stored(name, str(held.get_dtype()), tuple(held.get_shape()))
+def _grouped(slices: Mapping[str, Any], form: Format) -> dict[str, dict[str, str]]:
+    """From a quantised weight's name to the names of its parts, by role."""
+    grouped: dict[str, dict[str, str]] = {}
+    ends = sorted(form.parts, key=len, reverse=True)
+    for name in slices:
+        suffix = next((end for end in ends if name.endswith(end)), None)
+        if suffix is None:
+            continue
+        module = name.removesuffix(suffix)
+        if not form.lead or module + form.lead in slices:
+            grouped.setdefault(module + form.ending, {})[form.parts[suffix]] = name
+    for weight, parts in grouped.items():
+        if weight in slices:
+            parts["weight"] = weight
+    return grouped
+
+
+def _stored(name: str, held: Any, note: str) -> Stored:
+    return Stored(name, str(held.get_dtype()), tuple(held.get_shape()), note)
