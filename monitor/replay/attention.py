@@ -70,15 +70,15 @@ class PackedRow:
     """One forward pass. ``kept[prefix][block]`` are keys and values [1, g, tokens, e].
 
     ``exact_softmax``: compute the attention weights openly instead of by a fused kernel. ``kernel``
-    takes all segments at once, in ``layout``, which is made where the first block asks for it.
+    takes all segments at once. Its layouts, and masks, are made for each device where a block first asks.
     """
 
     segments: tuple[PackedSegment, ...]
     kept: dict[int, dict[int, KeysValues]]
     exact_softmax: bool = False
     kernel: VariableKernel | None = None
-    layout: Layout | None = None
-    masks: dict[tuple[int, int, int | None, int | None], torch.Tensor] = field(default_factory=dict)
+    layouts: dict[torch.device, Layout] = field(default_factory=dict)
+    masks: dict[tuple[object, ...], torch.Tensor] = field(default_factory=dict)
 
 
 ROW: ContextVar[PackedRow] = ContextVar("packed row")
@@ -196,14 +196,14 @@ def _at_once(
 ) -> torch.Tensor:
     """The attention of the whole row [1, t, h, e] by the row's kernel."""
     assert row.kernel is not None
-    if row.layout is None:
+    layout = row.layouts.get(query.device)
+    if layout is None:
         chains = {prefix for segment in row.segments for prefix in segment.chain}
-        row.layout = layout_of(
+        layout = row.layouts[query.device] = layout_of(
             [(segment.stop - segment.start, segment.chain) for segment in row.segments],
             {prefix: row.kept[prefix][block][0].shape[2] for prefix in chains},
             query.device,
         )
-    layout = row.layout
     keys, values = (one[0].transpose(0, 1) for one in (key, value))
     if layout.gather is not None:
         kept = [row.kept[prefix][block] for prefix in layout.prefixes]
@@ -268,7 +268,7 @@ def _mask(
         chunk = None
     if queries == keys and window is None and chunk is None and not row.exact_softmax:
         return None
-    known = (queries, keys, window, chunk)
+    known = (queries, keys, window, chunk, device)
     if known not in row.masks:
         before = keys - queries
         allowed = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(before)

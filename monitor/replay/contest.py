@@ -23,7 +23,6 @@ PARTIAL_ENTRIES: Final = 1 << 24
 class Contest:
     """An encoder on the device: ``weight`` [n, d], ``bias`` [n], the read ``latents`` [m]."""
 
-    columns: torch.Tensor
     latents: torch.Tensor
     weight: torch.Tensor
     bias: torch.Tensor
@@ -48,12 +47,9 @@ class Contest:
         return found
 
 
-def contest(
-    encoder: Encoder, latents: Sequence[int], columns: Sequence[int], device: torch.device
-) -> Contest:
-    """``encoder`` on ``device``, of which ``latents`` are read into ``columns`` of the activations."""
+def contest(encoder: Encoder, latents: Sequence[int], device: torch.device) -> Contest:
+    """``encoder`` on ``device``, of which ``latents`` are read."""
     return Contest(
-        columns=torch.tensor(list(columns), device=device),
         latents=torch.tensor(list(latents), device=device),
         weight=torch.from_numpy(np.asarray(encoder.weight, dtype=np.float32)).to(device),
         bias=torch.from_numpy(np.asarray(encoder.bias, dtype=np.float32)).to(device),

@@ -59,7 +59,7 @@ class ReplayEngine:
         read = (*features, *(one.as_feature() for one in covariates))
         self._alternatives = alternatives
         self._features = len(features)
-        self._bank = FeatureBank(read, loaded.config.hidden_size, loaded.device)
+        self._bank = FeatureBank(read, loaded.config.hidden_size, loaded.device, loaded.place)
         self._limit = positions_limit(settings, loaded.config)
         self._batch_tokens = batch_tokens(settings, loaded.device)
         self._tokeniser = tokeniser(loaded, settings)
@@ -84,14 +84,13 @@ class ReplayEngine:
             rules["generate_tokens"] = settings.generate_tokens
         if settings.answer_share:
             rules["answer_share"] = settings.answer_share
-        device = self.loaded.device
         return Lineage(
             pack_id=pack_id,
             model_id=self.loaded.model_id,
             model_hash=self.loaded.model_hash,
             dtype=str(self.loaded.dtype).removeprefix("torch."),
             attention=self.loaded.attention,
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            device=" and ".join(dict.fromkeys(map(_called, self.loaded.devices))),
             engine=ENGINE,
             rules=written(rules),
         )
@@ -322,3 +321,8 @@ class ReplayEngine:
         )
         METRICS.tokens.labels(kind="saved_dedupe").inc(asked - distinct)
         METRICS.tokens.labels(kind="saved_prefix").inc(distinct - prepared.plan.tokens)
+
+
+def _called(device: torch.device) -> str:
+    """What kind of device it is, as the lineage says it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

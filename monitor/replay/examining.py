@@ -237,7 +237,7 @@ class Examiner:
             plain = [_figures(law, one) for law, one in zip(laws, ids, strict=True)]
             sums = [[torch.zeros_like(part) for part in figures] for figures in plain]
             for seed in range(REPEATS):
-                with jittered(whole, self._loaded.blocks, seed, self._loaded.device):
+                with jittered(whole, self._loaded.blocks, seed):
                     laws = self._laws(whole, rows)
                 for totals, law, one, before in zip(sums, laws, ids, plain, strict=True):
                     for total, now, then in zip(totals, _figures(law, one), before, strict=True):
@@ -346,14 +346,15 @@ def _pooled(raw: Sequence[_Raw], kind: int) -> float:
 
 
 @contextmanager
-def jittered(
-    whole: torch.nn.Module, blocks: torch.nn.ModuleList, seed: int, device: torch.device
-) -> Iterator[None]:
+def jittered(whole: torch.nn.Module, blocks: torch.nn.ModuleList, seed: int) -> Iterator[None]:
     """Every result of a module with weights of its own, and of a block, off by `JITTER` of itself."""
-    generator = torch.Generator(device=device).manual_seed(seed)
+    generators: dict[torch.device, torch.Generator] = {}
 
     def shaken(result: torch.Tensor) -> torch.Tensor:
-        noise = torch.randn(result.shape, generator=generator, device=result.device)
+        device = result.device
+        if device not in generators:
+            generators[device] = torch.Generator(device=device).manual_seed(seed)
+        noise = torch.randn(result.shape, generator=generators[device], device=device)
         return (result.float() * (1 + JITTER * noise)).to(result.dtype)
 
     def hook(_module: Any, _given: Any, result: Any) -> Any:

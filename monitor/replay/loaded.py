@@ -92,7 +92,8 @@ class LoadedModel:
     at once, where one was found and proven. ``identity`` is that of the full model,
     every hash known. ``served`` is the precision that a quantised checkpoint is served in, empty for
     an open one: the copy has its weights dequantised, and activations that are not quantised. ``fused``
-    are the faster equals of some of its modules, which stand there while a replay runs.
+    are the faster equals of some of its modules, which stand there while a replay runs. ``places`` are
+    the devices of its blocks where these are not all on ``device``, on which everything else stands.
     """
 
     model: PreTrainedModel
@@ -107,6 +108,16 @@ class LoadedModel:
     kernel: VariableKernel | None = None
     served: str = ""
     fused: Fused = Fused()
+    places: tuple[torch.device, ...] = ()
+
+    def place(self, site: int) -> torch.device:
+        """The device on which the residual stream of ``site`` stands: behind the last block, the first one."""
+        return self.places[site] if site + 1 < len(self.places) else self.device
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Every device that the copy stands on, the first one first."""
+        return tuple(dict.fromkeys((self.device, *self.places)))
 
     @property
     def packed(self) -> bool:

@@ -40,6 +40,7 @@ from monitor.replay.layers import cut_class, model_class, text_stack
 from monitor.replay.loaded import LoadedModel, Packing
 from monitor.replay.proving import kernel_proof
 from monitor.replay.quantised.loading import dequantised, require_linear, require_open
+from monitor.replay.spread import devices, free_bytes, spread
 from monitor.replay.variable import VariableKernel, found_kernel
 from monitor.replay.weights import weights_hash
 from monitor.settings import ReplaySettings
@@ -89,10 +90,14 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
             attention=PACKED if tested else settings.attention,
             dtype=dtype,
         )
-        whole.to(device)  # type: ignore[arg-type]
+        over = devices(settings)
+        if len(over) < 2:
+            whole.to(device)  # type: ignore[arg-type]
     if settings.adapter is not None:
         with translated(settings.adapter):
             merge(whole, settings.adapter, full=full, layers=config.num_hidden_layers)
+    with translated(settings.model):
+        places = spread(whole, over, [free_bytes(one) for one in over]) if len(over) > 1 else ()
     stack = text_stack(whole)
     loaded = LoadedModel(
         model=stack,
@@ -105,6 +110,7 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
         attention=f"packed-{settings.attention}" if tested else stack.config._attn_implementation,
         identity=_identity(checkpoint, settings.adapter),
         served=checkpoint.form.served if checkpoint.form else "",
+        places=places,
     )
     log.info("model.precision", served=loaded.served or None, replayed=loaded.precision)
     tried(loaded, missing)
@@ -148,6 +154,8 @@ def identity_of(settings: ReplaySettings) -> ModelIdentity:
 def placement(settings: ReplaySettings) -> tuple[torch.device, torch.dtype]:
     """Device and dtype; ``auto`` is bfloat16 on the first GPU, else float32 on the CPU."""
     name = settings.device
+    if over := devices(settings):
+        name = str(over[0])
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ MASKED = -math.inf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Projection:
-    """Features of one site and input norm: ``columns`` [m], ``weight`` [d, m], the rest [m].
+    """Features of one site and input norm: ``columns`` [m] where they are pooled, ``weight`` [d, m], the rest [m].
 
     ``added`` are those that a shallower site has begun (composites); None when there are none.
     """
@@ -56,8 +56,17 @@ class _Pool:
 class FeatureBank:
     """The pack's features, stacked by site on the model's device."""
 
-    def __init__(self, features: Sequence[Feature], width: int, device: torch.device) -> None:
-        """Raises `PackError` when a feature does not have the model's ``width``."""
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        width: int,
+        device: torch.device,
+        place: Callable[[int], torch.device] | None = None,
+    ) -> None:
+        """``place`` gives the device of a site's residuals where not all are on ``device``, on which they are pooled.
+
+        Raises `PackError` when a feature does not have the model's ``width``.
+        """
         for feature in features:
             # The parts of a composite are as wide as its own weight.
             if feature.weight.size != width:
@@ -88,11 +97,14 @@ class FeatureBank:
         self._sites: dict[int, list[_Projection]] = defaultdict(list)
         for (site, norm), columns in grouped.items():
             members = [features[column] for column in columns]
-            self._sites[site].append(_projection(site, norm, columns, members, device))
-        self._contests: dict[int, list[tuple[InputNorm, Contest]]] = defaultdict(list)
+            at = place(site) if place else device
+            self._sites[site].append(_projection(site, norm, columns, members, at, device))
+        self._contests: dict[int, list[tuple[InputNorm, torch.Tensor, Contest]]] = defaultdict(list)
         for (site, encoder, norm), columns in contests.items():
             latents = [features[column].latent or 0 for column in columns]
-            self._contests[site].append((norm, contest(encoder, latents, columns, device)))
+            at = place(site) if place else device
+            columns_at = torch.tensor(columns, device=device)
+            self._contests[site].append((norm, columns_at, contest(encoder, latents, at)))
         self._limits: dict[int, list[tuple[float, torch.Tensor]]] = defaultdict(list)
         for (site, limit), columns in limits.items():
             self._limits[site].append((limit, torch.tensor(columns, device=device)))
@@ -117,15 +129,15 @@ class FeatureBank:
             passed = activation * (activation > part.threshold)
             values = torch.where(part.rectified, passed, activation)
             if part.added is not None:
-                begun = into[:, part.columns]
+                begun = into[:, part.columns].to(values.device)
                 # What was not begun is uninitialised memory, and may be NaN: chosen, never multiplied.
                 values = torch.where(part.added, begun + values, values)
-            into[:, part.columns] = values
-        for norm, one in self._contests[site]:
-            into[:, one.columns] = one.activations(normalised(wide, norm))
+            into[:, part.columns] = values.to(into.device)
+        for norm, columns, one in self._contests[site]:
+            into[:, columns] = one.activations(normalised(wide, norm)).to(into.device)
         for limit, columns in self._limits[site]:
             beyond = torch.linalg.vector_norm(wide, dim=1, keepdim=True) > limit
-            into[:, columns] = into[:, columns].masked_fill(beyond, MASKED)
+            into[:, columns] = into[:, columns].masked_fill(beyond.to(into.device), MASKED)
 
     def pool(self, tokens: Tokens, activations: torch.Tensor) -> tuple[torch.Tensor, Counts]:
         """Readings [k] on the device before sigmoids, and how many tokens each pooled [k].
@@ -209,6 +221,7 @@ def _projection(
     columns: Sequence[int],
     members: Sequence[Feature],
     device: torch.device,
+    pooled_on: torch.device,
 ) -> _Projection:
     def row(values: Iterable[float]) -> torch.Tensor:
         return torch.tensor(list(values), dtype=torch.float32, device=device)
@@ -218,7 +231,7 @@ def _projection(
     return _Projection(
         norm=norm,
         added=torch.tensor(added, device=device) if any(added) else None,
-        columns=torch.tensor(columns, device=device),
+        columns=torch.tensor(columns, device=pooled_on),
         weight=torch.from_numpy(np.ascontiguousarray(weight)).to(device),
         # A composite's bias is counted once, where it begins.
         bias=row(0.0 if later else f.bias for f, later in zip(members, added, strict=True)),

@@ -96,13 +96,13 @@ class ResidualReader:
                 positions = rows[member].positions(region, skip_tokens)
                 weights[line, start + positions] = 1.0 / max(positions.size, 1)
                 start += len(rows[member].ids)
-            weights = weights.to(self.loaded.device)
             present = [
                 i for i, m in enumerate(members) if rows[m].positions(region, skip_tokens).size
             ]
 
             def read(site: int, residual: torch.Tensor) -> None:
-                values = pool(weights, residual.to(torch.float32)).cpu().numpy()
+                wide = residual.to(torch.float32)
+                values = pool(weights.to(wide.device), wide).cpu().numpy()
                 means[[members[i] for i in present], where[site]] = values[present]
 
             return read

@@ -223,6 +223,11 @@ class ReplaySettings(Section):
         None, description="folder of a LoRA adapter that is merged into the model; null: none"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 …")
+    device_map: Literal["auto"] | None = Field(
+        None,
+        description="auto: the copy's blocks stand on all GPUs that the worker sees, for models that do not "
+        "fit one; null: on replay.device alone",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="auto: that of the pack's scores so far, else bfloat16 where the pack's canaries read "
@@ -294,6 +299,10 @@ class ReplaySettings(Section):
             if self.url is not None:
                 raise ValueError("replay.url is for backend vllm; set replay.backend: vllm")
             return self
+        if self.device_map is not None:
+            raise ValueError(
+                "replay.device_map needs backend torch; vLLM splits a model by --tensor-parallel-size"
+            )
         if self.url is None:
             raise ValueError("backend vllm needs replay.url: where its server answers")
         if self.adapter is not None:
@@ -304,6 +313,15 @@ class ReplaySettings(Section):
             raise ValueError(
                 "replay.mode generate and replay.answer_share need backend torch: the copy at replay.url "
                 "reads and does not answer"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _all_devices_or_one(self) -> ReplaySettings:
+        if self.device_map is not None and self.device not in ("auto", "cuda"):
+            raise ValueError(
+                f"replay.device_map: auto takes every GPU, and replay.device names {self.device}; "
+                "leave one of them out"
             )
         return self
 
