@@ -40,13 +40,20 @@ def pack_judge(
         bool, typer.Option("--quick", help="One dose, fewer answers, controls and texts.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that keeps what steering found, to continue from; OUT.work when left out."
+        ),
+    ] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
     """Measure every feature of a pack on held-out texts: ship, watch-only or reject.
 
-    A verdict holds for texts like those judged: give texts like your traffic with --data. Exit code 1 when a feature is rejected.
+    A verdict holds for texts like those judged: give texts like your traffic with --data. A run that was killed goes on where it was
+    when it is begun again with the same --out or --work. Exit code 1 when a feature is rejected.
     """
     from monitor.research.judge.page import judge_page
     from monitor.research.judge.run import judge_pack, with_report
@@ -56,10 +63,12 @@ def pack_judge(
     if write:
         lost = f"{found.name} loses the id {found.pack_id[:12]}, that baselines and scores name"
         ask([lost], "Write the report into the pack?", yes=yes)
+    if work is None and report_folder is not None:
+        work = report_folder.with_name(f"{report_folder.name}.work")
     with progress() as said:
         report = judge_pack(
             found, model, data=data, others=other_models or (), seed=seed, quick=quick,
-            device=device, progress=said,
+            device=device, work=work, progress=said,
         )  # fmt: skip
     written = json.dumps(report, indent=2) + "\n"
     if report_folder is not None:

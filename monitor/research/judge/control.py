@@ -9,9 +9,10 @@ Legend: q = questions, n = answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -103,17 +104,55 @@ class _Steered:
     members: tuple[int, ...]
 
 
+class Keeping(Protocol):
+    """Where figures of earlier runs are: `monitor.research.judge.kept.Kept`."""
+
+    def of(self, names: Sequence[str]) -> Sequence[Control] | None: ...
+    def keep(self, found: Mapping[str, Control]) -> None: ...
+
+
 def controls(
-    readings: Readings, loaded: LoadedModel, plan: DosePlan, seed: int, progress: Progress
+    readings: Readings,
+    loaded: LoadedModel,
+    plan: DosePlan,
+    seed: int,
+    kept: Keeping,
+    progress: Progress,
 ) -> dict[int, Control]:
-    """By index of the feature. Blocks for minutes. The model must be loaded in full."""
-    bench = _Bench(readings, loaded, plan, seed, progress)
-    steered = _steered(readings)
+    """By index of the feature; what is ``kept`` is not measured again. The model must be loaded in full.
+
+    Blocks for minutes; ``progress`` hears how many, before the first direction and after each.
+    """
+    names = [feature.name for feature in readings.pack.features]
     found: dict[int, Control] = {}
-    for number, one in enumerate(steered, 1):
-        progress(f"steering {one.turn.name} ({number} of {len(steered)})")
-        found |= bench.control(one)
+    left: list[_Steered] = []
+    for one in _steered(readings):
+        known = kept.of([names[member] for member in one.members])
+        if known is None:
+            left.append(one)
+        else:
+            found |= dict(zip(one.members, known, strict=True))
+    if not left:
+        return found
+    progress(f"steering: {len(left)} directions, {len(found)} features are known from earlier")
+    bench = _Bench(readings, loaded, plan, seed, progress)
+    each, start = bench.seconds(left[0]), time.perf_counter()
+    for done, one in enumerate(left):
+        if done:
+            each = (time.perf_counter() - start) / done
+        ahead = minutes(each * (len(left) - done))
+        progress(f"steering {one.turn.name} ({done + 1} of {len(left)}), {ahead} to go")
+        measured = bench.control(one)
+        kept.keep({names[member]: control for member, control in measured.items()})
+        found |= measured
     return found
+
+
+def minutes(seconds: float) -> str:
+    """For people: about how long it takes."""
+    if seconds < 45:
+        return "less than a minute"
+    return f"about {round(seconds / 60) or 1} min"
 
 
 class _Bench:
@@ -138,7 +177,17 @@ class _Bench:
         self._rows = _spaced(texts.held_out, plan.pairs)
         self._reader = Reader(loaded, features, ReplaySettings())
         self._coherence = Coherence(loaded, texts.fit[:BENIGN_TEXTS])
+        begun = time.perf_counter()
         self._plain = answered(loaded, self._questions, plan.tokens)
+        self._answering = time.perf_counter() - begun
+
+    def seconds(self, one: _Steered) -> float:
+        """What `control` of a direction takes, by the time that one look at the untouched model took."""
+        begun = time.perf_counter()
+        preference(self._loaded, *_pairs(self._rows, one.target))
+        weighing = time.perf_counter() - begun
+        doses = 2 * len(self._plan.shares)
+        return doses * self._answering + (1 + doses + self._plan.controls) * weighing
 
     def control(self, one: _Steered) -> dict[int, Control]:
         """The figures of every member of ``one``."""

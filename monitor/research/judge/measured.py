@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from monitor.replay.residuals import ResidualReader
-from monitor.research.judge.control import Control, DosePlan, controls
+from monitor.research.judge.control import Control, DosePlan, Keeping, controls
 from monitor.research.judge.noise import batch_noise, scores
 from monitor.research.judge.readings import Readings, take_readings
 from monitor.research.judge.redundancy import Redundancy, redundancy
@@ -54,9 +54,10 @@ def measure(
     settings: ReplaySettings,
     plan: DosePlan,
     seed: int,
+    kept: Keeping,
     progress: Progress,
 ) -> Measured:
-    """Everything that needs the model in float32, which is let go of at the end."""
+    """Everything that needs the model in float32, which is let go of at the end; see `controls` for ``kept``."""
     progress(f"loading {pack.model.model_id}")
     loaded = load_whole(settings)
     readings = take_readings(
@@ -81,7 +82,7 @@ def measure(
         reference=scores(
             pack, loaded, settings, noise_texts, progress, "texts for the noise floor"
         ),
-        controls=controls(readings, loaded, plan, seed, progress),
+        controls=controls(readings, loaded, plan, seed, kept, progress),
     )
 
 

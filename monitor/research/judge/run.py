@@ -18,11 +18,12 @@ from typing import Any, Final
 import numpy as np
 
 from monitor.errors import BadInput
-from monitor.replay.model import identity_of
+from monitor.replay.model import identity_of, placement
 from monitor.research.hard_texts import HARMFUL_ADVICE, CalmPair, HardTexts, load_hard_texts
 from monitor.research.judge.bystanders import Bystanders, BystanderScores, conduct, read_bystanders
 from monitor.research.judge.control import QUICK, DosePlan
 from monitor.research.judge.figures import evidence, feature_figures
+from monitor.research.judge.kept import kept
 from monitor.research.judge.measured import Measured, measure, noise_prompts
 from monitor.research.judge.noise import dtype_noise
 from monitor.research.judge.others import answered_by
@@ -57,6 +58,7 @@ def judge_pack(
     seed: int = 0,
     quick: bool = False,
     device: str = "auto",
+    work: Path | None = None,
     criteria: Criteria = Criteria(),  # noqa: B008 - frozen
     progress: Progress = quiet,
 ) -> dict[str, Any]:
@@ -64,7 +66,8 @@ def judge_pack(
 
     ``data`` is a folder of texts as `monitor.research.texts`, `.hard_texts` and `.styles` have them (null: the
     project's own); ``others`` are models whose answers the copy reads as benign text; ``quick`` gives one dose,
-    fewer answers, controls and texts. Blocks for minutes. The same model, texts, seed and library versions give
+    fewer answers, controls and texts. ``work`` is a folder that keeps what steering found, direction by
+    direction: the same judgement goes on from there. Blocks for minutes. The same model, texts, seed and library versions give
     the same report, but for last digits of matrix products. Raises `PackError` when the pack is not for the
     model, `BadInput` for texts that cannot be used, `ModelError`.
     """
@@ -76,9 +79,11 @@ def judge_pack(
     k = len(pack.features)
     matrices = {field.name: np.full((k, k), np.nan) for field in fields(Redundancy)}
     figures: dict[str, Any] = {}
+    known = _asked(pack, settings, texts, hard, plan, seed)
     for members, own in _parts(pack, texts, hard):
         part, noisy = _part(pack, members), noise_prompts(own, quick)
-        found = measure(part, own, noisy, settings, plan, seed, progress)
+        with kept(work, known) as keeping:
+            found = measure(part, own, noisy, settings, plan, seed, keeping, progress)
         coarse = dtype_noise(part, settings, noisy, found.reference, progress)
         figures |= _decided(found, around, coarse, criteria, seed)
         for name, whole in matrices.items():
@@ -101,6 +106,21 @@ def judge_pack(
             for name, matrix in matrices.items()
         }
     return report
+
+
+def _asked(
+    pack: Pack, settings: ReplaySettings, texts: Texts, hard: HardTexts, plan: DosePlan, seed: int
+) -> dict[str, Any]:
+    """All that the figures of steering depend on."""
+    return {
+        "pack": _unjudged(pack).pack_id,
+        "model": str(identity_of(settings).weights_hash),
+        "texts": [texts.sha256, hard.sha256],
+        "seed": seed,
+        "plan": asdict(plan),
+        "device": str(placement(settings)[0]),
+        **instrument(settings),
+    }
 
 
 def _judged_by(texts: Texts, hard: HardTexts, read: Bystanders) -> dict[str, Any]:

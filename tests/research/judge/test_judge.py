@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from monitor.errors import BadInput, ModelError, PackError
 from monitor.replay.model import load_model
+from monitor.research.judge import control
 from monitor.research.judge.page import judge_page, verdict_rows
 from monitor.research.judge.run import judge_pack, with_report
 from monitor.research.packs.assemble import assembled
@@ -355,6 +357,48 @@ def test_the_same_seed_gives_the_same_report_and_a_written_one_changes_nothing(
     assert again == first
     other = judge_pack(pack, loud_folder, data=loud_texts, quick=True, device="cpu", seed=1)
     assert other["features"] != first["features"]
+
+
+def test_a_killed_judgement_goes_on_where_it_was_and_says_the_time_ahead(
+    make_pack: MakePack,
+    loud_folder: Path,
+    loud_texts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pack = make_pack(feature("loud", axis()), feature("loud.noise", noise()))
+    judge = partial(judge_pack, pack, loud_folder, data=loud_texts, quick=True, device="cpu")
+    whole = judge()
+    steer, steered = control._Bench.control, list[str]()
+
+    def counted(bench: Any, one: Any) -> Any:
+        if len(steered) == 1:
+            steered.append("killed")
+            raise KeyboardInterrupt
+        steered.append(one.turn.name)
+        return steer(bench, one)
+
+    monkeypatch.setattr(control._Bench, "control", counted)
+    lines: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        judge(work=tmp_path / "work", progress=lines.append)
+    assert judge(work=tmp_path / "work", progress=lines.append) == whole
+    assert steered == ["loud", "killed", "loud.noise"]
+    assert any("steering loud (1 of 2), less than a minute to go" in line for line in lines)
+    # Nothing is left to steer, and another seed is another judgement.
+    assert judge(work=tmp_path / "work") == whole
+    assert len(steered) == 3
+    assert judge(work=tmp_path / "work", seed=1) != whole
+    assert len(steered) == 5
+    assert len(list((tmp_path / "work").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(3, "less than a minute"), (50, "about 1 min"), (400, "about 7 min")],
+)
+def test_the_time_ahead_is_told_in_minutes(seconds: float, told: str) -> None:
+    assert control.minutes(seconds) == told
 
 
 def test_another_models_pack_is_refused(
