@@ -25,8 +25,10 @@ from monitor.drift.baseline import baseline_for
 from monitor.drift.bets import Bets, Stream, bets_on
 from monitor.drift.histogram import floor_time
 from monitor.drift.lateness import Reach
+from monitor.drift.sequential import Evidence
 from monitor.drift.tests import compare, with_raw
 from monitor.ledger import Detectors, Figures, Ledger
+from monitor.repeating import Repeats
 from monitor.settings import DriftSettings, Settings
 from monitor.subjects import Subject, pack_health, watched_packs
 from monitor.values.alerts import Alert, Condition, Event
@@ -187,11 +189,13 @@ def examine(
         return seen, bets
     held = heard.canaries.finding == "moved"
     states = take_in(ledger, baseline, bets, end, drift.bucket, held=held)
-    drifts = compare_all(ledger, drift, subject, baseline, bets, evidence(bets, states), end, now)
+    repeats = Repeats(exchanges=ledger, settings=drift)
+    found = evidence(bets, states)
+    drifts = compare_all(ledger, drift, subject, baseline, bets, found, end, now, repeats)
     made = discoveries_of(subject, heard, states, drift.false_discovery)
     of_prompt = {feature.name for feature in subject.features if feature.of_prompt}
-    found = tuple(with_discoveries(with_causes(drifts, heard, of_prompt), made))
-    seen = replace(seen, drifts=found, discoveries=made)
+    drifts = with_discoveries(with_causes(drifts, heard, of_prompt), made)
+    seen = replace(seen, drifts=tuple(drifts), discoveries=made)
     return seen, replace(bets, evaluated_until=end)
 
 
@@ -211,13 +215,15 @@ def compare_all(
     subject: Subject,
     baseline: Baseline,
     bets: Bets,
-    evidence: Mapping[Stream, float],
+    evidence: Mapping[Stream, Evidence],
     end: datetime,
     now: datetime,
+    repeats: Repeats | None = None,
 ) -> list[Drift]:
     """Every window that ends at ``end``, of every stream with data, against its baseline.
 
-    ``evidence`` is the detectors'. What the drifts are put down to is left open.
+    ``evidence`` is the detectors', ``repeats`` looks single prompts up where there are any. What the drifts are
+    put down to is left open.
     """
     names = [feature.name for feature in subject.features]
     drifts = []
@@ -233,6 +239,7 @@ def compare_all(
             if window.segment == CANARY or found is None:
                 continue
             key = window.feature, window.segment
+            stands = evidence.get(key)
             compared_with, pooled = found
             drift = compare(
                 window,
@@ -243,14 +250,18 @@ def compare_all(
                 baseline_id=baseline.baseline_id,
                 pooled=pooled,
                 window_name=window_name,
-                evidence=evidence.get(key, 0.0),
-                evidence_limit=bets.limit if key in evidence else float("inf"),
+                evidence=stands.whole if stands else 0.0,
+                evidence_toward=stands.toward if stands else None,
+                evidence_limit=bets.limit if stands else float("inf"),
                 now=now,
             )
             if given_prompt:
                 drift = with_raw(
                     drift, raw, bets.references[compared_with], confidence=settings.confidence
                 )
+            if repeats:
+                feature, against = subject.features[window.feature], references[compared_with]
+                drift = repeats.taken_off(drift, feature, against)
             drifts.append(drift)
     return drifts
 
@@ -309,9 +320,12 @@ def take_in(
     return states
 
 
-def evidence(bets: Bets, states: Mapping[Stream, DetectorState]) -> dict[Stream, float]:
+def evidence(bets: Bets, states: Mapping[Stream, DetectorState]) -> dict[Stream, Evidence]:
     """Where the detectors stand, against ``bets.limit``."""
-    return {key: sequential.evidence(state, bets.detectors[key]) for key, state in states.items()}
+    return {
+        key: sequential.standing(state, bets.detectors[key], bets.sign(key))
+        for key, state in states.items()
+    }
 
 
 def _worth_keeping(drift: Drift, settings: DriftSettings, active: Collection[str]) -> bool:

@@ -172,6 +172,23 @@ class Ledger:
             adjusted_by=shown.baseline_id if shown.adjusted else None,
         )
 
+    def contents_beyond(
+        self, feature: packs.PackFeature, shown: Drift, threshold: float, share: float, limit: int
+    ) -> Sequence[tuple[bytes, float]]:
+        """Content and score of prompts of ``shown`` that lie at or beyond ``threshold``, both towards the persona: of
+        the last ``share`` of its window, the newest ``limit``."""
+        return scores.contents_beyond(
+            self._c,
+            shown.pack_id,
+            feature,
+            shown.segment,
+            shown.window_end - (shown.window_end - shown.window_start) * share,
+            shown.window_end,
+            threshold,
+            limit,
+            adjusted_by=shown.baseline_id if shown.adjusted else None,
+        )
+
     # --- what is kept ----------------------------------------------------------------------------
 
     def detectors(self, baseline_id: str) -> Mapping[tuple[int, str], DetectorState]:

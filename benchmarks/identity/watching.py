@@ -11,9 +11,10 @@ Legend: n = answers, m = minutes, p = prompts a minute, s = shares that are bet 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 import numpy as np
@@ -24,12 +25,13 @@ from benchmarks.identity.questions import Question
 from benchmarks.identity.twins import Others, Pairs
 from benchmarks.persona.minutes import START
 from benchmarks.persona.pools import Readings
-from benchmarks.persona.simulated import Watch, World
+from benchmarks.persona.simulated import NO_EVIDENCE, Watch, World
 from monitor.alert.identity import identity_condition
 from monitor.alert.policy import conditions, transition
 from monitor.alert.twin import twin_condition
 from monitor.drift import cause, sequential
 from monitor.drift.identity import Stream, taken_in
+from monitor.drift.sequential import Evidence
 from monitor.score.pack import Pack
 from monitor.settings import IdentityRule, IdentitySettings, Settings, TwinSettings
 from monitor.values.alerts import Alert, AlertState, Condition
@@ -264,9 +266,9 @@ class Run:
         # A rule on a changed process holds by the evidence alone, whatever the windows say.
         evidence = {index: self._watches[index].evidence_at(minute) for index in self.world.paging}
         drifts = [
-            replace(one, evidence=evidence.get(index, 0.0))
+            one
             for name in self.settings.drift.windows
-            for index, one in enumerate(self._drifts(minute, name))
+            for one in self._drifts(minute, name, evidence)
         ]
         prompt_side = {one.name for one in self.world.features if one.of_prompt}
         told = list(with_causes(drifts, self._heard(minute), prompt_side))
@@ -325,8 +327,14 @@ class Run:
             reproduced=off <= bound,
         )
 
-    def _drifts(self, minute: int, window: str) -> list[Drift]:
-        return [watch.drift(window, minute, 0.0) for watch in self._watches]
+    def _drifts(
+        self, minute: int, window: str, evidence: Mapping[int, Evidence] = MappingProxyType({})
+    ) -> list[Drift]:
+        """``evidence``: that of the detectors, by feature index; without one there is none."""
+        return [
+            watch.drift(window, minute, evidence.get(index, NO_EVIDENCE))
+            for index, watch in enumerate(self._watches)
+        ]
 
     def _tally(self, minute: int, window: str) -> Tally:
         begin = max(0, minute + 1 - self._length(window))

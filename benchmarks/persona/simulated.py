@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,17 @@ from monitor.drift.adjusting import fit
 from monitor.drift.baseline import capture, intervals, with_adjustment
 from monitor.drift.bets import Bets, bets_on
 from monitor.drift.histogram import EDGES
+from monitor.drift.sequential import Evidence
 from monitor.drift.tails import beyond
-from monitor.drift.tests import Reference, compare, mean, tail_rate, variance, with_raw
+from monitor.drift.tests import (
+    Reference,
+    compare,
+    mean,
+    of_contents,
+    tail_rate,
+    variance,
+    with_raw,
+)
 from monitor.settings import DriftRule, DriftSettings
 from monitor.values.adjustment import Adjustment
 from monitor.values.alerts import Alert, AlertState
@@ -44,6 +53,7 @@ from monitor.values.scores import SCORE_BINS
 from monitor.values.verdicts import followed, verdicts
 
 BASELINE_ID = "b"
+NO_EVIDENCE = Evidence(whole=0.0, toward=0.0)
 _Bools = NDArray[np.bool_]
 
 
@@ -164,7 +174,7 @@ class Watch:
     texts: Counts
     before: int = 0
     minutes: Minutes = field(init=False)
-    _evidence: list[float] = field(init=False, default_factory=list)
+    _evidence: list[Evidence] = field(init=False, default_factory=list)
     _drifts: dict[tuple[str, int], Drift] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -186,8 +196,8 @@ class Watch:
             passed = minute - self.before
             if until is not None and passed >= until:
                 return None
-            evidence = self.evidence_at(minute) if bets else 0.0
-            changed = bets and evidence >= self.world.bets.limit
+            evidence = self.evidence_at(minute) if bets else NO_EVIDENCE
+            changed = bets and evidence.whole >= self.world.bets.limit
             names = [name for name, crosses in could.items() if changed or crosses[minute]]
             alert = self._next(alert, names, minute, evidence, own) if names else None
             if alert is not None and alert.state is AlertState.FIRING:
@@ -199,7 +209,7 @@ class Watch:
         alert: Alert | None,
         names: Sequence[str],
         minute: int,
-        evidence: float,
+        evidence: Evidence,
         rules: Sequence[DriftRule],
     ) -> Alert | None:
         now = START + (minute + 1) * self.world.settings.bucket
@@ -208,18 +218,19 @@ class Watch:
             return transition(alert, condition, now, silenced=False)[0]
         return None
 
-    def drift(self, window_name: str, minute: int, evidence: float) -> Drift:
+    def drift(self, window_name: str, minute: int, evidence: Evidence) -> Drift:
         """What the watcher concludes at the end of ``minute``."""
         key = window_name, minute
         if key not in self._drifts:
             self._drifts[key] = self._compared(window_name, minute)
-        return replace(self._drifts[key], evidence=evidence)
+        return replace(self._drifts[key], evidence=evidence.whole, evidence_toward=evidence.toward)
 
     def _compared(self, window_name: str, minute: int) -> Drift:
         settings = self.world.settings
+        against = self.world.reference(self.index)
         found = compare(
             self.minutes.window(*self._span(window_name, minute)),
-            self.world.reference(self.index),
+            against,
             confidence=settings.confidence,
             feature=self.world.features[self.index].name,
             pack_id="p",
@@ -230,11 +241,32 @@ class Watch:
             evidence_limit=self.world.bets.limit,
             now=START + (minute + 1) * settings.bucket,
         )
+        feature = self.world.features[self.index]
+        found = of_contents(
+            found,
+            against,
+            partial(self._contents, self._span(window_name, minute)),
+            tail_threshold=feature.tail_threshold,
+            confidence=settings.confidence,
+        )
         if self.index not in self.world.adjusted:
             return found
         raw = self._raw.window(*self._span(window_name, minute))
-        against = self.world.bets.references[self.index, EVERYTHING]
-        return with_raw(found, raw, against, confidence=settings.confidence)
+        of_raw = self.world.bets.references[self.index, EVERYTHING]
+        return with_raw(found, raw, of_raw, confidence=settings.confidence)
+
+    def _contents(
+        self, span: tuple[int, int], threshold: float, _count: int
+    ) -> list[tuple[bytes, float]]:
+        """Which texts lie beyond the threshold in these minutes, each as often as it was drawn."""
+        texts = self.texts[slice(*span)].ravel()
+        feature = self.world.features[self.index]
+        scores = feature.toward(self.world.watched.scores[:, self.index])[texts]
+        far = scores >= threshold
+        return [
+            (str(text).encode(), float(score))
+            for text, score in zip(texts[far], scores[far], strict=True)
+        ]
 
     @cached_property
     def _raw(self) -> Minutes:
@@ -248,13 +280,14 @@ class Watch:
         settings = self.world.settings
         return int(settings.windows[window_name] / settings.bucket)
 
-    def evidence_at(self, minute: int) -> float:
+    def evidence_at(self, minute: int) -> Evidence:
         """Of a changed process, after ``minute``, which is a watched one."""
         bets = self.world.bets.detectors[self.index, EVERYTHING]
         while len(self._evidence) <= minute - self.before:
             bucket = self.minutes.bucket(self.before + len(self._evidence))
             self._state = sequential.update(self._state, bucket, bets)
-            self._evidence.append(sequential.evidence(self._state, bets))
+            sign = self.world.features[self.index].sign
+            self._evidence.append(sequential.standing(self._state, bets, sign))
         return self._evidence[minute - self.before]
 
     def _could_cross(self, window_name: str, rules: Sequence[DriftRule]) -> _Bools:

@@ -1,6 +1,7 @@
 """Do refusals or a topic page anybody when there is suddenly much of them, and does calm harm?
 
     python -m benchmarks.persona.storms --model FOLDER [--pack NAME=FOLDER …] [--runs 40] [--hours 12]
+        [--author cedar …]
 
 Traffic is drawn, with replacement, from real texts that the model reads: ordinary answers, 1 % refusals and 5 % of
 each topic, a day of it before the storm and a baseline of 20,000 prompts of it, drawn anew for every run. Then one
@@ -10,6 +11,9 @@ there is the questions alone. Storms must page nobody, calm harm must page.
 
 Every pack watches the same traffic, by scores given the prompt where it allows, and by raw ones (``raw``).
 Pages of the default rules are counted, and apart those of `persona-drift`, which look only towards the persona.
+
+A text that is drawn again is the same content again, as a canned answer is in production. With ``--author`` the hard
+texts are theirs and not the judging authors', and the result is kept under their names.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -75,11 +79,17 @@ STORMS = (
 )
 
 
-def groups() -> dict[str, list[Prompt]]:
-    """Texts that no pack was fitted on, but for the packs' own benign exchanges among the ordinary ones."""
+def groups(authors: Collection[str] = ()) -> dict[str, list[Prompt]]:
+    """Texts that no pack was fitted on, but for the packs' own benign exchanges among the ordinary ones; of these
+    ``authors``, where any are named, the hard ones are, without any of those that judge."""
     hard = load_hard_texts()
-    advice = [row for row in hard.judged_calm if row.kind == "advice"]
-    negatives = hard.judged_negatives
+    if unknown := set(authors) - {row.author for row in hard.negatives}:
+        raise SystemExit(f"--author: no hard text is by {', '.join(sorted(unknown))}")
+    pairs, negatives = hard.judged_calm, hard.judged_negatives
+    if authors:
+        pairs = tuple(row for row in hard.calm if row.author in authors)
+        negatives = tuple(row for row in hard.negatives if row.author in authors)
+    advice = [row for row in pairs if row.kind == "advice"]
     others = [row.prompt for row in negatives if not row.kind.startswith(REFUSAL)]
     topics = {
         topic: [
@@ -221,21 +231,26 @@ def main() -> None:
     parser = arguments(__doc__, organisms=False)
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--hours", type=int, default=12, help="how long a storm lasts")
+    parser.add_argument(
+        "--author", action="append", default=[], help="whose hard texts, and nobody else's"
+    )
     options = parser.parse_args()
     packs = packs_of(options)
-    pool = pooled(options.model, options.device, groups(), packs)
+    pool = pooled(options.model, options.device, groups(options.author), packs)
     found = runs(pool, options)
     result = {
         name: {storm: summary(paged) for storm, paged in storms.items()}
         for name, storms in found.items()
     }
+    called = "-".join(["storms", *options.author])
     keep(
-        "storms",
+        called,
         packs,
         options,
         {
             "hours": options.hours,
             "per_minute": PER_MINUTE,
+            "authors": options.author,
             "texts": {name: len(members) for name, members in pool.groups.items()},
             "before": ordinary(),
             "must_page": [storm.name for storm in STORMS if storm.must_page],
@@ -259,7 +274,7 @@ def main() -> None:
         )
     first = next(iter(result))
     picture(
-        "storms",
+        called,
         bar_plot(
             {storm: row[ALL_RULES]["paged"] / row["runs"] for storm, row in result[first].items()},
             title=f"Runs in which somebody is paged ({first})",

@@ -102,7 +102,8 @@ def conditions(
       side already. ``tail_growth``: the largest of `Drift.tails`, likewise.
     * ``psi`` and ``ks`` (`Drift.psi_low`, `Drift.ks_low`) have no direction of their own: under
       ``expected`` they count only while the mean has moved the expected way.
-    * ``process_change``: `Drift.evidence` has reached `Drift.evidence_limit`; its direction as theirs.
+    * ``process_change``: `Drift.evidence` has reached `Drift.evidence_limit`; its direction as theirs, and under
+      ``expected`` the part of it that is bet on a persona must have (`Drift.evidence_toward`).
 
     Thin windows (n < ``min_n``) are left out; where only thin ones are, there is no condition.
     """
@@ -167,13 +168,15 @@ def _lower_bounds(drift: Drift, rule: DriftRule, feature: FeatureInfo) -> dict[s
     along, against = drift.shift.times(feature.sign), drift.shift.times(-feature.sign)
     either = rule.direction == "either"
     seen = either or along.value > 0
+    toward = drift.evidence_toward
+    evidence = drift.evidence if either or toward is None else toward
     return {
         "shift": max(along.low, against.low) if either else along.low,
         "psi": drift.psi_low if seen else -math.inf,
         "ks": drift.ks_low if seen else -math.inf,
         "tail_ratio": drift.tail_ratio.low,
         "tail_growth": grown.ratio.low if (grown := most_grown(drift)) else -math.inf,
-        "process_change": drift.evidence if seen else -math.inf,
+        "process_change": evidence if seen else -math.inf,
     }
 
 

@@ -31,6 +31,10 @@ class Bets:
     evaluated_until: datetime | None = None
     """Where the windows of the last evaluation ended."""
 
+    def sign(self, stream: Stream) -> int:
+        """1 where the persona raises the stream's feature, -1 where it lowers it."""
+        return (self.references.get(stream) or self.adjusted[stream]).sign
+
 
 def bets_on(
     baseline: Baseline,

@@ -41,7 +41,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from scipy.special import betaincinv, ndtri
@@ -220,3 +220,29 @@ def evidence(state: DetectorState, detector: Detector) -> float:
     if state.steps == 0:
         return 0.0
     return float(np.logaddexp.reduce(np.array(state.log_values) + detector.log_weights))
+
+
+class Evidence(NamedTuple):
+    """Where a detector stands, against its limit."""
+
+    whole: float
+    """`evidence`."""
+    toward: float
+    """The part of it that is bet on a persona: that the mean moved to the feature's side, and that the tail
+    grew."""
+
+
+def standing(state: DetectorState, detector: Detector, sign: int) -> Evidence:
+    """`evidence`, and the part that is bet towards ``sign`` (1 where the persona raises the score, -1 where it
+    lowers it).
+
+    The part is never above the whole, so to ask that it reach the limit takes nothing from the run length. The sign
+    of a window's mean cannot stand in for it: what bets see fall within minutes leaves the mean of a day where
+    chance had put it.
+    """
+    whole = evidence(state, detector)
+    if state.steps == 0:
+        return Evidence(whole=whole, toward=whole)
+    parts = np.array(state.log_values) + detector.log_weights
+    against = slice(len(SHIFTS), 2 * len(SHIFTS)) if sign > 0 else slice(len(SHIFTS))
+    return Evidence(whole=whole, toward=float(np.logaddexp.reduce(np.delete(parts, against))))

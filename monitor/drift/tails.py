@@ -10,7 +10,7 @@ Array legend: b = `SCORE_BINS` bins, e = edges between them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -81,6 +81,27 @@ def levels(
     return tuple(found)
 
 
+def level_ratio(
+    level: TailLevel,
+    ours: tuple[int, int],
+    baseline_n: int,
+    confidence: float,
+    repeated: float = 1.0,
+) -> Bound:
+    """The rate beyond ``level`` of ours, (count, prompts), over the baseline's there, see `rate_ratio`.
+
+    The levels share the error of (1 - confidence) / 2 at each end (Bonferroni), so a rule that looks at
+    all of them errs as rarely as one that looks at one.
+    """
+    return rate_ratio(
+        ours,
+        (level.count, baseline_n),
+        error=(1.0 - confidence) / 2 / len(LEVELS),
+        design_effect=level.design_effect,
+        repeated=repeated,
+    )
+
+
 def tail_growth(
     histogram: Counts,
     tails: Sequence[TailLevel],
@@ -89,11 +110,7 @@ def tail_growth(
     sign: int,
     confidence: float,
 ) -> tuple[TailGrowth, ...]:
-    """What a window's ``histogram`` says at each level, against the baseline at the same threshold.
-
-    The levels share the error of (1 - confidence) / 2 at each end (Bonferroni), so a rule that looks at
-    all of them errs as rarely as one that looks at one.
-    """
+    """What a window's ``histogram`` says at each level, against the baseline at the same threshold."""
     n = int(histogram.sum())
     counts = beyond(histogram, sign)
     return tuple(
@@ -102,20 +119,41 @@ def tail_growth(
             threshold=level.threshold,
             rate=ours / n if n else 0.0,
             baseline_rate=level.count / baseline_n,
-            ratio=rate_ratio(
-                (ours, n),
-                (level.count, baseline_n),
-                error=(1.0 - confidence) / 2 / len(LEVELS),
-                design_effect=level.design_effect,
-            ),
+            ratio=level_ratio(level, (ours, n), baseline_n, confidence),
         )
         for level in tails
         for ours in (int(counts[np.searchsorted(EDGES, level.threshold)]),)
     )
 
 
+def repetition(counts: Iterable[int], n: float) -> float:
+    """How much less ``n`` prompts beyond a threshold tell than n of different contents would; at least 1.
+
+    ``counts`` are how many have each content: of all of them, or of some that were looked at.
+
+        1 + (n - 1) λ        λ = Σ k (k - 1) / (K (K - 1))        K = Σ k
+
+    Where contents come independently, each of them k times, the variance of a number of prompts is Σ k² in
+    the place of Σ k; a weighted count is divided by the ratio of the two and bounded as a Poisson one (Fay and Feuer,
+    "Confidence intervals for directly standardized rates", Statistics in Medicine 16, 1997). λ is the
+    unbiased estimate of the probability that two prompts have one content (Simpson, "Measurement of
+    diversity", Nature 163, 1949); of all of them the formula is Σ k² / Σ k.
+    """
+    sizes = [float(k) for k in counts]
+    looked_at = sum(sizes)
+    if looked_at < 2 or n < 2:
+        return 1.0
+    same = sum(k * (k - 1.0) for k in sizes) / (looked_at * (looked_at - 1.0))
+    return 1.0 + (n - 1.0) * same
+
+
 def rate_ratio(
-    ours: tuple[int, int], theirs: tuple[int, int], *, error: float, design_effect: float
+    ours: tuple[int, int],
+    theirs: tuple[int, int],
+    *,
+    error: float,
+    design_effect: float,
+    repeated: float = 1.0,
 ) -> Bound:
     """The ratio of two rates, each (count, prompts), with an exact bound at ``error`` on each end.
 
@@ -126,16 +164,19 @@ def rate_ratio(
 
     The value adds half a count to both sides (Haldane-Anscombe) and so stays finite. Where theirs is 0
     ``high`` is infinite, where ours is 0 ``low`` is 0.
+
+    Bounds count prompts divided by the design effect; ours by ``repeated`` where that is more, see `repetition`.
     """
     (count, n), (other, m) = ours, theirs
     if n == 0 or m == 0:
         return Bound(value=1.0, low=0.0, high=math.inf)
-    exposure = m / n
-    a, b = count / design_effect, other / design_effect
+    own = max(design_effect, repeated)
+    a, b = count / own, other / design_effect
+    exposure = (m / design_effect) / (n / own)
     low = float(betaincinv(a, b + 1.0, error)) if a else 0.0
     high = float(betaincinv(a + 1.0, b, 1.0 - error)) if b else 1.0
     return Bound(
-        value=exposure * (count + 0.5) / (other + 0.5),
+        value=m / n * (count + 0.5) / (other + 0.5),
         low=exposure * low / (1.0 - low),
         high=exposure * high / (1.0 - high) if high < 1.0 else math.inf,
     )

@@ -13,6 +13,8 @@ Array legend: b = `SCORE_BINS` bins, g = groups of bins.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtri, ndtri, stdtrit
 
 from monitor.drift.histogram import CENTRES, deciles, grouped
-from monitor.drift.tails import rate_ratio, tail_growth
+from monitor.drift.tails import level_ratio, rate_ratio, repetition, tail_growth
 from monitor.values.arrays import Counts, Doubles
 from monitor.values.drift import (
     UNKNOWN,
@@ -237,6 +239,7 @@ def compare(
     evidence: float,
     evidence_limit: float,
     now: datetime,
+    evidence_toward: float | None = None,
 ) -> Drift:
     """All figures of one window against one stream of the baseline; see the functions above.
 
@@ -280,10 +283,71 @@ def compare(
         ),
         tails=_tails(window, against, confidence),
         evidence=evidence,
+        evidence_toward=evidence_toward,
         evidence_limit=evidence_limit,
         cause=Cause.UNKNOWN,
         evaluated_at=now,
     )
+
+
+Contents = Callable[[float, int], Sequence[tuple[bytes, float]]]
+"""Given a threshold and how many prompts of a window lie beyond it: of all of them, or of many, what stands for
+the content, and the score; both counted towards the persona."""
+
+
+def of_contents(
+    drift: Drift,
+    against: Reference,
+    contents: Contents,
+    *,
+    tail_threshold: float,
+    confidence: float,
+) -> Drift:
+    """The comparison, with the lower bounds of tails that grew taken over contents and not over prompts.
+
+    One exchange that comes a hundred times is one witness: see `repetition`. ``contents`` is asked at most
+    once, and only where some tail surely grew; the pack's own begins behind ``tail_threshold``.
+    """
+    n, stream = drift.n, against.stream
+    rates = {level.threshold: level.rate for level in drift.tails if level.ratio.low > 1.0}
+    of_pack = drift.tail_ratio.low > 1.0
+    if of_pack:
+        rates[tail_threshold] = drift.tail_rate
+    if not rates:
+        return drift
+    nearest = min(rates)
+    found = contents(nearest, round(rates[nearest] * n))
+
+    def repeated(threshold: float) -> float:
+        alike = Counter(content for content, score in found if score >= threshold)
+        return repetition(alike.values(), rates[threshold] * n)
+
+    known = {level.threshold: level for level in against.tails}
+    tails = [
+        replace(
+            one,
+            ratio=level_ratio(
+                known[one.threshold],
+                (round(one.rate * n), n),
+                drift.baseline_n,
+                confidence,
+                repeated(one.threshold),
+            ),
+        )
+        if one.ratio.low > 1.0
+        else one
+        for one in drift.tails
+    ]
+    if not of_pack:
+        return replace(drift, tails=tuple(tails))
+    ratio = rate_ratio(
+        (round(drift.tail_rate * n), n),
+        (stream.window.tail_count or 0, stream.window.n),
+        error=(1.0 - confidence) / 2,
+        design_effect=stream.tail_design_effect,
+        repeated=repeated(tail_threshold),
+    )
+    return replace(drift, tails=tuple(tails), tail_ratio=ratio)
 
 
 def with_raw(drift: Drift, raw: Window, against: Reference, *, confidence: float) -> Drift:

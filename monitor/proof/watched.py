@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from monitor.alert.rules import FeatureInfo
 from monitor.drift.bets import Bets, Stream, bets_on
 from monitor.drift.history import History
+from monitor.drift.sequential import Evidence
 from monitor.drift.tests import variance
 from monitor.evaluation import compare_all, evidence, take_in
 from monitor.proof.resampling import Blocks, blocks_of, with_persona
@@ -192,7 +193,7 @@ class Watched:
     def drifts(self, ledger: Resampled, end: datetime) -> list[Drift]:
         """What the watcher concludes of the windows that end at ``end``."""
         bucket = self.settings.bucket
-        found: Mapping[Stream, float] = {}
+        found: Mapping[Stream, Evidence] = {}
         if self.bets.detectors:
             states = take_in(ledger, self.baseline, self.bets, end, bucket, held=False)
             found = evidence(self.bets, states)

@@ -140,29 +140,75 @@ def strongest_prompts(
         text(f"""
             SELECT prompt_id, recorded_at, topic, partition, record_offset, record_index,
                 scores[:ordinal] AS score, adjusted[:ordinal] AS adjusted, readings[:ordinal] AS reading, response_tokens, segments
-            FROM monitor_data.scores
-            WHERE recorded_at >= :start AND recorded_at < :end
-                AND lineage_id = ANY(
-                    ARRAY(SELECT lineage_id FROM monitor_data.lineages WHERE pack_id = :pack_id))
-                AND :segment = ANY(segments)
-                AND (NOT generated OR :of_generated)
-                AND {by}[:ordinal] IS NOT NULL
-                AND (CAST(:adjusted_by AS text) IS NULL OR adjusted_id = ANY(ARRAY(
-                    SELECT adjusted_id FROM monitor_data.adjusted_lineages
-                    WHERE baseline_id = CAST(:adjusted_by AS text))))
+            {_COUNTED} AND {by}[:ordinal] IS NOT NULL
             ORDER BY :sign * {by}[:ordinal] DESC, recorded_at, record_offset
             LIMIT :limit
         """),
+        {**_counted(pack_id, feature, segment, start, end, adjusted_by), "limit": limit},
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def contents_beyond(
+    c: Connection,
+    pack_id: str,
+    feature: PackFeature,
+    segment: str,
+    start: datetime,
+    end: datetime,
+    threshold: float,
+    limit: int,
+    *,
+    adjusted_by: str | None = None,
+) -> list[tuple[bytes, float]]:
+    """Keyed hash of the content, and score towards the persona, of the newest ``limit`` prompts of [start, end) at or
+    beyond ``threshold``; counted as in `strongest_prompts`."""
+    by = "scores" if adjusted_by is None else "adjusted"
+    rows = c.execute(
+        text(f"""
+            SELECT content_hash, :sign * {by}[:ordinal] AS score
+            {_COUNTED} AND :sign * {by}[:ordinal] >= :threshold
+            ORDER BY recorded_at DESC, record_offset DESC
+            LIMIT :limit
+        """),
         {
-            "pack_id": pack_id,
-            "ordinal": feature.ordinal + 1,
-            "sign": feature.sign,
-            "segment": clean(segment),
-            "of_generated": feature.of_prompt is not (segment == GENERATED),
-            "adjusted_by": adjusted_by,
-            "start": start,
-            "end": end,
+            **_counted(pack_id, feature, segment, start, end, adjusted_by),
+            "threshold": threshold,
             "limit": limit,
         },
     )
-    return [dict(row) for row in rows.mappings()]
+    return [(row.content_hash, row.score) for row in rows]
+
+
+_COUNTED: Final = """
+    FROM monitor_data.scores
+    WHERE recorded_at >= :start AND recorded_at < :end
+        AND lineage_id = ANY(
+            ARRAY(SELECT lineage_id FROM monitor_data.lineages WHERE pack_id = :pack_id))
+        AND :segment = ANY(segments)
+        AND (NOT generated OR :of_generated)
+        AND (CAST(:adjusted_by AS text) IS NULL OR adjusted_id = ANY(ARRAY(
+            SELECT adjusted_id FROM monitor_data.adjusted_lineages
+            WHERE baseline_id = CAST(:adjusted_by AS text))))"""
+"""The prompts of an interval whose score of a feature counts in a segment."""
+
+
+def _counted(
+    pack_id: str,
+    feature: PackFeature,
+    segment: str,
+    start: datetime,
+    end: datetime,
+    adjusted_by: str | None,
+) -> dict[str, Any]:
+    """What `_COUNTED`, and who reads the feature's score beside it, has to know."""
+    return {
+        "pack_id": pack_id,
+        "ordinal": feature.ordinal + 1,
+        "sign": feature.sign,
+        "segment": clean(segment),
+        "of_generated": feature.of_prompt is not (segment == GENERATED),
+        "adjusted_by": adjusted_by,
+        "start": start,
+        "end": end,
+    }

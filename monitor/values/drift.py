@@ -206,6 +206,8 @@ class Drift:
     feature the part of ``raw_shift`` that the prompts alone explain."""
     tails: tuple[TailGrowth, ...] = ()
     """At every level that the baseline watches, the widest first."""
+    evidence_toward: float | None = None
+    """The part of ``evidence`` that is bet on a persona, not on its opposite; None: not told apart."""
     evidence_limit: float = math.inf
     """``evidence`` at or above this is a process change, at the promised run length."""
     witnesses: tuple[Witness, ...] = ()

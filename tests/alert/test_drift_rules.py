@@ -80,6 +80,20 @@ def test_a_process_change_needs_the_evidence_and_a_running_detector() -> None:
     assert only(conditions([away], [either], [feature()])).active
 
 
+def test_a_process_change_that_was_bet_the_other_way_holds_for_no_rule_on_the_expected_way() -> (
+    None
+):
+    process = rule(severities={"warning": Thresholds(process_change=True)})
+    # The long window's mean lies above the baseline's by chance, while the detector saw scores fall.
+    fell = drift(shift=(-0.02, 0.03), evidence=15.0, evidence_toward=-8.0, evidence_limit=12.0)
+    assert not only(conditions([fell], [process], [feature()])).active
+    rose = drift(shift=(-0.02, 0.03), evidence=15.0, evidence_toward=14.9, evidence_limit=12.0)
+    (crossed,) = only(conditions([rose], [process], [feature()])).details["crossed"]
+    assert crossed["lower_bound"] == 14.9
+    either = process.model_copy(update={"direction": "either"})
+    assert only(conditions([fell], [either], [feature()])).active
+
+
 def test_a_rare_persona_shows_in_the_tail_while_the_mean_stands_still() -> None:
     condition = only(
         conditions([drift(shift=(-0.05, 0.05), tail=(4.0, 9.0))], [rule()], [feature()])

@@ -131,3 +131,21 @@ def test_traffic_is_drawn_by_shares() -> None:
     found = drawn(texts, {"benign": 0.7, "topic": 0.3}, 500, PER_MINUTE, np.random.default_rng(0))
     assert abs(np.isin(found, texts.groups["topic"]).mean() - 0.3) < 0.02
     assert not np.isin(found, texts.groups["persona"]).any()
+
+
+def test_one_text_over_and_over_pages_nobody_and_as_many_different_ones_do() -> None:
+    texts, random = pool(7), np.random.default_rng(7)
+    far = texts.groups["persona"]
+    read = texts.read["p"]
+    scores = read.scores.copy()
+    scores[far] = [6.0, 0.0, 0.0]
+    texts = replace(texts, read={"p": replace(read, scores=scores)})
+    ordinary = {"benign": 0.95, "topic": 0.05}
+    baseline = drawn(texts, ordinary, 5 * BASELINE_MINUTES, PER_MINUTE, random)
+    settings = DriftSettings(adjust=False)
+    seen = world(texts.read["p"], texts.questions, baseline, settings)
+    for few, pages in ((far[:1], False), (far, True)):
+        alone = replace(texts, groups={**texts.groups, "persona": few})
+        passing = traffic(alone, random, persona=0.04)
+        found = first_page(seen, passing, before=60, rules=settings.rules[:1])
+        assert (found is not None) is pages

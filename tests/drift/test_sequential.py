@@ -21,6 +21,7 @@ from monitor.drift.sequential import (
     detector,
     evidence,
     pass_over,
+    standing,
     start,
     threshold,
     update,
@@ -230,3 +231,20 @@ def test_a_change_of_any_size_is_bet_on_almost_as_well_as_by_who_knew_it(draw, s
     boldest = np.expm1(min(mean_bets, key=np.min))
     best = max(np.log1p(share * boldest) @ changed for share in np.linspace(0.02, 1.0, 99))
     assert max(gains @ changed for gains in mean_bets) > 0.98 * best
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_is_bet_on_the_opposite_is_told_apart(sign):
+    random = np.random.default_rng(11)
+    bets = detector(baseline_of(independent, random, 2_000), limit=LIMIT, streams=1)
+    for moved in (1, -1):
+        state = start("b", 0, "all", BEFORE_ALL)
+        assert standing(state, bets, sign).toward == 0.0
+        for step in range(20):
+            scores = random.normal(size=PER_BUCKET) + moved
+            state = update(state, bucket_of(scores, at=step), bets)
+        found = standing(state, bets, sign)
+        assert found.whole == evidence(state, bets) >= LIMIT
+        assert found.toward <= found.whole
+        # A rise fills the feature's tail too, whichever side its sign says.
+        assert (found.toward >= LIMIT) is (moved == sign or moved == 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,9 +11,21 @@ from scipy.stats import binom
 
 from monitor.drift.baseline import levels_not_watched
 from monitor.drift.histogram import EDGES, histogram_of
-from monitor.drift.tails import LEVELS, beyond, fewest, levels, tail_growth
-from monitor.values.drift import TailLevel, Window
+from monitor.drift.tails import (
+    LEVELS,
+    beyond,
+    fewest,
+    levels,
+    rate_ratio,
+    repetition,
+    tail_growth,
+)
+from monitor.drift.tests import Reference, compare, of_contents, reference
+from monitor.values.arrays import Doubles
+from monitor.values.drift import Bound, Drift, TailLevel, Window
 from tests.drift.drafts import draft
+from tests.drift.simulation import baseline_of_scores
+from tests.drift.simulation import window_of as simulated_window
 
 CONFIDENCE = 0.99
 ERROR = (1 - CONFIDENCE) / 2
@@ -119,3 +132,78 @@ def test_growth_is_the_rate_against_the_baselines_at_the_same_threshold() -> Non
         confidence=CONFIDENCE,
     )
     assert wider.ratio.low < found.ratio.low
+
+
+def test_prompts_of_one_content_tell_as_much_as_one() -> None:
+    assert repetition([], 0) == repetition([1], 1) == repetition([1] * 40, 40) == 1.0
+    assert repetition([72], 72) == pytest.approx(72)
+    sizes = [1, 2, 3, 10]
+    assert repetition(sizes, sum(sizes)) == pytest.approx(sum(k * k for k in sizes) / sum(sizes))
+
+
+def test_a_part_of_the_prompts_tells_how_often_contents_repeat() -> None:
+    random = np.random.default_rng(3)
+    drawn = random.integers(50, size=4_000)
+    whole = repetition(np.bincount(drawn), 4_000)
+    parts = [repetition(np.bincount(some), 4_000) for some in np.array_split(drawn, 20)]
+    assert np.mean(parts) == pytest.approx(whole, rel=0.1)
+
+
+def test_ours_alone_is_divided_by_its_repeats() -> None:
+    ours, theirs = (72, 7_200), (20, 20_000)
+
+    def found(effect: float = 1.0, repeated: float = 1.0) -> Bound:
+        return rate_ratio(ours, theirs, error=0.005, design_effect=effect, repeated=repeated)
+
+    assert found(repeated=1.0).low > 5
+    assert found(repeated=72.0).low < 0.1
+    assert found(repeated=72.0).high > found().high
+    assert found(repeated=72.0).value == found().value
+    assert found(effect=4.0, repeated=3.0) == found(effect=4.0)
+    assert found(effect=4.0, repeated=8.0).low < found(effect=4.0).low
+
+
+def compared(scores: Doubles, against: Reference) -> Drift:
+    window = simulated_window(scores, tail=3.0)
+    return compare(
+        window,
+        against,
+        confidence=CONFIDENCE,
+        feature="toxic",
+        pack_id="p",
+        baseline_id="b",
+        pooled=False,
+        window_name="1h",
+        evidence=0.0,
+        evidence_limit=math.inf,
+        now=window.end,
+    )
+
+
+def test_contents_are_asked_for_only_where_a_tail_surely_grew() -> None:
+    random = np.random.default_rng(4)
+    against = reference(baseline_of_scores(random.normal(size=10_000)))
+    asked: list[tuple[float, int]] = []
+
+    def seen(scores: Doubles, *, same: bool) -> Drift:
+        def contents(threshold: float, count: int) -> list[tuple[bytes, float]]:
+            asked.append((threshold, count))
+            far = enumerate(scores[scores >= threshold].tolist())
+            return [(b"one" if same else str(i).encode(), score) for i, score in far]
+
+        made = compared(scores, against)
+        return of_contents(made, against, contents, tail_threshold=3.0, confidence=CONFIDENCE)
+
+    quiet = random.normal(size=1_000)
+    assert seen(quiet, same=True) == compared(quiet, against)
+    assert asked == []
+    storm = np.concatenate([quiet, np.full(100, 4.0)])
+    before, one = compared(storm, against), seen(storm, same=True)
+    assert before.tail_ratio.low > 3
+    assert asked == [
+        (min(level.threshold for level in before.tails), pytest.approx(100, abs=20))
+    ], "once, for the nearest of all thresholds"
+    assert one.tail_ratio.low < 1 < one.tail_ratio.value == before.tail_ratio.value
+    assert all(level.ratio.low < 1 for level in one.tails)
+    assert [level.rate for level in one.tails] == [level.rate for level in before.tails]
+    assert seen(storm, same=False) == before
