@@ -37,11 +37,11 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from benchmarks.peers import Peers
-from benchmarks.shape import DTYPES, SHAPES, run_shape, waited
+from benchmarks.shape import DTYPES, SHAPES, run_shape
 from benchmarks.vllm_peer import vllm_ways
 from benchmarks.workload import directions, workload
+from monitor.replay.cost import product_seconds, product_shapes, waited
 from monitor.replay.engine import ReplayEngine
-from monitor.replay.fused.product import product
 from monitor.replay.loaded import Fused
 from monitor.replay.model import load_model
 from monitor.replay.prepared import Prepared
@@ -57,24 +57,12 @@ def matmul_seconds(
     engine: ReplayEngine, tokens: Sequence[int], clock: Callable[[], float]
 ) -> float:
     """Time of the bare matrix products of the truncated model on rows of these sizes."""
-    shapes: dict[tuple[int, int], int] = {}
-    for module in engine.loaded.blocks.modules():
-        if isinstance(module, torch.nn.Linear):
-            shape = (module.in_features, module.out_features)
-            shapes[shape] = shapes.get(shape, 0) + 1
-    total = 0.0
-    drawn: dict[str, Any] = {"device": engine.loaded.device, "dtype": engine.loaded.dtype}
-    with torch.inference_mode():
-        for (inputs, outputs), count in shapes.items():
-            layer = torch.nn.Linear(inputs, outputs, bias=False, **drawn)
-            for size in tokens:
-                row = torch.randn(1, size, inputs, **drawn)
-                product(row, layer)
-                start = clock()
-                for _ in range(3):
-                    product(row, layer)
-                total += (clock() - start) / 3 * count
-    return total
+    loaded = engine.loaded
+    return sum(
+        count * product_seconds(shape, size, loaded.device, loaded.dtype, clock)
+        for shape, count in product_shapes(engine.blocks).items()
+        for size in tokens
+    )
 
 
 def measure(options: argparse.Namespace, system_words: int, dtype: Any) -> dict[str, Any]:

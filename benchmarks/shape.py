@@ -3,8 +3,7 @@
 What a GPU reaches does not depend on what the weights say, so no checkpoint is needed: an 8B-shaped
 llama is drawn on the device, cut behind the site as a loaded copy would be, and packed rows of the
 usual chats run through it. Reported beside the card's own peak in matrix products, measured in the
-same run. FLOPs are counted by the formula: two for each weight of a linear layer and token, and four
-for each query head, its width and each pair of a query and a key that it sees.
+same run. FLOPs are counted by the formula of `monitor.replay.cost`.
 
     python -m benchmarks.engine --model FOLDER --shape 8b --device cuda --dtype bfloat16
 
@@ -15,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,6 +26,7 @@ from transformers import AutoModel, AutoTokenizer, LlamaConfig
 
 from benchmarks.workload import directions, workload
 from monitor.replay.attention import PACKED
+from monitor.replay.cost import flops, waited
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.loaded import LoadedModel, Packing
 from monitor.replay.model import proven_kernel
@@ -58,13 +57,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 PEAK_SIDE = {"cuda": 8_192, "cpu": 1_024}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def waited(device: torch.device) -> float:
-    """The time, once the device has nothing left to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def product_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -119,26 +111,6 @@ def drawn_copy(options: argparse.Namespace, dtype: str) -> LoadedModel:
     )
 
 
-def flops(loaded: LoadedModel, work: Plan) -> dict[str, float]:
-    """Of one run of the plan: the linear layers', and attention's over the pairs that it may see."""
-    weights = sum(
-        module.in_features * module.out_features
-        for module in loaded.blocks.modules()
-        if isinstance(module, torch.nn.Linear)
-    )
-    pairs = 0
-    for segment in work.segments:
-        own = len(segment.ids)
-        pairs += own * segment.first + own * (own + 1) // 2
-    config = loaded.model.config
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return {
-        "linear": 2.0 * weights * work.tokens,
-        "attention": 4.0 * heads * width * pairs * len(loaded.blocks),
-    }
-
-
 def timed(
     ways: dict[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> dict[str, float]:
@@ -188,15 +160,15 @@ def measure_shape(options: argparse.Namespace, loaded: LoadedModel, words: int) 
 def line(
     loaded: LoadedModel, work: Plan, prompts: Sequence[Prompt], seconds: float, peak: float
 ) -> dict[str, float]:
-    count = flops(loaded, work)
-    rate = sum(count.values()) / seconds
+    count = flops(loaded.blocks, loaded.config, work)
+    rate = count.total / seconds
     return {
         "seconds": seconds,
         "prompts_per_second": len(prompts) / seconds,
         "tokens_per_second": work.tokens / seconds,
         "tflops": rate / 1e12,
         "share_of_peak": rate / peak,
-        "attention_share_of_flops": count["attention"] / sum(count.values()),
+        "attention_share_of_flops": count.attention / count.total,
     }
 
 

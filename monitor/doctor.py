@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from monitor.alert import replays
 from monitor.alert.judged import ALLOW, require_judged
@@ -15,8 +15,10 @@ from monitor.alert.probe import knock, send_test
 from monitor.alert.selection import Blind, blind
 from monitor.calling import Caller
 from monitor.canaries import canary_run
+from monitor.capacity import reads
 from monitor.drift.lateness import reach
 from monitor.errors import MonitorError, PackError, RefuseToStart
+from monitor.finding import Finding, look
 from monitor.ingest.kafka import (
     describe,
     newest_records,
@@ -24,7 +26,7 @@ from monitor.ingest.kafka import (
     readable_codecs,
     rights,
 )
-from monitor.instrument import build_instrument, dtypes_before, pack_in_use
+from monitor.instrument import Instrument, build_instrument, dtypes_before, pack_in_use
 from monitor.operate import TAILS_MEND, tails_not_known
 from monitor.score.pack import Pack, load_pack
 from monitor.settings import Endpoint, Settings
@@ -41,66 +43,62 @@ from monitor.store.outbox import disabled_endpoints
 from monitor.store.packs import pack_presence
 from monitor.store.progress import ends_not_told, progress_of
 from monitor.store.roles import require_reader
-from monitor.survey import mends, survey
+from monitor.survey import mends, outcomes_of, survey
 from monitor.unanswered import Unanswered
 from monitor.values.presence import foremost, live, several_live
+from monitor.values.prompts import Prompt
 from monitor.values.verdicts import DECISIONS
 
 COMPARED: Final = timedelta(hours=1)
 """How far back prompts are looked at for the server's token counts."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What was looked at, whether it is well, what was seen, and how to mend it.
+@dataclass(slots=True)
+class _Met:
+    """What a finding leaves for a later one."""
 
-    Raises `ValueError` when something is not well and nothing is said to mend it.
-    """
-
-    subject: str
-    well: bool
-    seen: str
-    mend: str = ""
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    """The counts behind ``seen``, for programs."""
-
-    def __post_init__(self) -> None:
-        if not self.well and not self.mend.strip():
-            raise ValueError(
-                f"{self.subject}: {self.seen}: a finding that is not well needs a mend"
-            )
+    instrument: Instrument | None = None
+    prompts: Sequence[Prompt] = ()
 
 
 def examine(
-    settings: Settings, *, with_model: bool = True, send_tests: bool = False
+    settings: Settings,
+    *,
+    with_model: bool = True,
+    send_tests: bool = False,
+    rate: float | None = None,
 ) -> Iterator[Finding]:
-    """Look at configuration, pack, model, Postgres, Kafka, its newest records, what is read and how
-    truly, and endpoints.
+    """Look at configuration, pack, model, Postgres, Kafka, its newest records, how many this machine
+    can read, what is read and how truly, and endpoints.
 
     One failure stops no other.
 
     ``with_model=False`` leaves out loading the model, which may take minutes. ``send_tests`` posts a
     signed test event to every endpoint; without it what an endpoint takes is asked, not proven.
+    ``rate`` are the exchanges a second that are expected: can one worker here read its sample of them?
     """
+    met = _Met()
     yield Finding(subject="configuration", well=True, seen="valid")
-    yield from _look("pack", lambda: _pack(settings), "Mend pack.path, or build the pack again.")
+    yield from look("pack", lambda: _pack(settings), "Mend pack.path, or build the pack again.")
     yield from _rules(settings)
     if with_model:
         mend = "Mend replay.model: a model folder with safetensors and a tokenizer, or a GGUF file."
-        yield from _look("model", lambda: _model(settings), mend)
+        yield from look("model", lambda: _model(settings, met), mend)
     database = "Look at the server that postgres.url names, and at its log."
-    yield from _look("postgres", lambda: _postgres(settings), database)
+    yield from look("postgres", lambda: _postgres(settings), database)
     role = settings.postgres.reader_role
     if role is not None:
-        yield from _look("reader role", lambda: _reader(settings, role), database)
-    yield from _look("packs in use", lambda: _packs_in_use(settings), database)
-    yield from _look("baseline", lambda: _baseline(settings), database)
-    yield from _look("kafka compression", lambda: f"{', '.join(readable_codecs())} can be read")
-    yield from _look("kafka", lambda: _kafka(settings), "Mend the field of kafka that is named.")
+        yield from look("reader role", lambda: _reader(settings, role), database)
+    yield from look("packs in use", lambda: _packs_in_use(settings), database)
+    yield from look("baseline", lambda: _baseline(settings), database)
+    yield from look("kafka compression", lambda: f"{', '.join(readable_codecs())} can be read")
+    yield from look("kafka", lambda: _kafka(settings), "Mend the field of kafka that is named.")
     yield from _rights(settings)
-    yield from _records(settings)
-    yield from _look("reading", lambda: _reading(settings), database)
-    yield from _look("fidelity", lambda: _fidelity(settings), database)
+    yield from _records(settings, met)
+    if met.instrument is not None:
+        yield from reads(met.instrument, met.prompts, settings.ingest, rate)
+    yield from look("reading", lambda: _reading(settings), database)
+    yield from look("fidelity", lambda: _fidelity(settings), database)
     if not settings.alerts.endpoints:
         yield Finding(
             subject="endpoints",
@@ -109,17 +107,9 @@ def examine(
             mend="Add one under alerts.endpoints.",
         )
     for endpoint in settings.alerts.endpoints:
-        look = partial(_endpoint, endpoint, settings, send_tests)
-        yield from _look(f"endpoint {endpoint.name}", look, "Mend this entry of alerts.endpoints.")
+        asked = partial(_endpoint, endpoint, settings, send_tests)
+        yield from look(f"endpoint {endpoint.name}", asked, "Mend this entry of alerts.endpoints.")
     yield from _disabled(settings)
-
-
-def _look(subject: str, action: Callable[[], str], mend: str = "") -> Iterator[Finding]:
-    """``mend`` is for an error that names none itself."""
-    try:
-        yield Finding(subject=subject, well=True, seen=action())
-    except MonitorError as error:
-        yield Finding(subject=subject, well=False, seen=str(error), mend=error.hint or mend)
 
 
 def _pack(settings: Settings) -> str:
@@ -135,7 +125,7 @@ def _rules(settings: Settings) -> Iterator[Finding]:
     try:
         pack = load_pack(settings.pack.path) if settings.pack.path else pack_in_use(settings)[0]
         features = pack.selectable
-        yield from _look("verdicts", lambda: _verdicts(settings, pack))
+        yield from look("verdicts", lambda: _verdicts(settings, pack))
     except MonitorError:
         unknown = "; the pack is not known, so their features were not looked at"
     found: dict[str, list[Blind]] = {}
@@ -166,8 +156,9 @@ def _verdicts(settings: Settings, pack: Pack) -> str:
     return "; ".join([*parts, *(f"{one} (allowed by {ALLOW})" for one in allowed)])
 
 
-def _model(settings: Settings) -> str:
+def _model(settings: Settings, met: _Met) -> str:
     instrument = build_instrument(settings, before=partial(_dtypes_before, settings))
+    met.instrument = instrument
     lineage = instrument.engine.lineage(instrument.pack.pack_id)
     reading = (
         f"{lineage.model_id} in {instrument.precision} on {lineage.device}, {instrument.packing}; "
@@ -294,7 +285,7 @@ def _rights(settings: Settings) -> Iterator[Finding]:
     )
 
 
-def _records(settings: Settings) -> Iterator[Finding]:
+def _records(settings: Settings, met: _Met) -> Iterator[Finding]:
     """The newest records, parsed as the worker would: what is there, and which setting helps."""
     unanswered = None
     with suppress(MonitorError):  # said under pack and model
@@ -302,12 +293,15 @@ def _records(settings: Settings) -> Iterator[Finding]:
         unanswered = Unanswered(settings.replay, pack.features)
     try:
         newest = newest_records(settings.kafka)
-        seen = survey(newest.records, settings.ingest, unanswered)
+        outcomes = outcomes_of(newest.records, settings.ingest)
     except MonitorError as error:  # of Kafka, or of the schema registry
         mend = error.hint or "Mend the field that is named."
         yield Finding(subject="records", well=False, seen=str(error), mend=mend)
         return
     ratio = (rule for rule in settings.drift.silence_rules if rule.name == "dead_letter_ratio")
+    seen = survey(len(newest.records), outcomes, unanswered)
+    prompts = [one for one in outcomes if isinstance(one, Prompt)]
+    met.prompts = unanswered.wanted(prompts).prompts if unanswered else prompts
     limit = next((rule.limit for rule in ratio if rule.limit), settings.ingest.dead_letter_limit)
     found = mends(seen, unanswered, limit)
     parts = [seen.sentence(), unanswered.told if unanswered else "the pack is not known"]

@@ -11,7 +11,16 @@ from monitor.ingest.fields import EARLIEST
 from monitor.ingest.joining import Joins
 from monitor.settings import IngestSettings
 from monitor.unanswered import Unanswered
-from monitor.values.prompts import Chunk, DeadLetter, Prompt, RawRecord, Sampling, Skip, SkipReason
+from monitor.values.prompts import (
+    Chunk,
+    DeadLetter,
+    Parsed,
+    Prompt,
+    RawRecord,
+    Sampling,
+    Skip,
+    SkipReason,
+)
 
 MOST: Final = 0.5
 """From this share on what is lost for one cause makes the sample unwell."""
@@ -81,21 +90,26 @@ class Survey:
         return "; ".join(parts)
 
 
-def survey(
-    records: Sequence[RawRecord], ingest: IngestSettings, unanswered: Unanswered | None
-) -> Survey:
-    """Read ``records`` as the worker would, before any sampling, and count.
+def outcomes_of(records: Sequence[RawRecord], ingest: IngestSettings) -> list[Parsed]:
+    """What the worker would make of ``records``, before any sampling.
 
-    Parts of exchanges whose rest is not in the sample count as skipped. ``unanswered`` is None where the pack is not known: nothing then counts as unread.
+    Parts of exchanges whose rest is not among them are skips.
     """
     joins = Joins(ingest)
     now = max((record.timestamp for record in records), default=EARLIEST)
     read = joins.read(Chunk(records=tuple(records), spans=()), now=now)
-    outcomes = [*read.outcomes, *joins.end()]
+    return [*read.outcomes, *joins.end()]
+
+
+def survey(records: int, outcomes: Sequence[Parsed], unanswered: Unanswered | None) -> Survey:
+    """Count the ``outcomes`` of so many ``records``.
+
+    ``unanswered`` is None where the pack is not known: nothing then counts as unread.
+    """
     prompts = [outcome for outcome in outcomes if isinstance(outcome, Prompt)]
     letters = [outcome for outcome in outcomes if isinstance(outcome, DeadLetter)]
     return Survey(
-        records=len(records),
+        records=records,
         exchanges=len(outcomes),
         prompts=len(prompts),
         formats=Counter(prompt.source_format for prompt in prompts),

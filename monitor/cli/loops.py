@@ -128,15 +128,22 @@ def doctor(
     send_test: Annotated[
         bool, typer.Option("--send-test", help="Post a signed test event to every endpoint.")
     ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6, help="Exchanges a second that you expect: says which sampling rate fits."
+        ),
+    ] = None,
 ) -> None:
     """Check configuration, pack, rules, model, Postgres, baseline, Kafka, its records and endpoints.
 
     A few hundred of the topic's newest records are read, outside of the group and without committing, to
-    say what they hold; none of their text is printed. Every part that is not well says how to mend it, and makes the exit code 1.
+    say what they hold, and about how many a second one worker on this machine reads; none of their text is printed. Every part that is not well says how to mend it, and makes the exit code 1.
     """
     from monitor.doctor import examine
 
-    found = examine(load(config_file), with_model=not skip_model, send_tests=send_test)
+    settings = load(config_file)
+    found = examine(settings, with_model=not skip_model, send_tests=send_test, rate=rate)
     findings = list(found)
     rows = [{"part": f.subject, "well": f.well, "seen": f.seen, "mend": f.mend} for f in findings]
     if as_json:

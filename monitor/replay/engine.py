@@ -72,6 +72,11 @@ class ReplayEngine:
     def statistics(self) -> Statistics:
         return self._statistics
 
+    @property
+    def blocks(self) -> torch.nn.ModuleList:
+        """Those that a replay runs; a copy that answers has more."""
+        return self.loaded.blocks[: max(self._bank.sites) + 1]
+
     def lineage(self, pack_id: str) -> Lineage:
         """Everything beside the prompt that the readings depend on."""
         settings = self.settings

@@ -21,7 +21,7 @@ from sqlalchemy import Engine
 
 from monitor.demo.receiver import Answer, Receiver
 from monitor.demo.services import Postgres
-from monitor.doctor import Finding
+from monitor.finding import Finding
 from monitor.score.pack import load_pack, save_pack
 from monitor.store.chunks import advance_offsets
 from monitor.store.database import transaction
@@ -172,6 +172,13 @@ def test_all_is_well_with_real_parts(
     assert receiver.received == (), "nothing is posted unless it is asked for"
     assert "canaries within" in parts["model"]["seen"]
     assert parts["baseline"]["seen"] == "normal, 1200 prompts, approved by a person"
+    assert parts["capacity"]["figures"]["prompts_looked_at"] == 0
+    assert "assumed: the topic shows none" in parts["capacity"]["seen"]
+
+    flooded = parts_of(cli("doctor", "--json", "--rate", "1e9", config=config))["capacity"]
+    assert not flooded["well"]
+    assert flooded["figures"]["sampling_rate_that_fits"] < 1.0
+    assert "ingest.sampling_rate" in flooded["mend"]
 
 
 RULE = {"name": "persona", "severities": {"warning": {"shift": 0.3}}}
