@@ -55,7 +55,6 @@ def pack_judge(
     A verdict holds for texts like those judged: give texts like your traffic with --data. A run that was killed goes on where it was
     when it is begun again with the same --out or --work. Exit code 1 when a feature is rejected.
     """
-    from monitor.research.judge.page import judge_page
     from monitor.research.judge.run import judge_pack, with_report
     from monitor.score.pack import load_pack, save_pack
 
@@ -63,27 +62,38 @@ def pack_judge(
     if write:
         lost = f"{found.name} loses the id {found.pack_id[:12]}, that baselines and scores name"
         ask([lost], "Write the report into the pack?", yes=yes)
-    if work is None and report_folder is not None:
-        work = report_folder.with_name(f"{report_folder.name}.work")
     with progress() as said:
         report = judge_pack(
             found, model, data=data, others=other_models or (), seed=seed, quick=quick,
-            device=device, work=work, progress=said,
+            device=device, work=work or _beside(report_folder), progress=said,
         )  # fmt: skip
-    written = json.dumps(report, indent=2) + "\n"
-    if report_folder is not None:
-        write_whole(report_folder / "judge.json", written)
-        write_whole(report_folder / "judge.html", judge_page(found.name, report))
-    if as_json:
-        sys.stdout.write(written)
-    else:
-        _tell(report)
+    _report(report, found.name, report_folder, as_json)
     if write:
         pack_id = save_pack(with_report(found, report), folder)
         if not as_json:
             out.print(plain(f"{folder}: the report is inside, id {pack_id[:12]}"), highlight=False)
     if report["decision"] == "reject":
         raise typer.Exit(1)
+
+
+def _beside(report_folder: Path | None) -> Path | None:
+    """Where what steering found is kept, unless somebody says."""
+    return report_folder and report_folder.with_name(f"{report_folder.name}.work")
+
+
+def _report(
+    report: Mapping[str, Any], pack: str, report_folder: Path | None, as_json: bool
+) -> None:
+    from monitor.research.judge.page import judge_page
+
+    written = json.dumps(report, indent=2) + "\n"
+    if report_folder is not None:
+        write_whole(report_folder / "judge.json", written)
+        write_whole(report_folder / "judge.html", judge_page(pack, report))
+    if as_json:
+        sys.stdout.write(written)
+    else:
+        _tell(report)
 
 
 def _tell(report: Mapping[str, Any]) -> None:
