@@ -190,12 +190,12 @@ def examine(
     held = heard.canaries.finding == "moved"
     states = take_in(ledger, baseline, bets, end, drift.bucket, held=held)
     repeats = Repeats(exchanges=ledger, settings=drift)
-    found = evidence(bets, states)
-    drifts = compare_all(ledger, drift, subject, baseline, bets, found, end, now, repeats)
+    told = evidence(bets, states)
+    drifts = compare_all(ledger, drift, subject, baseline, bets, told, end, now, repeats)
     made = discoveries_of(subject, heard, states, drift.false_discovery)
     of_prompt = {feature.name for feature in subject.features if feature.of_prompt}
-    drifts = with_discoveries(with_causes(drifts, heard, of_prompt), made)
-    seen = replace(seen, drifts=tuple(drifts), discoveries=made)
+    found = tuple(with_discoveries(with_causes(drifts, heard, of_prompt), made))
+    seen = replace(seen, drifts=found, discoveries=made)
     return seen, replace(bets, evaluated_until=end)
 
 
@@ -251,10 +251,10 @@ def compare_all(
                 pooled=pooled,
                 window_name=window_name,
                 evidence=stands.whole if stands else 0.0,
-                evidence_toward=stands.toward if stands else None,
                 evidence_limit=bets.limit if stands else float("inf"),
                 now=now,
             )
+            drift = replace(drift, evidence_toward=stands.toward if stands else None)
             if given_prompt:
                 drift = with_raw(
                     drift, raw, bets.references[compared_with], confidence=settings.confidence

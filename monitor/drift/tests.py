@@ -239,7 +239,6 @@ def compare(
     evidence: float,
     evidence_limit: float,
     now: datetime,
-    evidence_toward: float | None = None,
 ) -> Drift:
     """All figures of one window against one stream of the baseline; see the functions above.
 
@@ -283,7 +282,6 @@ def compare(
         ),
         tails=_tails(window, against, confidence),
         evidence=evidence,
-        evidence_toward=evidence_toward,
         evidence_limit=evidence_limit,
         cause=Cause.UNKNOWN,
         evaluated_at=now,
