@@ -36,6 +36,7 @@ from benchmarks.workload import directions, workload
 from monitor.canaries import Replay
 from monitor.demo.services import Broker, Postgres
 from monitor.ingest.kafka import KafkaSource
+from monitor.lasting import keep_loaded
 from monitor.metrics import METRICS
 from monitor.reading_points import StoredPoints
 from monitor.replay.engine import ReplayEngine
@@ -57,6 +58,8 @@ LOOK_SECONDS = 0.02
 """How often it is asked whether all is stored."""
 SEGMENT_KEY = "route"
 FEATURES = 32
+MODEL_CHUNK = 64
+CHUNK_WAIT = timedelta(milliseconds=200)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,7 @@ def run_path(
             hash_key=b"benchmark",
             worker_id="benchmark",
         )
+        keep_loaded()
         stages, scored, chunks = stage_seconds(), prompts_scored(), chunks_stored()
         thread = threading.Thread(target=worker.run, args=(stop,), name="worker")
         spent = cpu_seconds()
@@ -219,13 +223,14 @@ def with_model(options: argparse.Namespace, database: Engine, broker: Broker) ->
     prompts = workload(options.prompts, 0, generator)
     records = [record_of(prompt) for prompt in prompts]
     in_own_thread(lambda: engine.replay(prompts[:8]))
-    chunk = ingest_of(options).chunk_records
+    chunk = options.chunk or MODEL_CHUNK
+    ingest = IngestSettings(chunk_records=chunk, chunk_wait=CHUNK_WAIT)
     alone, path = [], []
     for number in range(options.rounds):
         alone.append(in_own_thread(lambda: engine_alone(engine, prompts, chunk)))
         topic = f"path-{number}"
         broker.create_topic(topic)
-        run = run_path(database, broker.bootstrap, topic, records, pack, engine, ingest_of(options))
+        run = run_path(database, broker.bootstrap, topic, records, pack, engine, ingest)
         path.append(run.wall_seconds)
     ratios = [a / p for a, p in zip(alone, path, strict=True)]
     return {
@@ -240,6 +245,7 @@ def with_model(options: argparse.Namespace, database: Engine, broker: Broker) ->
 def without_model(options: argparse.Namespace, database: Engine, broker: Broker) -> dict[str, Any]:
     generator = np.random.default_rng(options.seed)
     prompts = workload(256, 0, generator)
+    given = {} if options.chunk is None else {"chunk_records": options.chunk}
     runs: dict[int, list[Run]] = {segments: [] for segments in options.segments}
     for number in range(options.rounds):
         for segments in options.segments:
@@ -252,7 +258,7 @@ def without_model(options: argparse.Namespace, database: Engine, broker: Broker)
                 in_segments(prompts, segments, options.records),
                 null_pack(FEATURES),
                 NullReplay(FEATURES),
-                ingest_of(options, (SEGMENT_KEY,) if segments > 1 else ()),
+                IngestSettings(**given, segment_keys=(SEGMENT_KEY,) if segments > 1 else ()),
             )
             runs[segments].append(run)
             Console().print(f"{segments} segments:", rate(options, run), run)
@@ -286,14 +292,6 @@ def rate(options: argparse.Namespace, run: Run) -> float:
     return float(options.records / run.wall_seconds)
 
 
-def ingest_of(options: argparse.Namespace, segment_keys: tuple[str, ...] = ()) -> IngestSettings:
-    """The defaults, but for what was asked for."""
-    given = {} if options.chunk is None else {"chunk_records": options.chunk}
-    return IngestSettings(
-        **given, segment_keys=segment_keys, chunk_wait=timedelta(milliseconds=200)
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", type=Path)
@@ -302,7 +300,11 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--records", type=int, default=60_000)
     parser.add_argument("--segments", type=int, nargs="+", default=[1, 20])
-    parser.add_argument("--chunk", type=int, help="ingest.chunk_records; its default if not given")
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        help=f"ingest.chunk_records; without: {MODEL_CHUNK} with a model, else the default",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
