@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
 
 from monitor.score.pack import Pack
+from monitor.values.arrays import Counts, Floats
 from monitor.values.features import Calibration, Covariate, Feature
 from monitor.values.identity import ModelIdentity
 from monitor.values.likelihood import DrawnBy
@@ -18,6 +20,7 @@ from monitor.values.scores import Lineage, Replayed, Unreplayable
 from monitor.values.twin import TwinAsked
 
 WIDTH = 8
+TOKENS = 10
 
 
 def null_pack(
@@ -61,6 +64,7 @@ class NullReplay:
     def __init__(self, features: int = 32, *, seconds_per_prompt: float = 0.0) -> None:
         self._features = features
         self._seconds = seconds_per_prompt
+        self._pooled_tokens: Counts = np.full(features, TOKENS, dtype=np.int64)
 
     def prepare(
         self,
@@ -77,14 +81,13 @@ class NullReplay:
 
     def _replayed(self, prompt: Prompt) -> Replayed:
         text = prompt.text or " ".join(message.content for message in prompt.messages)
-        seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-        drawn = np.random.default_rng(seed).standard_normal(self._features).astype(np.float32)
+        seed = hashlib.blake2b(text.encode(), digest_size=8).digest()
         return Replayed(
             prompt=prompt,
-            readings=drawn,
-            pooled_tokens=np.full(self._features, 10, dtype=np.int64),
-            prompt_tokens=10,
-            response_tokens=10,
+            readings=_drawn(seed, self._features),
+            pooled_tokens=self._pooled_tokens,
+            prompt_tokens=TOKENS,
+            response_tokens=TOKENS,
         )
 
     def lineage(self, pack_id: str) -> Lineage:
@@ -98,3 +101,12 @@ class NullReplay:
             engine="null/1",
             rules="{}",
         )
+
+
+@lru_cache(maxsize=65_536)
+def _drawn(seed: bytes, features: int) -> Floats:
+    """Kept: to draw anew for contents that come again takes longer than anything that is done with them."""
+    generator = np.random.default_rng(int.from_bytes(seed, "big"))
+    drawn: Floats = generator.standard_normal(features).astype(np.float32)
+    drawn.flags.writeable = False
+    return drawn

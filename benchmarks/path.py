@@ -1,7 +1,8 @@
 """From the broker to committed rows: beside the engine's own rate, and with no model at all.
 
     python -m benchmarks.path --model FOLDER [--json FILE]   the real engine
-    python -m benchmarks.path --null [--json FILE]           a null replay: where the time goes
+    python -m benchmarks.path --null [--json FILE]           a null replay: where the time goes,
+                                                             for every number of --segments
 
 Starts an embedded PostgreSQL and a broker. With a model, rounds of "engine alone" and "from broker to
 rows" alternate on the same prompts, and the ratio is taken round by round.
@@ -11,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,14 +26,17 @@ from typing import Any
 import numpy as np
 import torch
 from kafka import KafkaProducer
+from prometheus_client.samples import Sample
 from rich.console import Console
 from sqlalchemy import Engine, text
 
 from benchmarks.null_replay import NullReplay, null_pack
+from benchmarks.spent import cpu_seconds, since
 from benchmarks.workload import directions, workload
 from monitor.canaries import Replay
 from monitor.demo.services import Broker, Postgres
 from monitor.ingest.kafka import KafkaSource
+from monitor.lasting import keep_loaded
 from monitor.metrics import METRICS
 from monitor.reading_points import StoredPoints
 from monitor.replay.engine import ReplayEngine
@@ -48,13 +54,32 @@ from monitor.store.packs import register_pack
 from monitor.values.prompts import Prompt
 from monitor.worker import Worker
 
+LOOK_SECONDS = 0.02
+"""How often it is asked whether all is stored."""
+SEGMENT_KEY = "route"
+FEATURES = 32
+MODEL_CHUNK = 64
+CHUNK_WAIT = timedelta(milliseconds=200)
 
-def record_of(prompt: Prompt) -> bytes:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One way of all records to committed rows, from the start of the first chunk to the last commit."""
+
+    wall_seconds: float
+    chunks: int
+    stage_seconds: dict[str, float]
+    """By the worker's own metrics. Stages overlap, and wait for one another and for Python's lock."""
+    cpu_seconds: dict[str, float]
+    """What each part spent of a core."""
+
+
+def record_of(prompt: Prompt, route: str = "chat") -> bytes:
     return json.dumps(
         {
             "messages": [{"role": m.role, "content": m.content} for m in prompt.messages],
             "response": prompt.response,
-            "segment": {"route": "chat"},
+            "segment": {SEGMENT_KEY: route},
         }
     ).encode()
 
@@ -66,19 +91,15 @@ def run_path(
     records: Sequence[bytes],
     pack: Pack,
     replay: Replay,
-    chunk: int,
-) -> float:
-    """Seconds from the start of the worker's first chunk until the last row is committed."""
-    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=20)
-    for record in records:
-        producer.send(topic, record)
-    producer.flush()
-    producer.close()
+    ingest: IngestSettings,
+) -> Run:
+    """Send ``records``, and let a worker bring them to the store."""
+    send(bootstrap, topic, records)
     settings = Settings(
         kafka=KafkaSettings(
             bootstrap_servers=bootstrap, topics=(topic,), group_id=topic, dead_letter_topic=None
         ),
-        ingest=IngestSettings(chunk_records=chunk, chunk_wait=timedelta(milliseconds=200)),
+        ingest=ingest,
     )
     with transaction(database) as c:
         register_pack(c, pack.pack_id, pack.name, manifest(pack), pack.features)
@@ -98,15 +119,33 @@ def run_path(
             hash_key=b"benchmark",
             worker_id="benchmark",
         )
+        keep_loaded()
+        stages, scored, chunks = stage_seconds(), prompts_scored(), chunks_stored()
+        thread = threading.Thread(target=worker.run, args=(stop,), name="worker")
+        spent = cpu_seconds()
         started = time.perf_counter()
-        thread = threading.Thread(target=worker.run, args=(stop,))
         thread.start()
-        while stored(database, topic) < len(records):
-            time.sleep(0.25)
-        seconds = time.perf_counter() - started
+        while prompts_scored() - scored < len(records):
+            time.sleep(LOOK_SECONDS)
+        run = Run(
+            wall_seconds=time.perf_counter() - started,
+            chunks=chunks_stored() - chunks,
+            stage_seconds=since(stages, stage_seconds()),
+            cpu_seconds=since(spent, cpu_seconds()),
+        )
         stop.set()
         thread.join()
-    return seconds
+    if stored(database, topic) != len(records):
+        raise AssertionError(f"{stored(database, topic)} of {len(records)} records are stored")
+    return run
+
+
+def send(bootstrap: str, topic: str, records: Sequence[bytes]) -> None:
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=20)
+    for record in records:
+        producer.send(topic, record)
+    producer.flush()
+    producer.close()
 
 
 def stored(database: Engine, topic: str) -> int:
@@ -119,11 +158,27 @@ def stored(database: Engine, topic: str) -> int:
 
 def stage_seconds() -> dict[str, float]:
     return {
-        sample.labels["stage"]: sample.value
-        for metric in METRICS.chunk_seconds.collect()
-        for sample in metric.samples
-        if sample.name.endswith("_sum")
+        sample.labels["stage"]: sample.value for sample in _samples("monitor_chunk_seconds_sum")
     }
+
+
+def chunks_stored() -> int:
+    found = _samples("monitor_chunk_seconds_count")
+    return int(sum(sample.value for sample in found if sample.labels["stage"] == "store"))
+
+
+def prompts_scored() -> int:
+    return int(sum(sample.value for sample in _samples("monitor_prompts_scored_total")))
+
+
+def _samples(name: str) -> list[Sample]:
+    """Of the worker's metrics, as `/metrics` shows them."""
+    return [
+        sample
+        for metric in METRICS.registry.collect()
+        for sample in metric.samples
+        if sample.name == name
+    ]
 
 
 def engine_alone(engine: ReplayEngine, prompts: Sequence[Prompt], chunk: int) -> None:
@@ -168,14 +223,15 @@ def with_model(options: argparse.Namespace, database: Engine, broker: Broker) ->
     prompts = workload(options.prompts, 0, generator)
     records = [record_of(prompt) for prompt in prompts]
     in_own_thread(lambda: engine.replay(prompts[:8]))
+    chunk = options.chunk or MODEL_CHUNK
+    ingest = IngestSettings(chunk_records=chunk, chunk_wait=CHUNK_WAIT)
     alone, path = [], []
     for number in range(options.rounds):
-        alone.append(in_own_thread(lambda: engine_alone(engine, prompts, options.chunk)))
+        alone.append(in_own_thread(lambda: engine_alone(engine, prompts, chunk)))
         topic = f"path-{number}"
         broker.create_topic(topic)
-        path.append(
-            run_path(database, broker.bootstrap, topic, records, pack, engine, options.chunk)
-        )
+        run = run_path(database, broker.bootstrap, topic, records, pack, engine, ingest)
+        path.append(run.wall_seconds)
     ratios = [a / p for a, p in zip(alone, path, strict=True)]
     return {
         "prompts": len(prompts),
@@ -188,19 +244,52 @@ def with_model(options: argparse.Namespace, database: Engine, broker: Broker) ->
 
 def without_model(options: argparse.Namespace, database: Engine, broker: Broker) -> dict[str, Any]:
     generator = np.random.default_rng(options.seed)
-    some = [record_of(prompt) for prompt in workload(256, 0, generator)]
-    records = [some[index % len(some)] for index in range(options.records)]
-    broker.create_topic("null")
-    seconds = run_path(
-        database, broker.bootstrap, "null", records, null_pack(32), NullReplay(32), options.chunk
-    )
+    prompts = workload(256, 0, generator)
+    given = {} if options.chunk is None else {"chunk_records": options.chunk}
+    runs: dict[int, list[Run]] = {segments: [] for segments in options.segments}
+    for number in range(options.rounds):
+        for segments in options.segments:
+            topic = f"null-{segments}-{number}"
+            broker.create_topic(topic)
+            run = run_path(
+                database,
+                broker.bootstrap,
+                topic,
+                in_segments(prompts, segments, options.records),
+                null_pack(FEATURES),
+                NullReplay(FEATURES),
+                IngestSettings(**given, segment_keys=(SEGMENT_KEY,) if segments > 1 else ()),
+            )
+            runs[segments].append(run)
+            Console().print(f"{segments} segments:", rate(options, run), run)
     return {
-        "records": len(records),
-        "features": 32,
-        "records_per_second": len(records) / seconds,
-        "stage_seconds": stage_seconds(),
-        "wall_seconds": seconds,
+        "records": options.records,
+        "features": FEATURES,
+        "load": os.getloadavg()[0],
+        "segments": {
+            str(segments): {
+                "records_per_second": statistics.median(rate(options, run) for run in found),
+                "rounds": [
+                    {"records_per_second": rate(options, run), **asdict(run)} for run in found
+                ],
+            }
+            for segments, found in runs.items()
+        },
     }
+
+
+def in_segments(prompts: Sequence[Prompt], segments: int, n: int) -> list[bytes]:
+    """``n`` records, each in segment ``all`` and, of more than one, in one of the others in turn."""
+    routes = max(1, segments - 1)
+    some = [
+        record_of(prompts[index % len(prompts)], f"route-{index % routes}")
+        for index in range(len(prompts) * routes)
+    ]
+    return [some[index % len(some)] for index in range(n)]
+
+
+def rate(options: argparse.Namespace, run: Run) -> float:
+    return float(options.records / run.wall_seconds)
 
 
 def main() -> None:
@@ -209,8 +298,13 @@ def main() -> None:
     parser.add_argument("--null", action="store_true")
     parser.add_argument("--site", type=int, default=15)
     parser.add_argument("--prompts", type=int, default=128)
-    parser.add_argument("--records", type=int, default=20_000)
-    parser.add_argument("--chunk", type=int, default=64)
+    parser.add_argument("--records", type=int, default=60_000)
+    parser.add_argument("--segments", type=int, nargs="+", default=[1, 20])
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        help=f"ingest.chunk_records; without: {MODEL_CHUNK} with a model, else the default",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

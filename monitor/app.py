@@ -24,6 +24,7 @@ from monitor.errors import DatabaseUnavailable, MonitorError, ReplayUnavailable
 from monitor.heartbeat import Heartbeat
 from monitor.ingest.kafka import DeadLetterTopic, KafkaSource
 from monitor.instrument import Instrument, build_instrument, dtypes_before
+from monitor.lasting import keep_loaded
 from monitor.logs import get_logger
 from monitor.lookout import Lookout
 from monitor.metrics import METRICS
@@ -244,6 +245,7 @@ class _Loops:
             self._remarks.append(f"pack {pack.name}: {sentence} (allowed by {ALLOW})")
         if not until_answered(lambda: self._register(instrument), stop):
             return
+        keep_loaded()
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         with ExitStack() as open_parts:
             sink = None

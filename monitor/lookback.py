@@ -44,7 +44,7 @@ class Lookback:
             belong = {outcome for outcome in set(outcomes) if losses_of({outcome: 1}).n}
             window.extend(outcome for outcome in outcomes if outcome in belong)
             seen, here = losses_of(Counter(window)), losses_of(Counter(outcomes))
-            enough = seen.n >= min(ingest.dead_letter_window, ingest.chunk_records)
+            enough = seen.n >= min(ingest.dead_letter_window, ingest.first_chunk_records)
             # The chunk itself must be bad too: after the producer is mended, good ones pass.
             if enough and min(seen.share, here.share) > ingest.dead_letter_limit:
                 raise EverythingUnreadable(

@@ -29,7 +29,7 @@ def score_file(path: Path, instrument: Instrument, settings: Settings) -> Iterat
     """One row per prompt of the file, in its order; unreadable records are rows with a reason.
 
     Rows hold id, line, token counts, every feature's score and reading, and the lineage's pack and
-    model hashes. Reads and replays ``ingest.chunk_records`` records at a time, so memory stays flat.
+    model hashes. Reads and replays ``ingest.first_chunk_records`` records at a time, so memory stays flat.
     """
     scorer = Scorer(instrument.pack)
     unanswered = Unanswered(settings.replay, instrument.pack.features)
@@ -46,10 +46,10 @@ def score_file(path: Path, instrument: Instrument, settings: Settings) -> Iterat
 
 
 def _outcomes(path: Path, settings: IngestSettings) -> Iterator[Sequence[Parsed]]:
-    """What the file's records come to, ``chunk_records`` of them at a time; then what was left over."""
+    """What the file's records come to, ``first_chunk_records`` of them at a time; then what was left over."""
     joins = Joins(settings, in_order=True)
     records = read_file(path, max_record_bytes=settings.max_record_bytes)
-    while chunk := tuple(islice(records, settings.chunk_records)):
+    while chunk := tuple(islice(records, settings.first_chunk_records)):
         yield joins.read(Chunk(records=chunk, spans=()), now=datetime.now(UTC)).outcomes
     yield joins.end()
 

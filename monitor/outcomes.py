@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 from collections import Counter
@@ -110,11 +109,11 @@ def without_indices(path: str) -> str:
 
 def keyed_hash(key: bytes, *parts: str) -> bytes:
     """HMAC-SHA256 over the parts, each preceded by its length so that borders count."""
-    digest = hmac.new(key, digestmod=hashlib.sha256)
+    framed = bytearray()
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "big") + encoded)
-    return digest.digest()
+        framed += len(encoded).to_bytes(8, "big") + encoded
+    return hmac.digest(key, framed, "sha256")
 
 
 def count_outcomes(

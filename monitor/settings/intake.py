@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
@@ -21,6 +21,7 @@ def _topic(name: str) -> str:
     return name
 
 
+FIRST_CHUNK_RECORDS: Final = 256
 Topic = Annotated[str, AfterValidator(_topic)]
 
 
@@ -163,7 +164,13 @@ class IngestSettings(Section):
         "cloudevents",
     ] = Field("auto", description="auto: told by each record's shape, see docs/records.md")
     sampling_rate: float = Field(1.0, gt=0.0, le=1.0)
-    chunk_records: int = Field(256, ge=1, le=10_000)
+    chunk_records: int = Field(
+        2_048,
+        ge=1,
+        le=10_000,
+        description="most records in a chunk: it holds what the worker goes through in chunk_wait, but 256 at "
+        "least and this at most",
+    )
     chunk_wait: Duration = Field(timedelta(seconds=1), description="longest wait to fill a chunk")
     max_record_bytes: int = Field(4 * 1024 * 1024, ge=1024)
     max_nesting: int = Field(64, ge=4, le=200)
@@ -199,6 +206,11 @@ class IngestSettings(Section):
         description="share of exchanges that give nothing to score (dead letters, and skips of what was "
         "redacted, holds only media or nothing to read) at which the worker stops",
     )
+
+    @property
+    def first_chunk_records(self) -> int:
+        """Records in a chunk while nothing is known of the worker's pace; it never holds fewer but for want of them."""
+        return min(FIRST_CHUNK_RECORDS, self.chunk_records)
 
 
 class ReplaySettings(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from monitor.store.border import clean, clean_or_none
 from monitor.store.packs import PackFeature
-from monitor.store.reals import write_reals
+from monitor.store.reals import dumped, write_reals
 from monitor.values.prompts import GENERATED, ServedCounts
 from monitor.values.scores import ScoredPrompt
 from monitor.values.surprise import NotWeighed, Surprise, Weighed, outcome_of_weighing
@@ -38,7 +38,7 @@ _SCORE_TYPES: Final = (
 
 
 def copy_scores(
-    c: Connection, lineage_id: int, scored: Iterable[ScoredPrompt], adjusted_id: int | None = None
+    c: Connection, lineage_id: int, scored: Sequence[ScoredPrompt], adjusted_id: int | None = None
 ) -> None:
     """COPY one row per prompt, on the driver connection of the same transaction. NaN becomes NULL.
 
@@ -50,11 +50,15 @@ def copy_scores(
         write_reals(cursor)
         with cursor.copy(_COPY_SCORES) as copy:
             copy.set_types(_SCORE_TYPES)
-            for row in scored:
-                copy.write_row(_row(row, lineage_id, adjusted_id))
+            readings = dumped([row.readings for row in scored])
+            scores = dumped([row.scores for row in scored])
+            for row, read, score in zip(scored, readings, scores, strict=True):
+                copy.write_row(_row(row, read, score, lineage_id, adjusted_id))
 
 
-def _row(row: ScoredPrompt, lineage_id: int, adjusted_id: int | None) -> tuple[Any, ...]:
+def _row(
+    row: ScoredPrompt, readings: bytes, scores: bytes, lineage_id: int, adjusted_id: int | None
+) -> tuple[Any, ...]:
     return (
         row.recorded_at,
         clean(row.key.topic),
@@ -73,8 +77,8 @@ def _row(row: ScoredPrompt, lineage_id: int, adjusted_id: int | None) -> tuple[A
         row.cut,
         row.generated,
         row.inclusion_probability,
-        row.readings,
-        row.scores,
+        readings,
+        scores,
         *_compared(row),
         [clean(field) for field in row.left_out] or None,
         row.covariates,

@@ -189,6 +189,13 @@ def plain(value: Any) -> Any:
     return value
 
 
+_BESIDE_CHAT: Final = (
+    *("token_ids", "special_tokens", "continues", "tools", "template_options", "reasoning"),
+    "tool_calls",
+)
+_BESIDE_CONTENT: Final = ("reasoning", "tool_calls", "tool_call_id", "name")
+
+
 def identity(prompt: Prompt) -> Iterator[str]:
     """The exchange's content as a sequence of texts: equal for two prompts only where they replay alike.
 
@@ -201,6 +208,8 @@ def identity(prompt: Prompt) -> Iterator[str]:
         yield message.content
     yield prompt.response or ""
     turns = [_beside_content(message) for message in prompt.messages]
+    if not any(turns) and not any(getattr(prompt, name) for name in _BESIDE_CHAT):
+        return
     beside = {
         "token_ids": plain(prompt.token_ids),
         "special_tokens": prompt.special_tokens,
@@ -211,8 +220,7 @@ def identity(prompt: Prompt) -> Iterator[str]:
         "reasoning": prompt.reasoning,
         "tool_calls": [_call(call) for call in prompt.tool_calls],
     }
-    if any(turns) or any(beside.values()):
-        yield json.dumps(beside | {"messages": turns}, ensure_ascii=False)
+    yield json.dumps(beside | {"messages": turns}, ensure_ascii=False)
 
 
 def question(prompt: Prompt) -> tuple[str, ...]:
@@ -221,13 +229,11 @@ def question(prompt: Prompt) -> tuple[str, ...]:
 
 
 def _beside_content(message: Message) -> dict[str, Any]:
-    held = {
-        "reasoning": message.reasoning,
-        "tool_calls": [_call(call) for call in message.tool_calls],
-        "tool_call_id": message.tool_call_id,
-        "name": message.name,
+    return {
+        name: [_call(call) for call in held] if name == "tool_calls" else held
+        for name in _BESIDE_CONTENT
+        if (held := getattr(message, name))
     }
-    return {key: value for key, value in held.items() if value}
 
 
 def _call(call: ToolCall) -> list[str | None]:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from monitor.store.database import transaction
-from monitor.store.reals import write_reals
+from monitor.store.reals import RealsDumper, dumped, write_reals
 from monitor.values.arrays import Floats
 
 
@@ -40,7 +40,24 @@ def test_an_array_that_is_no_single_piece_of_memory_is_dumped(database: Engine) 
     assert _through_copy(database, columns[:, 1]) == [1.0, 5.0, 9.0]
 
 
-def _through_copy(database: Engine, values: Floats) -> Any:
+@pytest.mark.parametrize("length", [0, 1, 5])
+def test_a_chunk_s_rows_are_dumped_as_each_by_itself_is(length: int) -> None:
+    rows = list(np.random.default_rng(1).normal(size=(7, length)).astype(np.float32))
+    for row in (2, 6):
+        rows[row][:1] = np.nan
+
+    assert dumped(rows) == [RealsDumper(np.ndarray).dump(row) for row in rows]
+    assert dumped([]) == []
+
+
+def test_what_is_dumped_beforehand_reaches_the_table(database: Engine) -> None:
+    (row, absent) = dumped([np.array(one, dtype=np.float32) for one in ([1.5, 2], [np.nan, -4])])
+
+    assert _through_copy(database, row) == [1.5, 2.0]
+    assert _through_copy(database, absent) == [None, -4.0]
+
+
+def _through_copy(database: Engine, values: Floats | bytes) -> Any:
     with transaction(database) as c:
         c.execute(text("CREATE TEMP TABLE held (reals float4[])"))
         connection: psycopg.Connection = c.connection.driver_connection  # type: ignore[assignment]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -31,6 +33,35 @@ def test_every_record_is_scored_or_dead_lettered_once(
         run_until(worker, database, SCORED, 120)
     assert number(database, "SELECT count(*) FROM monitor_data.dead_letters") == 3
     assert number(database, "SELECT next_offset FROM monitor_data.offsets") == 123
+
+
+class Counting(NullReplay):
+    """Says how many prompts each chunk held."""
+
+    def __init__(self) -> None:
+        super().__init__(FEATURES)
+        self.chunks: list[int] = []
+
+    def run(self, prepared: Sequence[Any]) -> list[Any]:
+        self.chunks.append(len(prepared))
+        return super().run(prepared)
+
+
+def test_a_backlog_is_stored_in_chunks_that_grow_and_every_record_once(
+    database: Engine, kafka_bootstrap: str, topic: str
+) -> None:
+    send(kafka_bootstrap, topic, prompts(3_000))
+    # So long a wait that the slowest machine goes through more than a first chunk meanwhile.
+    settings = settings_for(kafka_bootstrap, topic, chunk_records=2_048, chunk_wait=5.0)
+    replay = Counting()
+    with working(database, settings, replay) as worker:
+        run_until(worker, database, SCORED, 3_000)
+    assert max(replay.chunks) > 256
+    assert (
+        number(database, "SELECT count(DISTINCT record_offset) FROM monitor_data.scores") == 3_000
+    )
+    of_all = "SELECT sum(n) FROM monitor_data.buckets WHERE feature = 0 AND segment = 'all'"
+    assert number(database, of_all) == 3_000
 
 
 def test_bucket_sums_are_the_scores_own(database: Engine, kafka_bootstrap: str, topic: str) -> None:

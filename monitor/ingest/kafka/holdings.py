@@ -6,12 +6,14 @@ Every method takes the lock itself, so all may be called from any thread.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
+from monitor.ingest.kafka.pace import Pace
 from monitor.ingest.kafka.reading import Readings, without
 from monitor.metrics import METRICS
 from monitor.settings import IngestSettings
@@ -26,11 +28,15 @@ QUEUED_CHUNKS: Final = 2
 class Holdings:
     """Assignments, readings, whole chunks, and the offsets that are stored and to be committed."""
 
-    def __init__(self, ingest: IngestSettings) -> None:
+    def __init__(
+        self, ingest: IngestSettings, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._ingest = ingest
+        self._monotonic = monotonic
         self._changed = threading.Condition()
         # Guarded by _changed from here on.
         self._chunks: deque[Chunk] = deque()
+        self._pace = Pace(ingest)
         self._readings = Readings()
         self._unplaced: set[Partition] = set()
         self._suspended: set[Partition] = set()
@@ -49,7 +55,9 @@ class Holdings:
             if not self._chunks:
                 return None
             self._changed.notify_all()
-            return self._chunks.popleft()
+            chunk = self._chunks.popleft()
+            self._pace.took(len(chunk.records), self._monotonic())
+            return chunk
 
     def store_holds(self, spans: Collection[OffsetSpan]) -> None:
         """These spans are stored; revoked ones are passed over."""
@@ -208,12 +216,12 @@ class Holdings:
         with self._changed:
             if self._readings.full:
                 return 0
-            return max(0, self._ingest.chunk_records - self._readings.records)
+            return max(0, self._pace.records - self._readings.records)
 
     def hand_over(self, now: float) -> None:
         """Put a chunk that is full, or has waited long enough, into the queue."""
         with self._changed:
-            full = self._readings.full or self._readings.records >= self._ingest.chunk_records
+            full = self._readings.full or self._readings.records >= self._pace.records
             waited = self._readings.waited(now)
             due = full or waited >= self._ingest.chunk_wait.total_seconds()
             if due and len(self._chunks) < QUEUED_CHUNKS:

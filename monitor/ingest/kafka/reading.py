@@ -31,11 +31,14 @@ class _Reading:
     passed: tuple[Span, ...] = ()
     """What was read before: no record of it is taken but those that are wanted."""
     recalled: list[Recalled] = field(default_factory=list)
+    bytes: int = 0
+    """Of the values of all that is buffered."""
 
     def take(self, record: RawRecord) -> None:
         """Of records that were read before only those that are wanted are kept."""
         if record.offset >= self.start and not any(a <= record.offset < b for a, b in self.passed):
             self.records.append(record)
+            self.bytes += len(record.value or b"")
         elif (indexes := self.wanted.pop(record.offset, None)) is not None:
             self._recall(record.offset, indexes, record)
 
@@ -54,6 +57,8 @@ class _Reading:
         self.recalled.append(
             Recalled(topic=topic, partition=number, offset=offset, indexes=indexes, record=record)
         )
+        if record is not None:
+            self.bytes += len(record.value or b"")
 
 
 class Readings:
@@ -134,7 +139,7 @@ class Readings:
         )
         for reading in due.values():
             reading.start = reading.end
-            reading.records, reading.recalled = [], []
+            reading.records, reading.recalled, reading.bytes = [], [], 0
         return chunk
 
     def waited(self, now: float) -> float:
@@ -148,11 +153,7 @@ class Readings:
     @property
     def full(self) -> bool:
         """Whether the buffered records are as many bytes as a chunk may hold."""
-        size = 0
-        for reading in self._open.values():
-            again = [one.record for one in reading.recalled if one.record is not None]
-            size += sum(len(record.value or b"") for record in (*reading.records, *again))
-        return size >= CHUNK_BYTES
+        return sum(reading.bytes for reading in self._open.values()) >= CHUNK_BYTES
 
     @property
     def assignments(self) -> Mapping[Partition, int]:
