@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from monitor.errors import ModelError, MonitorError
 from monitor.given import LARGEST_JSON, read_given
 from monitor.replay.adapter import CONFIG_FILE as ADAPTER_CONFIG
+from monitor.replay.gguf_reading import without_vocabulary
 from monitor.replay.layers import MEDIA, text_config
 from monitor.replay.quantised.form import Format
 from monitor.replay.quantised.formats import taken_format
@@ -108,10 +109,11 @@ def _parsed(folder: Path, gguf: Path | None, template: Path | None, stamps: obje
     Two are kept, as many as are compared with each other.
     """
     source = _source(gguf)
-    return _Parsed(
-        config=AutoConfig.from_pretrained(folder, **source),
-        tokenizer=_tokenizer(folder, source, template),
-    )
+    with without_vocabulary() if gguf else nullcontext():
+        return _Parsed(
+            config=AutoConfig.from_pretrained(folder, **source),
+            tokenizer=_tokenizer(folder, source, template),
+        )
 
 
 def _stamps(folder: Path, gguf: Path | None, template: Path | None) -> object:

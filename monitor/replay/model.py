@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from monitor.replay.checkpoint import (
 )
 from monitor.replay.cut import cut_of
 from monitor.replay.fused.fitting import fused
+from monitor.replay.gguf_reading import without_vocabulary
 from monitor.replay.layers import cut_class, model_class, text_stack
 from monitor.replay.loaded import LoadedModel, Packing
 from monitor.replay.proving import kernel_proof
@@ -188,6 +189,7 @@ def _weights(
         options["use_safetensors"] = True
     with (
         quiet(),
+        without_vocabulary() if checkpoint.gguf else nullcontext(),
         needed_shards(checkpoint.folder, layers) as folder,
         _opened(folder, checkpoint, layers) as (source, opened),
     ):
