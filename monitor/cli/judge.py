@@ -78,7 +78,10 @@ def pack_judge(
 
 def _beside(report_folder: Path | None) -> Path | None:
     """Where what steering found is kept, unless somebody says."""
-    return report_folder and report_folder.with_name(f"{report_folder.name}.work")
+    if report_folder is None:
+        return None
+    place = report_folder.resolve()  # "." has no name of its own
+    return place.parent / f"{place.name}.work"
 
 
 def _report(

@@ -54,6 +54,7 @@ def test_a_verdict_for_every_feature_in_the_pack_and_beside_it(
     after = load_pack(own_pack)
     assert after.pack_id != before.pack_id == report["pack"]
     assert after.report["judge"] == report
+    assert list((tmp_path / "report.work").glob("steering-*.jsonl"))
     assert report["features"]["toxic"]["decision"] in cli("pack", "inspect", own_pack).out
     table = cli(*call, "--device", "cpu", "--other-model", other_model_folder)
     assert table.code == ended.code
