@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -38,7 +39,12 @@ class Counted(Sided, Protocol):
 def floor_time(moment: datetime, step: timedelta) -> datetime:
     """The start of the interval of length ``step`` (whole seconds, counted from 1970) around it."""
     seconds = int(step.total_seconds())
-    return datetime.fromtimestamp(int(moment.timestamp() // seconds) * seconds, tz=UTC)
+    return _at(int(moment.timestamp() // seconds) * seconds)
+
+
+@lru_cache(maxsize=4_096)
+def _at(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, tz=UTC)
 
 
 def bucket_scores(
@@ -75,7 +81,10 @@ def bucket_scores(
     grouped_rows = _groups(scored, of_prompt, bucket, canary=canary)
     for (start, source, segment), members in sorted(grouped_rows.items()):
         rows = [row for row, _ in members]
-        here = present[rows] & np.stack([columns for _, columns in members])
+        here = present[rows]
+        for place, (_, columns) in enumerate(members):
+            if columns is not None:
+                here[place] &= columns
         counts = here.sum(axis=0)
         totals = (filled[rows] * here).sum(axis=0)
         squares = (filled[rows] ** 2 * here).sum(axis=0)
@@ -104,18 +113,17 @@ _Bools = NDArray[np.bool_]
 
 def _groups(
     scored: Sequence[ScoredPrompt], of_prompt: _Bools, bucket: timedelta, *, canary: bool
-) -> dict[tuple[datetime, str, str], list[tuple[int, _Bools]]]:
-    """By interval, source and segment: rows of ``scored``, each with the features [k] that count there."""
-    everything = np.ones_like(of_prompt)
-    groups: dict[tuple[datetime, str, str], list[tuple[int, _Bools]]] = defaultdict(list)
+) -> dict[tuple[datetime, str, str], list[tuple[int, _Bools | None]]]:
+    """By interval, source and segment: rows of ``scored``, each with the features [k] that count there; None: all."""
+    groups: dict[tuple[datetime, str, str], list[tuple[int, _Bools | None]]] = defaultdict(list)
     for row, prompt in enumerate(scored):
         start = floor_time(prompt.recorded_at, bucket)
         source = CANARY if canary else f"{prompt.key.topic}/{prompt.key.partition}"
-        counted: list[tuple[str, _Bools]]
+        counted: list[tuple[str, _Bools | None]]
         if canary:
-            counted = [(CANARY, everything)]
+            counted = [(CANARY, None)]
         elif not prompt.generated:
-            counted = [(segment, everything) for segment in prompt.segments]
+            counted = [(segment, None) for segment in prompt.segments]
         else:
             counted = [(segment, of_prompt) for segment in prompt.counted_in(of_prompt=True)]
             counted += [(segment, ~of_prompt) for segment in prompt.counted_in(of_prompt=False)]

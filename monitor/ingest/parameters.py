@@ -97,8 +97,8 @@ def sampling(given: Mapping[str, Any], finish_reason: str | None = None) -> Samp
     said = given.get("text")
     told = {**given, "format": said.get("format")} if isinstance(said, dict) else given
     # Nearly every record has none of these keys: asking for each of them is slow.
-    present = _STEERING_KEYS & told.keys()
-    if present:
+    if not _STEERING_KEYS.isdisjoint(told):
+        present = _STEERING_KEYS & told.keys()
         if bias := _biases(told.get("logit_bias")):
             found["logit_bias"] = bias
             present = present - {"logit_bias"}

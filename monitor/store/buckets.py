@@ -25,7 +25,7 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from monitor.store.border import clean
-from monitor.values.arrays import Counts
+from monitor.store.literals import array_literal
 from monitor.values.checks import utc
 from monitor.values.scores import SCORE_BINS, Bucket, tail_sum
 
@@ -149,24 +149,27 @@ def _upsert_buckets(c: Connection, lineage_id: int, merged: Sequence[tuple[_Key,
         _UPSERT_BUCKETS,
         {
             "lineage_id": lineage_id,
-            "starts": [key[0] for key in keys],
-            "features": [key[1] for key in keys],
-            "segments": [key[2] for key in keys],
-            "sources": [key[3] for key in keys],
-            "seconds": [key[4] for key in keys],
-            "ns": [bucket.n for bucket in values],
-            "tail_counts": [int(bucket.tail_count or 0) for bucket in values],
-            "tail_ns": [None if bucket.tail_count is None else bucket.n for bucket in values],
-            "totals": [float(bucket.total) for bucket in values],
-            "squares": [float(bucket.total_squares) for bucket in values],
-            "histograms": [_literal(bucket.histogram) for bucket in values],
+            "starts": array_literal(key[0] for key in keys),
+            "features": array_literal(key[1] for key in keys),
+            "segments": array_literal(key[2] for key in keys),
+            "sources": array_literal(key[3] for key in keys),
+            "seconds": array_literal(key[4] for key in keys),
+            "ns": array_literal(bucket.n for bucket in values),
+            "tail_counts": array_literal(int(bucket.tail_count or 0) for bucket in values),
+            "tail_ns": array_literal(
+                None if bucket.tail_count is None else bucket.n for bucket in values
+            ),
+            "totals": array_literal(float(bucket.total) for bucket in values),
+            "squares": array_literal(float(bucket.total_squares) for bucket in values),
+            "histograms": _histograms(values),
         },
     )
 
 
-def _literal(histogram: Counts) -> str:
-    """The histogram as PostgreSQL writes an array; an array of arrays could not be unnested by row."""
-    return "{" + ",".join(map(str, histogram.tolist())) + "}"
+def _histograms(buckets: Sequence[Bucket]) -> str:
+    """Each histogram as the text of an array; an array of arrays could not be unnested by row."""
+    each = (",".join(map(str, bucket.histogram.tolist())) for bucket in buckets)
+    return "{" + ",".join(f'"{{{bins}}}"' for bins in each) + "}"
 
 
 def hour_of(moment: datetime) -> datetime:

@@ -255,7 +255,7 @@ def refuse_cut(value: str, where: str) -> None:
 
 def answered(value: object, where: str) -> Answer:
     """The answer in a response of any API; empty for a failed call and for one that said nothing."""
-    if any(value == nothing for nothing in _EMPTY_LOG):
+    if value in _EMPTY_LOG:
         return NO_ANSWER
     match value:
         case str():
