@@ -1,6 +1,6 @@
 """Every metric, declared once in one table, with what an operator does about it.
 
-``docs/metrics.md`` is `metrics_page()`. `Metrics.__init__` is long because it is that table.
+``docs/metrics.md`` is `metrics_page()`. The module, and `Metrics.__init__` in it, is long because it is that table.
 """
 
 from __future__ import annotations
@@ -126,8 +126,20 @@ class Metrics:
             "monitor_tokens_total",
             ("kind",),
             "Tokens run through the model (run), and spared by running identical prompts (saved_dedupe) and "
-            "shared prefixes (saved_prefix) once.",
+            "shared prefixes (saved_prefix) once, and by prefixes that an earlier chunk ran (saved_kept).",
             action="Its rate against the machine's own says whether the replay is slow or the prompts are long.",
+        )
+        self.prefixes = self._counter(
+            "monitor_prefixes_total",
+            ("outcome",),
+            "Prefixes that prompts share, by whether they were kept from an earlier chunk: found or missed.",
+            action="Mostly missed with monitor_prefix_cache_bytes at its limit: raise replay.prefix_cache_mb.",
+        )
+        self.prefix_bytes = self._gauge(
+            "monitor_prefix_cache_bytes",
+            (),
+            "Memory of the prefixes that are kept from chunk to chunk.",
+            action="At most replay.prefix_cache_mb; lower it where memory runs out.",
         )
         self.batch_halvings = self._counter(
             "monitor_batch_halvings_total",

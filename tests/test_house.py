@@ -13,6 +13,7 @@ LINES_OF_A_MODULE = 400
 LINES_OF_A_FUNCTION = 60
 ARGUED = {
     "monitor/store/tables.py": "because a schema is one idea",
+    "monitor/metrics.py": "because it is that table",
     "monitor/metrics.py: Metrics.__init__": "because it is that table",
 }
 """What is longer, and the reason: words of the docstring that its module begins with."""

@@ -1,7 +1,7 @@
 """The hot path: prompts in, readings out.
 
 ``prepare`` tokenises and plans, and may run in another thread while ``run`` holds the model.
-Identical replays of a chunk are run once, prefixes that several share are run once, and what is
+Identical replays of a chunk are run once, prefixes that several share are run once and kept for later chunks, and what is
 left stands packed in rows without padding. The features' activations are taken inside the forward
 pass; the residual stream never leaves the device.
 """
@@ -24,6 +24,7 @@ from monitor.replay.model import LoadedModel, batch_tokens, positions_limit
 from monitor.replay.outcome import Reading, outcome_of, token_rules, written
 from monitor.replay.plan import Plan, plan
 from monitor.replay.pooling import FeatureBank
+from monitor.replay.prefixes import Kept, PrefixCache
 from monitor.replay.prepared import Prepared, Statistics, distinct
 from monitor.replay.regions import Tokens, begun
 from monitor.replay.surprise import unweighable
@@ -64,6 +65,7 @@ class ReplayEngine:
         self._batch_tokens = batch_tokens(settings, loaded.device)
         self._tokeniser = tokeniser(loaded, settings)
         self._statistics = Statistics()
+        self._prefixes = PrefixCache(settings.prefix_cache_mb << 20, self.blocks)
         self.turn = threading.Lock()
         """Held by whoever runs the model, in here or beside."""
         self._tokenising = threading.Lock()
@@ -206,6 +208,7 @@ class ReplayEngine:
                 min_shared_tokens=self._least_shared(),
                 way=self.loaded.packing.way,
                 padding=self.loaded.packing.padding,
+                known=self._prefixes.known,
             ),
             generated=generated,
         )
@@ -286,22 +289,30 @@ class ReplayEngine:
             sizes = [len(work.segments[index].ids) for index in members]
             parts.update(zip(members, torch.split(row, sizes), strict=True))
 
-        forward = Forward(self.loaded, work, self._bank.sites, start_row, finish_row)
+        ready = self._prefixes.of_plan(work)
+        parts |= {index: one.activations for index, one in ready.items()}
+        sites, relieve = self._bank.sites, self._prefixes.relieve
+        forward = Forward(self.loaded, work, sites, start_row, finish_row, relieve)
+        forward.kept |= {index: dict(one.blocks) for index, one in ready.items()}
         with torch.inference_mode():
             forward.run()
+            made = forward.kept.keys() & parts.keys() - ready.keys()
+            self._prefixes.keep(work, {i: Kept(forward.kept[i], parts[i]) for i in made})
             whole = {
                 replay: torch.cat([parts[index] for index in path])
                 for replay, path in enumerate(work.paths)
                 if all(index in parts for index in path)
             }
-        before = self._statistics
+        before, spared = self._statistics, sum(len(one.activations) for one in ready.values())
         self._statistics = replace(
             before,
             tokens_run=before.tokens_run + forward.tokens,
+            tokens_kept=before.tokens_kept + spared,
             passes=before.passes + forward.passes,
             splits=before.splits + forward.splits,
         )
         METRICS.tokens.labels(kind="run").inc(forward.tokens)
+        METRICS.tokens.labels(kind="saved_kept").inc(spared)
         METRICS.batch_halvings.inc(forward.splits)
         return whole, [replay for replay in range(len(replays)) if replay not in whole]
 

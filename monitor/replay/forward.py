@@ -30,7 +30,10 @@ RowReader = Callable[[int, torch.Tensor], None]
 
 @dataclass(slots=True)
 class Forward:
-    """Runs the batches of one plan. ``failed`` collects the segments that fit no memory."""
+    """Runs the batches of one plan. ``failed`` collects the segments that fit no memory.
+
+    ``kept[prefix][block]`` are keys and values of shared segments. Those that are there from the beginning are not run.
+    """
 
     loaded: LoadedModel
     plan: Plan
@@ -38,16 +41,19 @@ class Forward:
     start_row: Callable[[tuple[int, ...], int], RowReader]
     """Called before each forward pass with its segments and number of tokens."""
     finish_row: Callable[[tuple[int, ...]], None]
+    relieve: Callable[[], None] = lambda: None
+    """Called where a pass did not fit into memory, before it is tried in halves."""
     failed: set[int] = field(default_factory=set)
     passes: int = 0
     splits: int = 0
     tokens: int = 0
-    _kept: dict[int, dict[int, KeysValues]] = field(default_factory=dict)
+    kept: dict[int, dict[int, KeysValues]] = field(default_factory=dict)
 
     def run(self) -> None:
         """Run every batch. Segments behind a failed prefix fail with it."""
+        ready = frozenset(self.kept)
         for batch in self.plan.batches:
-            pending = [batch]
+            pending = [tuple(index for index in batch if index not in ready)]
             while pending:
                 members = tuple(i for i in pending.pop() if self.failed.isdisjoint(self._chain(i)))
                 if members and not self._fits(members):
@@ -68,10 +74,11 @@ class Forward:
             if not is_out_of_memory(error):
                 raise
             for index in members:
-                self._kept.pop(index, None)
+                self.kept.pop(index, None)
         else:
             return True
         # Outside the handler, where the traceback no longer holds the failed pass's tensors.
+        self.relieve()
         if self.loaded.device.type == "cuda":
             torch.cuda.empty_cache()
         return False
@@ -123,7 +130,7 @@ class Forward:
             start = stop
         return PackedRow(
             segments=tuple(parts),
-            kept=self._kept,
+            kept=self.kept,
             exact_softmax=self.loaded.attention.endswith("eager"),
             kernel=self.loaded.kernel,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
@@ -40,6 +40,12 @@ class Plan:
     def tokens(self) -> int:
         return sum(len(segment.ids) for segment in self.segments)
 
+    def spelled(self, index: int) -> tuple[int, ...]:
+        """The tokens of a prompt up to the end of a segment."""
+        segment = self.segments[index]
+        before = (token for one in segment.chain for token in self.segments[one].ids)
+        return (*before, *segment.ids)
+
 
 def plan(
     rows: Sequence[tuple[int, ...]],
@@ -48,9 +54,11 @@ def plan(
     min_shared_tokens: int | None,
     way: Way = "packed",
     padding: float = PADDING,
+    known: Callable[[tuple[int, ...]], int] = lambda _row: 0,
 ) -> Plan:
     """Plan distinct ``rows`` of token ids. ``min_shared_tokens`` None: share no prefixes.
 
+    ``known`` says how many of a row's first tokens are kept from before: a segment ends there, so that it need not be run.
     ``batch_tokens`` bounds the places of a pass, filled up ones among them; a longer row stands alone.
     """
     paths: list[tuple[int, ...]]
@@ -59,8 +67,8 @@ def plan(
         paths = [(index,) for index in range(len(rows))]
     else:
         order = sorted(range(len(rows)), key=rows.__getitem__)
-        common = [_common(rows[a], rows[b]) for a, b in pairwise(order)]
-        segments, paths = _shared(rows, order, common, min_shared_tokens)
+        common = [common_length(rows[a], rows[b]) for a, b in pairwise(order)]
+        segments, paths = _shared(rows, order, common, min_shared_tokens, known)
     return Plan(
         segments=tuple(segments),
         paths=tuple(paths),
@@ -69,7 +77,11 @@ def plan(
 
 
 def _shared(
-    rows: Sequence[tuple[int, ...]], order: Sequence[int], common: Sequence[int], least: int
+    rows: Sequence[tuple[int, ...]],
+    order: Sequence[int],
+    common: Sequence[int],
+    least: int,
+    known: Callable[[tuple[int, ...]], int],
 ) -> tuple[list[Segment], list[tuple[int, ...]]]:
     """Split sorted rows into runs that share at least ``least`` further tokens, level by level.
 
@@ -78,29 +90,38 @@ def _shared(
     segments: list[Segment] = []
     paths: list[tuple[int, ...]] = [()] * len(rows)
     pending: list[tuple[int, int, int, tuple[int, ...]]] = [(0, len(order), 0, ())]
+
+    def added(
+        row: tuple[int, ...], depth: int, end: int, chain: tuple[int, ...], shared: bool
+    ) -> tuple[int, ...]:
+        """``chain`` with the tokens of ``row`` from ``depth`` to ``end``, what is kept of them apart."""
+        kept = min(known(row), end)
+        if depth + least <= kept:
+            segments.append(Segment(ids=row[depth:kept], first=depth, chain=chain, shared=True))
+            depth, chain = kept, (*chain, len(segments) - 1)
+        if depth < end:
+            segments.append(Segment(ids=row[depth:end], first=depth, chain=chain, shared=shared))
+            chain = (*chain, len(segments) - 1)
+        return chain
+
     while pending:
         low, high, depth, chain = pending.pop()
         start = low
         for stop in range(low + 1, high + 1):
             if stop < high and common[stop - 1] >= depth + least:
                 continue
+            row = rows[order[start]]
             if stop - start == 1:
-                row = order[start]
-                if depth < len(rows[row]):
-                    segments.append(Segment(ids=rows[row][depth:], first=depth, chain=chain))
-                    paths[row] = (*chain, len(segments) - 1)
-                else:
-                    paths[row] = chain
+                paths[order[start]] = added(row, depth, len(row), chain, False)
             else:
                 end = min(common[start : stop - 1])
-                ids = rows[order[start]][depth:end]
-                segments.append(Segment(ids=ids, first=depth, chain=chain, shared=True))
-                pending.append((start, stop, end, (*chain, len(segments) - 1)))
+                pending.append((start, stop, end, added(row, depth, end, chain, True)))
             start = stop
     return segments, paths
 
 
-def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens both begin with."""
     length = 0
     for x, y in zip(a, b, strict=False):
         if x != y:

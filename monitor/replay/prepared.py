@@ -15,12 +15,14 @@ from monitor.values.twin import TwinAsked, Unpaired
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What the engine did since it was built. Tokens asked for = run + duplicate + shared (+ failed)."""
+    """What the engine did since it was built. Tokens asked for = run + duplicate + shared + kept (+ failed)."""
 
     prompts: int = 0
     tokens_run: int = 0
     tokens_duplicate: int = 0
     tokens_shared: int = 0
+    tokens_kept: int = 0
+    """Of prefixes that an earlier chunk ran."""
     passes: int = 0
     splits: int = 0
 

@@ -254,6 +254,11 @@ class ReplaySettings(Section):
     )
     share_prefixes: bool = True
     min_shared_tokens: int = Field(32, ge=1, description="shortest prefix worth sharing")
+    prefix_cache_mb: int = Field(
+        256,
+        ge=0,
+        description="MiB of the copy's memory for shared prefixes that are kept from chunk to chunk; 0: none",
+    )
     chat_template: Path | None = Field(
         None, description="file of the server's own chat template; null: the model's"
     )
