@@ -71,8 +71,8 @@ def bucket_scores(
             "scores must be finite or NaN: non-finite readings belong in a dead letter"
         )
     present = ~np.isnan(scores)
-    columns = zip(features, scores.T, strict=True)
-    beyond = np.stack([feature.in_tail(column) for feature, column in columns], axis=1)
+    by_feature = zip(features, scores.T, strict=True)
+    beyond = np.stack([feature.in_tail(column) for feature, column in by_feature], axis=1)
     bins = np.searchsorted(EDGES, np.where(present, scores, 0.0), side="right")
     filled = np.where(present, scores, 0.0)
     of_prompt = np.array([feature.of_prompt for feature in features])
