@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final
 
@@ -30,7 +30,7 @@ SERVERS: Final[Mapping[str, str]] = {
 
 def cpu_seconds() -> dict[str, float]:
     """Of each part, in all up to now. A thread that has ended counts no more."""
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     for thread in threading.enumerate():
         part = next((p for start, p in THREADS.items() if thread.name.startswith(start)), None)
         if part is not None and thread.ident is not None:
