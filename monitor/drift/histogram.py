@@ -82,9 +82,9 @@ def bucket_scores(
     for (start, source, segment), members in sorted(grouped_rows.items()):
         rows = [row for row, _ in members]
         here = present[rows]
-        for place, (_, columns) in enumerate(members):
-            if columns is not None:
-                here[place] &= columns
+        for place, (_, counted) in enumerate(members):
+            if counted is not None:
+                here[place] &= counted
         counts = here.sum(axis=0)
         totals = (filled[rows] * here).sum(axis=0)
         squares = (filled[rows] ** 2 * here).sum(axis=0)
