@@ -403,6 +403,7 @@ baselines = Table(
     Column("retired_at", MOMENT),
     Column("retired_by", TEXT),
     Column("law", JSONB),
+    Column("numerics", JSONB),
     CheckConstraint("status IN ('draft', 'approved', 'retired')", name="status"),
     Index(
         "baselines_approved_idx",
@@ -562,6 +563,9 @@ identity_buckets = Table(
     Column("off_support", BIGINT, nullable=False),
     Column("greedy_tokens", BIGINT, nullable=False),
     Column("given_away", BIGINT, nullable=False),
+    Column("counted_tokens", BIGINT, nullable=False, server_default="0"),
+    Column("counted_excess", DOUBLE_PRECISION, nullable=False, server_default="0"),
+    Column("counted_variance", DOUBLE_PRECISION, nullable=False, server_default="0"),
     Column("wagers", ARRAY(DOUBLE_PRECISION), nullable=False),
     PrimaryKeyConstraint("bucket_start", "lineage_id", "segment", "source", "served"),
     info={"partition_by": "bucket_start"},
