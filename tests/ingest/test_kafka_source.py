@@ -34,6 +34,7 @@ from tests.scenes.kafka_source import (
     settings,
     spans_of,
     wait_for,
+    wait_until_settled,
 )
 
 pytestmark = pytest.mark.slow
@@ -258,12 +259,14 @@ def test_two_then_three_then_one_members_lose_nothing_and_repeat_nothing(
     with member(asked, offsets, 0.01) as first:
         with member(asked, offsets, 0.01) as second:
             produce_more()
-            wait_for(lambda: owners(first, second) == [3, 3], "two members share")
+            wait_until_settled(lambda: owners(first, second) == [3, 3], "two members share")
             with member(asked, offsets, 0.01) as third:
                 produce_more()
-                wait_for(lambda: owners(first, second, third) == [2, 2, 2], "three members share")
+                wait_until_settled(
+                    lambda: owners(first, second, third) == [2, 2, 2], "three members share"
+                )
                 produce_more()
-            wait_for(lambda: owners(first, second) == [3, 3], "two members share again")
+            wait_until_settled(lambda: owners(first, second) == [3, 3], "two members share again")
         produce_more()
         wait_for(lambda: owners(first) == [6], "one member has all")
         wait_for(lambda: offsets.count >= produced, "everything is stored")

@@ -118,6 +118,17 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = SOON) ->
         time.sleep(0.02)
 
 
+def wait_until_settled(condition: Callable[[], bool], what: str, seconds: float = 1.0) -> None:
+    """Until it holds and goes on to hold: a rebalance that is not over yet would change it."""
+    deadline = time.monotonic() + SOON
+    since = time.monotonic()
+    while time.monotonic() < since + seconds:
+        assert time.monotonic() < deadline, what
+        if not condition():
+            since = time.monotonic()
+        time.sleep(0.02)
+
+
 def spans_of(chunks: list[Chunk]) -> dict[Partition, list[OffsetSpan]]:
     spans: dict[Partition, list[OffsetSpan]] = defaultdict(list)
     for chunk in chunks:

@@ -17,7 +17,7 @@ from tests.scenes.texts import part_of_texts
 
 
 @pytest.mark.model
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1_800)
 def test_the_shipped_pack_reads_what_it_says(chat_model_path: Path, tmp_path: Path) -> None:
     folder = shipped_pack(identity_of(ReplaySettings(model=chat_model_path)))
