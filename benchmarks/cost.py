@@ -23,13 +23,14 @@ import torch
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, Qwen3MoeConfig
 from transformers.initialization import no_init_weights
 
+from benchmarks.pages import placed
 from benchmarks.shape import SHAPES
 from monitor.replay.cost import SHARES, flops, weights_passed
 from monitor.replay.layers import blocks
 from monitor.replay.plan import plan
 
 RESULTS: Final = Path(__file__).parent / "results"
-BEGIN, END = "<!-- cost: begin -->", "<!-- cost: end -->"
+TABLE: Final = "cost"
 
 
 def _shape(kind: Any, **widths: Any) -> PreTrainedConfig:
@@ -234,8 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(made + "\n")
     if given.write:
         page = given.write.read_text(encoding="utf-8")
-        before, after = page.split(BEGIN)[0], page.split(END)[1]
-        given.write.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}", encoding="utf-8")
+        given.write.write_text(placed(page, {TABLE: made}), encoding="utf-8")
     return 0
 
 

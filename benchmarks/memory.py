@@ -16,9 +16,10 @@ from typing import Any, Final
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 
+from benchmarks.pages import placed
 from monitor.replay.memory import GIB, planned
 
-BEGIN, END = "<!-- memory: begin -->", "<!-- memory: end -->"
+TABLE: Final = "memory"
 _LLAMA: Final = {"num_key_value_heads": 8, "vocab_size": 128_256}
 _GPT_OSS: Final = {"hidden_size": 2_880, "intermediate_size": 2_880, "vocab_size": 201_088}
 MODELS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
@@ -100,8 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(lines + "\n")
     if given.write:
         page = given.write.read_text(encoding="utf-8")
-        before, after = page.split(BEGIN)[0], page.split(END)[1]
-        given.write.write_text(f"{before}{BEGIN}\n{lines}\n{END}{after}", encoding="utf-8")
+        given.write.write_text(placed(page, {TABLE: lines}), encoding="utf-8")
     return 0
 
 

@@ -14,12 +14,13 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import transformers
 
 from benchmarks.architectures.prove import Proved, merged, proved
+from benchmarks.pages import placed
 
 DECODERS = (
     *("apertus", "arcee", "aria_text", "bamba", "bitnet", "bloom", "codegen", "cohere", "cohere2"),
@@ -79,7 +80,7 @@ WRAPPERS = (
     *("paligemma", "qwen2_5_vl", "qwen2_audio", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl"),
     *("qwen3_vl_moe", "smolvlm", "voxtral"),
 )
-BEGIN, END = "<!-- support: begin -->", "<!-- support: end -->"
+TABLE: Final = "support"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,8 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(table + "\n")
     if given.write:
         page = given.write.read_text(encoding="utf-8")
-        before, after = page.split(BEGIN)[0], page.split(END)[1]
-        given.write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+        given.write.write_text(placed(page, {TABLE: table}), encoding="utf-8")
     return 0
 
 

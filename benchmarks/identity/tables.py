@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from benchmarks.identity.results import RESULTS
 from benchmarks.identity.shares import FEATURES, TOGETHER
+from benchmarks.pages import placed
 from benchmarks.persona.results import picture
-from benchmarks.persona.tables import placed, table
+from benchmarks.persona.tables import table
 from monitor.research.report import Curve, bar_plot, line_plot
 
 README: Final = Path(__file__).parent / "README.md"

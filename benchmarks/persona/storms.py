@@ -258,6 +258,11 @@ def main() -> None:
             "raw_shift_of_groups": shifts(pool),
         },
     )
+    told(called, result)
+
+
+def told(called: str, result: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """A table for each series of scores, and the plot of the first beside the others."""
     for name, storms in result.items():
         show(
             name,

@@ -3,8 +3,7 @@
     python -m benchmarks.persona.tables            # prints them
     python -m benchmarks.persona.tables --write    # puts them between their marks in README.md
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end: NAME -->``. Results of one training and one pack
-that older versions of a benchmark wrote have no table: run the benchmark again.
+Results of one training and one pack that older versions of a benchmark wrote have no table: run the benchmark again.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import placed
 from benchmarks.persona.results import RESULTS
 
 README = Path(__file__).parent / "README.md"
@@ -206,17 +206,6 @@ def made() -> dict[str, str]:
         if needed in content and "packs" in content:
             found[name] = "\n".join(make(content)).strip()
     return found
-
-
-def placed(page: str, tables: Mapping[str, str]) -> str:
-    """``page`` with each table between its marks; `SystemExit` where marks are missing."""
-    for name, lines in tables.items():
-        begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
-        if begin not in page or end not in page:
-            raise SystemExit(f"README.md has no marks for table {name}")
-        head, _, rest = page.partition(begin)
-        page = f"{head}{begin}{lines}\n{end}{rest.partition(end)[2]}"
-    return page
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

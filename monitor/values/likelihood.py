@@ -29,8 +29,8 @@ INTERVAL: Final = timedelta(minutes=10)
 LEAST_VARIANCE: Final = 1e-6
 """Of an answer's surprise, in nats²: a law that leaves no chance has none."""
 MOST_SQUARE: Final = 16.0
-"""The most that one answer's z² counts. Text that a tokenizer splits otherwise than it was drawn holds tokens that top_p never leaves: one
-answer in a hundred, of which the server counted as many tokens, made a mean of 3.7 of its law's 1."""
+"""The most that one answer's z² counts. Text that is split otherwise than it was drawn holds tokens that top_p never leaves. Uncapped,
+one such answer in a hundred raised the mean, which is 1 under one law, to 3.7."""
 
 
 def squares_of(excess: Doubles, variance: Doubles) -> Doubles:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.cost import BEGIN, END, runs, table
+from benchmarks.cost import TABLE, runs, table
+from benchmarks.pages import shown
 from monitor.replay.cost import SHARES
 
 PAGE = Path(__file__).parents[2] / "docs" / "replay.md"
 
 
 def test_the_page_shows_the_table_that_is_made() -> None:
-    shown = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
-    assert shown.strip().splitlines() == table()
+    found = shown(PAGE.read_text(encoding="utf-8"), TABLE)
+    assert found.splitlines() == table()
 
 
 def test_every_measured_share_lies_within_the_range_that_is_told() -> None:

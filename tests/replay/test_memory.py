@@ -9,7 +9,8 @@ import torch
 from transformers import AutoConfig
 
 from benchmarks.architectures.tiny import save_tiny, tiny_config
-from benchmarks.memory import BEGIN, END, table
+from benchmarks.memory import TABLE, table
+from benchmarks.pages import shown
 from monitor.replay.memory import planned, sizes
 from monitor.replay.model import load_model
 from monitor.settings import ReplaySettings
@@ -29,4 +30,4 @@ def test_what_is_planned_is_what_is_loaded(kind: str, full: bool, tmp_path: Path
 
 def test_the_table_of_the_page_is_todays() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert page.split(BEGIN)[1].split(END)[0].strip().splitlines() == list(table())
+    assert shown(page, TABLE).splitlines() == list(table())

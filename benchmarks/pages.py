@@ -1,0 +1,27 @@
+"""Tables that commands make, in pages that people write: each between ``<!-- table: NAME -->`` and ``<!-- end: NAME -->``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def placed(page: str, tables: Mapping[str, str]) -> str:
+    """``page`` with each table between its marks; `SystemExit` where marks are missing."""
+    for name, lines in tables.items():
+        head, begin, _, end, rest = _parted(page, name)
+        page = f"{head}{begin}{lines}\n{end}{rest}"
+    return page
+
+
+def shown(page: str, name: str) -> str:
+    """What stands between the marks of one table."""
+    return _parted(page, name)[2].strip()
+
+
+def _parted(page: str, name: str) -> tuple[str, str, str, str, str]:
+    begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
+    if begin not in page or end not in page:
+        raise SystemExit(f"the page has no marks for table {name}")
+    head, _, more = page.partition(begin)
+    lines, _, rest = more.partition(end)
+    return head, begin, lines, end, rest
