@@ -29,6 +29,7 @@ from monitor.replay.checkpoint import quiet
 from monitor.replay.forward import Forward, RowReader
 from monitor.replay.loaded import LoadedModel, Packing
 from monitor.replay.plan import PADDING, plan
+from monitor.replay.recurrent import recurrent_places
 
 TOLERANCE: Final = {torch.float32: 2e-4, torch.float64: 1e-9, torch.bfloat16: 3e-2}
 """Largest difference of a token's residual stream, relative to its length, that counts as equal."""
@@ -184,7 +185,12 @@ def _proven(
         if loaded.model.config._attn_implementation != PACKED:
             reason = "its attention cannot be exchanged"
         else:
-            packed = replace(loaded, packing=Packing(ground="proven"), attention=f"packed-{stock}")
+            packed = replace(
+                loaded,
+                packing=Packing(ground="proven"),
+                attention=f"packed-{stock}",
+                recurrent=recurrent_places(loaded.blocks),
+            )
             difference, unequal = proof.outcome(packed)
             if not unequal:
                 return replace(packed, packing=Packing(ground="proven", difference=difference))

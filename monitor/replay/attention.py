@@ -23,6 +23,7 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from monitor.replay.batches import Batches
 from monitor.replay.variable import Layout, VariableKernel, layout_of, sent
 
 PACKED = "monitor_packed"
@@ -69,8 +70,9 @@ class PackedSegment:
 class PackedRow:
     """One forward pass. ``kept[prefix][block]`` are keys and values [1, g, tokens, e].
 
-    ``exact_softmax``: compute the attention weights openly instead of by a fused kernel. ``kernel``
-    takes all segments at once. Its layouts, and masks, are made for each device where a block first asks.
+    Under a number below zero stands what one part with a state was given (`recurrent`). ``exact_softmax``: compute the attention
+    weights openly instead of by a fused kernel. ``kernel`` takes all segments at once. Its layouts, the masks, and the
+    batches of parts with a state are made for each device where a block first asks.
     """
 
     segments: tuple[PackedSegment, ...]
@@ -79,6 +81,7 @@ class PackedRow:
     kernel: VariableKernel | None = None
     layouts: dict[torch.device, Layout] = field(default_factory=dict)
     masks: dict[tuple[object, ...], torch.Tensor] = field(default_factory=dict)
+    batches: dict[torch.device, Batches] = field(default_factory=dict)
 
 
 ROW: ContextVar[PackedRow] = ContextVar("packed row")

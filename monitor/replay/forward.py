@@ -19,6 +19,7 @@ import torch
 from monitor.replay.attention import KeysValues, PackedRow, PackedSegment, standing
 from monitor.replay.loaded import LoadedModel
 from monitor.replay.plan import Plan, Segment
+from monitor.replay.swapped import swapped
 from monitor.replay.taps import tapped
 from monitor.replay.variable import sent
 
@@ -105,6 +106,7 @@ class Forward:
         with (
             torch.inference_mode(),
             loaded.fused.at_work(),
+            swapped(loaded.recurrent if loaded.packed else ()),
             row,
             tapped(loaded.blocks, readers),
         ):

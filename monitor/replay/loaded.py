@@ -92,8 +92,8 @@ class LoadedModel:
     at once, where one was found and proven. ``identity`` is that of the full model,
     every hash known. ``served`` is the precision that a quantised checkpoint is served in, empty for
     an open one: the copy has its weights dequantised, and activations that are not quantised. ``fused``
-    are the faster equals of some of its modules, which stand there while a replay runs. ``places`` are
-    the devices of its blocks where these are not all on ``device``, on which everything else stands.
+    are the faster equals of some of its modules, which stand there while a replay runs. ``recurrent``
+    are its parts with a state, and what takes a packed row apart for them. ``places`` are the devices of its blocks where these are not all on ``device``, on which everything else stands.
     """
 
     model: PreTrainedModel
@@ -108,6 +108,7 @@ class LoadedModel:
     kernel: VariableKernel | None = None
     served: str = ""
     fused: Fused = Fused()
+    recurrent: tuple[Place, ...] = ()
     places: tuple[torch.device, ...] = ()
 
     def place(self, site: int) -> torch.device:

@@ -77,12 +77,12 @@ OTHERS: dict[str, tuple[str, dict[str, Any], Way]] = {
     "mamba": (
         "MambaConfig",
         {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": LAYERS},
-        "batched",
+        "packed",
     ),
     "lfm2 with convolutions": (
         "Lfm2Config",
         COMMON | {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)},
-        "batched",
+        "packed",
     ),
     "phi3 beyond its original positions": (
         "Phi3Config",
