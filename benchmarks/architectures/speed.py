@@ -1,9 +1,9 @@
 """How many times as fast as one by one a copy reads: CPU seconds, in the same run.
 
-    python -m benchmarks.architectures.speed KIND … [--width 64] [--prompts 64] [--rounds 3]
+    python -m benchmarks.architectures.speed KIND … [--width 64] [--prompts 64] [--rounds 3] [--shared 200]
 
 Random weights in four blocks, of which the first three are read. The lengths are those of the chats of
-`benchmarks.engine`, halved: median 60 tokens, a twentieth above 300. No prefix is shared.
+`benchmarks.engine`, halved: median 60 tokens, a twentieth above 300. ``--shared`` tokens stand before each prompt, the same ones.
 """
 
 from __future__ import annotations
@@ -34,15 +34,19 @@ ENOUGH = 2.0
 """Seconds behind which no further round is begun."""
 
 
-def speed(loaded: LoadedModel, *, limit: int, prompts: int = 64, rounds: int = 3) -> float:
+def speed(
+    loaded: LoadedModel, *, limit: int, prompts: int = 64, rounds: int = 3, shared: int = 0
+) -> float:
     """Seconds one by one over seconds as ``loaded`` is run, the least of ``rounds`` taken in turns.
 
     CPU seconds of the process: others may use the machine. No round is begun after `ENOUGH` of them. Prompts
-    have at most ``limit`` tokens.
+    have at most ``limit`` tokens, ``shared`` of which are the same.
     """
     drawn = np.random.default_rng(0)
-    sizes = np.clip(lengths(prompts, drawn) // 2, 4, limit)
-    rows = [tuple(drawn.integers(loaded.config.vocab_size, size=size).tolist()) for size in sizes]
+    sizes = np.clip(lengths(prompts, drawn) // 2, 4, limit - shared)
+    vocabulary = loaded.config.vocab_size
+    first = tuple(drawn.integers(vocabulary, size=shared).tolist())
+    rows = [(*first, *drawn.integers(vocabulary, size=size).tolist()) for size in sizes]
     alone = replace(loaded, packing=Packing(ground="excluded"))
     stock = loaded.attention.removeprefix("packed-")
     if stock == "sdpa" and not loaded.model._supports_sdpa:
@@ -57,16 +61,16 @@ def speed(loaded: LoadedModel, *, limit: int, prompts: int = 64, rounds: int = 3
             if loaded.packed:
                 loaded.model.set_attn_implementation(attention)
             start = time.process_time()
-            _run(copy, rows)
+            _run(copy, rows, shared)
             best[name] = min(best[name], time.process_time() - start)
     return best["alone"] / best["together"]
 
 
-def _run(loaded: LoadedModel, rows: Sequence[tuple[int, ...]]) -> None:
+def _run(loaded: LoadedModel, rows: Sequence[tuple[int, ...]], shared: int) -> None:
     work = plan(
         rows,
         batch_tokens=CPU_BATCH_TOKENS,
-        min_shared_tokens=None,
+        min_shared_tokens=shared if shared and loaded.packed else None,
         way=loaded.packing.way,
         padding=loaded.packing.padding,
     )
@@ -118,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shared", type=int, default=0)
     given = parser.parse_args(arguments)
     # The CPU seconds of threads that wait for each other would be counted, too.
     torch.set_num_threads(1)
@@ -129,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 model=Path(folder), device="cpu", dtype="float32", max_tokens=1_000
             )
             loaded = load_model(settings, SITE)
-        found = speed(loaded, limit=1_000, prompts=given.prompts, rounds=given.rounds)
+        found = speed(
+            loaded, limit=1_000, prompts=given.prompts, rounds=given.rounds, shared=given.shared
+        )
         sys.stdout.write(f"{kind}\t{loaded.packing.way}\t{found:.2f}\n")
         sys.stdout.flush()
     return 0

@@ -170,7 +170,8 @@ OWN: Final[dict[str, dict[str, Any]]] = {
     "deepseek_v32": _LATENT,
     "gemma3_text": {"layer_types": MIXED},
     "gemma3n_text": _SHARED_KEYS,
-    "gemma4_text": _SHARED_KEYS,
+    "gemma4_text": _SHARED_KEYS
+    | {"per_layer_config": {str(block): {"head_dim": 16} for block in range(1, LAYERS, 2)}},
     "gemma4_unified_text": _SHARED_KEYS,
     "glm4_moe_lite": _LATENT,
     "glm4v_moe_text": {

@@ -123,6 +123,8 @@ def packed_attention(
     packed_row = ROW.get()
     block = int(module.layer_idx)  # type: ignore[arg-type]
     chunk = _chunk_size(module, block)
+    # Blocks of Gemma 4 may look at the keys of an earlier one, which may stand on another device.
+    key, value = key.to(query.device), value.to(query.device)
     query = _own_temperature(module, query, packed_row)
     _keep(packed_row, block, key, value)
     openly = softcap is not None or s_aux is not None or packed_row.exact_softmax

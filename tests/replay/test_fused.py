@@ -160,10 +160,11 @@ def test_which_pieces_an_architecture_has(name: str, tiny_model: Callable[[Any],
 
 
 def test_what_a_shape_does_not_tell_is_found_out(tmp_path: Path) -> None:
-    """falcon_h1 may multiply within its feed-forward layers; its attention scales its keys."""
+    """falcon_h1 may multiply within its feed-forward layers, and its keys."""
     for name, changes, pieces in (
-        ("plain", {}, "gate norm product"),
-        ("times", {"mlp_multipliers": [1.5, 0.5]}, "norm product"),
+        ("plain", {}, "gate heads norm product"),
+        ("times", {"mlp_multipliers": [1.5, 0.5]}, "heads norm product"),
+        ("keys", {"key_multiplier": 0.5}, "gate norm product"),
     ):
         save_tiny(tiny_config("falcon_h1", **changes), tmp_path / name)
         assert load_model(settings(tmp_path / name), 2).fused.kinds == pieces

@@ -112,7 +112,7 @@ def kernel(query: Any, key: Any, value: Any, layout: Any, **_options: Any) -> to
     [
         ("llama", True),
         *((kind, False) for kind in ("llama", "gemma3_text", "gpt_oss", "qwen3_moe")),
-        *((kind, False) for kind in ("bloom", "falcon_h1", "qwen3_next")),
+        *((kind, False) for kind in ("bloom", "falcon_h1", "gemma4_text", "lfm2", "qwen3_next")),
     ],
 )
 def test_tensors_of_two_devices_never_meet(

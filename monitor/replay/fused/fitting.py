@@ -103,8 +103,8 @@ def _same_when_asked(stock: nn.Module, piece: Norm | Gate | Product, loaded: Loa
     x = x.to(loaded.dtype)
     try:
         return _same(stock(x.clone()), piece(x), TOLERANCE[loaded.dtype])
-    except Exception:
-        return False  # whatever it raises: it takes something else than one tensor, or of another shape
+    except (TypeError, RuntimeError, ValueError, AttributeError):
+        return False  # it takes something else than one tensor, or of another shape
 
 
 def _same(expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> bool:
