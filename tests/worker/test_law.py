@@ -19,6 +19,7 @@ from monitor.replay.model import load_model
 from monitor.replay.twin import Draw, answers_of
 from monitor.score.pack import save_pack
 from monitor.settings import (
+    AlternativeSettings,
     DriftSettings,
     IdentitySettings,
     PackSettings,
@@ -30,6 +31,7 @@ from monitor.store.database import transaction
 from monitor.store.laws import law_in_force, likelihoods_between, numerics_in_force
 from monitor.values.likelihood import EstimatedLaw, NoLaw
 from monitor.values.prompts import Sampling
+from tests.scenes.adapters import save_adapter
 from tests.scenes.models import changed_model, save_lettered
 from tests.scenes.packs import drawn, feature, pack_of
 from tests.worker.working import run_until, send, settings_for, working
@@ -216,21 +218,26 @@ TALLIED = """
         sum(wagers[5]) FILTER (WHERE n > 0) AS boldest
     FROM monitor_data.identity_buckets WHERE segment = 'all'
 """
+LIKENED = "SELECT sum(wagers[5]) FROM monitor_data.alternative_buckets WHERE segment = 'all'"
 
 
 def test_a_baseline_measures_numerics_and_later_answers_are_allowed_for_them(
-    database: Engine, settings: Settings, model: Path
+    database: Engine, settings: Settings, model: Path, tmp_path: Path
 ) -> None:
     """A server whose law is a little hotter than what its records say stands for other kernels."""
     hotter, said = Sampling(temperature=1.15), Sampling(temperature=1.0)
+    other = AlternativeSettings(name="revision-b", adapter=save_adapter(model, tmp_path / "b", 0))
     settings = settings.model_copy(
-        update={"identity": IdentitySettings(share=1.0, vouch_within=0.5)}
+        update={
+            "identity": IdentitySettings(share=1.0, vouch_within=0.5, alternatives=(other,)),
+        }
     )
     sent = records(model, 100, law=hotter, told=said)
     pack = worked(database, settings, sent, 100)
     assert outcomes(database) == {"sampled": 100}
     with transaction(database) as c:
         before = c.execute(text(TALLIED)).one()
+        likened = c.execute(text(LIKENED)).scalar_one()
     assert before.tokens == 100 * TOKENS
     made = captured(database, settings)
     assert made.numerics is not None
@@ -247,5 +254,7 @@ def test_a_baseline_measures_numerics_and_later_answers_are_allowed_for_them(
     worked(database, settings, sent, 200)
     with transaction(database) as c:
         after = c.execute(text(TALLIED)).one()
+        likened_after = c.execute(text(LIKENED)).scalar_one()
     assert after.tokens == 2 * before.tokens
     assert after.boldest - before.boldest < before.boldest - 1.0
+    assert likened_after - likened < likened - 1.0, "what speaks for another model, too"
