@@ -9,6 +9,7 @@ pass; the residual stream never leaves the device.
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -276,26 +277,36 @@ class ReplayEngine:
     ) -> tuple[dict[int, torch.Tensor], list[int]]:
         """Activations [tokens, k] of each replay, and the replays that did not fit into memory."""
         columns = len(self._bank.features)
-        parts: dict[int, torch.Tensor] = {}
-        row = torch.empty(0)
+        row: dict[torch.device, torch.Tensor] = {}
+        found: dict[int, dict[torch.device, torch.Tensor]] = defaultdict(dict)
 
         def start_row(_members: tuple[int, ...], total: int) -> RowReader:
             nonlocal row
-            row = torch.empty(total, columns, device=self.loaded.device)
-            into = row
-            return lambda site, residual: self._bank.project(site, residual, into)
+            row = into = {}
+
+            def read(site: int, residual: torch.Tensor) -> None:
+                device = residual.device
+                if device not in into:
+                    into[device] = torch.empty(total, columns, device=device)
+                self._bank.project(site, residual, into[device])
+
+            return read
 
         def finish_row(members: tuple[int, ...]) -> None:
             sizes = [len(work.segments[index].ids) for index in members]
-            parts.update(zip(members, torch.split(row, sizes), strict=True))
+            for device, whole in row.items():
+                for index, part in zip(members, torch.split(whole, sizes), strict=True):
+                    found[index][device] = part
 
         ready = self._prefixes.of_plan(work)
-        parts |= {index: one.activations for index, one in ready.items()}
         sites, relieve = self._bank.sites, self._prefixes.relieve
         forward = Forward(self.loaded, work, sites, start_row, finish_row, relieve)
         forward.kept |= {index: dict(one.blocks) for index, one in ready.items()}
         with torch.inference_mode():
             forward.run()
+            # Not sooner: a device that brings something back has waited for those behind it.
+            parts = {index: self._bank.gathered(each) for index, each in found.items()}
+            parts |= {index: one.activations for index, one in ready.items()}
             made = forward.kept.keys() & parts.keys() - ready.keys()
             self._prefixes.keep(work, {i: Kept(forward.kept[i], parts[i]) for i in made})
             whole = {

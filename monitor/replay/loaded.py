@@ -112,8 +112,10 @@ class LoadedModel:
     places: tuple[torch.device, ...] = ()
 
     def place(self, site: int) -> torch.device:
-        """The device on which the residual stream of ``site`` stands: behind the last block, the first one."""
-        return self.places[site] if site + 1 < len(self.places) else self.device
+        """The device on which the residual stream of ``site`` stands: behind the last block of a whole model, the first one."""
+        if not self.places or (self.answerer is not None and site + 1 == len(self.places)):
+            return self.device
+        return self.places[site]
 
     @property
     def devices(self) -> tuple[torch.device, ...]:

@@ -98,7 +98,8 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
         with translated(settings.adapter):
             merge(whole, settings.adapter, full=full, layers=config.num_hidden_layers)
     with translated(settings.model):
-        places = spread(whole, over, [free_bytes(one) for one in over]) if len(over) > 1 else ()
+        free = [free_bytes(one) for one in over]
+        places = spread(whole, over, free, full=full) if len(over) > 1 else ()
     stack = text_stack(whole)
     loaded = LoadedModel(
         model=stack,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ MASKED = -math.inf
 class _Projection:
     """Features of one site and input norm: ``columns`` [m] where they are pooled, ``weight`` [d, m], the rest [m].
 
-    ``added`` are those that a shallower site has begun (composites); None when there are none.
+    ``added`` are those that a shallower site of the same device has begun (composites); None when there are none.
     """
 
     norm: InputNorm
@@ -39,6 +39,14 @@ class _Projection:
     bias: torch.Tensor
     rectified: torch.Tensor
     threshold: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Those that begin on a device, and composites' that go on there."""
+
+    begun: torch.Tensor
+    added: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +71,8 @@ class FeatureBank:
         device: torch.device,
         place: Callable[[int], torch.device] | None = None,
     ) -> None:
-        """``place`` gives the device of a site's residuals where not all are on ``device``, on which they are pooled.
+        """``place`` gives the device of a site's residuals where not all are on ``device``, on which they are pooled
+        once they were `gathered`.
 
         Raises `PackError` when a feature does not have the model's ``width``.
         """
@@ -77,6 +86,10 @@ class FeatureBank:
         if not features:
             raise PackError("a pack without features has nothing to replay for")
         self.features = tuple(features)
+
+        def at(site: int) -> torch.device:
+            return place(site) if place else device
+
         grouped: dict[tuple[int, InputNorm], list[int]] = defaultdict(list)
         contests: dict[tuple[int, Encoder, InputNorm], list[int]] = defaultdict(list)
         limits: dict[tuple[int, float], list[int]] = defaultdict(list)
@@ -97,17 +110,19 @@ class FeatureBank:
         self._sites: dict[int, list[_Projection]] = defaultdict(list)
         for (site, norm), columns in grouped.items():
             members = [features[column] for column in columns]
-            at = place(site) if place else device
-            self._sites[site].append(_projection(site, norm, columns, members, at, device))
+            begun = [_begins(feature, site, at) for feature in members]
+            self._sites[site].append(_projection(site, norm, columns, members, begun, at(site)))
         self._contests: dict[int, list[tuple[InputNorm, torch.Tensor, Contest]]] = defaultdict(list)
         for (site, encoder, norm), columns in contests.items():
             latents = [features[column].latent or 0 for column in columns]
-            at = place(site) if place else device
-            columns_at = torch.tensor(columns, device=device)
-            self._contests[site].append((norm, columns_at, contest(encoder, latents, at)))
+            columns_at = torch.tensor(columns, device=at(site))
+            self._contests[site].append((norm, columns_at, contest(encoder, latents, at(site))))
         self._limits: dict[int, list[tuple[float, torch.Tensor]]] = defaultdict(list)
         for (site, limit), columns in limits.items():
-            self._limits[site].append((limit, torch.tensor(columns, device=device)))
+            self._limits[site].append((limit, torch.tensor(columns, device=at(site))))
+        self._by_device = {
+            one: _columns(features, at, one, device) for one in {at(site) for site in self.sites}
+        }
         self._sigmoid = np.array([f.activation == "sigmoid" for f in features])
         self.device = device
 
@@ -116,11 +131,11 @@ class FeatureBank:
         return tuple(sorted({site for feature in self.features for site in feature.sites}))
 
     def project(self, site: int, residual: torch.Tensor, into: torch.Tensor) -> None:
-        """Write the activations of residual [t, d] at ``site`` into the columns of ``into`` [t, k].
+        """Write the activations of residual [t, d] at ``site`` into the columns of ``into`` [t, k], on its device.
 
         ``a = relu-or-identity(norm(x) @ weight + bias)`` in float32, a top-k SAE's latents where they
         are among its largest; sigmoids come after pooling. `MASKED` beyond a feature's largest norm.
-        A composite's columns are written at its first site and added to at the others: call this for
+        A composite's columns are written at its first site of a device and added to at the others: call this for
         `sites` in rising order, as a forward pass does.
         """
         wide = residual.to(torch.float32)
@@ -129,15 +144,28 @@ class FeatureBank:
             passed = activation * (activation > part.threshold)
             values = torch.where(part.rectified, passed, activation)
             if part.added is not None:
-                begun = into[:, part.columns].to(values.device)
+                begun = into[:, part.columns]
                 # What was not begun is uninitialised memory, and may be NaN: chosen, never multiplied.
                 values = torch.where(part.added, begun + values, values)
-            into[:, part.columns] = values.to(into.device)
+            into[:, part.columns] = values
         for norm, columns, one in self._contests[site]:
-            into[:, columns] = one.activations(normalised(wide, norm)).to(into.device)
+            into[:, columns] = one.activations(normalised(wide, norm))
         for limit, columns in self._limits[site]:
             beyond = torch.linalg.vector_norm(wide, dim=1, keepdim=True) > limit
-            into[:, columns] = into[:, columns].masked_fill(beyond.to(into.device), MASKED)
+            into[:, columns] = into[:, columns].masked_fill(beyond, MASKED)
+
+    def gathered(self, parts: Mapping[torch.device, torch.Tensor]) -> torch.Tensor:
+        """Activations [t, k] on the bank's device, of what was projected on each device, in the order of the blocks."""
+        if len(parts) == 1:
+            [alone] = parts.values()
+            return alone.to(self.device)
+        first = next(iter(parts.values()))
+        found = first.new_empty(first.shape, device=self.device)
+        for device, part in parts.items():
+            there, columns = part.to(self.device), self._by_device[device]
+            found[:, columns.begun] = there[:, columns.begun]
+            found[:, columns.added] += there[:, columns.added]
+        return found
 
     def pool(self, tokens: Tokens, activations: torch.Tensor) -> tuple[torch.Tensor, Counts]:
         """Readings [k] on the device before sigmoids, and how many tokens each pooled [k].
@@ -215,26 +243,46 @@ def _pool(feature: Feature) -> _Pool:
     )
 
 
+def _columns(
+    features: Sequence[Feature],
+    at: Callable[[int], torch.device],
+    place: torch.device,
+    device: torch.device,
+) -> _Columns:
+    begun = [c for c, f in enumerate(features) if at(f.sites[0]) == place]
+    there = [c for c, f in enumerate(features) if place in map(at, f.sites)]
+    return _Columns(
+        *(
+            torch.tensor(which, dtype=torch.long, device=device)
+            for which in (begun, [c for c in there if c not in begun])
+        )
+    )
+
+
+def _begins(feature: Feature, site: int, at: Callable[[int], torch.device]) -> bool:
+    """Whether ``site`` is the first of the feature's that is on its device."""
+    return next(one for one in feature.sites if at(one) == at(site)) == site
+
+
 def _projection(
     site: int,
     norm: InputNorm,
     columns: Sequence[int],
     members: Sequence[Feature],
+    begun: Sequence[bool],
     device: torch.device,
-    pooled_on: torch.device,
 ) -> _Projection:
     def row(values: Iterable[float]) -> torch.Tensor:
         return torch.tensor(list(values), dtype=torch.float32, device=device)
 
     weight = np.stack([np.asarray(f.weight_at(site), dtype=np.float32) for f in members], axis=1)
-    added = [f.sites[0] != site for f in members]
     return _Projection(
         norm=norm,
-        added=torch.tensor(added, device=device) if any(added) else None,
-        columns=torch.tensor(columns, device=pooled_on),
+        added=None if all(begun) else torch.tensor(begun, device=device).logical_not(),
+        columns=torch.tensor(columns, device=device),
         weight=torch.from_numpy(np.ascontiguousarray(weight)).to(device),
         # A composite's bias is counted once, where it begins.
-        bias=row(0.0 if later else f.bias for f, later in zip(members, added, strict=True)),
+        bias=row(f.bias if f.sites[0] == site else 0.0 for f in members),
         rectified=torch.tensor([f.activation in ("relu", "jumprelu") for f in members]).to(device),
         threshold=row(f.threshold if f.activation == "jumprelu" else 0.0 for f in members),
     )

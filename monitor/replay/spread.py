@@ -1,7 +1,8 @@
 """One copy on several devices: its blocks stand in stretches, one device after the other, and the rest on the first.
 
-What a block is called with is moved to its device, and what the last one gives back to the first, where final norm
-and LM head are. The devices work one after another, so this buys memory, and no speed.
+What a block is called with is moved to its device, and in a whole model what the last one gives back to the first, where final norm
+and LM head are. Nothing else comes back while passes run: a device that waits for no later one may begin the next
+pass while those are at the last.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from itertools import accumulate
 from typing import Any, Final
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import PreTrainedModel
 
 from monitor.errors import ModelError
@@ -38,9 +40,11 @@ def free_bytes(device: torch.device) -> int:
 
 
 def spread(
-    whole: PreTrainedModel, over: Sequence[torch.device], free: Sequence[int]
+    whole: PreTrainedModel, over: Sequence[torch.device], free: Sequence[int], *, full: bool
 ) -> tuple[torch.device, ...]:
     """Put ``whole`` on the devices ``over``, of which ``free`` bytes each can be had; the device of each block.
+
+    ``full``: it has its LM head, so that what its last block gives is brought back to the first device.
 
     Raises `ModelError` when it does not fit, or when blocks on different devices share a weight.
     """
@@ -57,7 +61,7 @@ def spread(
     places = tuple(device for device, count in zip(over, counts, strict=True) for _ in range(count))
     _require_own_weights(whole, stack, places)
     _move(whole, stack, places, over[0])
-    _link(stack, places, over[0])
+    _link(stack, places, over[0], back=full)
     log.info(
         "model.placement",
         blocks={str(device): count for device, count in zip(over, counts, strict=True)},
@@ -134,26 +138,36 @@ def _move(
             setattr(module, name, buffer.to(place))
 
 
-def _link(stack: torch.nn.ModuleList, places: Sequence[torch.device], first: torch.device) -> None:
+def _link(
+    stack: torch.nn.ModuleList, places: Sequence[torch.device], first: torch.device, *, back: bool
+) -> None:
     """Hooks that stay as long as the weights stand where they do: they are a part of the copy."""
+    brought = {place: WeakTensorKeyDictionary() for place in places}
     for block, place in zip(stack, places, strict=True):
         if place != first:
-            block.register_forward_pre_hook(_bringing(place), with_kwargs=True)
-    if places[-1] != first:
+            block.register_forward_pre_hook(_bringing(place, brought[place]), with_kwargs=True)
+    if back and places[-1] != first:
         stack[-1].register_forward_hook(lambda _module, _inputs, output: moved(output, first))
 
 
-def _bringing(place: torch.device) -> Any:
+def _bringing(place: torch.device, brought: WeakTensorKeyDictionary) -> Any:
+    """What stays the same for all blocks is ``brought`` once a pass: each time, its device waits for this one."""
+
     def hook(_module: Any, inputs: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
-        return moved(inputs, place), {name: moved(one, place) for name, one in options.items()}
+        named = {name: moved(one, place, brought) for name, one in options.items()}
+        return moved(inputs, place), named
 
     return hook
 
 
-def moved(value: Any, place: torch.device) -> Any:
+def moved(value: Any, place: torch.device, brought: WeakTensorKeyDictionary | None = None) -> Any:
     """``value`` on ``place`` where it is a tensor, or a list or tuple with tensors inside; else as it is."""
     if isinstance(value, torch.Tensor):
-        return value.to(place)
+        if brought is None or value.device == place:
+            return value.to(place)
+        if value not in brought:
+            brought[value] = value.to(place)
+        return brought[value]
     if type(value) in (list, tuple):
-        return type(value)(moved(one, place) for one in value)
+        return type(value)(moved(one, place, brought) for one in value)
     return value

@@ -12,7 +12,7 @@ import torch
 from monitor.errors import PackError
 from monitor.replay.pooling import FeatureBank, normalised, pooled
 from monitor.replay.regions import Tokens
-from monitor.values.features import Feature
+from monitor.values.features import Feature, Part
 
 CPU = torch.device("cpu")
 
@@ -111,3 +111,35 @@ def test_feature_of_another_width_is_refused(feature: Callable[..., Feature]) ->
         FeatureBank([feature(1, width=16)], 32, CPU)
     with pytest.raises(PackError, match="without features"):
         FeatureBank([], 32, CPU)
+
+
+def test_what_each_device_projects_is_gathered_behind_all_passes(
+    feature: Callable[..., Feature],
+) -> None:
+    """A composite of sites on two devices, one that is masked, and features of one device alone."""
+    drawn = np.random.default_rng(3)
+
+    def parts(*sites: int) -> tuple[Part, ...]:
+        return tuple(
+            Part(site=site, weight=drawn.normal(size=32).astype(np.float32)) for site in sites
+        )
+
+    features = [
+        feature(1, site=0, bias=0.5),
+        feature(2, site=0, bias=0.7, parts=parts(1, 2)),
+        feature(3, site=1, bias=-0.2, parts=parts(2)),
+        feature(4, site=2, largest_norm=6.0),
+        feature(5, site=0, largest_norm=6.0, activation="relu"),
+    ]
+    places = (CPU, torch.device("cpu", 0), torch.device("cpu", 0))
+    streams = torch.from_numpy(drawn.normal(size=(3, 9, 32)).astype(np.float32))
+    alone = FeatureBank(features, 32, CPU)
+    expected = torch.full((9, 5), torch.nan)
+    spread = FeatureBank(features, 32, CPU, places.__getitem__)
+    rows = {place: torch.full((9, 5), torch.nan) for place in places}
+    for site in alone.sites:
+        alone.project(site, streams[site], expected)
+        spread.project(site, streams[site], rows[places[site]])
+    assert torch.isfinite(expected[:, :3]).all()
+    torch.testing.assert_close(spread.gathered(rows), expected)
+    torch.testing.assert_close(alone.gathered({CPU: expected}), expected)

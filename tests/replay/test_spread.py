@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.architectures.prove import LIMIT
 from benchmarks.architectures.tiny import save_tiny, tiny_config
@@ -141,12 +143,14 @@ def test_tensors_of_two_devices_never_meet(
                 setattr(module, name, fakes.from_tensor(buffer))
         taken = sizes(loaded.model)
         block = max(taken.blocks)
-        places = spread(loaded.model, FAKE, [2 * (taken.rest + block), 2 * block, 4 * block])
+        free = [2 * (taken.rest + block), 2 * block, 4 * block]
+        places = spread(loaded.model, FAKE, free, full=False)
         assert [places.count(place) for place in FAKE] == [1, 1, 2]
         changes = {"device": FAKE[0], "places": places, "fused": Fused()}
         there = replace(loaded, kernel=kernel if at_once else None, **changes)
         seen = read(there, prompts, feature)
-    assert seen == {site: there.place(site) for site in (0, 2)} | {SITE: FAKE[0]}
+    assert seen == {site: there.place(site) for site in (0, 2, SITE)}
+    assert len(set(seen.values())) == 2
 
 
 def read(
@@ -163,12 +167,15 @@ def read(
     bank = FeatureBank(features, width, loaded.device, loaded.place)
     seen: dict[int, torch.device] = {}
 
+    parts: dict[torch.device, torch.Tensor] = {}
+
     def start_row(_members: tuple[int, ...], total: int) -> RowReader:
-        into = torch.empty(total, len(features), device=loaded.device)
+        parts.clear()
 
         def reader(site: int, residual: torch.Tensor) -> None:
             seen[site] = residual.device
-            bank.project(site, residual, into)
+            empty = torch.empty(total, len(features), device=residual.device)
+            bank.project(site, residual, parts.setdefault(residual.device, empty))
 
         return reader
 
@@ -176,8 +183,35 @@ def read(
     # Which places of a batch are filled up depends on numbers, too.
     way: Way = "packed" if loaded.packed else "alone"
     work = plan(prompts, batch_tokens=64, min_shared_tokens=shared, way=way)
-    Forward(loaded, work, sites, start_row, lambda _members: None).run()
+    with Moves() as moves:
+        Forward(loaded, work, sites, start_row, lambda _members: None).run()
+    assert {one for one in moves.seen if one[0] != one[1]} >= set(pairwise(FAKE))
+    assert all(FAKE.index(one) <= FAKE.index(other) for one, other in moves.seen), "nothing back"
+    copied = [(id(one), place) for one, place in moves.copied]
+    assert len(copied) == len(set(copied)), "what every block is given is copied once"
+    assert bank.gathered(parts).device == loaded.device
     return seen
+
+
+class Moves(TorchDispatchMode):
+    """From which fake device to which other tensors were copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[torch.device, torch.device]] = set()
+        self.copied: list[tuple[torch.Tensor, torch.device]] = []
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        given = [one.device for one in args if isinstance(one, torch.Tensor)]
+        if isinstance(found, torch.Tensor):
+            self.copied += [
+                (one, found.device)
+                for one in args
+                if isinstance(one, torch.Tensor) and one.device != found.device
+            ]
+            self.seen |= {(one, found.device) for one in given if {one, found.device} <= set(FAKE)}
+        return found
 
 
 @pytest.mark.usefixtures("two")
@@ -193,7 +227,7 @@ def test_blocks_that_share_weights_are_not_spread(llama_folder: Path) -> None:
     loaded = load_model(settings(llama_folder, device="cpu"), SITE)
     loaded.blocks[3].mlp = loaded.blocks[0].mlp
     with pytest.raises(ModelError, match="blocks of llama share weights"):
-        spread(loaded.model, CPUS, [1 << 20] * 2)
+        spread(loaded.model, CPUS, [1 << 20] * 2, full=False)
 
 
 @pytest.mark.parametrize(
