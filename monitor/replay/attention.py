@@ -125,17 +125,13 @@ def packed_attention(
     chunk = _chunk_size(module, block)
     # Blocks of Gemma 4 may look at the keys of an earlier one, which may stand on another device.
     key, value = key.to(query.device), value.to(query.device)
-    query = _own_temperature(module, query, packed_row)
     _keep(packed_row, block, key, value)
+    query = _own_temperature(module, query, packed_row)
     openly = softcap is not None or s_aux is not None or packed_row.exact_softmax
     if packed_row.kernel is not None and chunk is None and not openly:
         return _at_once(
             query, key, value, block, packed_row, scaling=scaling, window=sliding_window
         ), None
-    groups = query.shape[1] // key.shape[1]
-    # A CPU's kernels take fewer key heads than query heads; on a GPU not all do, and the rest fall back to slow ones.
-    grouped = groups > 1 and query.device.type == "cpu"
-    repeats = 1 if grouped else groups
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     for segment in packed_row.segments:
         here = slice(segment.start, segment.stop)
@@ -154,15 +150,7 @@ def packed_attention(
                 sinks=s_aux,
             )
         else:
-            result = functional.scaled_dot_product_attention(
-                query[:, :, here],
-                keys if repeats == 1 else keys.repeat_interleave(repeats, dim=1),
-                values if repeats == 1 else values.repeat_interleave(repeats, dim=1),
-                attn_mask=mask,
-                is_causal=mask is None and keys.shape[2] > 1,
-                scale=scaling,
-                enable_gqa=grouped,
-            )
+            result = _by_kernel(query[:, :, here], keys, values, mask=mask, scaling=scaling)
         output[:, here] = result.transpose(1, 2)
     return output, None
 
@@ -284,6 +272,30 @@ def _mask(
             allowed &= stretch[before:, None] == stretch
         row.masks[known] = allowed
     return row.masks[known]
+
+
+def _by_kernel(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    *,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    """The attention of one segment by torch's own kernel."""
+    groups = query.shape[1] // keys.shape[1]
+    # A CPU's kernels take fewer key heads than query heads; on a GPU not all do, and the rest fall back to slow ones.
+    grouped = groups > 1 and query.device.type == "cpu"
+    repeats = 1 if grouped else groups
+    return functional.scaled_dot_product_attention(
+        query,
+        keys if repeats == 1 else keys.repeat_interleave(repeats, dim=1),
+        values if repeats == 1 else values.repeat_interleave(repeats, dim=1),
+        attn_mask=mask,
+        is_causal=mask is None and keys.shape[2] > 1,
+        scale=scaling,
+        enable_gqa=grouped,
+    )
 
 
 def _open(

@@ -41,6 +41,18 @@ class _Projection:
     threshold: torch.Tensor
 
 
+def _require_width(features: Sequence[Feature], width: int) -> None:
+    for feature in features:
+        # The parts of a composite are as wide as its own weight.
+        if feature.weight.size != width:
+            raise PackError(
+                f"feature {feature.name}: weight has {feature.weight.size} entries, "
+                f"the model's width is {width}"
+            )
+    if not features:
+        raise PackError("a pack without features has nothing to replay for")
+
+
 @dataclass(frozen=True, slots=True)
 class _Columns:
     """Those that begin on a device, and composites' that go on there."""
@@ -76,15 +88,7 @@ class FeatureBank:
 
         Raises `PackError` when a feature does not have the model's ``width``.
         """
-        for feature in features:
-            # The parts of a composite are as wide as its own weight.
-            if feature.weight.size != width:
-                raise PackError(
-                    f"feature {feature.name}: weight has {feature.weight.size} entries, "
-                    f"the model's width is {width}"
-                )
-        if not features:
-            raise PackError("a pack without features has nothing to replay for")
+        _require_width(features, width)
         self.features = tuple(features)
 
         def at(site: int) -> torch.device:
