@@ -55,7 +55,9 @@ def vllm_ways(
         identity = identity_of(ReplaySettings(model=cut))
         pack = Pack(name="benchmark", version="1", model=identity, features=tuple(features))
         save_pack(pack, folder / "pack")
-        (folder / "rows.json").write_text(json.dumps([wire.row_of(row) for row in rows]))
+        (folder / "rows.json").write_text(
+            json.dumps([wire.row_of(wire.Asked(tokens=row)) for row in rows])
+        )
         ways = {}
         for mode, told in MODES.items():
             peer = running.enter_context(_process(python, folder, mode, dtype, threads))
@@ -172,7 +174,7 @@ def _capturing(options: argparse.Namespace) -> Callable[[], str]:
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
 
-    from monitor.backends.vllm.capture import MARKS
+    from monitor.backends.vllm.batch import MARKS
     from monitor.backends.vllm.serve import EXTENSION
 
     rows = _rows(options)

@@ -121,12 +121,14 @@ def _elsewhere(settings: Settings, pack: Pack, model: ModelIdentity) -> Instrume
 
     if settings.needs_torch:
         raise ConfigurationError(settings.needs_torch, hint="set replay.backend: torch")
-    engine = VllmReplay(settings.replay, pack, model)
+    weighs = settings.identity.share > 0.0
+    engine = VllmReplay(settings.replay, pack, model, weighs=weighs)
+    also = ", which weighs answers, too" if weighs else ""
     return Instrument(
         pack=pack,
         engine=engine,
         precision=engine.about.dtype,
-        packing=f"run by {engine.about.engine} at {settings.replay.url}",
+        packing=f"run by {engine.about.engine} at {settings.replay.url}{also}",
     )
 
 

@@ -19,8 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from monitor.replay.answer import stock_attention
+from monitor.replay.checkpoint import Checkpoint
 from monitor.replay.likelihood import under_each_law
 from monitor.replay.model import LoadedModel
 from monitor.replay.passes import answer_tokens, read_all, spoken
@@ -75,7 +78,9 @@ def read(loaded: LoadedModel, rows: Sequence[Tokens], laws: Sequence[DrawnBy]) -
     """By index into ``rows``, what the copy makes of each answer that there is and that fits into memory."""
     ends = end_tokens(loaded)
     with stock_attention(loaded) as whole:
-        return read_all(whole, loaded, rows, lambda index: _reader(rows[index], laws[index], ends))
+        return read_all(
+            whole, loaded, rows, lambda index: reader_for(rows[index], laws[index], ends)
+        )
 
 
 def outcomes(rows: Sequence[Tokens], readers: dict[int, Reader]) -> list[Weighed]:
@@ -92,14 +97,28 @@ def outcomes(rows: Sequence[Tokens], readers: dict[int, Reader]) -> list[Weighed
 
 def end_tokens(loaded: LoadedModel) -> tuple[int, ...]:
     """The ids that end an answer, as a server takes them: of the generation config and the tokenizer."""
-    given = getattr(getattr(loaded.answerer, "generation_config", None), "eos_token_id", None)
+    generation = getattr(loaded.answerer, "generation_config", None)
+    return _ends(generation, loaded.tokenizer, loaded.config.get_text_config().vocab_size)
+
+
+def end_tokens_of(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The same of a model whose weights are not read here."""
+    if (checkpoint.folder / GENERATION_CONFIG_NAME).is_file():
+        generation = GenerationConfig.from_pretrained(checkpoint.folder)
+    else:
+        generation = GenerationConfig.from_model_config(checkpoint.config)
+    return _ends(generation, checkpoint.tokenizer, checkpoint.text.vocab_size)
+
+
+def _ends(generation: Any, tokenizer: Any, vocabulary: int) -> tuple[int, ...]:
+    given = getattr(generation, "eos_token_id", None)
     listed = given if isinstance(given, list | tuple) else [given]
-    vocabulary = loaded.config.get_text_config().vocab_size
-    ids = {*listed, loaded.tokenizer.eos_token_id} - {None}
+    ids = {*listed, tokenizer.eos_token_id} - {None}
     return tuple(sorted(index for index in ids if index < vocabulary))
 
 
-def _reader(row: Tokens, drawn_by: DrawnBy, ends: tuple[int, ...]) -> Reader:
+def reader_for(row: Tokens, drawn_by: DrawnBy, ends: tuple[int, ...]) -> Reader:
+    """What holds the logits of ``row``'s answer against what is known of how it was drawn; ``ends`` end an answer."""
     if isinstance(drawn_by, Sampling):
         return Reader(row, drawn_by, drawn_by, ends)
     said, law = drawn_by.said, drawn_by.law

@@ -91,7 +91,7 @@ class IdentitySettings(Section):
         ge=0.0,
         le=1.0,
         description="share of the conversations whose logged answers the whole copy weighs; above 0 the "
-        "whole model is loaded",
+        "whole model is loaded (backend vllm: its server must run the whole one)",
     )
     temperature: float | None = Field(
         None,
@@ -117,7 +117,7 @@ class IdentitySettings(Section):
         (),
         max_length=MOST_ALTERNATIVES,
         description="models that may be the one that speaks, to be named when they do; each takes one pass more "
-        "through the model for every weighed answer",
+        "through the model for every weighed answer; backend torch alone",
     )
     rule: IdentityRule | None = Field(
         IdentityRule(), description="the alert that another model answers; null: none"

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     def needs_torch(self) -> str:
         """What is on that only our own copy can do, as a sentence; empty when nothing is."""
         on = {
-            "identity.share": self.identity.share > 0.0,
+            "identity.alternatives": self.identity.share > 0.0 and self.identity.alternatives,
             "twin.share": self.twin.share > 0.0,
             "server_canaries.url": self.server_canaries.on,
         }
@@ -63,8 +63,8 @@ class Settings(BaseSettings):
         if not names:
             return ""
         return (
-            f"{' and '.join(names)} need backend torch: the copy at replay.url reads, and neither weighs an "
-            "answer nor gives one"
+            f"{' and '.join(names)} need backend torch: the copy at replay.url reads prompts and weighs answers, and "
+            "neither gives answers nor holds other models beside it"
         )
 
     @model_validator(mode="after")

@@ -38,6 +38,7 @@ def about(pack: Pack, **changes: Any) -> wire.About:
         "device": "cpu",
         "engine": "stub-1",
         "max_tokens": 2_048,
+        "no_weighing": "it serves a copy that was cut behind block 2",
     }
     return wire.About(**(given | changes))
 
@@ -64,8 +65,8 @@ def residuals(loaded: Any, ids: Sequence[int], sites: Sequence[int]) -> dict[int
 
 
 def reader(columns: int) -> Read:
-    async def read(rows: Sequence[Tokens]) -> list[Reading]:
-        return [of_its_ids(row, columns) for row in rows]
+    async def read(rows: Sequence[wire.Asked]) -> list[wire.Answered]:
+        return [wire.Answered(of_its_ids(row.tokens, columns)) for row in rows]
 
     return read
 
@@ -122,14 +123,14 @@ def _wait(url: str) -> None:
 def _main(port: int, pack_id: str, model_hash: str, columns: int) -> None:
     dies_at, seen = int(os.environ[DIES_AT]), 0
 
-    async def read(rows: Sequence[Tokens]) -> list[Reading]:
+    async def read(rows: Sequence[wire.Asked]) -> list[wire.Answered]:
         nonlocal seen
         found = []
         for row in rows:
             seen += 1
             if seen == dies_at:
                 os._exit(9)
-            found.append(of_its_ids(row, columns))
+            found.append(wire.Answered(of_its_ids(row.tokens, columns)))
             await asyncio.sleep(0)
         return found
 
@@ -142,6 +143,7 @@ def _main(port: int, pack_id: str, model_hash: str, columns: int) -> None:
         device="cpu",
         engine="stub-1",
         max_tokens=2_048,
+        no_weighing="it serves a copy that was cut behind block 2",
     )
     uvicorn.run(create_app(told, read, nothing_counted), port=port, log_level="critical")
 

@@ -12,15 +12,21 @@ import pytest
 import torch
 
 from monitor.backends.vllm import wire
-from monitor.backends.vllm.capture import MARKS, Capture, Capturing, _hook, residual_of
+from monitor.backends.vllm.batch import MARKS
+from monitor.backends.vllm.capture import Capture, Capturing, _hook, residual_of
 from monitor.errors import BadInput, ModelError
+from monitor.replay.answer import stock_attention
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.replay.pooling import FeatureBank
 from monitor.replay.regions import Tokens
+from monitor.replay.surprise import end_tokens, surprises
 from monitor.settings import ReplaySettings
-from monitor.values.prompts import Prompt
+from monitor.values.prompts import Prompt, Sampling
+from monitor.values.surprise import Surprise
 from tests.backends.serving import residuals
+
+LAW = Sampling(temperature=1.0, finish_reason="stop")
 
 
 class Passes:
@@ -174,19 +180,44 @@ def test_an_engine_that_hides_tokens_is_refused(
         Worker().persona_begin(str(pack_folder))
 
 
+class Served(torch.nn.Module):
+    """A model as vLLM holds it: its forward pass ends before the LM head."""
+
+    def __init__(self, answerer: Any) -> None:
+        super().__init__()
+        self.model, self.compute_logits = answerer.model, answerer.lm_head
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        # Past the blocks' hooks, which read the residuals that `Passes` plays.
+        hooks = [block._forward_hooks for block in self.model.layers]
+        kept = [dict(one) for one in hooks]
+        for one in hooks:
+            one.clear()
+        states: torch.Tensor = self.model(input_ids=ids).last_hidden_state[0]
+        for one, held in zip(hooks, kept, strict=True):
+            one.update(held)
+        return states
+
+
 def test_the_extension_reads_as_vllm_calls_it(
     model: Path, pack: Any, pack_folder: Path, prompts: list[Prompt], read: Any
 ) -> None:
     rows, passes, _, expected = read
     settings = ReplaySettings(model=model, device="cpu", dtype="float32")
-    whole = load_model(settings, pack.deepest_site).model
+    loaded = load_model(settings, pack.deepest_site, full=True)
+    assert loaded.answerer is not None
+    served = Served(loaded.answerer)
+    weighed = {name: row for name, row in rows.items() if row.prompt_tokens < len(row.ids)}
+    for name, row in weighed.items():
+        asked = wire.Asked(tokens=row, laws=(LAW,), ends=end_tokens(loaded))
+        passes.requests[name].sampling_params.extra_args[MARKS] |= asked.marks
 
     class Runner(SimpleNamespace):
-        """Blocks, and what `Passes` tells of a pass."""
+        """A model, and what `Passes` tells of a pass."""
 
     class Worker(Capture):
         model_runner = Runner(
-            model=SimpleNamespace(model=whole),
+            model=served,
             device=torch.device("cpu"),
             input_batch=passes.input_batch,
             query_start_loc=passes.query_start_loc,
@@ -203,12 +234,24 @@ def test_the_extension_reads_as_vllm_calls_it(
         captured: Capturing = worker._persona_capturing  # type: ignore[attr-defined]
         for site in captured.bank.sites:
             captured.read(site, passes._residuals[name][site])
+        with stock_attention(loaded):
+            served(torch.tensor([row.ids]))
     names = [f"row-{name}" for name in rows]
     taken = worker.persona_take([*names, "nobody's"])
     assert taken.keys() == expected.keys()
     for name, packed in taken.items():
         reading = wire.read_of(packed, 5)
         np.testing.assert_allclose(reading.readings, expected[name], rtol=1e-4, atol=1e-5)
+    found = surprises(loaded, list(weighed.values()), [LAW] * len(weighed))
+    assert {name for name, one in taken.items() if "weighed" in one} == {
+        f"row-{n}" for n in weighed
+    }
+    for name, one in zip(weighed, found, strict=True):
+        [answer] = wire.answered_of(taken[f"row-{name}"], 5, 1).weighed
+        assert isinstance(answer, Surprise)
+        assert isinstance(one, Surprise)
+        assert answer.excess == pytest.approx(one.excess, abs=1e-4)
+        assert answer.law == one.law == "sampled"
     assert worker.persona_take(names) == {}
     assert worker.persona_statistics() == {"pieces": len(rows), "begun_again": 0}
 

@@ -32,7 +32,6 @@ from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import identity_of, load_model
 from monitor.replay.outcome import Reading
 from monitor.replay.pooling import FeatureBank
-from monitor.replay.regions import Tokens
 from monitor.settings import ReplaySettings, Settings
 from monitor.values.prompts import Prompt
 from monitor.values.scores import Replayed
@@ -64,14 +63,14 @@ def own(model: Path, pack: Any) -> Any:
     columns = (*pack.features, *(one.as_feature() for one in pack.covariates))
     bank = FeatureBank(columns, loaded.config.hidden_size, torch.device("cpu"))
 
-    async def read(rows: Sequence[Tokens]) -> list[Reading]:
+    async def read(rows: Sequence[wire.Asked]) -> list[wire.Answered]:
         found = []
-        for row in rows:
+        for row in (one.tokens for one in rows):
             into = torch.empty(len(row.ids), len(columns))
             for site, residual in residuals(loaded, row.ids, bank.sites).items():
                 bank.project(site, residual, into)
             pooled, counts = bank.pool(row, into)
-            found.append(Reading(bank.finished([pooled])[0], counts))
+            found.append(wire.Answered(Reading(bank.finished([pooled])[0], counts)))
         return found
 
     return ReplayEngine(loaded, pack.features, settings, pack.covariates), read
@@ -104,7 +103,7 @@ def test_outcomes_are_those_of_our_own_engine(
         for name in ("prompt_tokens", "response_tokens", "cut", "counts", "rendering"):
             assert getattr(one, name) == getattr(other, name)
     lineage = instrument.engine.lineage(pack.pack_id)
-    assert (lineage.attention, lineage.dtype, lineage.engine) == ("vllm", "float32", "2+stub-1")
+    assert (lineage.attention, lineage.dtype, lineage.engine) == ("stub", "float32", "2+stub-1")
     assert lineage.model_hash == engine.lineage(pack.pack_id).model_hash
     assert "batch_tokens" not in lineage.rules
 
@@ -166,10 +165,10 @@ def test_calls_are_bounded_and_equal_rows_are_read_once(
     pack: Any, at: At, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("monitor.backends.vllm.replay.MOST_TOKENS", 300)
-    calls: list[list[Tokens]] = []
+    calls: list[list[wire.Asked]] = []
     inner = reader(5)
 
-    async def read(rows: Sequence[Tokens]) -> Any:
+    async def read(rows: Sequence[wire.Asked]) -> Any:
         calls.append(list(rows))
         return await inner(rows)
 
@@ -179,7 +178,7 @@ def test_calls_are_bounded_and_equal_rows_are_read_once(
     assert len(found) == 10
     assert sum(map(len, calls)) == 9
     assert len(calls) > 1
-    assert all(len(rows) == 1 or sum(len(r.ids) for r in rows) <= 300 for rows in calls)
+    assert all(len(rows) == 1 or sum(len(r.tokens.ids) for r in rows) <= 300 for rows in calls)
     assert found[4].readings.tolist() == found[9].readings.tolist()
 
 
@@ -243,7 +242,6 @@ def test_combinations_that_cannot_be_are_refused(changes: dict[str, Any], said: 
 @pytest.mark.parametrize(
     ("section", "values"),
     [
-        ("identity", {"share": 0.1}),
         ("twin", {"share": 0.1}),
         ("server_canaries", {"url": "http://host/v1", "model": "m"}),
     ],

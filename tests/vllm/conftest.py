@@ -23,18 +23,35 @@ from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.score.pack import SHIPPED, load_pack
 from monitor.settings import ReplaySettings
-from monitor.values.prompts import Prompt
+from monitor.values.likelihood import DrawnBy, EstimatedLaw, Untold
+from monitor.values.prompts import Prompt, Sampling
 
 ROOT = Path(__file__).parents[2]
 MODEL = Path(os.environ.get("MONITOR_TEST_MODEL", ROOT / ".cache" / "SmolLM2-135M-Instruct-0.1.2"))
 PACK = SHIPPED / "smollm2-135m-instruct"
 MOST_TOKENS = 2_048
 START_SECONDS = 400
+ESTIMATE = EstimatedLaw(
+    temperature=0.8, low=0.7, high=0.9, top_p=0.95, top_p_high=1.0, spread=1.0, n=900, tokens=9_000
+)
+LAWS: tuple[DrawnBy, ...] = (
+    Sampling(temperature=1.0, finish_reason="stop"),
+    Sampling(temperature=0.7, top_p=0.9, top_k=40, finish_reason="length"),
+    Sampling(temperature=1.2, presence_penalty=0.4, repetition_penalty=1.1, finish_reason="stop"),
+    Sampling(temperature=0.0),
+    Untold(said=Sampling(finish_reason="stop"), law=None),
+    Untold(said=Sampling(finish_reason="stop"), law=ESTIMATE),
+)
 
 
 @pytest.fixture(scope="session")
 def pack() -> Any:
     return load_pack(PACK)
+
+
+@pytest.fixture(scope="session")
+def whole() -> Path:
+    return MODEL
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +74,16 @@ def ours(pack: Any, exchanges: list[Prompt]) -> Any:
     loaded = load_model(settings, pack.deepest_site)
     engine = ReplayEngine(loaded, pack.features, settings, pack.covariates)
     return engine.run(engine.prepare(exchanges))
+
+
+@pytest.fixture(scope="session")
+def weighed(pack: Any, exchanges: list[Prompt]) -> Any:
+    """The laws of 24 of them, and what our own whole copy makes of their answers, in float32."""
+    laws = {index: LAWS[index % len(LAWS)] for index in range(20, 44)}
+    settings = ReplaySettings(model=MODEL, device="cpu", dtype="float32")
+    loaded = load_model(settings, pack.deepest_site, full=True)
+    engine = ReplayEngine(loaded, pack.features, settings, pack.covariates)
+    return laws, engine.run(engine.prepare(exchanges, weighed=laws))
 
 
 class Server:
@@ -122,8 +149,8 @@ Serving = Callable[..., Any]
 @pytest.fixture(scope="session")
 def serving(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Serving:
     @contextmanager
-    def serve(*options: str, wait: bool = True) -> Iterator[Server]:
-        server = Server(cut, tmp_path_factory.mktemp("log") / "server.log", *options)
+    def serve(*options: str, model: Path = cut, wait: bool = True) -> Iterator[Server]:
+        server = Server(model, tmp_path_factory.mktemp("log") / "server.log", *options)
         try:
             server.start(wait=wait)
             yield server

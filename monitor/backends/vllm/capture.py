@@ -13,22 +13,21 @@ Legend: t = tokens of one forward pass, n = tokens of one prompt, d = model widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
 from monitor.backends.vllm import wire
+from monitor.backends.vllm.batch import Piece, ids_of, marks_of, pieces
+from monitor.backends.vllm.weighing import Weighing
 from monitor.errors import ModelError
 from monitor.replay.layers import blocks
 from monitor.replay.outcome import Reading
 from monitor.replay.pooling import FeatureBank
 from monitor.score.pack import load_pack
-
-MARKS: Final = "persona_monitor"
-"""Key of a request's ``extra_args`` under which the row's name and marks stand."""
 
 
 @dataclass(slots=True)
@@ -43,16 +42,6 @@ class _Row:
         return cls(
             torch.empty(tokens, columns, device=device), torch.zeros(tokens, dtype=torch.bool)
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """Part of a prompt in one forward pass: tokens ``start`` to ``stop`` of it stand at ``place`` and on."""
-
-    request: str
-    start: int
-    stop: int
-    place: int
 
 
 @dataclass(slots=True)
@@ -73,38 +62,19 @@ class Capturing:
     def read(self, site: int, output: object) -> None:
         """What the block at ``site`` gives; sites of one pass come in rising order."""
         first: Any = output[0] if isinstance(output, tuple) else output
-        pieces = list(self._pieces(len(first)))
-        if not pieces:
+        ours = list(pieces(self.runner, len(first)))
+        if not ours:
             return
         residual = residual_of(output)
         if site == self.bank.sites[0]:
             self._pass = torch.empty(len(residual), len(self.bank.features), device=residual.device)
         self.bank.project(site, residual, self._pass)
         if site == self.bank.sites[-1]:
-            for piece in pieces:
+            for piece in ours:
                 self._keep(piece)
 
-    def _pieces(self, tokens: int) -> Iterator[Piece]:
-        """The pieces of this pass that are ours to read."""
-        runner = self.runner
-        batch = runner.input_batch
-        starts = runner.query_start_loc.np
-        for index, request in enumerate(batch.req_ids[: batch.num_reqs]):
-            start, stop = int(starts[index]), int(starts[index + 1])
-            if stop > tokens or self._marks(request) is None:
-                continue
-            place = int(batch.num_computed_tokens_cpu[index])
-            yield Piece(request=request, start=start, stop=stop, place=place)
-
-    def _marks(self, request: str) -> dict[str, Any] | None:
-        state = self.runner.requests.get(request)
-        params = getattr(state, "sampling_params", None)
-        found: dict[str, Any] | None = (getattr(params, "extra_args", None) or {}).get(MARKS)
-        return found
-
     def _keep(self, piece: Piece) -> None:
-        ids = self.runner.requests[piece.request].prompt_token_ids
-        marks = self._marks(piece.request)
+        ids, marks = ids_of(self.runner, piece.request), marks_of(self.runner, piece.request)
         assert marks is not None
         row = self.rows.get(piece.request)
         if row is None:
@@ -132,7 +102,7 @@ class Capturing:
         """Rows that nobody waits for any more."""
         gone = set(names)
         for request in list(self.rows):
-            marks = self._marks(request)
+            marks = marks_of(self.runner, request)
             if marks is None or marks["name"] in gone:
                 del self.rows[request]
         for name in gone & self.done.keys():
@@ -150,7 +120,8 @@ class Capture:
         pack = load_pack(Path(pack_folder))
         read = (*pack.features, *(one.as_feature() for one in pack.covariates))
         bank = FeatureBank(read, config.model_config.get_hidden_size(), runner.device)
-        stack = _blocks(runner.model)
+        model = runner.model
+        stack = _blocks(model)
         if bank.sites[-1] >= len(stack):
             raise ModelError(
                 f"the pack reads site {bank.sites[-1]}, the model served has {len(stack)} blocks",
@@ -159,19 +130,29 @@ class Capture:
         capturing = Capturing(runner, bank)
         for site in bank.sites:
             stack[site].register_forward_hook(_hook(site, capturing))
-        worker._persona_capturing = capturing
+        weighing = Weighing(runner, model)
+        model.register_forward_hook(_whole_hook(weighing))
+        worker._persona_capturing, worker._persona_weighing = capturing, weighing
         return {
             "device": str(runner.device.type),
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
         }
 
-    def persona_take(self, names: list[str]) -> dict[str, dict[str, str]]:
-        """What was read of the rows of these names; each is given once. Ones that are incomplete are left out."""
-        capturing: Capturing = self._persona_capturing  # type: ignore[attr-defined]
+    def persona_take(self, names: list[str]) -> dict[str, dict[str, Any]]:
+        """What was read, and weighed, of the rows of these names; each is given once. Of one that is incomplete
+        the whole is left out, or the weighing."""
+        worker: Any = self
+        capturing: Capturing = worker._persona_capturing
+        weighing: Weighing = worker._persona_weighing
         found = {
-            name: wire.packed(capturing.done[name]) for name in names if name in capturing.done
+            name: wire.packed(
+                wire.Answered(capturing.done[name], tuple(weighing.done.get(name, ())))
+            )
+            for name in names
+            if name in capturing.done
         }
         capturing.forget(names)
+        weighing.forget(names)
         return found
 
     def persona_statistics(self) -> dict[str, int]:
@@ -216,6 +197,14 @@ def _hook(site: int, capturing: Capturing) -> Callable[..., None]:
         # At once: the next block's fused norm writes into these very tensors.
         with torch.inference_mode():
             capturing.read(site, output)
+
+    return hook
+
+
+def _whole_hook(weighing: Weighing) -> Callable[..., None]:
+    def hook(_module: torch.nn.Module, _inputs: object, output: object) -> None:
+        with torch.inference_mode():
+            weighing.read(output)
 
     return hook
 

@@ -16,11 +16,9 @@ from starlette.routing import Route
 
 from monitor.backends.vllm import wire
 from monitor.errors import BadInput, MonitorError, ReplayUnavailable
-from monitor.replay.outcome import Reading
-from monitor.replay.regions import Tokens
 
-Read = Callable[[Sequence[Tokens]], Awaitable[Sequence[Reading]]]
-"""Reads rows, in order. Raises `ReplayUnavailable` when the engine is gone."""
+Read = Callable[[Sequence[wire.Asked]], Awaitable[Sequence[wire.Answered]]]
+"""Reads rows, in order, and weighs their answers by their laws. Raises `ReplayUnavailable` when the engine is gone."""
 Statistics = Callable[[], Awaitable[Mapping[str, int]]]
 
 
@@ -51,7 +49,7 @@ def create_app(
         except MonitorError as error:
             return _said(500, str(error))
         return JSONResponse(
-            {"instrument": about.entry(), "rows": [wire.packed(reading) for reading in found]}
+            {"instrument": about.entry(), "rows": [wire.packed(one) for one in found]}
         )
 
     return Starlette(
@@ -84,7 +82,7 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _rows(content: dict[str, Any], about: wire.About) -> list[Tokens]:
+def _rows(content: dict[str, Any], about: wire.About) -> list[wire.Asked]:
     given = content.get("rows")
     if not isinstance(given, list) or not 0 < len(given) <= wire.MOST_ROWS:
         raise BadInput(f"rows: expected 1 to {wire.MOST_ROWS:,} rows")
@@ -95,5 +93,7 @@ def _rows(content: dict[str, Any], about: wire.About) -> list[Tokens]:
             raise BadInput("rows: ids must be a list of token ids")
         if len(ids) > about.max_tokens:
             raise BadInput(f"rows: {len(ids)} tokens, and {about.max_tokens} are the most")
-        rows.append(wire.tokens_of(ids, one))
+        rows.append(wire.asked_of(ids, one))
+    if about.no_weighing and any(row.laws for row in rows):
+        raise BadInput(f"rows: no answer is weighed here: {about.no_weighing}")
     return rows

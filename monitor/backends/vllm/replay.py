@@ -29,9 +29,11 @@ from monitor.replay.checkpoint import Checkpoint, found
 from monitor.replay.engine import ENGINE
 from monitor.replay.model import positions_limit
 from monitor.replay.outcome import Reading, outcome_of, token_rules, written
+from monitor.replay.passes import answer_tokens
 from monitor.replay.plan import Plan
 from monitor.replay.prepared import Prepared, distinct
 from monitor.replay.regions import Tokens
+from monitor.replay.surprise import end_tokens_of, unweighable
 from monitor.replay.tokens import tokeniser_of
 from monitor.score.pack import Pack
 from monitor.settings import ReplaySettings, secret
@@ -39,6 +41,7 @@ from monitor.values.identity import ModelIdentity
 from monitor.values.likelihood import DrawnBy
 from monitor.values.prompts import Prompt
 from monitor.values.scores import Lineage, Replayed, Unreplayable
+from monitor.values.surprise import NotWeighed, Weighed
 from monitor.values.twin import TwinAsked
 
 MOST_TOKENS: Final = 262_144
@@ -49,9 +52,17 @@ _START: Final = "python -m monitor.backends.vllm.serve --model CUT --pack PACK"
 class VllmReplay:
     """Reads a pack's features off a vLLM server. Threads take turns in `run`; ``prepare`` runs beside it."""
 
-    def __init__(self, settings: ReplaySettings, pack: Pack, model: ModelIdentity) -> None:
+    def __init__(
+        self,
+        settings: ReplaySettings,
+        pack: Pack,
+        model: ModelIdentity,
+        *,
+        weighs: bool = False,
+    ) -> None:
         """Asks the server what it is. Raises `ReplayUnavailable` when it does not answer, `ModelError`,
-        `PackError` or `ConfigurationError` when it is another instrument than ``settings`` and ``pack`` want."""
+        `PackError` or `ConfigurationError` when it is another instrument than ``settings`` and ``pack`` want, or
+        answers are to be weighed (``weighs``) and it cannot."""
         assert settings.url is not None
         self.settings = settings
         self._pack = pack
@@ -61,6 +72,9 @@ class VllmReplay:
         checkpoint = found(settings)
         self._limit = positions_limit(settings, checkpoint.text)
         self._require(checkpoint)
+        if weighs:
+            self._require_weighing()
+        self._ends = end_tokens_of(checkpoint)
         self._tokeniser = tokeniser_of(checkpoint.tokenizer, self._limit, settings)
         self._columns = len(pack.features) + len(pack.covariates)
 
@@ -74,12 +88,15 @@ class VllmReplay:
         weighed: Mapping[int, DrawnBy] = MappingProxyType({}),
         twins: Mapping[int, TwinAsked] = MappingProxyType({}),
     ) -> Prepared:
-        """Tokenise. Raises `ConfigurationError` for what only our own copy can do."""
-        if own_answers or weighed or twins:
+        """Tokenise. ``weighed`` are indices of prompts whose logged answers `run` holds against the whole copy, each
+        with what is known of how it was drawn. Raises `ConfigurationError` for what only our own copy can do."""
+        if own_answers or twins:
             raise ConfigurationError(
-                "the copy at replay.url neither answers nor weighs answers",
+                "the copy at replay.url gives no answers",
                 hint="set replay.backend: torch, or switch off what needs it",
             )
+        if weighed:
+            self._require_weighing()
         refused: dict[int, Unreplayable] = {}
         tokens: dict[int, Tokens] = {}
         for index, outcome in enumerate(self._tokeniser.tokenise(prompts)):
@@ -95,6 +112,7 @@ class VllmReplay:
             replays=replays,
             replay_of=replay_of,
             plan=_PLANNED_THERE,
+            weighed={index: law for index, law in weighed.items() if index in tokens},
         )
 
     def run(self, prepared: Prepared) -> list[Replayed | Unreplayable]:
@@ -103,11 +121,19 @@ class VllmReplay:
         Raises `ReplayUnavailable` when the server does not answer: nothing was kept of the prompts, run them
         again. Raises `OtherInstrument` when it answers as another instrument than at the start.
         """
+        weighed = _not_weighable(prepared)
+        laws: dict[int, list[int]] = {}
+        for index in prepared.weighed:
+            if index not in weighed:
+                laws.setdefault(prepared.replay_of[index], []).append(index)
         readings: dict[int, Reading] = {}
         for part in _parts(prepared.replays):
-            rows = [prepared.replays[replay] for replay in part]
-            found = self._server.read(rows, self.about, self._columns)
-            readings |= zip(part, found, strict=True)
+            rows = [self._asked(prepared, replay, laws.get(replay, ())) for replay in part]
+            for replay, answer in zip(
+                part, self._server.read(rows, self.about, self._columns), strict=True
+            ):
+                readings[replay] = answer.reading
+                weighed |= zip(laws.get(replay, ()), answer.weighed, strict=True)
         self._count(prepared)
         return [
             outcome_of(
@@ -116,9 +142,18 @@ class VllmReplay:
                 readings.get(prepared.replay_of.get(index, -1)),
                 self.settings,
                 features=len(self._pack.features),
+                weighed=weighed.get(index),
             )
             for index in range(len(prepared.prompts))
         ]
+
+    def _asked(self, prepared: Prepared, replay: int, weighed: Sequence[int]) -> wire.Asked:
+        """The row ``replay``, with the laws of the prompts ``weighed`` whose answer stands in it."""
+        return wire.Asked(
+            tokens=prepared.replays[replay],
+            laws=tuple(prepared.weighed[index] for index in weighed),
+            ends=self._ends if weighed else (),
+        )
 
     def lineage(self, pack_id: str) -> Lineage:
         """Everything beside the prompt that the readings depend on."""
@@ -127,7 +162,7 @@ class VllmReplay:
             model_id=self._model.model_id,
             model_hash=self.about.model_hash,
             dtype=self.about.dtype,
-            attention="vllm",
+            attention=self.about.engine.partition("-")[0],
             device=self.about.device,
             engine=f"{ENGINE}+{self.about.engine}",
             rules=written(token_rules(self.settings, self._limit, self._model)),
@@ -170,9 +205,30 @@ class VllmReplay:
                 f"{about.max_tokens}",
             )
 
+    def _require_weighing(self) -> None:
+        if self.about.no_weighing:
+            raise ConfigurationError(
+                f"identity.share needs the whole model, and the server at {self._server.where} weighs no "
+                f"answers: {self.about.no_weighing}",
+                hint="start it with the whole model's folder, which runs every block over every prompt, or set "
+                "identity.share: 0",
+            )
+
 
 _PLANNED_THERE: Final = Plan(segments=(), paths=(), batches=())
 """The engine plans its own batches."""
+
+
+def _not_weighable(prepared: Prepared) -> dict[int, Weighed]:
+    """Of the answers that are to be weighed those that nobody can weigh, with the reason."""
+    found: dict[int, Weighed] = {}
+    for index in prepared.weighed:
+        row = prepared.tokens[index]
+        if (reason := unweighable(row)) is not None:
+            found[index] = reason
+        elif not (answer_tokens(row) and row.prompt_tokens):
+            found[index] = NotWeighed.NO_ANSWER
+    return found
 
 
 def _parts(replays: Sequence[Tokens]) -> list[list[int]]:
@@ -206,22 +262,35 @@ class _Server:
     def about(self) -> wire.About:
         return wire.about_of(self._answer("GET", wire.ABOUT))
 
-    def read(self, rows: Sequence[Tokens], about: wire.About, columns: int) -> list[Reading]:
-        """The readings of ``rows``, in order."""
+    def read(
+        self, rows: Sequence[wire.Asked], about: wire.About, columns: int
+    ) -> list[wire.Answered]:
+        """What ``rows`` read, and how their answers are found, in order."""
         body = json.dumps({"rows": [wire.row_of(row) for row in rows]}).encode()
-        content = self._answer("POST", wire.READINGS, body)
+        try:
+            content = self._answer("POST", wire.READINGS, body)
+        except ConfigurationError:
+            # Of another instrument that is the reason.
+            self._require_same(self.about(), about)
+            raise
         try:
             now = wire.about_of(content.get("instrument"))
-            found = [wire.read_of(one, columns) for one in content.get("rows", ())]
-        except (BadInput, TypeError) as error:
+            found = [
+                wire.answered_of(one, columns, len(row.laws))
+                for row, one in zip(rows, content.get("rows", ()), strict=True)
+            ]
+        except (BadInput, TypeError, ValueError, AttributeError) as error:
             raise OtherInstrument(f"the server at {self.where}: {error}") from None
+        self._require_same(now, about)
+        return found
+
+    def _require_same(self, now: wire.About, about: wire.About) -> None:
         # Where it merely grew longer or shorter, the rows that it took read the same.
-        if replace(now, max_tokens=about.max_tokens) != about or len(found) != len(rows):
+        if replace(now, max_tokens=about.max_tokens) != about:
             raise OtherInstrument(
                 f"the server at {self.where} is another instrument than when the worker began",
                 hint="start the worker again: its scores would be stored under the wrong lineage",
             )
-        return found
 
     def _answer(self, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
         try:

@@ -12,22 +12,25 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+import numpy as np
 import uvicorn
 
 from monitor.backends.vllm import wire
-from monitor.backends.vllm.capture import MARKS
+from monitor.backends.vllm.batch import MARKS
 from monitor.backends.vllm.face import create_app
-from monitor.errors import ModelError, MonitorError, ReplayUnavailable
+from monitor.errors import BadInput, ModelError, MonitorError, ReplayUnavailable
+from monitor.replay.cut import cut_of
 from monitor.replay.model import identity_of
-from monitor.replay.outcome import Reading
 from monitor.replay.regions import Tokens
 from monitor.score.fit import require_fit
 from monitor.score.pack import load_pack
 from monitor.settings import ReplaySettings, secret
+from monitor.values.prompts import Sampling
 
 EXTENSION: Final = "monitor.backends.vllm.capture.Capture"
 STARTS_WITH: Final = {
@@ -47,13 +50,13 @@ class Reader:
         self._engine = engine
         self._columns = columns
 
-    async def read(self, rows: Sequence[Tokens]) -> list[Reading]:
-        """The readings of ``rows``, in order. Raises `ReplayUnavailable` when the engine is gone,
+    async def read(self, rows: Sequence[wire.Asked]) -> list[wire.Answered]:
+        """What ``rows`` read, and how their answers are found, in order. Raises `ReplayUnavailable` when the engine is gone,
         `ModelError` when it lets a prompt be read in part alone."""
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         names = [uuid4().hex for _ in rows]
-        taken: dict[str, dict[str, str]] = {}
+        taken: dict[str, dict[str, Any]] = {}
         try:
             try:
                 async with asyncio.TaskGroup() as running:
@@ -69,7 +72,13 @@ class Reader:
             raise ReplayUnavailable(f"vLLM failed: {type(error).__name__}") from None
         if lacking := [name for name in names if name not in taken]:
             raise ModelError(f"{len(lacking)} of {len(rows)} rows were read in part alone")
-        return [wire.read_of(taken[name], self._columns) for name in names]
+        try:
+            return [
+                wire.answered_of(taken[name], self._columns, len(row.laws))
+                for name, row in zip(names, rows, strict=True)
+            ]
+        except BadInput as error:
+            raise ModelError(f"vLLM's worker: {error}") from None
 
     async def statistics(self) -> dict[str, int]:
         """Of the first worker, which gives the readings."""
@@ -77,7 +86,7 @@ class Reader:
         told, *_ = await self._engine.collective_rpc("persona_statistics")
         return told
 
-    async def _run(self, name: str, row: Tokens) -> None:
+    async def _run(self, name: str, row: wire.Asked) -> None:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
@@ -86,10 +95,10 @@ class Reader:
             max_tokens=1,
             temperature=0.0,
             detokenize=False,
-            extra_args={MARKS: {"name": name} | wire.marks_of(row)},
+            extra_args={MARKS: {"name": name} | row.marks},
         )
         async for _ in self._engine.generate(
-            TokensPrompt(prompt_token_ids=list(row.ids)), asked, request_id=name
+            TokensPrompt(prompt_token_ids=list(row.tokens.ids)), asked, request_id=name
         ):
             pass
 
@@ -150,8 +159,10 @@ async def _serve(options: argparse.Namespace) -> None:
         except Exception as error:
             # What a worker raises comes as text.
             raise ModelError(f"vLLM cannot read for us: {error}") from None
-        about = _about(pack.pack_id, model, told, engine)
         reader = Reader(engine, len(pack.features) + len(pack.covariates))
+        no_weighing = await _proven(reader, folder)
+        about = replace(_about(pack.pack_id, model, told, engine), no_weighing=no_weighing)
+        sys.stderr.write(f"answers: {no_weighing or 'weighed'}\n")
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(about, reader.read, reader.statistics, key),
@@ -184,6 +195,23 @@ def _about(pack_id: str, model: Any, told: dict[str, str], engine: Any) -> wire.
         # One more must fit: the token that is asked for.
         max_tokens=engine.vllm_config.model_config.max_model_len - 1,
     )
+
+
+async def _proven(reader: Reader, folder: Path) -> str:
+    """Why no answers can be weighed; empty where they can. Raises `ModelError` where rows cannot even be read.
+
+    A row of three tokens is read and weighed: an architecture whose states do not reach us shows here, not at
+    the first answer.
+    """
+    row = Tokens(ids=(0, 1, 2), prompt_tokens=1, response_tokens=2, readable=np.ones(3, np.bool_))
+    await reader.read([wire.Asked(tokens=row)])
+    if cut := cut_of(folder):
+        return f"it serves a copy that was cut behind block {cut.blocks - 1}"
+    try:
+        await reader.read([wire.Asked(tokens=row, laws=(Sampling(temperature=1.0),))])
+    except ModelError as error:
+        return f"this architecture's last states do not reach us ({error})"
+    return ""
 
 
 async def _end_with(engine: Any, server: uvicorn.Server) -> None:
