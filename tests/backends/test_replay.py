@@ -44,6 +44,7 @@ from tests.backends.serving import (
     reader,
     residuals,
 )
+from tests.scenes.gguf_files import tiny_gguf
 from tests.worker.working import number, send, settings_for, working
 from tests.worker.working import prompts as records
 
@@ -128,6 +129,14 @@ def test_another_instrument_is_refused_before_anything_is_read(
         assert VllmReplay(at(url), pack, other).lineage(pack.pack_id).model_hash == str(
             identity.weights_hash
         )
+
+
+def test_a_gguf_file_is_refused_by_name(pack: Any, at: At, tmp_path: Path) -> None:
+    file = tiny_gguf(tmp_path)
+    with answering(app(pack)) as url:
+        with pytest.raises(ConfigurationError, match=r"tiny\.gguf is a GGUF file") as refused:
+            VllmReplay(at(url, model=file), pack, pack.model.with_any_weights())
+        assert "replay.backend: torch" in refused.value.hint
 
 
 def test_the_key_is_wanted_and_given(pack: Any, at: At, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """vLLM as the replay.
 
-`capture` runs inside vLLM's workers and `serve` is the process around them, both in vLLM's own environment;
-`replay` is the worker's side. `wire` is what they say to each other. vLLM is imported in `serve` alone.
+`capture` and `weighing` run inside vLLM's workers, over the passes that `batch` tells of, and `serve` is the process around
+them, all in vLLM's own environment; `replay` is the worker's side. `wire` and `laws` are what they say to each other, for any
+engine (docs/engines.md). vLLM is imported in `serve` alone.
 """

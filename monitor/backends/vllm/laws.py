@@ -27,8 +27,7 @@ NUMBERS: Final = (
     "repetition_penalty",
 )
 """Of `Sampling`, beside ``logit_bias`` and ``finish_reason``: what the law of an answer and its end depend on."""
-COUNTS: Final = ("tokens", "off_support", "given_away")
-SUMS: Final = ("excess", "variance", "peak")
+FIGURES: Final = ("tokens", "excess", "variance", "peak", "off_support", "given_away")
 
 
 def law_entry(drawn_by: DrawnBy) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def weighed_entry(weighed: Weighed) -> dict[str, Any]:
         "log_bets": weighed.log_bets.tolist(),
         "counted_bets": None if weighed.counted_bets is None else weighed.counted_bets.tolist(),
         "likelihood": None if one is None else _likelihood_entry(one),
-        **{name: getattr(weighed, name) for name in (*COUNTS, *SUMS)},
+        **{name: getattr(weighed, name) for name in FIGURES},
     }
 
 
@@ -118,8 +117,12 @@ def _surprise(content: Mapping[str, Any]) -> Surprise:
         log_bets=_doubles(content["log_bets"]),
         counted_bets=None if counted is None else _doubles(counted),
         likelihood=None if likelihood is None else _likelihood(likelihood),
-        **{name: _count(content[name]) for name in COUNTS},
-        **{name: _number(content[name]) for name in SUMS},
+        tokens=_count(content["tokens"]),
+        off_support=_count(content["off_support"]),
+        given_away=_count(content["given_away"]),
+        excess=_number(content["excess"]),
+        variance=_number(content["variance"]),
+        peak=_number(content["peak"]),
     )
 
 

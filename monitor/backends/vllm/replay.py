@@ -176,6 +176,11 @@ class VllmReplay:
 
     def _require(self, checkpoint: Checkpoint) -> None:
         about, where = self.about, self._server.where
+        if checkpoint.gguf is not None:
+            raise ConfigurationError(
+                f"replay.model: {checkpoint.gguf.name} is a GGUF file, and backend vllm reads none",
+                hint="give the folder of safetensors that it was made from, or set replay.backend: torch",
+            )
         if about.version != wire.VERSION:
             raise ConfigurationError(
                 f"the server at {where} speaks version {about.version}, the worker {wire.VERSION}",
