@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from sqlalchemy import Engine
 
 from monitor.backends.vllm import wire
 from monitor.backends.vllm.batch import MARKS
@@ -26,13 +27,15 @@ from monitor.replay.engine import ReplayEngine
 from monitor.replay.model import load_model
 from monitor.replay.regions import Tokens
 from monitor.replay.surprise import end_tokens, end_tokens_of, surprises
-from monitor.settings import ReplaySettings, Settings
+from monitor.settings import IdentitySettings, ReplaySettings, Settings
 from monitor.values.likelihood import DrawnBy, EstimatedLaw, Likelihood, Untold
 from monitor.values.prompts import Prompt, Sampling
 from monitor.values.scores import Replayed
 from monitor.values.surprise import NotWeighed, Surprise, Weighed
 from tests.backends.serving import answering, free_port, of_its_ids
 from tests.backends.test_replay import app
+from tests.scenes.logged import records
+from tests.worker.working import number, run_until, send, settings_for, working
 
 At = Callable[..., ReplaySettings]
 ESTIMATE = EstimatedLaw(
@@ -47,6 +50,13 @@ LAWS: Sequence[DrawnBy] = (
     Untold(said=Sampling(finish_reason="stop"), law=None),
     Untold(said=Sampling(finish_reason="length"), law=ESTIMATE),
 )
+
+SENSELESS = (
+    Sampling(temperature=-1.0, repetition_penalty=0.0, top_p=7.0),
+    Sampling(temperature=1e300, frequency_penalty=-1e300, min_p=-1.0, top_k=-5),
+    Sampling(temperature=1.0, logit_bias=((999_999_999, 1e308),), finish_reason="?"),
+)
+"""What a record may say all the same: none of it may stop the worker."""
 
 
 def same(found: Weighed, expected: Weighed, tolerance: float = 1e-4) -> None:
@@ -92,16 +102,17 @@ def rows() -> list[Tokens]:
 
 
 def test_laws_and_what_is_found_arrive_bit_by_bit(whole: Any, rows: list[Tokens]) -> None:
-    for law in LAWS:
+    for law in (*LAWS, *SENSELESS):
         assert law_from(json.loads(json.dumps(law_entry(law)))) == law
     private = Sampling(
         temperature=1.0, stop=("heron",), seed=7, max_tokens=3, steered_by=("grammar",)
     )
     assert law_from(law_entry(private)) == Sampling(temperature=1.0)
     assert "heron" not in json.dumps(law_entry(private))
+    odd = surprises(whole, rows[: len(SENSELESS)], SENSELESS)
     found = surprises(whole, rows, LAWS)
     assert {type(one) for one in found} == {Surprise, Likelihood}
-    for one in (*found, *NotWeighed):
+    for one in (*found, *odd, *NotWeighed):
         same(weighed_from(json.loads(json.dumps(weighed_entry(one), allow_nan=False))), one, 0.0)
 
 
@@ -112,11 +123,9 @@ def test_laws_and_what_is_found_arrive_bit_by_bit(whole: Any, rows: list[Tokens]
         {},
         {"sampling": {}},
         {"sampling": {"temperature": None}},
-        {"sampling": {"temperature": -1}},
         {"sampling": {"temperature": "warm"}},
         {"sampling": {"temperature": float("nan")}},
         {"sampling": {"temperature": True}},
-        {"sampling": {"temperature": 1, "repetition_penalty": 0}},
         {"sampling": {"temperature": 1, "logit_bias": [[-1, 2.0]]}},
         {"sampling": {"temperature": 1, "finish_reason": 3}},
         {"sampling": {}, "estimate": {"temperature": 1.0}},
@@ -357,3 +366,40 @@ def test_a_row_whose_answer_cannot_be_weighed_is_refused(
     assert wire.asked_of(row.ids, marks).laws == (LAWS[0],)
     with pytest.raises(BadInput):
         wire.asked_of(row.ids, marks | changes)
+
+
+def test_what_a_server_weighs_feeds_the_witness_and_no_record_stops_the_worker(
+    database: Engine, kafka_bootstrap: str, topic: str, whole: Any, pack: Any, at: At
+) -> None:
+    """From the topic to the identity's sums; among the records are some whose parameters make no sense."""
+    plain = replace(pack, covariates=())
+    answers = [f"answer {number}" for number in range(12)]
+    values = records(answers[:8]) + [
+        json.dumps(json.loads(value) | {"id": f"odd{number}"} | odd).encode()
+        for number, (value, odd) in enumerate(
+            zip(
+                records(answers[8:]),
+                (
+                    {"temperature": -1.0, "prompt": "a"},
+                    {"repetition_penalty": 0.0, "prompt": "b"},
+                    {"top_p": 7.0, "top_k": -5, "prompt": "c"},
+                    {"logit_bias": {"999999999": 5.0}, "prompt": "d"},
+                ),
+                strict=True,
+            )
+        )
+    ]
+    settings = settings_for(kafka_bootstrap, topic).model_copy(
+        update={"identity": IdentitySettings(share=1.0)}
+    )
+    send(kafka_bootstrap, topic, values)
+    with answering(app(plain, weigher(whole, 4), no_weighing="")) as url:
+        replay = VllmReplay(at(url), plain, plain.model, weighs=True)
+        with working(database, settings, replay, pack=plain) as worker:
+            run_until(worker, database, "SELECT count(*) FROM monitor_data.scores", len(values))
+    n = "SELECT sum(n)::int FROM monitor_data.identity_buckets WHERE segment = 'all'"
+    assert number(database, n) == len(values)
+    excess = "SELECT sum(excess) FROM monitor_data.identity_buckets WHERE segment = 'all'"
+    assert number(database, excess) != 0
+    drawn = "SELECT count(*) FROM monitor.weighed_answers WHERE weighing = 'sampled'"
+    assert number(database, drawn) == len(values) - 1
