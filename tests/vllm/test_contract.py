@@ -170,7 +170,7 @@ def test_answers_are_weighed_as_by_our_own_whole_copy_in_chunks_too(
     if dtype == "float32":
         assert max(largest["excess"], largest["log_bets"]) < 1e-4
         assert largest["logs"] < 2e-3
-    assert abs(moved / tokens) < {"float32": 1e-5, "bfloat16": 0.1}[dtype]
+    assert abs(moved / tokens) < {"float32": 1e-4, "bfloat16": 0.3}[dtype]
 
 
 @pytest.mark.parametrize(
