@@ -3,21 +3,24 @@
     python -m benchmarks.path --model FOLDER [--json FILE]   the real engine
     python -m benchmarks.path --null [--json FILE]           a null replay: where the time goes,
                                                              for every number of --segments
+    … --kafka FOLDER                                         Apache Kafka, of which FOLDER/libs holds the jars
 
-Starts an embedded PostgreSQL and a broker. With a model, rounds of "engine alone" and "from broker to
+Starts an embedded PostgreSQL and a broker: the wheel's, or one of Apache Kafka. With a model, rounds of "engine alone" and "from broker to
 rows" alternate on the same prompts, and the ratio is taken round by round.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,7 +37,7 @@ from benchmarks.null_replay import NullReplay, null_pack
 from benchmarks.spent import cpu_seconds, since
 from benchmarks.workload import directions, workload
 from monitor.canaries import Replay
-from monitor.demo.services import Broker, Postgres
+from monitor.demo.services import Broker, Postgres, create_topic
 from monitor.ingest.kafka import KafkaSource
 from monitor.lasting import keep_loaded
 from monitor.metrics import METRICS
@@ -53,6 +56,7 @@ from monitor.store.database import connect, migrate, transaction
 from monitor.store.packs import register_pack
 from monitor.values.prompts import Prompt
 from monitor.worker import Worker
+from tests.kafka.apache import Cluster
 
 LOOK_SECONDS = 0.02
 """How often it is asked whether all is stored."""
@@ -207,7 +211,7 @@ def in_own_thread(work: Callable[[], object]) -> float:
     return seconds
 
 
-def with_model(options: argparse.Namespace, database: Engine, broker: Broker) -> dict[str, Any]:
+def with_model(options: argparse.Namespace, database: Engine, bootstrap: str) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     settings = ReplaySettings(model=options.model, dtype="float32")
     loaded = load_model(settings, options.site)
@@ -229,8 +233,8 @@ def with_model(options: argparse.Namespace, database: Engine, broker: Broker) ->
     for number in range(options.rounds):
         alone.append(in_own_thread(lambda: engine_alone(engine, prompts, chunk)))
         topic = f"path-{number}"
-        broker.create_topic(topic)
-        run = run_path(database, broker.bootstrap, topic, records, pack, engine, ingest)
+        create_topic(bootstrap, topic)
+        run = run_path(database, bootstrap, topic, records, pack, engine, ingest)
         path.append(run.wall_seconds)
     ratios = [a / p for a, p in zip(alone, path, strict=True)]
     return {
@@ -242,36 +246,39 @@ def with_model(options: argparse.Namespace, database: Engine, broker: Broker) ->
     }
 
 
-def without_model(options: argparse.Namespace, database: Engine, broker: Broker) -> dict[str, Any]:
+def without_model(options: argparse.Namespace, database: Engine, bootstrap: str) -> dict[str, Any]:
     generator = np.random.default_rng(options.seed)
     prompts = workload(256, 0, generator)
     given = {} if options.chunk is None else {"chunk_records": options.chunk}
-    runs: dict[int, list[Run]] = {segments: [] for segments in options.segments}
+    runs: dict[int, list[dict[str, Any]]] = {segments: [] for segments in options.segments}
+    if options.add and options.json.exists():
+        before = json.loads(options.json.read_text())["segments"]
+        runs |= {int(segments): found["rounds"] for segments, found in before.items()}
     for number in range(options.rounds):
         for segments in options.segments:
             topic = f"null-{segments}-{number}"
-            broker.create_topic(topic)
+            create_topic(bootstrap, topic)
+            load = os.getloadavg()[0]
             run = run_path(
                 database,
-                broker.bootstrap,
+                bootstrap,
                 topic,
                 in_segments(prompts, segments, options.records),
                 null_pack(FEATURES),
                 NullReplay(FEATURES),
                 IngestSettings(**given, segment_keys=(SEGMENT_KEY,) if segments > 1 else ()),
             )
-            runs[segments].append(run)
-            Console().print(f"{segments} segments:", rate(options, run), run)
+            rate = options.records / run.wall_seconds
+            runs[segments].append({"records_per_second": rate, "load": load, **asdict(run)})
+            Console().print(f"{segments} segments:", rate, run)
     return {
+        "broker": broker_name(options.kafka),
         "records": options.records,
         "features": FEATURES,
-        "load": os.getloadavg()[0],
         "segments": {
             str(segments): {
-                "records_per_second": statistics.median(rate(options, run) for run in found),
-                "rounds": [
-                    {"records_per_second": rate(options, run), **asdict(run)} for run in found
-                ],
+                "records_per_second": statistics.median(one["records_per_second"] for one in found),
+                "rounds": found,
             }
             for segments, found in runs.items()
         },
@@ -288,8 +295,22 @@ def in_segments(prompts: Sequence[Prompt], segments: int, n: int) -> list[bytes]
     return [some[index % len(some)] for index in range(n)]
 
 
-def rate(options: argparse.Namespace, run: Run) -> float:
-    return float(options.records / run.wall_seconds)
+@contextmanager
+def broker(folder: Path, kafka: Path | None) -> Iterator[str]:
+    """A broker for as long as the context lasts: its address."""
+    if kafka is None:
+        with Broker(folder) as wheel:
+            yield wheel.bootstrap
+    else:
+        with Cluster(folder, kafka.resolve()) as cluster:
+            yield cluster.bootstrap
+
+
+def broker_name(kafka: Path | None) -> str:
+    if kafka is None:
+        return f"noida-db {importlib.metadata.version('noida-db')}"
+    (jar,) = kafka.glob("libs/kafka_*.jar")
+    return f"Apache Kafka {jar.stem.rpartition('-')[2]}"
 
 
 def main() -> None:
@@ -308,19 +329,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--kafka",
+        type=Path,
+        metavar="FOLDER",
+        help="Apache Kafka, of which FOLDER/libs holds the jars",
+    )
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--add", action="store_true", help="with --null: to the rounds that --json FILE holds"
+    )
     options = parser.parse_args()
     if options.model is None and not options.null:
         parser.error("give --model FOLDER or --null")
+    if options.add and not (options.null and options.json):
+        parser.error("--add goes with --null and --json FILE")
+    if options.kafka and not list(options.kafka.glob("libs/kafka_*.jar")):
+        parser.error(f"--kafka: {options.kafka} has no libs/kafka_*.jar")
     with (
         tempfile.TemporaryDirectory() as folder,
         Postgres(Path(folder) / "postgres") as postgres,
-        Broker(Path(folder) / "broker") as broker,
+        broker(Path(folder) / "broker", options.kafka) as bootstrap,
     ):
         migrate(PostgresSettings(url=postgres.url))
         database = connect(PostgresSettings(url=postgres.url))
         measure = without_model if options.null else with_model
-        result = measure(options, database, broker)
+        result = measure(options, database, bootstrap)
         database.dispose()
     Console().print(result)
     if options.json:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import chain
 
 from monitor.ingest.sampling import sample
@@ -20,7 +21,6 @@ from monitor.values.prompts import (
     DeadLetter,
     Parsed,
     Prompt,
-    RecordKey,
     Skip,
     SkipReason,
     identity,
@@ -71,7 +71,7 @@ def scored_prompt(
     Of ``replay`` the tolerances count by which the token counts may differ from the server's.
     """
     prompt = outcome.prompt
-    conversation = prompt.conversation_id
+    conversation, left_out = prompt.conversation_id, prompt.left_out
     if prompt.media_left_out:
         segments = (MEDIA,)
     return ScoredPrompt(
@@ -97,7 +97,7 @@ def scored_prompt(
             prompt_tolerance=replay.prompt_count_tolerance,
             answer_tolerance=replay.answer_count_tolerance,
         ),
-        left_out=tuple(dict.fromkeys(map(without_indices, prompt.left_out))),
+        left_out=tuple(dict.fromkeys(map(without_indices, left_out))) if left_out else (),
         covariates=outcome.covariates,
     )
 
@@ -109,11 +109,19 @@ def without_indices(path: str) -> str:
 
 def keyed_hash(key: bytes, *parts: str) -> bytes:
     """HMAC-SHA256 over the parts, each preceded by its length so that borders count."""
-    framed = bytearray()
+    framed: list[bytes] = []
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass")
-        framed += len(encoded).to_bytes(8, "big") + encoded
-    return hmac.digest(key, framed, "sha256")
+        framed += len(encoded).to_bytes(8, "big"), encoded
+    machine = _keyed(key).copy()
+    machine.update(b"".join(framed))
+    return machine.digest()
+
+
+@lru_cache(maxsize=4)
+def _keyed(key: bytes) -> hmac.HMAC:
+    """Ready to be copied: to set a key up takes as long as to hash a record."""
+    return hmac.new(key, digestmod="sha256")
 
 
 def count_outcomes(
@@ -124,19 +132,28 @@ def count_outcomes(
 ) -> tuple[IngestCount, ...]:
     """What became of the chunk's prompts, by interval, source and outcome."""
     seconds = bucket.total_seconds()
-    tally: Counter[tuple[float, str, str]] = Counter()
-
-    def add(key: RecordKey, recorded_at: datetime, outcome: str) -> None:
-        start = recorded_at.timestamp() // seconds * seconds
-        tally[start, f"{key.topic}/{key.partition}", outcome] += 1
-
-    for prompt in scored:
-        add(prompt.key, prompt.recorded_at, SCORED)
-    for lost in chain[DeadLetter | Skip](dead, skipped):
-        add(lost.key, lost.recorded_at, outcome_of(lost))
-    return tuple(
-        IngestCount(
-            bucket_start=datetime.fromtimestamp(start, UTC), source=source, outcome=outcome, n=n
-        )
-        for (start, source, outcome), n in sorted(tally.items())
+    tally = Counter(
+        [
+            (one.recorded_at.timestamp() // seconds, one.key.topic, one.key.partition, SCORED)
+            for one in scored
+        ]
     )
+    tally.update(
+        (
+            lost.recorded_at.timestamp() // seconds,
+            lost.key.topic,
+            lost.key.partition,
+            outcome_of(lost),
+        )
+        for lost in chain[DeadLetter | Skip](dead, skipped)
+    )
+    found = [
+        IngestCount(
+            bucket_start=datetime.fromtimestamp(interval * seconds, UTC),
+            source=f"{topic}/{partition}",
+            outcome=outcome,
+            n=n,
+        )
+        for (interval, topic, partition, outcome), n in tally.items()
+    ]
+    return tuple(sorted(found, key=lambda one: (one.bucket_start, one.source, one.outcome)))

@@ -15,12 +15,13 @@ from monitor.settings import IngestSettings
 from monitor.store.border import clean
 from monitor.store.database import transaction
 from monitor.store.segments import admit_segments, known_segments, saw_segments
-from monitor.values.prompts import Prompt
+from monitor.values.prompts import EVERYTHING, Prompt
 
 log = get_logger(__name__)
 
 LOOK_AGAIN: Final = timedelta(hours=1)
 """How often a worker says which segments it saw, and learns what others admitted and what was forgotten."""
+_EVERYTHING: Final = (EVERYTHING,)
 FORGOTTEN_AFTER: Final = timedelta(days=45)
 """A segment that no worker saw for so long gives its place up when there is no other."""
 
@@ -62,6 +63,8 @@ class Segments:
 
     def of(self, prompt: Prompt) -> tuple[str, ...]:
         """The prompt's segments; see `segments_of`. `admit` it first."""
+        if not self._keys:
+            return _EVERYTHING
         return segments_of(prompt, self._keys, lambda segment: clean(segment) in self._known)
 
     def _look(self, now: datetime) -> None:

@@ -37,6 +37,8 @@ class Twinning:
 
     def asked(self, prompts: Sequence[Prompt]) -> dict[int, TwinAsked]:
         """By index, how the copy answers each chosen prompt that can be compared."""
+        if self._settings.share == 0.0:
+            return {}
         seen: set[tuple[str, ...]] = set()
         found = {}
         for index, prompt in enumerate(prompts):
@@ -53,6 +55,8 @@ class Twinning:
         self, replayed: Sequence[Replayed], scored: Sequence[ScoredPrompt]
     ) -> tuple[ScoredPrompt, ...]:
         """``scored`` with the differences of each chosen prompt, or why there are none."""
+        if self._settings.share == 0.0:
+            return tuple(scored)
         return tuple(
             replace(row, twin=self._twin(outcome, row)) if self._chosen(outcome.prompt) else row
             for outcome, row in zip(replayed, scored, strict=True)

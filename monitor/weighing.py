@@ -69,6 +69,8 @@ class Weighing:
     def laws(self, prompts: Sequence[Prompt]) -> dict[int, DrawnBy]:
         """By index, what is known of how each chosen answer was drawn that can be held against a law."""
         found: dict[int, DrawnBy] = {}
+        if self._settings.share == 0.0:
+            return found
         for index, prompt in enumerate(prompts):
             if not self._chosen(prompt):
                 continue

@@ -248,8 +248,8 @@ class Worker:
     def _scored(self, replayed: Sequence[Replayed]) -> tuple[ScoredPrompt, ...]:
         if not replayed:
             return ()
-        readings: Floats = np.stack([outcome.readings for outcome in replayed])
-        tokens = np.stack([outcome.pooled_tokens for outcome in replayed])
+        readings: Floats = np.array([outcome.readings for outcome in replayed])
+        tokens = np.array([outcome.pooled_tokens for outcome in replayed])
         scores = self._scorer.score(readings, tokens)
         read = [outcome.prompt for outcome in replayed]
         self._patiently(lambda: self._segments.admit(read, self._clock()))

@@ -65,7 +65,7 @@ def bucket_scores(
     """
     if not scored:
         return ()
-    scores = np.stack([prompt.scores for prompt in scored]).astype(np.float64)
+    scores = np.array([prompt.scores for prompt in scored], dtype=np.float64)
     if np.isinf(scores).any():
         raise ValueError(
             "scores must be finite or NaN: non-finite readings belong in a dead letter"
@@ -78,13 +78,9 @@ def bucket_scores(
     of_prompt = np.array([feature.of_prompt for feature in features])
 
     buckets: list[Bucket] = []
-    grouped_rows = _groups(scored, of_prompt, bucket, canary=canary)
-    for (start, source, segment), members in sorted(grouped_rows.items()):
-        rows = [row for row, _ in members]
-        here = present[rows]
-        for place, (_, counted) in enumerate(members):
-            if counted is not None:
-                here[place] &= counted
+    groups = _groups(scored, of_prompt, bucket, canary=canary)
+    for (start, source, segment), alike in sorted(groups.items()):
+        rows, here = _together(alike, present)
         counts = here.sum(axis=0)
         totals = (filled[rows] * here).sum(axis=0)
         squares = (filled[rows] ** 2 * here).sum(axis=0)
@@ -111,25 +107,47 @@ def bucket_scores(
 _Bools = NDArray[np.bool_]
 
 
+_Alike = list[tuple[NDArray[np.intp], _Bools | None]]
+
+
 def _groups(
     scored: Sequence[ScoredPrompt], of_prompt: _Bools, bucket: timedelta, *, canary: bool
-) -> dict[tuple[datetime, str, str], list[tuple[int, _Bools | None]]]:
-    """By interval, source and segment: rows of ``scored``, each with the features [k] that count there; None: all."""
-    groups: dict[tuple[datetime, str, str], list[tuple[int, _Bools | None]]] = defaultdict(list)
+) -> dict[tuple[datetime, str, str], _Alike]:
+    """By interval, source and segment: rows of ``scored``, those together of which the same features [k]
+    count there; None: all."""
+    seconds = int(bucket.total_seconds())
+    rows_of: dict[tuple[float, str, int, tuple[str, ...], bool], list[int]] = defaultdict(list)
     for row, prompt in enumerate(scored):
-        start = floor_time(prompt.recorded_at, bucket)
-        source = CANARY if canary else f"{prompt.key.topic}/{prompt.key.partition}"
+        key = prompt.key
+        interval = prompt.recorded_at.timestamp() // seconds
+        rows_of[interval, key.topic, key.partition, prompt.segments, prompt.generated].append(row)
+    groups: dict[tuple[datetime, str, str], _Alike] = defaultdict(list)
+    for (interval, topic, partition, _, generated), rows in rows_of.items():
+        start = _at(int(interval) * seconds)
+        source = CANARY if canary else f"{topic}/{partition}"
+        one = scored[rows[0]]
         counted: list[tuple[str, _Bools | None]]
         if canary:
             counted = [(CANARY, None)]
-        elif not prompt.generated:
-            counted = [(segment, None) for segment in prompt.segments]
+        elif not generated:
+            counted = [(segment, None) for segment in one.segments]
         else:
-            counted = [(segment, of_prompt) for segment in prompt.counted_in(of_prompt=True)]
-            counted += [(segment, ~of_prompt) for segment in prompt.counted_in(of_prompt=False)]
+            counted = [(segment, of_prompt) for segment in one.counted_in(of_prompt=True)]
+            counted += [(segment, ~of_prompt) for segment in one.counted_in(of_prompt=False)]
         for segment, columns in counted:
-            groups[start, source, segment].append((row, columns))
+            groups[start, source, segment].append((np.array(rows), columns))
     return groups
+
+
+def _together(alike: _Alike, present: _Bools) -> tuple[NDArray[np.intp], _Bools]:
+    """The rows of one group, in the order of the chunk, and which of their scores count."""
+    rows = np.concatenate([members for members, _ in alike])
+    counted = [
+        present[members] if columns is None else present[members] & columns
+        for members, columns in alike
+    ]
+    order = np.argsort(rows, kind="stable")
+    return rows[order], np.concatenate(counted)[order]
 
 
 def _histograms(bins: NDArray[Any], present: NDArray[np.bool_]) -> Counts:

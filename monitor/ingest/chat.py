@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from monitor.ingest import fields, parts
 from monitor.ingest.exchange import Answer, Asked
@@ -30,7 +30,6 @@ ROLES: Final = MappingProxyType(
 )
 """Roles a record may use, and the ones they are replayed as. No other text reaches a template's role."""
 
-_PLAIN: Final = frozenset({"role", "content"})
 _REASONING_KEYS: Final = ("reasoning", "reasoning_content", "thinking", "reasoning_details")
 _OPEN: Final = "<think>"
 _CLOSE: Final = "</think>"
@@ -47,19 +46,22 @@ class Chat:
 
     def add(self, value: object, where: str) -> None:
         """One message object in any API's shape."""
-        entry = fields.mapping(value, where)
-        content = entry.get("content")
-        if isinstance(content, str) and entry.keys() == _PLAIN:  # most messages are no more
-            self.messages.append(
-                Message(role=role(entry["role"], f"{where}.role"), content=content)
-            )
-            self.prefix = False
+        if self.add_plain(value):
             return
+        entry = fields.mapping(value, where)
         speech = Speech(role(entry.get("role"), f"{where}.role"))
         _speak(entry, where, speech)
         self.messages += speech.end(call_id=entry.get("tool_call_id"), name=entry.get("name"))
         self.media |= speech.media
         self.prefix = entry.get("prefix") is True or entry.get("partial") is True
+
+    def add_plain(self, value: object) -> bool:
+        """Whether ``value`` is no more than a role and a text, as most messages are; then it is added."""
+        if not _is_plain(value):
+            return False
+        self.messages.append(Message(role=ROLES[value["role"]], content=value["content"]))
+        self.prefix = False
+        return True
 
     def add_system(self, value: object, where: str) -> None:
         """Instructions given apart from the messages come first; the same given twice count once."""
@@ -99,8 +101,20 @@ def read(value: object, where: str) -> Chat:
     fields.within(len(entries), parts.LIMIT, where, "messages")
     chat = Chat()
     for index, entry in enumerate(entries):
-        chat.add(entry, f"{where}[{index}]")
+        if not chat.add_plain(entry):
+            chat.add(entry, f"{where}[{index}]")
     return chat
+
+
+def _is_plain(value: object) -> TypeGuard[dict[str, str]]:
+    """A role that is known, a text, and nothing else."""
+    return (
+        isinstance(value, dict)
+        and len(value) == 2
+        and isinstance(value.get("content"), str)
+        and isinstance(role := value.get("role"), str)
+        and role in ROLES
+    )
 
 
 def _speak(entry: Mapping[str, Any], where: str, speech: Speech) -> None:
@@ -212,9 +226,8 @@ def _calls(entry: Mapping[str, Any], where: str, speech: Speech) -> None:
 def answer(value: object, where: str) -> Answer:
     """A served message: an assistant's, or one that does not say whose it is."""
     entry = fields.mapping(value, where)
-    content = entry.get("content")
-    if isinstance(content, str) and entry.keys() == _PLAIN and entry["role"] == "assistant":
-        return Answer(text=content or None)
+    if _is_plain(entry) and ROLES[entry["role"]] == "assistant":
+        return Answer(text=entry["content"] or None)
     if role(entry.get("role") or "assistant", f"{where}.role") != "assistant":
         raise Unreadable(DeadReason.INVALID_FIELD, f"{where}.role: expected assistant")
     speech = Speech("assistant")
@@ -257,7 +270,10 @@ def thought_apart(answer: Answer) -> Answer:
 
 def asked(chat: Chat, where: str, *, continues: bool = False, **more: Any) -> Asked:
     """The messages as a prompt, which must hold some text (EMPTY; ONLY_MEDIA where media is all)."""
-    if not any(message.content.strip() for message in chat.messages):
+    for message in chat.messages:
+        if message.content.strip():
+            break
+    else:
         if chat.media:
             raise Skipped(SkipReason.ONLY_MEDIA)
         raise Unreadable(

@@ -17,11 +17,13 @@ from typing import Any, Final
 from monitor.ingest import fields
 from monitor.ingest.fields import Unreadable
 from monitor.ingest.foreign import Foreign
+from monitor.values.making import quickly_made
 from monitor.values.prompts import DeadReason
 
 _STRUCTURED: Final = "application/cloudevents"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """What the envelope says of its data; the data's own id and time win over it."""

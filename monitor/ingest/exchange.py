@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from monitor.values.making import quickly_made
 from monitor.values.prompts import Message, Sampling, ServedCounts, ToolCall
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """The prompt side. One of ``messages``, ``text`` and ``token_ids``; as in `Prompt`."""
@@ -27,6 +29,7 @@ class Asked:
     """Where the dialect keeps its sampling parameters."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The served side; everything empty when a call failed, said nothing, or was not logged."""
@@ -58,6 +61,7 @@ class Piece:
     last: bool = False
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """``timestamp`` is the record's own, not yet held against the time at which it was appended."""

@@ -112,7 +112,7 @@ def _parsed(
         )
     if not value.strip():
         raise Unreadable(DeadReason.EMPTY, "record: no bytes; send a JSON document")
-    headers = {key.lower(): content for key, content in record.headers}
+    headers = {key.lower(): content for key, content in record.headers} if record.headers else {}
     events = settings.format in ("auto", "cloudevents")
     parsed: list[Parsed | Half] = []
     for opened in wrappers.documents(

@@ -74,6 +74,11 @@ _PASSED_ON: Final = (
 
 _FOR_TEMPLATES: Final = frozenset({*_PASSED_ON, "chat_template_kwargs", "reasoning", "think"})
 _TOOL_KEYS: Final = frozenset({"tools", "functions", "toolConfig"})
+_CHOICES: Final = frozenset({"tool_choice", "function_call"})
+FOR_PROMPTS: Final = _FOR_TEMPLATES | _TOOL_KEYS | _CHOICES | {"chat_template"}
+"""Keys that change what the chat template is given beside the messages."""
+_DRAWING: Final = frozenset({*_NUMBERS, *_WHOLE_NUMBERS, *_STOPS, *_STEERING, "text"})
+"""Keys that say how an answer is drawn."""
 
 
 def sampling(given: Mapping[str, Any], finish_reason: str | None = None) -> Sampling | None:
@@ -82,6 +87,8 @@ def sampling(given: Mapping[str, Any], finish_reason: str | None = None) -> Samp
     Of two names for the same, the one that stands first in our table counts: a redelivered record gives
     the same values in every process.
     """
+    if finish_reason is None and given.keys().isdisjoint(_DRAWING):
+        return None
     found: dict[str, Any] = {}
     for key, name in _NUMBERS.items():
         if key in given and (number := _number(given[key])) is not None:

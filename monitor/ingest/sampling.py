@@ -79,7 +79,8 @@ def _hashed(unit: str, purpose: bytes) -> int:
 
 def labelled(prompt: Prompt, keys: Sequence[str]) -> tuple[str, ...]:
     """``("route=/chat", …)``: a segment for each of ``keys`` that the prompt carries, in their order."""
-    return tuple(f"{key}={value}" for key in keys if (value := prompt.segment.get(key)) is not None)
+    found = prompt.segment
+    return tuple([f"{key}={value}" for key in keys if (value := found.get(key)) is not None])
 
 
 def segments_of(
@@ -92,8 +93,8 @@ def segments_of(
     """
     return (
         EVERYTHING,
-        *(
+        *[
             segment if told_apart(segment) else f"{segment.partition('=')[0]}={OTHER}"
             for segment in labelled(prompt, keys)
-        ),
+        ],
     )

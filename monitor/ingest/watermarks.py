@@ -21,9 +21,13 @@ def newest_records(
     newest: dict[tuple[str, int], datetime] = {}
     for outcome in outcomes:
         key = outcome.key
-        times = (outcome.recorded_at, appended[key.topic, key.partition, key.offset])
-        plausible = [moment for moment in times if EARLIEST <= moment <= LATEST]
-        if plausible:
-            at, partition = min(plausible), (key.topic, key.partition)
-            newest[partition] = max(at, newest.get(partition, at))
+        said, came = outcome.recorded_at, appended[key.topic, key.partition, key.offset]
+        earlier, later = (said, came) if said <= came else (came, said)
+        at = earlier if earlier >= EARLIEST else later
+        if not EARLIEST <= at <= LATEST:
+            continue
+        partition = (key.topic, key.partition)
+        known = newest.get(partition)
+        if known is None or known < at:
+            newest[partition] = at
     return newest

@@ -13,7 +13,6 @@ import binascii
 import re
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 from monitor.ingest import cloudevents, fields, otlp_proto
@@ -50,8 +49,11 @@ def documents(
     `RegistryUnavailable` where ``read_frame`` does.
     """
     if value[:1] == b"{" and headers.keys().isdisjoint(_EVENT_HEADERS):
-        with suppress(Unreadable):
+        try:
             document = fields.decode(value, "record", settings.max_nesting)
+        except Unreadable:
+            pass  # what it is instead is found out below
+        else:
             if document.keys().isdisjoint(_WRAPPING):  # the commonest record: one bare object
                 return [Envelope(data=document)]
     if events and value[:5] == b"data:" and cloudevents.is_binary(headers):

@@ -56,7 +56,7 @@ def dumped(rows: Sequence[Floats]) -> list[bytes]:
     """Each of ``rows``, which are all of one length, as `RealsDumper` dumps it; in one go for all of a chunk."""
     if not rows or not len(rows[0]):
         return [RealsDumper(np.ndarray).dump(row) for row in rows]
-    values = np.stack(rows)
+    values = np.array(rows)
     elements = np.empty(values.shape, dtype=_ELEMENT)
     elements["bytes"], elements["value"] = _BYTES, values
     content, width = elements.tobytes(), values.shape[1] * _ELEMENT.itemsize

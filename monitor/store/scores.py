@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from monitor.store.border import clean, clean_or_none
 from monitor.store.packs import PackFeature
 from monitor.store.reals import dumped, write_reals
+from monitor.store.texts import stored_texts, write_texts
 from monitor.values.prompts import GENERATED, ServedCounts
 from monitor.values.scores import ScoredPrompt
 from monitor.values.surprise import NotWeighed, Surprise, Weighed, outcome_of_weighing
@@ -27,6 +28,8 @@ _COPY_SCORES: Final = """
         given_away, twinning, twin)
     FROM STDIN (FORMAT BINARY)
 """
+
+_NOT_COUNTED: Final = ServedCounts()
 
 _SCORE_TYPES: Final = (
     *("timestamptz", "text", "int4", "int8", "int4", "int4", "text", "bytea", "bytea", "text[]"),
@@ -48,6 +51,7 @@ def copy_scores(
     connection: psycopg.Connection = driver
     with connection.cursor() as cursor:
         write_reals(cursor)
+        write_texts(cursor)
         with cursor.copy(_COPY_SCORES) as copy:
             copy.set_types(_SCORE_TYPES)
             readings = dumped([row.readings for row in scored])
@@ -69,7 +73,7 @@ def _row(
         clean(row.prompt_id),
         row.content_hash,
         row.conversation_hash,
-        [clean(segment) for segment in row.segments],
+        stored_texts(row.segments),
         clean_or_none(row.model),
         clean_or_none(row.model_revision),
         row.prompt_tokens,
@@ -80,7 +84,7 @@ def _row(
         readings,
         scores,
         *_compared(row),
-        [clean(field) for field in row.left_out] or None,
+        stored_texts(row.left_out) if row.left_out else None,
         row.covariates,
         row.adjusted,
         None if row.adjusted is None else adjusted_id,
@@ -94,7 +98,7 @@ def _compared(
     row: ScoredPrompt,
 ) -> tuple[int | None, int | None, int | None, int | None, str | None]:
     """The server's counts, and the replay's against them."""
-    found, served = row.fidelity, row.served or ServedCounts()
+    found, served = row.fidelity, row.served or _NOT_COUNTED
     if found is None:
         return served.prompt_tokens, served.completion_tokens, None, None, None
     return (

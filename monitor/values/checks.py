@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 Value = TypeVar("Value")
 
@@ -16,11 +16,16 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_aware(moment: datetime, name: str) -> None:
-    require(moment.tzinfo is not None, f"{name} must carry a time zone")
+    if moment.tzinfo is None:
+        raise ValueError(f"{name} must carry a time zone")
+
+
+_EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def frozen(mapping: Mapping[str, Value]) -> Mapping[str, Value]:
-    return MappingProxyType(dict(mapping))
+    """A copy that cannot be changed."""
+    return MappingProxyType(dict(mapping)) if mapping else _EMPTY
 
 
 def utc(moment: datetime) -> datetime:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from monitor.values.checks import frozen, require, require_aware
+from monitor.values.making import quickly_made
 
 EVERYTHING: Final = "all"
 """The segment that every production prompt belongs to."""
@@ -26,12 +27,12 @@ WHOLE: Final = (EVERYTHING, GENERATED, MEDIA)
 CANARY: Final = "canary"
 """The segment reserved for the agent's own fixed prompts."""
 
-
 BATCH_BYTES: Final = 32 * 1024 * 1024
 """What one compressed batch of Kafka may come to. A producer's own limits are a thirtieth of it, and 3 MB
 of gzip can be 3 GB."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawRecord:
     """One Kafka message (or one line of a file) as it came."""
@@ -51,6 +52,7 @@ class RawRecord:
         require_aware(self.timestamp, "timestamp")
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class RecordKey:
     """Identity of one prompt: a Kafka message may carry several (OTLP), told apart by ``index``."""
@@ -70,6 +72,7 @@ class ToolCall:
     call_id: str | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One turn of a chat, with all of it that can reach the chat template.
@@ -85,6 +88,7 @@ class Message:
     name: str | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedCounts:
     """The server's own token counts, against which the replay's are held."""
@@ -93,6 +97,7 @@ class ServedCounts:
     completion_tokens: int | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How the served answer was drawn; None where the record does not say."""
@@ -121,6 +126,7 @@ class Sampling:
         return cold or cut
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """One sampled exchange: what was asked, and the served answer where it was logged.
@@ -166,8 +172,8 @@ class Prompt:
 
     def __post_init__(self) -> None:
         require_aware(self.recorded_at, "recorded_at")
-        given = (bool(self.messages), self.text is not None, self.token_ids is not None)
-        require(sum(given) == 1, "give exactly one of messages, text and token_ids")
+        given = bool(self.messages) + (self.text is not None) + (self.token_ids is not None)
+        require(given == 1, "give exactly one of messages, text and token_ids")
         require(0.0 < self.inclusion_probability <= 1.0, "inclusion_probability must be in (0, 1]")
         object.__setattr__(self, "segment", frozen(self.segment))
         object.__setattr__(self, "template_options", frozen(self.template_options))
@@ -189,13 +195,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-_BESIDE_CHAT: Final = (
-    *("token_ids", "special_tokens", "continues", "tools", "template_options", "reasoning"),
-    "tool_calls",
-)
-_BESIDE_CONTENT: Final = ("reasoning", "tool_calls", "tool_call_id", "name")
-
-
 def identity(prompt: Prompt) -> Iterator[str]:
     """The exchange's content as a sequence of texts: equal for two prompts only where they replay alike.
 
@@ -207,9 +206,9 @@ def identity(prompt: Prompt) -> Iterator[str]:
         yield message.role
         yield message.content
     yield prompt.response or ""
-    turns = [_beside_content(message) for message in prompt.messages]
-    if not any(turns) and not any(getattr(prompt, name) for name in _BESIDE_CHAT):
+    if _is_plain_chat(prompt):
         return
+    turns = [_beside_content(message) for message in prompt.messages]
     beside = {
         "token_ids": plain(prompt.token_ids),
         "special_tokens": prompt.special_tokens,
@@ -223,6 +222,17 @@ def identity(prompt: Prompt) -> Iterator[str]:
     yield json.dumps(beside | {"messages": turns}, ensure_ascii=False)
 
 
+def _is_plain_chat(prompt: Prompt) -> bool:
+    """No more reaches the replay than text, roles, contents and response."""
+    more = prompt.token_ids or prompt.special_tokens or prompt.continues or prompt.tools
+    if more or prompt.template_options or prompt.reasoning or prompt.tool_calls:
+        return False
+    for said in prompt.messages:
+        if said.reasoning or said.tool_calls or said.tool_call_id or said.name:
+            return False
+    return True
+
+
 def question(prompt: Prompt) -> tuple[str, ...]:
     """The content of what was asked, whatever was answered: equal only for prompts that replay alike."""
     return tuple(identity(replace(prompt, response=None, reasoning=None, tool_calls=())))
@@ -231,7 +241,7 @@ def question(prompt: Prompt) -> tuple[str, ...]:
 def _beside_content(message: Message) -> dict[str, Any]:
     return {
         name: [_call(call) for call in held] if name == "tool_calls" else held
-        for name in _BESIDE_CONTENT
+        for name in ("reasoning", "tool_calls", "tool_call_id", "name")
         if (held := getattr(message, name))
     }
 

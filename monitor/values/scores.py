@@ -15,6 +15,7 @@ from monitor.values.checks import require, require_aware
 from monitor.values.fidelity import Fidelity, Rendering
 from monitor.values.likelihood import LawBucket
 from monitor.values.likeness import LikenessBucket
+from monitor.values.making import quickly_made
 from monitor.values.prompts import (
     GENERATED,
     DeadLetter,
@@ -26,6 +27,8 @@ from monitor.values.prompts import (
 )
 from monitor.values.surprise import IdentityBucket, Weighed
 from monitor.values.twin import Pair, Unpaired
+
+_NOT_COUNTED: Final = ServedCounts()
 
 SCORE_BIN_EDGES: Final[tuple[float, ...]] = (
     *(-20.0, -15.0, -12.0, -10.0, -8.0, -7.0, -6.0, -5.5),
@@ -54,6 +57,7 @@ class Lineage:
     """Replay rules that change readings: context, cut rule, masks; a short canonical JSON."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
     """Readings of one prompt. NaN in ``readings`` = the region is absent (no response), not an error.
@@ -70,7 +74,7 @@ class Replayed:
     cut: bool = False
     generated: bool = False
     reasoning_tokens: int = 0
-    counts: ServedCounts = field(default_factory=ServedCounts)
+    counts: ServedCounts = _NOT_COUNTED
     rendering: Rendering = "chat"
     covariates: Floats | None = None
     """Readings of the pack's covariates, where it carries any."""
@@ -90,6 +94,7 @@ class Unreplayable:
     detail: str = ""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredPrompt:
     """One row of the scores table. NaN stands for "absent". ``content_hash`` is a keyed HMAC.
@@ -140,6 +145,7 @@ class ScoredPrompt:
         return (GENERATED,)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
     """Additive statistics of one feature in one segment in one interval, from one writer.

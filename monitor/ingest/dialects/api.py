@@ -17,6 +17,7 @@ from monitor.ingest.dialects import gemini, openai, responses, stream
 from monitor.ingest.exchange import NO_ANSWER, Answer, Asked, Exchange
 from monitor.ingest.fields import Skipped, Unreadable
 from monitor.ingest.foreign import Foreign
+from monitor.values.making import quickly_made
 from monitor.values.prompts import DeadReason, SkipReason
 
 REQUEST_KEYS: Final = ("messages", "prompt", "contents", "input", "inputs")
@@ -38,9 +39,12 @@ _REPR: Final = re.compile(
     r"|(ChatCompletion|Completion|Message|ModelResponse|Response)\(id='"
 )
 """Names of Python objects that loggers write in place of a stream or a response."""
-_EMPTY_LOG: Final[tuple[Any, ...]] = (None, "", {}, [])
+_NO_TEXT: Final = frozenset("{[<deCMR")
+"""What streams (``data:``, ``event:``), JSON and Python reprs begin with: what else is text."""
+_EMPTY_LOG: Final[tuple[Any, ...]] = (None, {}, [])
 
 
+@quickly_made
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
     """A request and its response, as objects; ``request_at`` ends in a dot or is empty."""
@@ -197,6 +201,8 @@ def opened_response(value: object, where: str, nesting: int, *, spoken: bool = F
     if not isinstance(value, str) or not value.strip():
         return value
     refuse_cut(value, where)
+    if value.lstrip()[0] not in _NO_TEXT:
+        return value
     if stream.is_stream(value):
         return stream.whole(value, where, nesting)
     if _REPR.match(value) or (value.lstrip()[:2] == "{'" and not spoken):
@@ -249,17 +255,21 @@ def _is_output(content: object) -> bool:
 
 
 def refuse_cut(value: str, where: str) -> None:
-    if any(mark in value[-200:] for mark in CUT_MARKS):
-        raise fields.truncated(where, "set MAX_STRING_LENGTH_PROMPT_IN_DB or log to another place")
+    end = value[-200:]
+    for mark in CUT_MARKS:
+        if mark in end:
+            raise fields.truncated(
+                where, "set MAX_STRING_LENGTH_PROMPT_IN_DB or log to another place"
+            )
 
 
 def answered(value: object, where: str) -> Answer:
     """The answer in a response of any API; empty for a failed call and for one that said nothing."""
+    if isinstance(value, str):
+        return Answer(text=value) if value else NO_ANSWER
     if value in _EMPTY_LOG:
         return NO_ANSWER
     match value:
-        case str():
-            return Answer(text=value)
         case dict():
             return _object(value, where)
         case list():

@@ -46,7 +46,9 @@ def read(document: Document, settings: IngestSettings) -> Exchange:
         raise Unreadable(
             DeadReason.INVALID_FIELD, "messages: expected either messages or prompt, and not both"
         )
-    request = {key: value for key, value in document.items() if key not in _OF_OTHERS}
+    request = document
+    if not document.keys().isdisjoint(_OF_OTHERS):
+        request = {key: value for key, value in document.items() if key not in _OF_OTHERS}
     if given is None:
         fields.text(prompt, "prompt")
     else:

@@ -14,6 +14,10 @@ from monitor.values.prompts import DeadReason
 _INNER: Final = frozenset(
     {"inferenceConfig", "options", "parameters", "generationConfig", "generation_config"}
 )
+_BESIDE_MESSAGES: Final = (
+    parameters.FOR_PROMPTS | _INNER | {"instructions", "system", "continue_final_message"}
+)
+"""Keys that say more of a chat's prompt than its messages do."""
 TOKENS_LIMIT: Final = 2_000_000
 """Most token ids of one raw prompt."""
 
@@ -21,6 +25,8 @@ TOKENS_LIMIT: Final = 2_000_000
 def asked(request: Mapping[str, Any], where: str, *, continues: bool = False) -> Asked:
     """A chat request. ``system`` and ``instructions`` apart from the messages are read too."""
     read = chat.read(request["messages"], f"{where}messages")
+    if request.keys().isdisjoint(_BESIDE_MESSAGES):  # so are most
+        return chat.asked(read, f"{where}messages", continues=continues, parameters=request)
     for key in ("instructions", "system"):
         if request.get(key) is not None:
             read.add_system(request[key], f"{where}{key}")
