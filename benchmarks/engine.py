@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -38,7 +38,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.peers import Peers
 from benchmarks.shape import DTYPES, SHAPES, run_shape
-from benchmarks.vllm_peer import vllm_ways
+from benchmarks.vllm_peer import PeerWay, vllm_ways
 from benchmarks.workload import directions, workload
 from monitor.replay.cost import product_seconds, product_shapes, waited
 from monitor.replay.engine import ReplayEngine
@@ -50,7 +50,7 @@ from monitor.settings import ReplaySettings
 from monitor.values.prompts import Prompt
 from monitor.values.scores import Replayed
 
-Ways = dict[str, Callable[[], np.ndarray]]
+Ways = Mapping[str, Callable[[], np.ndarray]]
 
 
 def matmul_seconds(
@@ -87,7 +87,7 @@ def measure(options: argparse.Namespace, system_words: int, dtype: Any) -> dict[
 
     full: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=DTYPES[dtype])
     full = full.to(loaded.device).eval()
-    ways: Ways = {"engine": readings_of(engine, prompts)}
+    ways: dict[str, Callable[[], np.ndarray]] = {"engine": readings_of(engine, prompts)}
     if loaded.kernel is not None:
         plain = ReplayEngine(replace(loaded, kernel=None), features, settings)
         ways["engine, segment by segment"] = readings_of(plain, prompts)
@@ -105,9 +105,13 @@ def measure(options: argparse.Namespace, system_words: int, dtype: Any) -> dict[
     return figures(engine, prepared, rows, seconds, readings, clock)
 
 
-def clock_of(options: argparse.Namespace, device: torch.device) -> Callable[[], float]:
-    """Seconds that passed, or with ``--cpu-time`` those that this process computed."""
-    return time.process_time if options.cpu_time else partial(waited, device)
+def clock_of(
+    options: argparse.Namespace, device: torch.device, way: Callable[[], np.ndarray] | None = None
+) -> Callable[[], float]:
+    """Seconds that passed, or with ``--cpu-time`` those that this process computed, or the one that ``way`` runs in."""
+    if not options.cpu_time:
+        return partial(waited, device)
+    return way.cpu_seconds if isinstance(way, PeerWay) else time.process_time
 
 
 def timed(
@@ -116,11 +120,11 @@ def timed(
     """Seconds of each way in each round, the ways one after the other, and what they read."""
     if options.ways:
         ways = {n: w for n, w in ways.items() if any(wanted in n for wanted in options.ways)}
-    clock = clock_of(options, device)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     readings: dict[str, np.ndarray] = {}
     for index in range(options.rounds + options.warm_rounds):
         for name, way in ways.items():
+            clock = clock_of(options, device, way)
             start = clock()
             readings[name] = way()
             if index >= options.warm_rounds:
@@ -241,7 +245,7 @@ def main() -> None:
     parser.add_argument(
         "--cpu-time",
         action="store_true",
-        help="count the process's own time: for one thread on a machine that others use",
+        help="count what a way's processes compute: for one thread on a machine that others use",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -16,10 +16,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+import psutil
 
 from monitor.backends.vllm import wire
 from monitor.replay.cutting import cut_checkpoint
@@ -46,7 +48,7 @@ def vllm_ways(
     threads: int,
     rows: Sequence[Tokens],
     features: Sequence[Feature],
-) -> Iterator[dict[str, Callable[[], np.ndarray]]]:
+) -> Iterator[dict[str, PeerWay]]:
     """Both ways, each started and warm. Prefill alone reads nothing: NaN."""
     site = features[0].site
     with tempfile.TemporaryDirectory(prefix="vllm-peer-") as name, ExitStack() as running:
@@ -61,20 +63,31 @@ def vllm_ways(
         ways = {}
         for mode, told in MODES.items():
             peer = running.enter_context(_process(python, folder, mode, dtype, threads))
-            ways[told] = _way(peer, len(rows), len(features))
+            ways[told] = PeerWay(peer, len(rows), len(features))
+            ways[told]()
         yield ways
 
 
-def _way(peer: subprocess.Popen[str], n: int, k: int) -> Callable[[], np.ndarray]:
-    def run() -> np.ndarray:
-        told = _said(peer, "go")
-        if not told:
-            return np.full((n, k), np.nan, dtype=np.float32)
-        flat: np.ndarray = np.frombuffer(base64.b64decode(told), dtype="<f4")
-        return flat.reshape(n, k)
+@dataclass(frozen=True, slots=True)
+class PeerWay:
+    """Has a peer run every row once; returns readings [n, k]."""
 
-    run()
-    return run
+    peer: subprocess.Popen[str]
+    n: int
+    k: int
+
+    def __call__(self) -> np.ndarray:
+        told = _said(self.peer, "go")
+        if not told:
+            return np.full((self.n, self.k), np.nan, dtype=np.float32)
+        flat: np.ndarray = np.frombuffer(base64.b64decode(told), dtype="<f4")
+        return flat.reshape(self.n, self.k)
+
+    def cpu_seconds(self) -> float:
+        """What the peer's processes have computed up to now, to a hundredth."""
+        first = psutil.Process(self.peer.pid)
+        spent = [one.cpu_times() for one in (first, *first.children(recursive=True))]
+        return sum(one.user + one.system for one in spent)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from monitor.replay.fused.product import product
+from monitor.replay.fused.layer import Layer, product
 from monitor.replay.plan import Plan
 
 SHARES: Final = {
@@ -101,7 +101,8 @@ def product_seconds(
     """Of one matrix product of a row of ``tokens`` with a layer of ``shape``: the mean of a few behind one more."""
     drawn: dict[str, Any] = {"device": device, "dtype": dtype}
     with torch.inference_mode():
-        layer = nn.Linear(*shape, bias=False, **drawn)
+        layer = Layer(nn.Linear(*shape, bias=False, **drawn))
+        layer.packed(layer.linear.weight.nbytes)
         row = torch.randn(1, tokens, shape[0], **drawn)
         product(row, layer)
         start = clock()

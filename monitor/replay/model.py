@@ -35,6 +35,7 @@ from monitor.replay.checkpoint import (
     translated,
 )
 from monitor.replay.cut import cut_of
+from monitor.replay.fused.blocks import THREADS, by_blocks
 from monitor.replay.fused.fitting import fused
 from monitor.replay.gguf_reading import without_vocabulary
 from monitor.replay.layers import cut_class, model_class, text_stack
@@ -120,7 +121,8 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
         loaded = proven(loaded, limit=limit, batch_tokens=batch_tokens(settings, device))
     kernel = proven_kernel(stack, device, dtype) if loaded.attention == "packed-sdpa" else None
     if kernel:
-        loaded = replace(loaded, kernel=kernel, attention="packed-varlen")
+        name = "blocks" if kernel is by_blocks else "varlen"
+        loaded = replace(loaded, kernel=kernel, attention=f"packed-{name}")
     return fused(loaded)
 
 
@@ -128,7 +130,8 @@ def proven_kernel(
     stack: PreTrainedModel, device: torch.device, dtype: torch.dtype
 ) -> VariableKernel | None:
     """A kernel for whole rows, if the device has one that reads what the plain form reads."""
-    kernel = found_kernel(device, dtype)
+    blockwise = device.type == "cpu" and torch.get_num_threads() <= THREADS
+    kernel = by_blocks if blockwise else found_kernel(device, dtype)
     if kernel is None:
         return None
     try:

@@ -20,8 +20,13 @@ FIRST_ROW, CONTINUED = (1, 19, 7), (1, 23, 5)
 """Tokens of prompts beside a kept prefix, and of prompts that continue it."""
 ALLOWED = 4.0
 """How many times as far from the open softmax as the plain form may another form be."""
-LEAST_ALLOWED = 0.02
-"""Relative distance that rounding alone makes in bfloat16, within a factor."""
+LEAST_ALLOWED = {
+    torch.float32: 1e-5,
+    torch.float64: 1e-12,
+    torch.bfloat16: 0.02,
+    torch.float16: 0.02,
+}
+"""Relative distance that rounding alone makes, within a factor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +35,12 @@ class Proof:
 
     plain: float
     other: float
+    dtype: torch.dtype
 
     @property
     def holds(self) -> bool:
         """False as well where something is not finite."""
-        return self.other <= max(ALLOWED * self.plain, LEAST_ALLOWED)
+        return self.other <= max(ALLOWED * self.plain, LEAST_ALLOWED[self.dtype])
 
 
 def kernel_proof(model: PreTrainedModel, kernel: VariableKernel) -> Proof:
@@ -43,6 +49,7 @@ def kernel_proof(model: PreTrainedModel, kernel: VariableKernel) -> Proof:
     return Proof(
         plain=distance(short_residuals(model), openly),
         other=distance(short_residuals(model, kernel=kernel), openly),
+        dtype=next(model.parameters()).dtype,
     )
 
 

@@ -453,7 +453,7 @@ def test_lineage_names_what_readings_depend_on(llama: Llama, features: list[Feat
     loaded, settings = llama
     lineage = ReplayEngine(loaded, features, settings).lineage("pack")
     assert lineage == ReplayEngine(loaded, features, settings).lineage("pack")
-    assert (lineage.dtype, lineage.device, lineage.attention) == ("float32", "cpu", "packed-sdpa")
+    assert (lineage.dtype, lineage.device, lineage.attention) == ("float32", "cpu", "packed-blocks")
     for changes in ({"mask_template": False}, {"max_tokens": 64}, {"share_prefixes": False}):
         other = ReplayEngine(loaded, features, settings.model_copy(update=changes))
         assert other.lineage("pack").rules != lineage.rules

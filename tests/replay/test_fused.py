@@ -24,15 +24,19 @@ from benchmarks.architectures.tiny import save_tiny, tiny_config
 from monitor.replay.architectures import proof_prompts, residuals
 from monitor.replay.engine import ReplayEngine
 from monitor.replay.fused import fitting
+from monitor.replay.fused.blocks import by_blocks
 from monitor.replay.fused.gate import Gate, gates, known_activation
 from monitor.replay.fused.heads import rotated
+from monitor.replay.fused.layer import Layer, fits, product
 from monitor.replay.fused.norm import Norm, norms
-from monitor.replay.fused.product import Product, fits
+from monitor.replay.fused.product import Product
 from monitor.replay.loaded import Fused
 from monitor.replay.model import load_model
+from monitor.replay.variable import layout_of
 from monitor.settings import ReplaySettings
 from monitor.values.features import Feature
 from tests.replay.architectures import OTHERS, PACKED
+from tests.replay.test_variable import by_definition
 
 EXACT = 1e-12
 """Relative distance allowed in float64. Stock norms compute in float32 even then."""
@@ -78,18 +82,6 @@ def test_a_gate_equals_the_plain_one(name: str, bias: bool) -> None:
     assert apart(next(gates(stock))(narrow), stock(narrow)) < FLOAT32
 
 
-def test_a_long_row_goes_through_a_gate_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = transformers.LlamaConfig(hidden_size=32, intermediate_size=48)
-    stock = LlamaMLP(config).double().requires_grad_(False)
-    sizes: list[int] = []
-    whole = Gate._piece
-    monkeypatch.setattr("monitor.replay.fused.gate.PIECE_BYTES", 1)
-    monkeypatch.setattr(Gate, "_piece", lambda self, x: sizes.append(x.shape[1]) or whole(self, x))
-    x = drawn(1, 700, 32)
-    assert apart(next(gates(stock))(x), stock(x)) < EXACT
-    assert sizes == [256, 256, 188]
-
-
 @pytest.mark.parametrize("width", [8, 4])
 def test_a_rotation_equals_the_plain_one(width: int) -> None:
     """Of whole heads as in llama, and of their first numbers as in gpt_neox."""
@@ -104,6 +96,29 @@ def test_a_rotation_equals_the_plain_one(width: int) -> None:
     assert torch.equal(query, before)
 
 
+@pytest.mark.parametrize("window", [None, 3, 64, 70, 150])
+@pytest.mark.parametrize(("heads", "groups"), [(6, 2), (4, 4), (3, 1)])
+def test_attention_by_blocks_equals_its_definition(
+    window: int | None, heads: int, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One token, just a block, several blocks, and behind kept prefixes; all groups at once, and one by one."""
+    segments = [(1, ()), (64, ()), (65, (1,)), (200, ()), (3, (1, 2)), (130, (2,))]
+    layout = layout_of(segments, {1: 5, 2: 90}, torch.device("cpu"))
+    keys = int(layout.key_starts[-1])
+    query, key, value = drawn(463, heads, 8), drawn(keys, groups, 8) + 1, drawn(keys, groups, 5)
+    plain = by_definition(query, key, value, layout, scaling=0.3, window=window)
+    for scores in (2**18, 1):
+        monkeypatch.setattr("monitor.replay.fused.blocks.SCORES", scores)
+        assert (
+            apart(by_blocks(query, key, value, layout, scaling=0.3, window=window), plain) < EXACT
+        )
+    narrow = (one.bfloat16() for one in (query, key, value))
+    coarse = by_blocks(*narrow, layout, scaling=None, window=window)
+    assert coarse.dtype is torch.bfloat16
+    wide = by_definition(query, key, value, layout, scaling=None, window=window)
+    assert apart(coarse.double(), wide) < 0.01
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("tokens", [1, 3, 200])
 def test_a_product_equals_the_plain_one(bias: bool, tokens: int) -> None:
@@ -111,6 +126,30 @@ def test_a_product_equals_the_plain_one(bias: bool, tokens: int) -> None:
     x = drawn(1, 2 * tokens, 16, dtype=torch.float32)[:, ::2]
     assert apart(Product(stock)(x), stock(x)) < FLOAT32
     assert apart(Product(stock.double())(x.double()), stock(x.double())) < EXACT
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [2, 300, 2_100])
+def test_packed_weights_make_the_same_product(dtype: torch.dtype, tokens: int) -> None:
+    linear = nn.Linear(64, 96, dtype=dtype).requires_grad_(False)
+    plain, layer = Layer(linear), Layer(linear)
+    assert layer.packed(linear.weight.nbytes - 1) == 0
+    assert layer.weight is linear.weight
+    assert layer.packed(linear.weight.nbytes) == linear.weight.nbytes
+    assert layer.weight is not linear.weight
+    x = drawn(1, tokens, 64).to(dtype)
+    assert torch.equal(product(x, layer, "swish"), product(x, plain, "swish"))
+
+
+def test_a_weight_that_is_written_to_is_multiplied_as_it_is_now() -> None:
+    linear = nn.Linear(16, 24).requires_grad_(False)
+    layer = Layer(linear)
+    assert layer.packed(linear.weight.nbytes)
+    x = drawn(1, 9, 16, dtype=torch.float32)
+    linear.weight.mul_(2.0)
+    assert apart(product(x, layer), linear(x)) < FLOAT32
+    linear.weight = nn.Parameter(-linear.weight, requires_grad=False)
+    assert apart(product(x, layer), linear(x)) < FLOAT32
 
 
 def test_an_activation_is_known_by_what_it_computes() -> None:
@@ -205,12 +244,23 @@ def test_the_pieces_stand_there_while_a_replay_runs_and_at_no_other_time(
     assert all(torch.equal(x, y) for x, y in zip(read, again, strict=True))
 
 
-def test_the_weights_are_held_once(llama_folder: Path) -> None:
-    loaded = load_model(settings(llama_folder), 2)
-    own = {weight.data_ptr() for weight in loaded.model.parameters()}
-    pieces = [place.other for place in loaded.fused.places]
-    assert pieces
-    assert {weight.data_ptr() for one in pieces for weight in one.parameters()} <= own
+def test_the_weights_are_shared_and_packed_within_bounds(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(room: int) -> list[bool]:
+        monkeypatch.setattr(fitting, "PACKED_BYTES", room)
+        loaded = load_model(settings(llama_folder), 2)
+        own = {weight.data_ptr() for weight in loaded.model.parameters()}
+        pieces: list[Any] = [place.other for place in loaded.fused.places]
+        assert pieces
+        assert {weight.data_ptr() for one in pieces for weight in one.parameters()} <= own
+        layers = [layer for one in pieces for layer in one.layers]
+        assert sum(one.linear.weight.nbytes for one in layers if one.weight.is_mkldnn) <= room
+        return [one.weight.is_mkldnn for one in layers]
+
+    assert all(held(1 << 20))
+    assert set(held(20_000)) == {True, False}
+    assert not any(held(0))
 
 
 def test_a_piece_that_computes_something_else_is_not_taken_and_the_lineage_says_so(
@@ -220,8 +270,8 @@ def test_a_piece_that_computes_something_else_is_not_taken_and_the_lineage_says_
         load_model(settings(llama_folder), 2), [feature(1)], settings(llama_folder)
     )
     assert '"fused":"gate heads norm"' in usual.lineage("pack").rules
-    right = Gate._piece
-    monkeypatch.setattr(Gate, "_piece", lambda self, x: 1.01 * right(self, x))
+    right = Gate.made
+    monkeypatch.setattr(Gate, "made", lambda self, x: 1.01 * right(self, x))
     loaded = load_model(settings(llama_folder), 2)
     assert loaded.fused.kinds == "heads norm product"
     engine = ReplayEngine(loaded, [feature(1)], settings(llama_folder))
@@ -232,9 +282,9 @@ def test_pieces_that_move_the_readings_together_are_all_left_out(
     llama_folder: Path, feature: Callable[..., Feature], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A module that is called otherwise in a pass than when it was asked is found out by the whole."""
-    right = Gate._piece
+    right = Gate.made
     monkeypatch.setattr(fitting, "_same", lambda *_: True)
-    monkeypatch.setattr(Gate, "_piece", lambda self, x: 1.01 * right(self, x))
+    monkeypatch.setattr(Gate, "made", lambda self, x: 1.01 * right(self, x))
     loaded = load_model(settings(llama_folder), 2)
     assert loaded.fused.places == ()
     engine = ReplayEngine(loaded, [feature(1)], settings(llama_folder))

@@ -125,7 +125,7 @@ def test_the_outcome_stands_in_the_lineage_and_the_time_does_not(
     assert "packed, proven on this copy in" in loaded.packing.sentence
     lineage = ReplayEngine(loaded, [feature(1)], settings(window)).lineage("pack")
     assert '"packing":"proven"' in lineage.rules
-    assert lineage.attention == "packed-sdpa"
+    assert lineage.attention == "packed-blocks"
     again = ReplayEngine(load_model(settings(window), 2), [feature(1)], settings(window))
     assert again.lineage("pack") == lineage
 

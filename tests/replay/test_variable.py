@@ -1,6 +1,6 @@
 """A kernel for whole rows: what it is handed, on every packed architecture, and that a wrong one is refused.
 
-The kernel here is the definition in `VariableKernel`, written out; torch's own needs a GPU (test_gpu.py).
+The kernel here is the definition in `VariableKernel`, written out, beside a CPU's; torch's own needs a GPU (test_gpu.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from monitor.replay.engine import ReplayEngine
+from monitor.replay.fused.blocks import by_blocks
 from monitor.replay.model import load_model
 from monitor.replay.proving import kernel_proof
 from monitor.replay.variable import Layout, VariableKernel, flash, found_kernel, layout_of
@@ -80,8 +81,9 @@ def test_whole_rows_read_as_segment_by_segment(
         batch_tokens=128,
         min_shared_tokens=8,
     )
-    loaded = load_model(settings, 3)
-    assert loaded.kernel is None  # a CPU has none
+    copy = load_model(settings, 3)
+    assert (copy.kernel, copy.attention) == (by_blocks, "packed-blocks")
+    loaded = replace(copy, kernel=None)
     called: list[int] = []
 
     def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -89,15 +91,14 @@ def test_whole_rows_read_as_segment_by_segment(
         return by_definition(*args, **kwargs)
 
     features = [feature(1, site=1), feature(2, site=3, pooling="max")]
-    plain, other = (
-        ReplayEngine(copy, features, settings) for copy in (loaded, replace(loaded, kernel=counted))
-    )
+    copies = (loaded, replace(loaded, kernel=counted), copy)
     readings = [
         np.stack([o.readings for o in engine.replay(prompts) if isinstance(o, Replayed)])
-        for engine in (plain, other)
+        for engine in (ReplayEngine(one, features, settings) for one in copies)
     ]
     assert readings[0].shape == (len(prompts), 2)
-    np.testing.assert_allclose(readings[1], readings[0], rtol=0, atol=1e-4)
+    for other in readings[1:]:
+        np.testing.assert_allclose(other, readings[0], rtol=0, atol=1e-4)
     if name == "gemma2":
         assert not called  # no such kernel knows a soft cap
     else:
@@ -133,6 +134,30 @@ def test_wrong_kernel_is_refused(llama_folder: Path, wrong: str) -> None:
 
     assert kernel_proof(model, by_definition).holds
     assert not kernel_proof(model, kernel).holds
+
+
+def test_a_copy_whose_blocks_read_otherwise_keeps_the_plain_form(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 a thousandth is no rounding."""
+
+    def off(*args: Any, **options: Any) -> torch.Tensor:
+        return by_blocks(*args, **options) * 1.001
+
+    monkeypatch.setattr("monitor.replay.model.by_blocks", off)
+    settings = ReplaySettings(model=llama_folder, device="cpu", dtype="float32")
+    loaded = load_model(settings, 2)
+    assert (loaded.kernel, loaded.attention) == (None, "packed-sdpa")
+
+
+def test_with_many_threads_a_cpu_keeps_torchs_own_kernel(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitor.replay.model.torch.get_num_threads", lambda: 3)
+    loaded = load_model(
+        ReplaySettings(model=llama_folder, device="cpu", dtype="float32"), deepest_site=2
+    )
+    assert (loaded.kernel, loaded.attention) == (None, "packed-sdpa")
 
 
 def test_kernel_is_only_found_where_one_is() -> None:

@@ -26,8 +26,9 @@ from monitor.replay.attention import packed_attention
 from monitor.replay.checkpoint import quiet
 from monitor.replay.fused.gate import Gate, gates
 from monitor.replay.fused.heads import Heads, Observed, attends, heads
+from monitor.replay.fused.layer import fits
 from monitor.replay.fused.norm import Norm, norms
-from monitor.replay.fused.product import Product, fits
+from monitor.replay.fused.product import Product
 from monitor.replay.loaded import Fused, LoadedModel
 from monitor.replay.swapped import Place
 
@@ -36,6 +37,8 @@ OBSERVED: Final = "monitor_observed"
 SIZES: Final = (1e-3, 1.0, 30.0)
 """Of the numbers in what a module is asked: far below, at and far above a normed stream's."""
 TOKENS: Final = 5
+PACKED_BYTES: Final = 256 << 20
+"""Of weights that are held once more in the order in which they are multiplied."""
 SEED: Final = 33
 log = get_logger(__name__)
 
@@ -59,14 +62,24 @@ def fused(loaded: LoadedModel) -> LoadedModel:
         log.warning("replay.fused", holds=False, error=f"{type(error).__name__}: {error}")
         return loaded
     holds = apart <= TOLERANCE[loaded.dtype]
+    packed = _packed(candidate.fused.places) if holds else 0
     (log.info if holds else log.warning)(
         "replay.fused",
         holds=holds,
         pieces=candidate.fused.kinds,
         distance=apart,
+        packed_mib=packed >> 20,
         seconds=round(time.perf_counter() - start, 2),
     )
     return candidate if holds else loaded
+
+
+def _packed(places: Sequence[Place]) -> int:
+    """Pack the layers of the pieces, first block first, while there is `PACKED_BYTES` room; how much they take."""
+    taken = 0
+    for layer in (layer for place in places for layer in getattr(place.other, "layers", ())):
+        taken += layer.packed(PACKED_BYTES - taken)
+    return taken
 
 
 def _places(loaded: LoadedModel) -> Iterator[Place]:

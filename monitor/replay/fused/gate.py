@@ -1,4 +1,4 @@
-"""Gated feed-forward layers in pieces of a row that a core's cache holds, gate and product without a pass of their own.
+"""Gated feed-forward layers whose activation and gate have no pass of their own.
 
 Legend: t = tokens, d = width of the model, f = of the layer.
 """
@@ -6,18 +6,13 @@ Legend: t = tokens, d = width of the model, f = of the layer.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, get_args
+from typing import get_args
 
 import torch
 from torch import nn
 
+from monitor.replay.fused.layer import Layer, Then, activated, fits, product, product_times
 from monitor.replay.fused.piece import Piece
-from monitor.replay.fused.product import Then, activated, fits, product, product_times
-
-PIECE_BYTES: Final = 3 * 2**20
-"""Of activations [t, f] that are held at once: about what a core's second-level cache and its neighbour have room for."""
-LEAST_TOKENS: Final = 256
-"""Tokens of a piece at least: below, the weights are read from memory too often."""
 
 
 class Gate(Piece):
@@ -27,23 +22,17 @@ class Gate(Piece):
         self, stock: nn.Module, gate: nn.Linear, up: nn.Linear, down: nn.Linear, then: Then
     ) -> None:
         super().__init__(stock)
-        self.gate, self.up, self.down = gate, up, down
+        self.layers = Layer(gate), Layer(up), Layer(down)
         self.then: Then = then
 
     @property
     def width(self) -> int:
         """Of what it is given."""
-        return self.gate.in_features
+        return self.layers[0].linear.in_features
 
     def made(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = max(LEAST_TOKENS, PIECE_BYTES // (self.gate.out_features * x.itemsize))
-        if x.shape[-2] <= tokens:
-            return self._piece(x)
-        return torch.cat([self._piece(piece) for piece in torch.split(x, tokens, dim=-2)], dim=-2)
-
-    def _piece(self, x: torch.Tensor) -> torch.Tensor:
-        gated = product_times(x, self.up, product(x, self.gate, self.then))
-        return product(gated, self.down)
+        gate, up, down = self.layers
+        return product(product_times(x, up, product(x, gate, self.then)), down)
 
 
 def gates(stock: nn.Module) -> Iterator[Gate]:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from monitor.replay.attention import is_packed, packed_attention
+from monitor.replay.fused.layer import Layer, fits, product
 from monitor.replay.fused.piece import Piece
-from monitor.replay.fused.product import fits, product
 
 LAYERS: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -39,6 +39,7 @@ class Heads(Piece):
         super().__init__(stock)
         self.observed = observed
         self.query_norm, self.key_norm = query_norm, key_norm
+        self.layers = tuple(Layer(getattr(stock, name)) for name in LAYERS)
 
     def forward(
         self,
@@ -59,10 +60,8 @@ class Heads(Piece):
             )
             return left
         shape = (*hidden_states.shape[:-1], -1, self.observed.width)
-        query, key, value = (
-            product(hidden_states, layer).view(shape)
-            for layer in (stock.q_proj, stock.k_proj, stock.v_proj)
-        )
+        *into, back = self.layers
+        query, key, value = (product(hidden_states, layer).view(shape) for layer in into)
         cos, sin = (one.unsqueeze(-2) for one in position_embeddings)
         query = rotated(self.query_norm(query), cos, sin)
         key = rotated(self.key_norm(key), cos, sin)
@@ -74,7 +73,7 @@ class Heads(Piece):
             attention_mask,
             **(given | self.observed.options),
         )
-        return product(result.flatten(-2), stock.o_proj), weights
+        return product(result.flatten(-2), back), weights
 
 
 def attends(stock: nn.Module) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from monitor.replay.fused.piece import Piece
 
@@ -28,15 +27,12 @@ class Norm(Piece):
         return self.scale.numel()
 
     def made(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dtype == self.scale.dtype and x.dtype is not torch.bfloat16:
-            squares = torch.linalg.vecdot(x, x).unsqueeze_(-1)
-            result: torch.Tensor = (x * squares.div_(x.shape[-1]).add_(self.eps).rsqrt_()).mul_(
-                self.scale
-            )
-            return result
-        # torch's own sums in float32, whatever it is given.
-        given = x.to(self.scale.dtype)
-        return functional.rms_norm(given, (x.shape[-1],), self.scale, self.eps).to(x.dtype)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        squares = torch.linalg.vecdot(wide, wide).unsqueeze_(-1)
+        factor = squares.div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        normed = wide * factor if wide is x else wide.mul_(factor)
+        # Rounded before it is scaled where the scale is as coarse, as the modules do it.
+        return normed.to(self.scale.dtype).mul_(self.scale).to(x.dtype)
 
 
 def norms(stock: nn.Module) -> Iterator[Norm]:

@@ -7,12 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from monitor.replay.fused.layer import Layer
+
 
 class Piece(nn.Module):
     """In the place of ``stock``, which is asked for what this does not know.
 
     Parents look at ``weight.dtype`` and the like, and some hand more than one tensor over.
     """
+
+    layers: tuple[Layer, ...] = ()
+    """Those that it multiplies with."""
 
     def __init__(self, stock: nn.Module) -> None:
         super().__init__()
