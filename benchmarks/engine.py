@@ -38,7 +38,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.peers import Peers
 from benchmarks.shape import DTYPES, SHAPES, run_shape
-from benchmarks.vllm_peer import PeerWay, vllm_ways
+from benchmarks.vllm_peer import MODES, PeerWay, vllm_ways
 from benchmarks.workload import directions, workload
 from monitor.replay.cost import product_seconds, product_shapes, waited
 from monitor.replay.engine import ReplayEngine
@@ -99,10 +99,16 @@ def measure(options: argparse.Namespace, system_words: int, dtype: Any) -> dict[
         if "vllm" in options.peers:
             python = options.vllm / "bin" / "python"
             given = (python, options.model, dtype, options.threads, rows, features)
-            ways |= peers.enter_context(vllm_ways(*given))
+            modes = [mode for mode, told in MODES.items() if wanted(options, told)]
+            ways |= peers.enter_context(vllm_ways(*given, modes))
         seconds, readings = timed(options, ways, loaded.device)
     clock = clock_of(options, loaded.device)
     return figures(engine, prepared, rows, seconds, readings, clock)
+
+
+def wanted(options: argparse.Namespace, name: str) -> bool:
+    """Whether ``--ways`` asks for the way of this name."""
+    return not options.ways or any(part in name for part in options.ways)
 
 
 def clock_of(
@@ -118,8 +124,7 @@ def timed(
     options: argparse.Namespace, ways: Ways, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
     """Seconds of each way in each round, the ways one after the other, and what they read."""
-    if options.ways:
-        ways = {n: w for n, w in ways.items() if any(wanted in n for wanted in options.ways)}
+    ways = {name: way for name, way in ways.items() if wanted(options, name)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     readings: dict[str, np.ndarray] = {}
     for index in range(options.rounds + options.warm_rounds):

@@ -48,8 +48,9 @@ def vllm_ways(
     threads: int,
     rows: Sequence[Tokens],
     features: Sequence[Feature],
+    modes: Sequence[Mode] = tuple(MODES),
 ) -> Iterator[dict[str, PeerWay]]:
-    """Both ways, each started and warm. Prefill alone reads nothing: NaN."""
+    """The ways of ``modes``, each started and warm. Prefill alone reads nothing: NaN."""
     site = features[0].site
     with tempfile.TemporaryDirectory(prefix="vllm-peer-") as name, ExitStack() as running:
         folder = Path(name)
@@ -61,10 +62,10 @@ def vllm_ways(
             json.dumps([wire.row_of(wire.Asked(tokens=row)) for row in rows])
         )
         ways = {}
-        for mode, told in MODES.items():
+        for mode in modes:
             peer = running.enter_context(_process(python, folder, mode, dtype, threads))
-            ways[told] = PeerWay(peer, len(rows), len(features))
-            ways[told]()
+            ways[MODES[mode]] = way = PeerWay(peer, len(rows), len(features))
+            way()
         yield ways
 
 

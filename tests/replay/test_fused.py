@@ -244,12 +244,11 @@ def test_the_pieces_stand_there_while_a_replay_runs_and_at_no_other_time(
     assert all(torch.equal(x, y) for x, y in zip(read, again, strict=True))
 
 
-def test_the_weights_are_shared_and_packed_within_bounds(
-    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_weights_are_shared_and_packed_within_bounds(llama_folder: Path) -> None:
+    stock = replace(load_model(settings(llama_folder), 2), fused=Fused())
+
     def held(room: int) -> list[bool]:
-        monkeypatch.setattr(fitting, "PACKED_BYTES", room)
-        loaded = load_model(settings(llama_folder), 2)
+        loaded = fitting.fused(stock, room)
         own = {weight.data_ptr() for weight in loaded.model.parameters()}
         pieces: list[Any] = [place.other for place in loaded.fused.places]
         assert pieces

@@ -43,8 +43,10 @@ SEED: Final = 33
 log = get_logger(__name__)
 
 
-def fused(loaded: LoadedModel) -> LoadedModel:
+def fused(loaded: LoadedModel, packed_bytes: int = PACKED_BYTES) -> LoadedModel:
     """``loaded`` with every piece that was found and holds. Blocks for about as long as two short rows take.
+
+    So many bytes of weights, at most, are held packed besides.
 
     Only on a CPU: on a GPU they were not measured.
     """
@@ -62,7 +64,7 @@ def fused(loaded: LoadedModel) -> LoadedModel:
         log.warning("replay.fused", holds=False, error=f"{type(error).__name__}: {error}")
         return loaded
     holds = apart <= TOLERANCE[loaded.dtype]
-    packed = _packed(candidate.fused.places) if holds else 0
+    packed = _packed(candidate.fused.places, packed_bytes) if holds else 0
     (log.info if holds else log.warning)(
         "replay.fused",
         holds=holds,
@@ -74,11 +76,11 @@ def fused(loaded: LoadedModel) -> LoadedModel:
     return candidate if holds else loaded
 
 
-def _packed(places: Sequence[Place]) -> int:
-    """Pack the layers of the pieces, first block first, while there is `PACKED_BYTES` room; how much they take."""
+def _packed(places: Sequence[Place], room: int) -> int:
+    """Pack the layers of the pieces, first block first, while there is ``room``; how many bytes they take."""
     taken = 0
     for layer in (layer for place in places for layer in getattr(place.other, "layers", ())):
-        taken += layer.packed(PACKED_BYTES - taken)
+        taken += layer.packed(room - taken)
     return taken
 
 

@@ -1,0 +1,90 @@
+"""The tables of benchmarks/README.md about the engine on a CPU, out of benchmarks/results.
+
+python -m benchmarks.beside --write benchmarks/README.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.pages import placed
+
+RESULTS: Final = Path(__file__).parent / "results"
+ENGINE, PIECES = "engine-cpu", "pieces"
+"""Names of the tables, and of the results that they are made of."""
+WORKLOADS: Final = ("own prompts", "shared system prompt")
+DTYPES: Final = ("float32", "bfloat16")
+COLUMNS: Final = [f"{name}, {dtype}" for dtype in DTYPES for name in WORKLOADS]
+
+
+def tables() -> dict[str, str]:
+    """By name, what stands between its marks."""
+    return {
+        name: "\n".join(made(_result(name)))
+        for name, made in ((ENGINE, _engine), (PIECES, _pieces))
+    }
+
+
+def _engine(found: Mapping[str, Any]) -> Iterator[str]:
+    parts = [found[name] for name in COLUMNS]
+    yield from _head("the engine is × faster than")
+    for way in parts[0]["engine_times_faster"]:
+        if way != "engine":
+            yield _line(way, [f"{part['engine_times_faster'][way]:.2f}" for part in parts])
+    yield _line(
+        "share of the matrix products' limit",
+        [_two(part["share_of_matmul_limit"]) for part in parts],
+    )
+    yield _line(
+        "largest difference from transformers",
+        [f"{part['largest_difference']['engine']:.1e}" for part in parts],
+    )
+    yield _line(
+        "deviation of readings between prompts", [_two(part["reading_deviation"]) for part in parts]
+    )
+
+
+def _pieces(found: Mapping[str, Any]) -> Iterator[str]:
+    parts = [found[name] for name in COLUMNS]
+    yield from _head("the engine is × faster with")
+    for piece in parts[0]:
+        yield _line(piece, [_two(part[piece]) for part in parts])
+
+
+def _head(first: str) -> Iterator[str]:
+    yield _line(first, COLUMNS)
+    yield "|---" * (1 + len(COLUMNS)) + "|"
+
+
+def _line(first: str, rest: Sequence[str]) -> str:
+    return f"| {' | '.join([first, *rest])} |"
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.beside")
+    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    given = parser.parse_args(arguments)
+    made = tables()
+    sys.stdout.write("\n\n".join(made.values()) + "\n")
+    if given.write:
+        page = given.write.read_text(encoding="utf-8")
+        given.write.write_text(placed(page, made), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
