@@ -19,7 +19,6 @@ ENGINE, PIECES = "engine-cpu", "pieces"
 """Names of the tables, and of the results that they are made of."""
 WORKLOADS: Final = ("own prompts", "shared system prompt")
 DTYPES: Final = ("float32", "bfloat16")
-COLUMNS: Final = [f"{name}, {dtype}" for dtype in DTYPES for name in WORKLOADS]
 
 
 def tables() -> dict[str, str]:
@@ -31,11 +30,12 @@ def tables() -> dict[str, str]:
 
 
 def _engine(found: Mapping[str, Any]) -> Iterator[str]:
-    parts = [found[name] for name in COLUMNS]
-    yield from _head("the engine is × faster than")
+    names = [f"{name}, {dtype}" for dtype in DTYPES for name in WORKLOADS]
+    parts = [found[name] for name in names]
+    yield from _head("the engine is × faster than", names)
     for way in parts[0]["engine_times_faster"]:
         if way != "engine":
-            yield _line(way, [f"{part['engine_times_faster'][way]:.2f}" for part in parts])
+            yield _line(way, [_two(part["engine_times_faster"][way]) for part in parts])
     yield _line(
         "share of the matrix products' limit",
         [_two(part["share_of_matmul_limit"]) for part in parts],
@@ -50,15 +50,14 @@ def _engine(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _pieces(found: Mapping[str, Any]) -> Iterator[str]:
-    parts = [found[name] for name in COLUMNS]
-    yield from _head("the engine is × faster with")
-    for piece in parts[0]:
-        yield _line(piece, [_two(part[piece]) for part in parts])
+    yield from _head("the engine is × faster with", DTYPES)
+    for piece in found[DTYPES[0]]:
+        yield _line(piece, [_two(found[dtype][piece]) for dtype in DTYPES])
 
 
-def _head(first: str) -> Iterator[str]:
-    yield _line(first, COLUMNS)
-    yield "|---" * (1 + len(COLUMNS)) + "|"
+def _head(first: str, columns: Sequence[str]) -> Iterator[str]:
+    yield _line(first, columns)
+    yield "|---" * (1 + len(columns)) + "|"
 
 
 def _line(first: str, rest: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.pieces --model FOLDER --json benchmarks/results/pieces.json
 
-CPU seconds of one thread, the ways in turns, medians of the rounds behind one that is not counted.
+Prompts of their own, CPU seconds of one thread, the ways in turns, medians of the rounds behind one that is not counted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from monitor.settings import ReplaySettings
 
 SITE: Final = 15
 FEATURES: Final = 32
-SYSTEM_WORDS: Final = 195
 WHOLE: Final = "all"
 
 
@@ -44,19 +43,16 @@ def copies(settings: ReplaySettings) -> dict[str, LoadedModel]:
     return found | {"any of them": replace(whole, kernel=None, fused=Fused())}
 
 
-def ratios(
-    settings: ReplaySettings, prompts: int, system_words: int, rounds: int
-) -> dict[str, float]:
+def ratios(settings: ReplaySettings, prompts: int, rounds: int) -> dict[str, float]:
     """Of each piece, how many times as fast the engine is with it as without."""
     generator = np.random.default_rng(0)
     ways = copies(settings)
     width = ways[WHOLE].config.hidden_size
     features = directions(FEATURES, width, SITE, generator)
-    asked = workload(prompts, system_words, generator)
+    asked = workload(prompts, 0, generator)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(1 + rounds):
         for name, copy in ways.items():
-            # A new one each time: what it kept of a shared prefix would be there the next time.
             engine = ReplayEngine(copy, features, settings)
             start = time.process_time()
             engine.replay(asked)
@@ -68,7 +64,7 @@ def ratios(
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pieces")
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
@@ -76,9 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[str, dict[str, float]] = {}
     for dtype in dtypes:
         settings = ReplaySettings(model=given.model, device="cpu", dtype=dtype, threads=1)
-        for name, words in (("own prompts", 0), ("shared system prompt", SYSTEM_WORDS)):
-            one = found[f"{name}, {dtype}"] = ratios(settings, given.prompts, words, given.rounds)
-            print(f"{name}, {dtype}:", {piece: round(value, 3) for piece, value in one.items()})
+        found[dtype] = ratios(settings, given.prompts, given.rounds)
+        print(f"{dtype}:", {piece: round(value, 3) for piece, value in found[dtype].items()})
     if given.json:
         machine = f"1 thread, CPU seconds, torch {torch.__version__}"
         told = {"machine": machine, "prompts": given.prompts, "rounds": given.rounds, **found}
