@@ -144,8 +144,8 @@ def runs() -> Iterator[Run]:
     core = "core of an AMD EPYC"
     for where, file, key, dtype, cores in (
         ("core, one of two", "engine.json", "own prompts", "float32", 2),
-        (core, "engine-pieces.json", "own prompts, float32", "float32", 1),
-        (core, "engine-pieces.json", "own prompts, bfloat16", "bfloat16", 1),
+        (core, "engine-cpu.json", "own prompts, float32", "float32", 1),
+        (core, "engine-cpu.json", "own prompts, bfloat16", "bfloat16", 1),
     ):
         found = _result(file)[key]
         yield _engine_run(found, "cpu", where, dtype, cores)

@@ -24,7 +24,7 @@ from monitor.replay.plan import Plan
 
 SHARES: Final = {
     ("cpu", "float32"): (0.58, 0.85),
-    ("cpu", "bfloat16"): (0.53, 0.60),
+    ("cpu", "bfloat16"): (0.72, 0.80),
     ("cuda", "float32"): (0.11, 0.23),
     ("cuda", "bfloat16"): (0.45, 0.65),
 }
