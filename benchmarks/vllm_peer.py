@@ -88,7 +88,7 @@ class PeerWay:
         """What the peer's processes have computed up to now, to a hundredth."""
         first = psutil.Process(self.peer.pid)
         spent = [one.cpu_times() for one in (first, *first.children(recursive=True))]
-        return sum(one.user + one.system for one in spent)
+        return float(sum(one.user + one.system for one in spent))
 
 
 @contextmanager

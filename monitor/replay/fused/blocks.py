@@ -40,7 +40,7 @@ def by_blocks(
     # The heads of a group side by side behind each token, so that any stretch of tokens is one matrix.
     queries = query.new_empty(groups, tokens, heads // groups, width, dtype=wide)
     torch.mul(
-        query.unflatten(1, (groups, -1)).transpose(0, 1),
+        query.view(tokens, groups, -1, width).transpose(0, 1),
         width**-0.5 if scaling is None else scaling,
         out=queries,
     )
@@ -80,12 +80,12 @@ def _block(
     for first in range(0, groups, at_once):
         some = slice(first, first + at_once)
         scores = torch.bmm(queries[some].flatten(1, 2), keys[some])
-        weights = scores.unflatten(1, (n, each))
+        weights = scores.view(-1, n, each, seen)
         weights[..., seen - n :] += _hidden(n, 1, scores.dtype)
         if window is not None and seen > window:
             weights[..., :n] += _hidden(n, seen - n - window, scores.dtype)
         shares = torch.softmax(scores, dim=-1).to(values.dtype)
-        into[some] = torch.bmm(shares, values[some]).unflatten(1, (n, each))
+        into[some] = torch.bmm(shares, values[some]).view(-1, n, each, values.shape[2])
 
 
 @lru_cache(maxsize=4 * QUERIES)
