@@ -15,7 +15,7 @@ from typing import Any, Final
 from benchmarks.pages import placed
 
 RESULTS: Final = Path(__file__).parent / "results"
-ENGINE, PIECES = "engine-cpu", "pieces"
+ENGINE, LIBRARIES, PIECES = "engine-cpu", "engine-libraries", "pieces"
 """Names of the tables, and of the results that they are made of."""
 WORKLOADS: Final = ("own prompts", "shared system prompt")
 DTYPES: Final = ("float32", "bfloat16")
@@ -23,14 +23,13 @@ DTYPES: Final = ("float32", "bfloat16")
 
 def tables() -> dict[str, str]:
     """By name, what stands between its marks."""
-    return {
-        name: "\n".join(made(_result(name)))
-        for name, made in ((ENGINE, _engine), (PIECES, _pieces))
-    }
+    made = {name: "\n".join(_engine(_result(name))) for name in (ENGINE, LIBRARIES)}
+    return made | {PIECES: "\n".join(_pieces(_result(PIECES)))}
 
 
 def _engine(found: Mapping[str, Any]) -> Iterator[str]:
     names = [f"{name}, {dtype}" for dtype in DTYPES for name in WORKLOADS]
+    names = [name for name in names if name in found]
     parts = [found[name] for name in names]
     yield from _head("the engine is × faster than", names)
     for way in parts[0]["engine_times_faster"]:
