@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,6 +89,12 @@ def decoded(
     )
     assert isinstance(output, torch.Tensor)
     return output
+
+
+def until_end(ids: Sequence[int], ends: Collection[int]) -> tuple[int, ...]:
+    """``ids`` of an answer up to the first of ``ends``, which belongs to it: what is behind only fills up its row."""
+    last = next((place for place, one in enumerate(ids) if one in ends), len(ids) - 1)
+    return tuple(ids[: last + 1])
 
 
 class _Finite(LogitsProcessor):

@@ -46,14 +46,14 @@ def rows() -> list[Row]:
     generator = np.random.default_rng(0)
     system = drawn(generator, 14)
     found = []
-    for length in (9, 12, 21):
+    for length in (9, 21):
         question = system + drawn(generator, length)
         answer = drawn(generator, 10)
         for text in (answer, answer[:9] + drawn(generator, 6), drawn(generator, 3)):
             found.append(Row(question + text, len(question)))
     # The same tokens, weighed from elsewhere on, and a row that begins differently.
     found.append(Row(found[0].ids, found[0].weighed + 4))
-    return [*found, Row(drawn(generator, 2), 1)]
+    return [*found, Row(drawn(generator, 5), 1)]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,6 @@ def edits() -> list[Branch]:
         (push(LAYERS - 1, d, 8.0),),
         (push(2, e, 0.0, project_out=True),),
         (whole,),
-        (push(1, c, 0.5),),
     ]
 
 
@@ -104,7 +103,7 @@ def test_branches_say_what_each_says_alone(
     assert (np.ptp(expected, axis=0) > 0.1).all()
     blocks = list(loaded.blocks)
     monkeypatch.setattr(branches, "LOGITS", 400 * 7)
-    for batch_tokens in (40, 4_096):
+    for batch_tokens in (64, 4_096):
         found = log_probabilities(loaded, rows, edits, batch_tokens)
         np.testing.assert_allclose(found, expected, rtol=TOLERANCE)
     assert list(loaded.blocks) == blocks

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from monitor.errors import BadInput
-from monitor.replay.answer import decoded, left_padded, stock_attention
+from monitor.replay.answer import decoded, left_padded, stock_attention, until_end
 from monitor.replay.branches import Branch, by_rows
 from monitor.replay.model import LoadedModel
 from monitor.replay.regions import Tokens
@@ -121,7 +121,9 @@ def _said(
     """The texts behind ``rows``, which are decoded together."""
     ids, mask = left_padded(rows, loaded)
     output = decoded(whole, ids, mask, loaded, tokens, temperature)
-    said = output[:, ids.shape[1] :]
+    given = whole.generation_config.eos_token_id
+    ends = given if isinstance(given, list | tuple) else [given]
+    said = [until_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
     return [text.strip() for text in loaded.tokenizer.batch_decode(said, skip_special_tokens=True)]
 
 

@@ -71,7 +71,9 @@ class Weighing:
             lacking.setdefault(tuple(lines.values()), []).append(index)
         for lines, members in lacking.items():
             if lines:
-                found = _sums(self._loaded, [rows[i] for i in lines], [branches[m] for m in members])
+                found = _sums(
+                    self._loaded, [rows[i] for i in lines], [branches[m] for m in members]
+                )
                 for member, sums in zip(members, found, strict=True):
                     by_branch[member] |= zip((keys[i] for i in lines), sums.tolist(), strict=True)
         sums = np.array([[known[key] for key in keys] for known in by_branch], dtype=np.float64)

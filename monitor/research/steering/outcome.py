@@ -89,9 +89,7 @@ def outcomes(
     return outcomes_of(said, persona, partial(response_log_probabilities, loaded))
 
 
-def outcomes_of(
-    said: Sequence[Sequence[Prompt]], persona: Persona, weigh: Weigh
-) -> list[Outcome]:
+def outcomes_of(said: Sequence[Sequence[Prompt]], persona: Persona, weigh: Weigh) -> list[Outcome]:
     """What a model that is not steered makes of each series of prompts with their answers; all are read together."""
     whole = [prompt for series in said for prompt in series]
     texts = [prompt.response or "" for prompt in whole]

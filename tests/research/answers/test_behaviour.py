@@ -68,7 +68,9 @@ def test_surprise_is_measured_in_deviations_of_benign_answers(reference: LoadedM
         tokens = np.full(len(prompts), 12)
         return np.array([-12 * costs[p.response or ""] for p in prompts]), tokens
 
-    found = Coherence(reference, benign, likelihood).of([said(answer) for answer in list(costs)[-4:]])
+    found = Coherence(reference, benign, likelihood).of(
+        [said(answer) for answer in list(costs)[-4:]]
+    )
     np.testing.assert_allclose(found, [0.9975, 0.5, 0.0025, 0.0907], atol=2e-3)
 
 

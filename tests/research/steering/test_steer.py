@@ -12,7 +12,7 @@ import torch
 from monitor.errors import BadInput, ModelError, PackError
 from monitor.replay.answer import answered, stock_attention
 from monitor.replay.model import LoadedModel, identity_of, load_model
-from monitor.research.answers.generate import answered_under, answers, token_rows
+from monitor.research.answers.generate import answers, token_rows
 from monitor.research.answers.likelihood import Weighing
 from monitor.research.reading import Reader
 from monitor.research.steering.experiment import dosed, looks, strongest
