@@ -12,9 +12,12 @@ import torch
 import transformers
 
 from monitor.errors import BadInput
-from monitor.replay import branches, forward
-from monitor.replay.answer import stock_attention
-from monitor.replay.branches import Branch, Row, branches_fit, log_probabilities
+from monitor.replay import forward
+from monitor.replay.answer import answered, decoded, left_padded, stock_attention
+from monitor.replay.branches import likelihood
+from monitor.replay.branches.likelihood import Row, log_probabilities
+from monitor.replay.branches.prefill import prefilled
+from monitor.replay.branches.trunk import Branch, branches_fit, by_rows
 from monitor.replay.model import LoadedModel, load_model
 from monitor.replay.taps import Edit, push, steered
 from monitor.settings import ReplaySettings
@@ -102,12 +105,38 @@ def test_branches_say_what_each_says_alone(
     # A copy whose edits do nothing, or the same, would prove nothing.
     assert (np.ptp(expected, axis=0) > 0.1).all()
     blocks = list(loaded.blocks)
-    monkeypatch.setattr(branches, "LOGITS", 400 * 7)
+    monkeypatch.setattr(likelihood, "LOGITS", 400 * 7)
     for batch_tokens in (64, 4_096):
         found = log_probabilities(loaded, rows, edits, batch_tokens)
         np.testing.assert_allclose(found, expected, rtol=TOLERANCE)
     assert list(loaded.blocks) == blocks
     assert not any(block._forward_hooks for block in blocks)
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_prefilled_prompts_are_answered_as_each_alone(
+    name: str, load: Callable[[str], LoadedModel], rows: list[Row], edits: list[Branch]
+) -> None:
+    loaded = load(name)
+    asked = [row.ids[: row.weighed] for row in rows[::3]]
+    expected = []
+    for branch in edits:
+        with steered(loaded.blocks, branch):
+            expected += [answered(loaded, ids, 6) for ids in asked]
+    assert len(set(expected)) > len(asked)
+    cache = prefilled(loaded, asked, edits, 64)
+    ids, mask = left_padded(asked * len(edits), loaded)
+    with (
+        stock_attention(loaded) as whole,
+        steered(loaded.blocks, by_rows(edits, len(asked))),
+        torch.inference_mode(),
+    ):
+        output = decoded(whole, ids, mask, loaded, 6, before=cache)
+    found = [
+        tuple(line[: len(one)])
+        for line, one in zip(output[:, ids.shape[1] :].tolist(), expected, strict=True)
+    ]
+    assert found == expected
 
 
 def test_what_comes_before_the_edits_is_run_once(
@@ -165,4 +194,6 @@ def test_what_fits_no_memory_is_refused(
 def test_copies_that_are_not_packed_by_test_go_another_way(
     name: str, load: Callable[[str], LoadedModel]
 ) -> None:
-    assert not branches_fit(load(name))
+    loaded = load(name)
+    assert not branches_fit(loaded)
+    assert prefilled(loaded, [(3, 4, 5)], [()], 64) is None

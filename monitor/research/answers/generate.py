@@ -12,16 +12,19 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from transformers import Cache
 
 from monitor.errors import BadInput
 from monitor.replay.answer import decoded, left_padded, stock_attention, until_end
-from monitor.replay.branches import Branch, by_rows
-from monitor.replay.model import LoadedModel
+from monitor.replay.branches.prefill import prefilled
+from monitor.replay.branches.trunk import Branch, by_rows
+from monitor.replay.model import LoadedModel, batch_tokens
 from monitor.replay.regions import Tokens
 from monitor.replay.taps import steered
 from monitor.replay.tokens import Tokeniser
 from monitor.research.progress import Progress, quiet
 from monitor.research.reading import refusal
+from monitor.settings import ReplaySettings
 from monitor.values.prompts import Prompt
 from monitor.values.scores import Unreplayable
 
@@ -91,16 +94,21 @@ def answered_under(
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     step = max(1, ROWS // max(1, len(branches)))
     found = [list(prompts) for _ in branches]
-    with stock_attention(loaded) as whole, torch.inference_mode():
-        for start in range(0, len(order), step):
-            members = order[start : start + step]
-            # Of one branch side by side, so that each edit is made in one go.
-            given = [rows[index] for _ in branches for index in members]
-            with steered(loaded.blocks, by_rows(branches, len(members))):
-                said = iter(_said(whole, loaded, given, tokens, 0.0))
-            for one in found:
-                for index in members:
-                    one[index] = replace(prompts[index], response=next(said) or None)
+    tokens_at_once = batch_tokens(ReplaySettings(), loaded.device)
+    for start in range(0, len(order), step):
+        members = order[start : start + step]
+        given = [rows[index] for index in members]
+        cache = prefilled(loaded, given, branches, tokens_at_once)
+        with (
+            stock_attention(loaded) as whole,
+            torch.inference_mode(),
+            # The answers under one branch follow each other, so that each edit is made in one go.
+            steered(loaded.blocks, by_rows(branches, len(members))),
+        ):
+            said = iter(_said(whole, loaded, given * len(branches), tokens, 0.0, cache))
+        for one in found:
+            for index in members:
+                one[index] = replace(prompts[index], response=next(said) or None)
     return [tuple(one) for one in found]
 
 
@@ -117,10 +125,11 @@ def _said(
     rows: Sequence[tuple[int, ...]],
     tokens: int,
     temperature: float,
+    cache: Cache | None = None,
 ) -> list[str]:
-    """The texts behind ``rows``, which are decoded together."""
+    """The texts behind ``rows``, which are decoded together; ``cache`` as `decoded` has it."""
     ids, mask = left_padded(rows, loaded)
-    output = decoded(whole, ids, mask, loaded, tokens, temperature)
+    output = decoded(whole, ids, mask, loaded, tokens, temperature, before=cache)
     given = whole.generation_config.eos_token_id
     ends = given if isinstance(given, list | tuple) else [given]
     said = [until_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]

@@ -14,7 +14,8 @@ import torch
 
 from monitor.errors import BadInput
 from monitor.replay.answer import left_padded, stock_attention
-from monitor.replay.branches import Branch, Row, branches_fit, log_probabilities
+from monitor.replay.branches.likelihood import Row, log_probabilities
+from monitor.replay.branches.trunk import Branch, branches_fit
 from monitor.replay.model import LoadedModel, batch_tokens
 from monitor.replay.regions import Tokens
 from monitor.replay.taps import steered

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from monitor.replay.branches import Branch
+from monitor.replay.branches.trunk import Branch
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.behaviour import Judge
 from monitor.research.answers.generate import answered_under
