@@ -136,7 +136,7 @@ def _ends(
         row.begin(members)
 
         def read(_site: int, residual: torch.Tensor) -> None:
-            parts = residual.split(lengths(work, members))
+            parts = torch.split(residual, lengths(work, members))
             for member, part in zip(members, parts, strict=True):
                 branch, segment = divmod(member, each)
                 offsets = places.offsets.get(segment)

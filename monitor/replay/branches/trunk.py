@@ -93,7 +93,9 @@ class Trunk:
 
         def start_row(members: tuple[int, ...], _total: int) -> RowReader:
             def read(_site: int, residual: torch.Tensor) -> None:
-                states.update(zip(members, residual.split(lengths(work, members)), strict=True))
+                states.update(
+                    zip(members, torch.split(residual, lengths(work, members)), strict=True)
+                )
 
             return read
 

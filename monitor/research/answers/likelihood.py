@@ -66,17 +66,17 @@ class Weighing:
         keys = [(row.ids, row.response_tokens) for row in rows]
         by_branch = [self._known.setdefault(_key(branch), {}) for branch in branches]
         # Branches that lack the same rows run together.
-        lacking: dict[tuple[int, ...], list[int]] = {}
+        groups: dict[tuple[int, ...], list[int]] = {}
         for index, known in enumerate(by_branch):
-            lines = {key: line for line, key in enumerate(keys) if key not in known}
-            lacking.setdefault(tuple(lines.values()), []).append(index)
-        for lines, members in lacking.items():
+            missing = {key: line for line, key in enumerate(keys) if key not in known}
+            groups.setdefault(tuple(missing.values()), []).append(index)
+        for lines, members in groups.items():
             if lines:
                 found = _sums(
                     self._loaded, [rows[i] for i in lines], [branches[m] for m in members]
                 )
-                for member, sums in zip(members, found, strict=True):
-                    by_branch[member] |= zip((keys[i] for i in lines), sums.tolist(), strict=True)
+                for member, each in zip(members, found.tolist(), strict=True):
+                    by_branch[member] |= zip((keys[i] for i in lines), each, strict=True)
         sums = np.array([[known[key] for key in keys] for known in by_branch], dtype=np.float64)
         return sums.reshape(len(branches), len(rows)), _response_tokens(rows)
 
