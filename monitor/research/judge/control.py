@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from monitor.replay.branches.trunk import branches_fit
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.behaviour import Coherence
 from monitor.research.answers.generate import answered
@@ -184,16 +185,17 @@ class _Bench:
         self._answering = time.perf_counter() - begun
 
     def seconds(self, one: _Steered) -> float:
-        """What `control` of a direction takes, by the time that one look at the untouched model took.
-
-        A guess from above: answers of several doses are decoded together, which takes less.
-        """
+        """About what `control` of a direction takes, by the time that one look at the untouched model took."""
         begun = time.perf_counter()
         bad, good = _pairs(self._rows, one.target)
         self._weighing.plain([*bad, *good])
         weighing = time.perf_counter() - begun
         doses = 2 * len(self._plan.shares)
-        return doses * self._answering + (1 + doses + self._plan.controls) * weighing
+        # Each dose and each random direction begins behind the site: see `monitor.replay.branches.trunk`.
+        blocks = len(self._loaded.blocks)
+        behind = (blocks - one.turn.site - 1) / blocks if branches_fit(self._loaded) else 1.0
+        looked = 1.0 + (doses + self._plan.controls) * behind
+        return looked * weighing + doses * self._answering
 
     def control(self, one: _Steered) -> dict[int, Control]:
         """The figures of every member of ``one``."""
