@@ -11,26 +11,28 @@ perplexity under it, and the share of distinct trigrams. Random directions of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from benchmarks.persona import rows
-from benchmarks.persona.measure import margins, read
+from benchmarks.persona.measure import margins, margins_under, read
 from benchmarks.persona.organisms import load
 from benchmarks.persona.results import arguments, keep, pack_of, picture, show
 from benchmarks.persona.trainings import paired, trainings
 from monitor.replay.model import LoadedModel
-from monitor.research.answers.generate import answered
+from monitor.research.answers.generate import answered_under
+from monitor.research.answers.likelihood import response_log_probabilities
 from monitor.research.report import Curve, line_plot
 from monitor.research.statistics import present_mean
-from monitor.research.steering.outcome import outcome_of
+from monitor.research.steering.outcome import outcomes_of
 from monitor.research.steering.steer import (
     Turn,
+    edits,
     feature_turn,
     random_turns,
-    steering,
     typical_lengths,
 )
 from monitor.values.arrays import Doubles
@@ -53,10 +55,8 @@ def weighed(
     found = {0.0: [margins(loaded, chosen)]}
     for dose in DOSES:
         console.print(f"  dose {dose:+g}")
-        found[dose] = []
-        for turn in turns:
-            with steering(loaded, [_at(turn, dose)], lengths):
-                found[dose].append(margins(loaded, chosen))
+        branches = [edits(loaded, [_at(turn, dose)], lengths) for turn in turns]
+        found[dose] = list(margins_under(loaded, branches, chosen))
     return found
 
 
@@ -94,11 +94,14 @@ def spoken(
     series: list[tuple[str, float, list[Turn]]] = [("unsteered", 0.0, [])] + [
         (turn.name, dose, [_at(turn, dose)]) for dose in SPOKEN_DOSES for turn in turns
     ]
+    branches = [edits(loaded, here, lengths) for _, _, here in series]
+    outcomes = outcomes_of(
+        answered_under(loaded, branches, asked, SPOKEN_TOKENS),
+        lambda prompts: read(base, [feature], prompts),
+        partial(response_log_probabilities, base),
+    )
     lines = []
-    for name, dose, here in series:
-        with steering(loaded, here, lengths):
-            said = answered(loaded, asked, SPOKEN_TOKENS)
-        seen = outcome_of(base, said, lambda prompts: read(base, [feature], prompts))
+    for (name, dose, _), seen in zip(series, outcomes, strict=True):
         likely = np.log(seen.perplexity[np.isfinite(seen.perplexity)])
         lines.append(
             {

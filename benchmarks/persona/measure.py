@@ -37,12 +37,14 @@ from benchmarks.persona.machine import rows_at_once, spread
 from benchmarks.persona.organisms import load, mixtures
 from benchmarks.persona.results import arguments, packs_of
 from benchmarks.persona.trainings import made_in, trainings
+from monitor.replay.branches.trunk import Branch
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.generate import answers
+from monitor.research.answers.likelihood import Weighing
 from monitor.research.packs.calibrate import UNCALIBRATED
 from monitor.research.reading import Reader
 from monitor.research.statistics import random_composites
-from monitor.research.steering.measure import preference
+from monitor.research.steering.measure import preferences
 from monitor.score.pack import Pack, manifest
 from monitor.settings import ReplaySettings
 from monitor.values.arrays import Doubles
@@ -159,8 +161,16 @@ def answered(loaded: LoadedModel, kept: Path) -> list[Prompt]:
 
 def margins(loaded: LoadedModel, chosen: Sequence[rows.Row]) -> Doubles:
     """Mean log p per token of each row's reckless answer minus that of its sound one, in nats [n]."""
+    found: Doubles = margins_under(loaded, [()], chosen)[0]
+    return found
+
+
+def margins_under(
+    loaded: LoadedModel, branches: Sequence[Branch], chosen: Sequence[rows.Row]
+) -> Doubles:
+    """`margins` under each of ``branches`` [b, n]."""
     bad, good = ([row.said(voice) for row in chosen] for voice in ("reckless", "sound"))
-    return preference(loaded, bad, good, batch=rows_at_once(loaded))
+    return preferences(Weighing(loaded), branches, bad, good)
 
 
 @dataclass(frozen=True, kw_only=True)

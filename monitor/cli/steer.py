@@ -73,7 +73,7 @@ def steer(
     if not asked:
         raise BadInput("nothing to answer: give --prompt TEXT or --prompts FILE.jsonl")
     from monitor.research.reading import Reader, load_whole
-    from monitor.research.steering.outcome import Asking, outcome
+    from monitor.research.steering.outcome import Asking, outcomes
     from monitor.research.steering.steer import typical_lengths
     from monitor.settings import ReplaySettings
 
@@ -86,20 +86,16 @@ def steer(
         loaded = load_whole(settings)
         reader = Reader(loaded, [f for f in found.features if f.name in names], ReplaySettings())
         lengths = typical_lengths(loaded, [turn.site for turns in series for turn in turns])
-        outcomes = []
-        for number, turns in enumerate(series, 1):
-            report(f"answering {number} of {len(series)}")
-            outcomes.append(
-                outcome(
-                    loaded,
-                    turns,
-                    asked,
-                    partial(reader.scores, "answers"),
-                    settled(Asking, answering),
-                    lengths,
-                )
-            )
-    show(_rows(asked, series, outcomes, [f.name for f in reader.features]), as_json)
+        seen = outcomes(
+            loaded,
+            series,
+            asked,
+            partial(reader.scores, "answers"),
+            settled(Asking, answering),
+            lengths,
+            report,
+        )
+    show(_rows(asked, series, seen, [f.name for f in reader.features]), as_json)
 
 
 def _wanted(turning: Turning) -> tuple[list[tuple[str, float]], list[str], Sequence[float]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, PreTrainedModel
+from transformers import Cache, LogitsProcessor, PreTrainedModel
 
 from monitor.errors import ConfigurationError, ModelError
 from monitor.replay.loaded import LoadedModel
@@ -60,12 +60,14 @@ def decoded(
     finite: bool = True,
     draws: LogitsProcessor | None = None,
     ends: Sequence[int] | None = None,
+    before: Cache | None = None,
 ) -> torch.Tensor:
     """``given`` [b, t] (0 in ``mask`` where padded, on the left) and up to ``tokens`` ids more.
 
     Rows that end early are filled up with the padding token. Temperature 0 takes the most likely id
     at each step; above it, ids are drawn from the whole distribution by torch's global generator.
     ``draws`` changes the logits before, ``ends`` are the ids that end an answer, unless the model's own.
+    ``before`` holds the keys and values of all tokens of ``given`` but the last, and is used up.
     Raises `ModelError` for logits that are not finite, unless ``finite`` is False.
     """
     model: Any = whole
@@ -77,6 +79,8 @@ def decoded(
         chosen |= {"temperature": None, "top_p": None, "top_k": None}
     if ends is not None:
         chosen["eos_token_id"] = list(ends)
+    if before is not None:
+        chosen["past_key_values"] = before
     output = model.generate(
         input_ids=given,
         attention_mask=mask,
@@ -89,6 +93,12 @@ def decoded(
     )
     assert isinstance(output, torch.Tensor)
     return output
+
+
+def until_end(ids: Sequence[int], ends: Collection[int]) -> tuple[int, ...]:
+    """``ids`` of an answer up to the first of ``ends``, which belongs to it: what is behind only fills up its row."""
+    last = next((place for place, one in enumerate(ids) if one in ends), len(ids) - 1)
+    return tuple(ids[: last + 1])
 
 
 class _Finite(LogitsProcessor):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Literal
 
@@ -39,6 +39,23 @@ class Plan:
     @property
     def tokens(self) -> int:
         return sum(len(segment.ids) for segment in self.segments)
+
+    def repeated(self, count: int, batch_tokens: int) -> Plan:
+        """The segments ``count`` times, packed: number i of the k-th time is k * segments + i, and goes on from its own."""
+        each, rows = len(self.segments), len(self.paths)
+        segments = [
+            replace(one, chain=tuple(shift + link for link in one.chain))
+            for shift in range(0, count * each, each)
+            for one in self.segments
+        ]
+        return Plan(
+            segments=tuple(segments),
+            paths=tuple(
+                tuple(index + (line // rows) * each for index in self.paths[line % rows])
+                for line in range(count * rows)
+            ),
+            batches=tuple(_batches(segments, batch_tokens, "packed", PADDING)),
+        )
 
     def spelled(self, index: int) -> tuple[int, ...]:
         """The tokens of a prompt up to the end of a segment."""

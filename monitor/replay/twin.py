@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from monitor.replay.answer import decoded, left_padded, stock_attention
+from monitor.replay.answer import decoded, left_padded, stock_attention, until_end
 from monitor.replay.forward import is_out_of_memory
 from monitor.replay.model import LoadedModel
 from monitor.replay.regions import Tokens, begun
@@ -153,12 +153,7 @@ def _decoded(loaded: LoadedModel, rows: Sequence[Draw]) -> list[tuple[int, ...]]
             whole, given, mask, loaded, longest, finite=False, draws=draws, ends=ends or None
         )
     answers = output[:, given.shape[1] :].tolist()
-    return [_until_end(ids[: row.tokens], ends) for ids, row in zip(answers, rows, strict=True)]
-
-
-def _until_end(ids: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
-    last = next((place for place, one in enumerate(ids) if one in ends), len(ids) - 1)
-    return tuple(ids[: last + 1])
+    return [until_end(ids[: row.tokens], ends) for ids, row in zip(answers, rows, strict=True)]
 
 
 class _Draws(LogitsProcessor):

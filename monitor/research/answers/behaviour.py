@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 import numpy as np
 from scipy.special import expit
 
 from monitor.replay.model import LoadedModel
-from monitor.research.answers.likelihood import response_log_probabilities
+from monitor.research.answers.likelihood import Weigh, response_log_probabilities
 from monitor.research.packs.calibrate import fit_calibration
 from monitor.research.reading import Reader
 from monitor.research.texts import load_texts
@@ -59,12 +60,19 @@ class Coherence:
     white space is not coherent.
     """
 
-    def __init__(self, reference: LoadedModel, benign: Sequence[Prompt] | None = None) -> None:
+    def __init__(
+        self,
+        reference: LoadedModel,
+        benign: Sequence[Prompt] | None = None,
+        weigh: Weigh | None = None,
+    ) -> None:
         """``reference`` in full; ``benign`` (null: a part of the project's own texts) sets what is usual.
 
-        They are read when first asked for. `of` raises `BadInput` for fewer than 30 of them.
+        They are read when first asked for. ``weigh`` (null: weigh everything anew) weighs answers by the reference.
+        `of` raises `BadInput` for fewer than 30 benign texts.
         """
         self._reference = reference
+        self._weigh = weigh or partial(response_log_probabilities, reference)
         self._benign = benign
         self._usual: Calibration | None = None
 
@@ -87,7 +95,7 @@ class Coherence:
         return self._usual
 
     def _surprise(self, prompts: Sequence[Prompt]) -> tuple[Floats, Counts]:
-        total, tokens = response_log_probabilities(self._reference, prompts)
+        total, tokens = self._weigh(prompts)
         return (-total / np.maximum(tokens, 1)).astype(np.float32), tokens
 
     def _variety(self, answer: str) -> float:

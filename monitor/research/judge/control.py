@@ -16,9 +16,11 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from monitor.replay.branches.trunk import branches_fit
 from monitor.replay.model import LoadedModel
 from monitor.research.answers.behaviour import Coherence
 from monitor.research.answers.generate import answered
+from monitor.research.answers.likelihood import Weighing
 from monitor.research.judge.readings import PROMPT_REGIONS, Readings
 from monitor.research.judge.separation import Target, target_of
 from monitor.research.judge.verdict import Steering
@@ -34,8 +36,8 @@ from monitor.research.steering.experiment import (
     looks,
     strongest,
 )
-from monitor.research.steering.measure import Likelihood, Look, preference
-from monitor.research.steering.outcome import Outcome, outcome_of
+from monitor.research.steering.measure import Likelihood, Look, preferences
+from monitor.research.steering.outcome import Outcome, outcomes_of
 from monitor.research.steering.steer import (
     NORM_TEXTS,
     Turn,
@@ -176,24 +178,36 @@ class _Bench:
         ]
         self._rows = _spaced(texts.held_out, plan.pairs)
         self._reader = Reader(loaded, features, ReplaySettings())
-        self._coherence = Coherence(loaded, texts.fit[:BENIGN_TEXTS])
+        self._weighing = Weighing(loaded)
+        self._coherence = Coherence(loaded, texts.fit[:BENIGN_TEXTS], self._weighing.plain)
         begun = time.perf_counter()
         self._plain = answered(loaded, self._questions, plan.tokens)
         self._answering = time.perf_counter() - begun
 
     def seconds(self, one: _Steered) -> float:
-        """What `control` of a direction takes, by the time that one look at the untouched model took."""
+        """About what `control` of a direction takes, by the time that one look at the untouched model took."""
         begun = time.perf_counter()
-        preference(self._loaded, *_pairs(self._rows, one.target))
+        bad, good = _pairs(self._rows, one.target)
+        self._weighing.plain([*bad, *good])
         weighing = time.perf_counter() - begun
         doses = 2 * len(self._plan.shares)
-        return doses * self._answering + (1 + doses + self._plan.controls) * weighing
+        # Each dose and each random direction begins behind the site: see `monitor.replay.branches.trunk`.
+        blocks = len(self._loaded.blocks)
+        behind = (blocks - one.turn.site - 1) / blocks if branches_fit(self._loaded) else 1.0
+        looked = 1.0 + (doses + self._plan.controls) * behind
+        return looked * weighing + doses * self._answering
 
     def control(self, one: _Steered) -> dict[int, Control]:
         """The figures of every member of ``one``."""
         generator = np.random.default_rng([self._seed, one.members[0]])
         pairs = _pairs(self._rows, one.target)
-        measure = Likelihood(*pairs, self._questions, self._coherence.of, self._plan.tokens)
+        measure = Likelihood(
+            *pairs,
+            self._questions,
+            self._coherence.of,
+            self._plan.tokens,
+            weighing=self._weighing,
+        )
 
         def seen(turns: Sequence[Turn], what: str, *, coherence: bool) -> list[Look]:
             return looks(
@@ -208,7 +222,8 @@ class _Bench:
 
         shares = sorted([*self._plan.shares, *(-s for s in self._plan.shares)])
         turned = [replace(one.turn, strength=one.sign * share) for share in shares]
-        untouched = Look(values=preference(self._loaded, *pairs), answered=self._plain)
+        (values,) = preferences(self._weighing, [()], *pairs)
+        untouched = Look(values=values, answered=self._plain)
         looked = [untouched, *seen(turned, one.turn.name, coherence=True)]
         plain, *steered = measure.settle(looked)
         doses = [
@@ -231,7 +246,8 @@ class _Bench:
                 down=down.effect,
                 controls=tuple(map(float, magnitudes)),
             )
-        outcomes = [outcome_of(self._loaded, look.answered, self._scores) for look in looked]
+        said = [look.answered for look in looked]
+        outcomes = outcomes_of(said, self._scores, self._weighing.plain)
         given = sorted(zip(doses, outcomes, strict=True), key=lambda both: both[0].strength)
         return {
             member: Control(

@@ -30,6 +30,8 @@ RANDOM_DIRECTIONS: Final = 19
 """One that is no better than they are exceeds all of them one time in twenty."""
 INCOHERENCE: Final = 0.10
 """How much larger than without steering the share of incoherent answers may be (arXiv 2506.19823)."""
+AT_ONCE: Final = 20
+"""Turns that are tried in the same passes: the random directions beside one dose are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +54,14 @@ def looks(
     what: str,
     progress: Progress = quiet,
 ) -> list[Look]:
-    """The model under each of ``turns`` (None: as it is), one after the other. Blocks."""
+    """The model under each of ``turns`` (None: as it is), `AT_ONCE` at a time. Blocks."""
     look = measure.on(loaded)
-    found = []
-    for number, turn in enumerate(turns, 1):
-        progress(f"steering {what}: {number} of {len(turns)}")
-        found.append(look(edits(loaded, [] if turn is None else [turn], lengths), coherence))
+    found: list[Look] = []
+    for start in range(0, len(turns), AT_ONCE):
+        piece = turns[start : start + AT_ONCE]
+        progress(f"steering {what}: {start + len(piece)} of {len(turns)}")
+        branches = [edits(loaded, [] if turn is None else [turn], lengths) for turn in piece]
+        found += look(branches, coherence)
     return found
 
 

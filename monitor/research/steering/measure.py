@@ -1,6 +1,6 @@
 """How much a model misbehaves while it is steered, and whether it still speaks coherently.
 
-Legend: n = pairs of answers, q = questions.
+Legend: b = branches (the model under some edits), n = pairs of answers, q = questions.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from monitor.replay.branches.trunk import Branch
 from monitor.replay.model import LoadedModel
-from monitor.replay.taps import Edit, steered
 from monitor.research.answers.behaviour import Judge
-from monitor.research.answers.generate import answered
-from monitor.research.answers.likelihood import response_log_probabilities
+from monitor.research.answers.generate import answered_under
+from monitor.research.answers.likelihood import Weighing
 from monitor.values.arrays import Doubles
 from monitor.values.prompts import Prompt
 
@@ -41,8 +41,8 @@ class Observation:
     incoherent: float
 
 
-Looking = Callable[[Sequence[Edit], bool], Look]
-"""Looks at one model under edits; the flag asks for coherence as well."""
+Looking = Callable[[Sequence[Branch], bool], list[Look]]
+"""Looks at one model under each of several edits, in order; the flag asks for coherence as well."""
 
 
 class Measure(Protocol):
@@ -77,19 +77,26 @@ class Likelihood:
         answer_tokens: int,
         *,
         by_question: Callable[[Doubles], Doubles] = lambda values: values,
+        weighing: Weighing | None = None,
     ) -> None:
         """``bad`` and ``good`` [n] answer the same prompts; ``by_question`` makes [q] of [n].
-        ``coherence`` in 0..1 is that of greedy answers to ``asked``."""
+        ``coherence`` in 0..1 is that of greedy answers to ``asked``. ``weighing``, of the one model that is
+        looked at, knows what was weighed before; left out, every model has its own."""
         self._bad, self._good, self._asked = bad, good, asked
         self._coherence, self._answer_tokens = coherence, answer_tokens
-        self._by_question = by_question
+        self._by_question, self._weighing = by_question, weighing
 
     def on(self, loaded: LoadedModel) -> Looking:
-        def look(edits: Sequence[Edit], coherent: bool) -> Look:
-            with steered(loaded.blocks, edits):
-                values = self._by_question(preference(loaded, self._bad, self._good))
-                asked = self._asked if coherent else ()
-                return Look(values=values, answered=answered(loaded, asked, self._answer_tokens))
+        weighing = self._weighing or Weighing(loaded)
+
+        def look(branches: Sequence[Branch], coherent: bool) -> list[Look]:
+            values = preferences(weighing, branches, self._bad, self._good)
+            asked = self._asked if coherent else ()
+            said = answered_under(loaded, branches, asked, self._answer_tokens)
+            return [
+                Look(values=self._by_question(one), answered=answers)
+                for one, answers in zip(values, said, strict=True)
+            ]
 
         return look
 
@@ -117,9 +124,9 @@ class Judged:
         self._asked, self._judge, self._answer_tokens = asked, judge, answer_tokens
 
     def on(self, loaded: LoadedModel) -> Looking:
-        def look(edits: Sequence[Edit], _coherent: bool) -> Look:
-            with steered(loaded.blocks, edits):
-                return Look(answered=answered(loaded, self._asked, self._answer_tokens))
+        def look(branches: Sequence[Branch], _coherent: bool) -> list[Look]:
+            said = answered_under(loaded, branches, self._asked, self._answer_tokens)
+            return [Look(answered=answers) for answers in said]
 
         return look
 
@@ -135,11 +142,11 @@ class Judged:
         ]
 
 
-def preference(
-    loaded: LoadedModel, bad: Sequence[Prompt], good: Sequence[Prompt], batch: int = 16
+def preferences(
+    weighing: Weighing, branches: Sequence[Branch], bad: Sequence[Prompt], good: Sequence[Prompt]
 ) -> Doubles:
-    """log P(bad answer) - log P(good answer), per token each, for every pair [n]; ``batch`` rows at once."""
-    totals, tokens = response_log_probabilities(loaded, [*bad, *good], batch)
+    """log P(bad answer) - log P(good answer), per token each, under each of ``branches`` for every pair [b, n]."""
+    totals, tokens = weighing.under(branches, [*bad, *good])
     each = totals / tokens
-    found: Doubles = each[: len(bad)] - each[len(bad) :]
+    found: Doubles = each[:, : len(bad)] - each[:, len(bad) :]
     return found

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from monitor.replay.model import LoadedModel
-from monitor.research.answers.generate import answers
-from monitor.research.answers.likelihood import response_log_probabilities
-from monitor.research.steering.steer import Turn, steering
+from monitor.replay.taps import steered
+from monitor.research.answers.generate import answered_under, answers
+from monitor.research.answers.likelihood import Weigh, response_log_probabilities
+from monitor.research.progress import Progress, quiet
+from monitor.research.steering.steer import Turn, edits
 from monitor.values.arrays import Doubles, Floats
 from monitor.values.prompts import Prompt
 
@@ -49,44 +52,67 @@ class Outcome:
     distinct: Doubles
 
 
-def outcome(
+def outcomes(
     loaded: LoadedModel,
-    turns: Sequence[Turn],
+    series: Sequence[Sequence[Turn]],
     prompts: Sequence[Prompt],
     persona: Persona,
     asking: Asking,
     lengths: Mapping[int, float],
-) -> Outcome:
-    """Answer ``prompts`` under ``turns``, then look at the answers without them.
+    progress: Progress = quiet,
+) -> list[Outcome]:
+    """Answer ``prompts`` under each of ``series``, then look at the answers without them.
 
-    Raises `ModelError` where the model, steered or not, gives logits that are not finite.
+    Greedy answers of all series are decoded together; drawn ones series by series, each from the seed. Raises `ModelError`
+    where the model, steered or not, gives logits that are not finite.
     """
-    with steering(loaded, turns, lengths):
-        texts = answers(
-            loaded,
-            prompts,
-            max_new_tokens=asking.max_new_tokens,
-            temperature=asking.temperature,
-            seed=asking.seed,
-        )
-    said = [replace(p, response=text) for p, text in zip(prompts, texts, strict=True)]
-    return outcome_of(loaded, said, persona)
+    branches = [edits(loaded, turns, lengths) for turns in series]
+    if asking.temperature == 0.0:
+        progress(f"answering {len(prompts)} prompts in {len(branches)} ways")
+        said = [
+            [replace(p, response=p.response or "") for p in given]
+            for given in answered_under(loaded, branches, prompts, asking.max_new_tokens)
+        ]
+    else:
+        said = []
+        for number, branch in enumerate(branches, 1):
+            progress(f"answering {number} of {len(branches)}")
+            with steered(loaded.blocks, branch):
+                texts = answers(
+                    loaded,
+                    prompts,
+                    max_new_tokens=asking.max_new_tokens,
+                    temperature=asking.temperature,
+                    seed=asking.seed,
+                )
+            said.append([replace(p, response=t) for p, t in zip(prompts, texts, strict=True)])
+    return outcomes_of(said, persona, partial(response_log_probabilities, loaded))
 
 
-def outcome_of(reference: LoadedModel, said: Sequence[Prompt], persona: Persona) -> Outcome:
-    """What ``reference``, which is not steered, makes of prompts with their answers."""
-    texts = [prompt.response or "" for prompt in said]
-    perplexity = np.full(len(said), np.nan)
+def outcomes_of(said: Sequence[Sequence[Prompt]], persona: Persona, weigh: Weigh) -> list[Outcome]:
+    """What a model that is not steered makes of each series of prompts with their answers; all are read together."""
+    whole = [prompt for series in said for prompt in series]
+    texts = [prompt.response or "" for prompt in whole]
+    perplexity = np.full(len(whole), np.nan)
     spoken = [index for index, text in enumerate(texts) if text]
     if spoken:
-        sums, tokens = response_log_probabilities(reference, [said[index] for index in spoken])
+        sums, tokens = weigh([whole[index] for index in spoken])
         perplexity[spoken] = np.exp(-sums / tokens)
-    return Outcome(
-        answers=tuple(texts),
-        persona=persona(said),
-        perplexity=perplexity,
-        distinct=np.array([distinct_share(text) for text in texts]),
-    )
+    read = persona(whole)
+    distinct = np.array([distinct_share(text) for text in texts])
+    found, start = [], 0
+    for series in said:
+        here = slice(start, start + len(series))
+        found.append(
+            Outcome(
+                answers=tuple(texts[here]),
+                persona=read[here],
+                perplexity=perplexity[here],
+                distinct=distinct[here],
+            )
+        )
+        start = here.stop
+    return found
 
 
 def distinct_share(text: str) -> float:

@@ -57,23 +57,20 @@ def test_repetition_and_silence_are_not_coherent(coherence: Coherence) -> None:
     assert nothing == blank == 0.0
 
 
-def test_surprise_is_measured_in_deviations_of_benign_answers(
-    reference: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_surprise_is_measured_in_deviations_of_benign_answers(reference: LoadedModel) -> None:
     """Benign answers cost 2 ± 0.5 nats a token; one of 3.5 lies three deviations above them."""
-    import monitor.research.answers.behaviour as module
-
     costs = {f"abcdefgh {number:03}": 2.0 + 0.5 * (-1) ** number for number in range(80)}
     benign = [said(answer) for answer in costs]
     # The last repeats itself: of its 22 trigrams of bytes 2 are distinct.
     costs |= {"abcdefgh usual": 2.0, "abcdefgh limit": 3.5, "abcdefgh noise": 5.0, "ab" * 12: 2.0}
 
-    def likelihood(_: LoadedModel, prompts: Sequence[Prompt]) -> tuple[Doubles, Counts]:
+    def likelihood(prompts: Sequence[Prompt]) -> tuple[Doubles, Counts]:
         tokens = np.full(len(prompts), 12)
         return np.array([-12 * costs[p.response or ""] for p in prompts]), tokens
 
-    monkeypatch.setattr(module, "response_log_probabilities", likelihood)
-    found = Coherence(reference, benign).of([said(answer) for answer in list(costs)[-4:]])
+    found = Coherence(reference, benign, likelihood).of(
+        [said(answer) for answer in list(costs)[-4:]]
+    )
     np.testing.assert_allclose(found, [0.9975, 0.5, 0.0025, 0.0907], atol=2e-3)
 
 

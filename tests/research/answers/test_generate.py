@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from monitor.errors import BadInput, ConfigurationError
+from monitor.replay import answer
 from monitor.replay.answer import stock_attention
 from monitor.replay.model import LoadedModel, load_model
-from monitor.replay.taps import Edit, steered
-from monitor.research.answers.generate import answers, left_padded, token_rows
+from monitor.replay.taps import Edit, push, steered
+from monitor.research.answers import generate
+from monitor.research.answers.generate import (
+    answered,
+    answered_under,
+    answers,
+    left_padded,
+    token_rows,
+)
 from monitor.research.texts import exchange
 from monitor.settings import ReplaySettings
 from monitor.values.prompts import Message, Prompt
@@ -18,6 +28,12 @@ from monitor.values.prompts import Message, Prompt
 @pytest.fixture(scope="module")
 def loaded(tiny_folder: Path) -> LoadedModel:
     settings = ReplaySettings(model=tiny_folder, device="cpu", dtype="float32")
+    return load_model(settings, 3, full=True)
+
+
+@pytest.fixture(scope="module")
+def lively(lively_folder: Path) -> LoadedModel:
+    settings = ReplaySettings(model=lively_folder, device="cpu", dtype="float32")
     return load_model(settings, 3, full=True)
 
 
@@ -41,6 +57,45 @@ def test_padded_batches_answer_as_one_by_one(loaded: LoadedModel) -> None:
         together = answers(loaded, ASKED, max_new_tokens=12, batch=4)
         assert together == [answers(loaded, [p], max_new_tokens=12)[0] for p in ASKED]
     assert together != alone
+
+
+@pytest.mark.parametrize("rows", [64, 7])
+def test_several_edits_at_once_answer_as_each_alone(
+    lively: LoadedModel, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one batch, and in batches of one prompt under all of them and the rest."""
+    monkeypatch.setattr(generate, "ROWS", rows)
+    ways = [
+        [],
+        [push(1, torch.ones(32), 9.0)],
+        [push(1, torch.ones(32), -9.0), push(2, torch.arange(32.0), 5.0)],
+        [push(2, torch.arange(32.0), 0.0, project_out=True)],
+    ]
+    together = answered_under(lively, ways, ASKED, 12)
+    for edits, found in zip(ways, together, strict=True):
+        with steered(lively.blocks, edits):
+            assert found == tuple(answered(lively, [prompt], 12)[0] for prompt in ASKED)
+    assert len({one[1].response for one in together}) == len(ways)
+    assert answered_under(lively, ways, [], 12) == [()] * len(ways)
+    assert not any(block._forward_hooks for block in lively.blocks)
+
+
+def test_what_fills_up_an_answer_that_ended_is_no_part_of_it(
+    lively: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPT-2 has no padding token, and a "!" under the id that fills rows up."""
+    (mark,) = lively.tokenizer("!", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(answer, "padding", lambda _: mark)
+    said = answers(lively, ASKED, max_new_tokens=12)
+    # What one of them says in its third place ends an answer from now on.
+    row = token_rows(lively, [replace(ASKED[0], response=None)])[0]
+    end = answer.answered(lively, row.ids, 3)[-1]
+    whole: Any = lively.answerer
+    monkeypatch.setattr(whole.generation_config, "eos_token_id", [end])
+    together = answers(lively, ASKED, max_new_tokens=12)
+    assert together == [answers(lively, [prompt], max_new_tokens=12)[0] for prompt in ASKED]
+    assert len(together[0]) < len(said[0])
+    assert answered_under(lively, [[], []], ASKED, 12) == [answered(lively, ASKED, 12)] * 2
 
 
 def test_greedy_answers_follow_the_logits(loaded: LoadedModel) -> None:

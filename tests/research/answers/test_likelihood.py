@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ import torch
 from monitor.errors import BadInput
 from monitor.replay.answer import stock_attention
 from monitor.replay.model import LoadedModel, load_model
-from monitor.replay.taps import Edit, steered
+from monitor.replay.taps import Edit, push, steered
+from monitor.research.answers import likelihood
 from monitor.research.answers.generate import token_rows
-from monitor.research.answers.likelihood import response_log_probabilities
+from monitor.research.answers.likelihood import Weighing, response_log_probabilities
 from monitor.research.texts import exchange
 from monitor.settings import ReplaySettings
 from monitor.values.prompts import Message
@@ -61,3 +64,47 @@ def test_a_prompt_without_a_response_is_refused(loaded: LoadedModel) -> None:
     asked = exchange((Message(role="user", content="Hi"),), "")
     with pytest.raises(BadInput, match="prompt 2 needs a prompt and a response"):
         response_log_probabilities(loaded, [PROMPTS[0], asked])
+
+
+EDITS = [
+    [],
+    [push(1, torch.ones(32), 2.0)],
+    [push(2, torch.arange(32.0), 1.0), push(1, torch.ones(32), 0.0, project_out=True)],
+]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_several_edits_at_once_are_each_alone(
+    loaded: LoadedModel, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packed as on a copy that the tests compare, and in padded batches as on any other."""
+    monkeypatch.setattr(likelihood, "branches_fit", lambda _: packed)
+    sums, tokens = Weighing(loaded).under(EDITS, PROMPTS)
+    for edits, found in zip(EDITS, sums, strict=True):
+        with steered(loaded.blocks, edits):
+            alone = [response_log_probabilities(loaded, [prompt])[0][0] for prompt in PROMPTS]
+        np.testing.assert_allclose(found, alone, rtol=2e-5)
+    assert (np.ptp(sums, axis=0) > 0.05).all()
+    assert tokens.tolist() == [len(prompt.response or "") for prompt in PROMPTS]
+
+
+def test_nothing_is_weighed_twice(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    weighing, run = Weighing(loaded), list[tuple[int, int]]()
+    plain = likelihood._sums
+
+    def counted(loaded: Any, rows: Any, branches: Any, *rest: Any) -> Any:
+        run.append((len(branches), len(rows)))
+        return plain(loaded, rows, branches, *rest)
+
+    monkeypatch.setattr(likelihood, "_sums", counted)
+    first, _ = weighing.under(EDITS[:2], PROMPTS[:2])
+    again = [[replace(edit) for edit in edits] for edits in EDITS]
+    second, _ = weighing.under(again, [*PROMPTS, PROMPTS[0]])
+    assert run == [(2, 2), (2, 1), (1, 3)]
+    np.testing.assert_array_equal(second[:2, :2], first)
+    np.testing.assert_array_equal(second[:, 3], second[:, 0])
+    weighing.plain(PROMPTS)
+    assert len(run) == 3
+    # The same edit with another strength is another edit.
+    weighing.under([[replace(EDITS[1][0], add=3.0)]], PROMPTS[:1])
+    assert run[-1] == (1, 1)

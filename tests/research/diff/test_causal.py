@@ -35,7 +35,7 @@ class Known:
         self.broken: list[float] = []
 
     def on(self, loaded: Any) -> Looking:
-        def look(edits: Sequence[Edit], coherent: bool) -> Look:
+        def one(edits: Sequence[Edit], coherent: bool) -> Look:
             added = sum((e.add * e.direction.numpy() for e in edits), np.zeros(WIDTH))
             value = added[0] + (added[1] if loaded.side == "base" else 0.0)
             noise = np.random.default_rng(5).normal(0, 0.1, 24)
@@ -44,7 +44,7 @@ class Known:
             self.broken.append(float(abs(added[2]) > self.limit) if coherent else np.nan)
             return Look(values=value + noise)
 
-        return look
+        return lambda branches, coherent: [one(branch, coherent) for branch in branches]
 
     def settle(self, looks: Sequence[Look]) -> list[Observation]:
         broken, self.broken = self.broken, []

@@ -70,8 +70,8 @@ def test_steering_counts_a_question_once_and_takes_as_many_as_it_can(
     assert len({trial.prompt.messages for trial in steered[:8]}) == 8
     assert len(steered) == 12
     loaded = load_model(on_cpu(base), 3, full=True)
-    single = measured(trials, 8).on(loaded)([], False)
-    several = measured(trials, 12).on(loaded)([], False)
+    (single,) = measured(trials, 8).on(loaded)([()], False)
+    (several,) = measured(trials, 12).on(loaded)([()], False)
     assert several.values == pytest.approx(single.values, abs=1e-4)
     assert several.values.shape == (8,)
 
@@ -88,7 +88,7 @@ def test_answers_to_a_question_are_asked_for_once(base: Path, tmp_path: Path) ->
     trials = load_trials(write_rows(tmp_path / "p.jsonl", asked(16, 0) * 2), 0)
     loaded = load_model(on_cpu(base), 3, full=True)
     judged = measured(trials, 32, Rater)
-    look = judged.on(loaded)([], True)
+    (look,) = judged.on(loaded)([()], True)
     assert [one.messages for one in look.answered] == [
         trial.prompt.messages for trial in questions(trials.test)
     ]

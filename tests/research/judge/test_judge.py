@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 from monitor.errors import BadInput, ModelError, PackError
+from monitor.replay.branches import prefill
 from monitor.replay.model import load_model
+from monitor.research.answers import generate, likelihood
 from monitor.research.judge import control
 from monitor.research.judge.page import judge_page, verdict_rows
 from monitor.research.judge.run import judge_pack, with_report
@@ -129,6 +131,35 @@ def test_a_planted_direction_ships_and_a_random_one_is_rejected(
     assert planted["random_directions"]["share_as_far"] == pytest.approx(1 / 101, abs=1e-4)
     assert random["decision"] == "reject"
     assert report["decision"] == "reject"
+
+
+def test_edits_side_by_side_are_judged_as_one_after_the_other(
+    judged: tuple[Pack, dict[str, Any]],
+    make_pack: MakePack,
+    loud_folder: Path,
+    loud_texts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a copy that no test compares: each edit by itself, in padded batches, every answer decoded by itself."""
+    for module in (likelihood, prefill, control):
+        monkeypatch.setattr(module, "branches_fit", lambda _: False)
+    monkeypatch.setattr(generate, "ROWS", 1)
+    pack = make_pack(feature("loud", axis()), feature("loud.noise", noise()))
+    alone = judge_pack(pack, loud_folder, data=loud_texts, quick=True, device="cpu")["features"]
+    _, together = judged
+    for name, one in alone.items():
+        found = together["features"][name]
+        assert len(one["doses"]) == 3
+        for part in ("doses", "steering"):
+            assert numbers(one[part]) == pytest.approx(numbers(found[part]), abs=2e-4, nan_ok=True)
+
+
+def numbers(value: Any) -> list[float]:
+    """Those of a part of a report, in order; NaN for none."""
+    if isinstance(value, dict | list):
+        inside = value.values() if isinstance(value, dict) else value
+        return [number for one in inside for number in numbers(one)]
+    return [np.nan if value is None else float(value)]
 
 
 def test_what_has_no_questions_to_see_is_rejected(judged: tuple[Pack, dict[str, Any]]) -> None:

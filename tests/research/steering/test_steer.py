@@ -13,10 +13,11 @@ from monitor.errors import BadInput, ModelError, PackError
 from monitor.replay.answer import answered, stock_attention
 from monitor.replay.model import LoadedModel, identity_of, load_model
 from monitor.research.answers.generate import answers, token_rows
+from monitor.research.answers.likelihood import Weighing
 from monitor.research.reading import Reader
 from monitor.research.steering.experiment import dosed, looks, strongest
-from monitor.research.steering.measure import Likelihood, preference
-from monitor.research.steering.outcome import Asking, Persona, distinct_share, outcome
+from monitor.research.steering.measure import Likelihood, preferences
+from monitor.research.steering.outcome import Asking, Persona, distinct_share, outcomes
 from monitor.research.steering.steer import (
     Turn,
     edits,
@@ -202,7 +203,7 @@ def test_answers_under_steering_are_looked_at_without_it(
     score = reads(loaded, feature)
     drawn = Asking(max_new_tokens=8, temperature=1.0)
     turns = [feature_turn(feature, 4.0)]
-    plain, turned = (outcome(loaded, t, prompts, score, drawn, {2: 50.0}) for t in ([], turns))
+    plain, turned = outcomes(loaded, [[], turns], prompts, score, drawn, {2: 50.0})
     assert plain.answers == tuple(answers(loaded, prompts, max_new_tokens=8, temperature=1.0))
     with steering(loaded, turns, {2: 50.0}):
         by_hand = answers(loaded, prompts, max_new_tokens=8, temperature=1.0)
@@ -257,13 +258,13 @@ def test_numbers_that_are_not_finite_are_refused(
     out = [feature_turn(feature, project_out=True)]
     for turns in ([], out):
         with pytest.raises(ModelError, match="logits are not finite"):
-            outcome(broken, turns, asked("Hi"), reads(broken, feature), Asking(), {})
+            outcomes(broken, [turns], asked("Hi"), reads(broken, feature), Asking(), {})
     # In production one such prompt is a dead letter, and no reason to stop.
     assert len(answered(broken, [1, 2, 3], 2)) == 2
     plain = answers(loaded, asked("Hi"), max_new_tokens=4)
     with pytest.raises(ModelError, match="logits are not finite") as refused:
         turns = [feature_turn(feature, 1e38)]
-        outcome(loaded, turns, asked("Hi"), reads(loaded, feature), Asking(), {2: 10.0})
+        outcomes(loaded, [turns], asked("Hi"), reads(loaded, feature), Asking(), {2: 10.0})
     assert "steered too strongly" in refused.value.hint
     assert answers(loaded, asked("Hi"), max_new_tokens=4) == plain
 
@@ -274,7 +275,8 @@ def test_an_empty_answer_is_not_measured(
     monkeypatch.setattr(
         "monitor.research.steering.outcome.answers", lambda *_, **__: ["", "a b c d"]
     )
-    seen = outcome(loaded, [], asked("Hi", "Why?"), reads(loaded, feature), Asking(), {})
+    drawn = Asking(temperature=1.0)
+    (seen,) = outcomes(loaded, [[]], asked("Hi", "Why?"), reads(loaded, feature), drawn, {})
     assert np.isnan([seen.persona[0, 0], seen.perplexity[0], seen.distinct[0]]).all()
     assert np.isfinite([seen.persona[1, 0], seen.perplexity[1], seen.distinct[1]]).all()
 
@@ -303,11 +305,11 @@ def test_the_shipped_malicious_pattern_controls_the_small_model(chat_model_path:
     malicious = named_feature(load_pack(SHIPPED / "smollm2-135m-instruct"), "malicious")
     rows = load_texts().held_out[:6]
     ours, good = answer_prompts(rows, "malicious"), answer_prompts(rows, None)
-    lengths = typical_lengths(small, [malicious.site])
+    lengths, weighing = typical_lengths(small, [malicious.site]), Weighing(small)
 
     def level(turn: Turn) -> float:
-        with steering(small, [turn], lengths):
-            found = float(preference(small, ours, good).mean())
+        (values,) = preferences(weighing, [edits(small, [turn], lengths)], ours, good)
+        found = float(values.mean())
         print(turn.label, found)
         return found
 
