@@ -119,11 +119,18 @@ def load_model(settings: ReplaySettings, deepest_site: int, *, full: bool = Fals
     tried(loaded, missing)
     if not tested and not reason:
         loaded = proven(loaded, limit=limit, batch_tokens=batch_tokens(settings, device))
-    kernel = proven_kernel(stack, device, dtype) if loaded.attention == "packed-sdpa" else None
-    if kernel:
-        name = "blocks" if kernel is by_blocks else "varlen"
-        loaded = replace(loaded, kernel=kernel, attention=f"packed-{name}")
-    return fused(loaded)
+    return fused(_with_kernel(loaded))
+
+
+def _with_kernel(loaded: LoadedModel) -> LoadedModel:
+    """``loaded`` with a kernel for whole rows, where there is one that holds."""
+    if loaded.attention != "packed-sdpa":
+        return loaded
+    kernel = proven_kernel(loaded.model, loaded.device, loaded.dtype)
+    if kernel is None:
+        return loaded
+    name = "blocks" if kernel is by_blocks else "varlen"
+    return replace(loaded, kernel=kernel, attention=f"packed-{name}")
 
 
 def proven_kernel(

@@ -150,3 +150,8 @@ def _main(port: int, pack_id: str, model_hash: str, columns: int) -> None:
 
 if __name__ == "__main__":
     _main(int(sys.argv[1]), *sys.argv[2].split(",")[:2], int(sys.argv[2].split(",")[2]))
+
+
+def app(pack: Any, read: Any = None, key: str | None = None, **changes: Any) -> Any:
+    columns = len(pack.features) + len(pack.covariates)
+    return create_app(about(pack, **changes), read or reader(columns), nothing_counted, key)

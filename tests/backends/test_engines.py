@@ -21,8 +21,7 @@ from monitor.settings import ReplaySettings
 from monitor.values.prompts import Prompt, Sampling
 from monitor.values.scores import Replayed
 from monitor.values.surprise import NotWeighed, Surprise
-from tests.backends.serving import answering
-from tests.backends.test_replay import app
+from tests.backends.serving import answering, app
 
 At = Callable[..., ReplaySettings]
 KEY = "heron-secret"

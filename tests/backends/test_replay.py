@@ -15,7 +15,6 @@ import torch
 from sqlalchemy import Engine
 
 from monitor.backends.vllm import wire
-from monitor.backends.vllm.face import create_app
 from monitor.backends.vllm.replay import VllmReplay
 from monitor.canaries import largest_deviation
 from monitor.errors import (
@@ -36,10 +35,9 @@ from monitor.settings import ReplaySettings, Settings
 from monitor.values.prompts import Prompt
 from monitor.values.scores import Replayed
 from tests.backends.serving import (
-    about,
     answering,
+    app,
     free_port,
-    nothing_counted,
     process,
     reader,
     residuals,
@@ -49,11 +47,6 @@ from tests.worker.working import number, send, settings_for, working
 from tests.worker.working import prompts as records
 
 At = Callable[..., ReplaySettings]
-
-
-def app(pack: Any, read: Any = None, key: str | None = None, **changes: Any) -> Any:
-    columns = len(pack.features) + len(pack.covariates)
-    return create_app(about(pack, **changes), read or reader(columns), nothing_counted, key)
 
 
 @pytest.fixture

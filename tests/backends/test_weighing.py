@@ -32,8 +32,7 @@ from monitor.values.likelihood import DrawnBy, EstimatedLaw, Likelihood, Untold
 from monitor.values.prompts import Prompt, Sampling
 from monitor.values.scores import Replayed
 from monitor.values.surprise import NotWeighed, Surprise, Weighed
-from tests.backends.serving import answering, free_port, of_its_ids
-from tests.backends.test_replay import app
+from tests.backends.serving import answering, app, free_port, of_its_ids
 from tests.scenes.logged import records
 from tests.worker.working import number, run_until, send, settings_for, working
 

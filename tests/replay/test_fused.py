@@ -36,7 +36,7 @@ from monitor.replay.variable import layout_of
 from monitor.settings import ReplaySettings
 from monitor.values.features import Feature
 from tests.replay.architectures import OTHERS, PACKED
-from tests.replay.test_variable import by_definition
+from tests.replay.kernels import by_definition
 
 EXACT = 1e-12
 """Relative distance allowed in float64. Stock norms compute in float32 even then."""
