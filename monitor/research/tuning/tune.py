@@ -153,6 +153,8 @@ class Tuner:
         for group in self._optimiser.param_groups:
             group["lr"] = self.settings.rate(self.steps_done)
         self._optimiser.step()
+        # The fused step does not count its writes, by which kept prefixes and packed weights know that they are old.
+        torch.autograd.graph.increment_version(list(self._trained.values()))
         self._optimiser.zero_grad(set_to_none=True)
         self.steps_done += 1
         return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from monitor.errors import BadInput, ConfigurationError, StopLoudly
 from monitor.replay.answer import stock_attention
 from monitor.replay.engine import ReplayEngine
+from monitor.replay.loaded import Fused
 from monitor.replay.model import LoadedModel, load_model
 from monitor.replay.regions import Tokens
 from monitor.replay.taps import Edit, steered
@@ -27,6 +29,7 @@ from monitor.research.tuning.tune import Method, Tuner, TuneSettings, response_l
 from monitor.settings import ReplaySettings
 from monitor.values.features import Calibration, Feature
 from monitor.values.prompts import Message, Prompt
+from monitor.values.scores import Replayed
 
 
 def chat(question: str, answer: str) -> Prompt:
@@ -93,6 +96,29 @@ def test_training_lowers_the_loss_of_what_it_trains_on(lively_folder: Path, meth
     for _ in range(60):
         tuner.step()
     assert nats_per_token(loaded, CHATS) < 0.5 * before
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_an_engine_reads_what_was_trained_since(lively_folder: Path, method: Method) -> None:
+    """Neither prefixes that it kept nor weights that were packed are of the model before."""
+    loaded = load(lively_folder)
+    shared = "Over old stones, along the muddy path, in the evening, "
+    prompts = [chat(shared + str(number), "to the sea") for number in range(4)]
+    settings = replay(lively_folder).model_copy(update={"min_shared_tokens": 8})
+
+    def read(engine: ReplayEngine) -> np.ndarray:
+        outcomes = engine.replay(prompts)
+        return np.stack([one.readings for one in outcomes if isinstance(one, Replayed)])
+
+    engine = ReplayEngine(loaded, [FEATURE], settings)
+    before = read(engine)
+    tuner = Tuner(loaded, CHATS, fast(method))
+    for _ in range(5):
+        tuner.step()
+    fresh = ReplayEngine(replace(loaded, fused=Fused()), [FEATURE], settings)
+    expected = read(fresh)
+    assert np.abs(expected - before).max() > 0.01
+    np.testing.assert_allclose(read(engine), expected, atol=1e-4)
 
 
 def test_rows_are_the_tokens_that_production_reads_and_an_end_of_turn(lively_folder: Path) -> None:
