@@ -19,10 +19,13 @@ def save_adapter(
         "lora_alpha": 8,
         "target_modules": ["q_proj", "v_proj", "down_proj"],
     }
-    adapted = peft.get_peft_model(
-        AutoModelForCausalLM.from_pretrained(model_folder),
-        peft.LoraConfig(task_type="CAUSAL_LM", **(options | changes)),
-    )
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    with torch.random.fork_rng():
+        # The factors begin with numbers of the global generator.
+        torch.manual_seed(seed)
+        adapted = peft.get_peft_model(
+            model, peft.LoraConfig(task_type="CAUSAL_LM", **(options | changes))
+        )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
