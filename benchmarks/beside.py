@@ -5,14 +5,12 @@ python -m benchmarks.beside --write benchmarks/README.md
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.pages import placed
+from benchmarks import pages
 
 RESULTS: Final = Path(__file__).parent / "results"
 ENGINE, LIBRARIES, PIECES = "engine-cpu", "engine-libraries", "pieces"
@@ -73,15 +71,7 @@ def _result(name: str) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.beside")
-    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
-    given = parser.parse_args(arguments)
-    made = tables()
-    sys.stdout.write("\n\n".join(made.values()) + "\n")
-    if given.write:
-        page = given.write.read_text(encoding="utf-8")
-        given.write.write_text(placed(page, made), encoding="utf-8")
-    return 0
+    return pages.run("benchmarks.beside", tables, arguments)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ largest share of the limit that replays reached (`monitor.replay.cost.SHARES`). 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +21,7 @@ import torch
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, Qwen3MoeConfig
 from transformers.initialization import no_init_weights
 
-from benchmarks.pages import placed
+from benchmarks import pages
 from benchmarks.shape import SHAPES
 from monitor.replay.cost import SHARES, flops, weights_passed
 from monitor.replay.layers import blocks
@@ -228,15 +226,7 @@ def _two(value: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost")
-    parser.add_argument("--write", type=Path, help="page whose table is replaced")
-    given = parser.parse_args(arguments)
-    made = "\n".join(table())
-    sys.stdout.write(made + "\n")
-    if given.write:
-        page = given.write.read_text(encoding="utf-8")
-        given.write.write_text(placed(page, {TABLE: made}), encoding="utf-8")
-    return 0
+    return pages.run("benchmarks.cost", lambda: {TABLE: "\n".join(table())}, arguments)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,13 @@ The sizes are those of the models' published configurations; the deepest site is
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 
-from benchmarks.pages import placed
+from benchmarks import pages
 from monitor.replay.memory import GIB, planned
 
 TABLE: Final = "memory"
@@ -94,15 +91,7 @@ def _gib(size: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
-    parser.add_argument("--write", type=Path, help="page whose table is replaced")
-    given = parser.parse_args(arguments)
-    lines = "\n".join(table())
-    sys.stdout.write(lines + "\n")
-    if given.write:
-        page = given.write.read_text(encoding="utf-8")
-        given.write.write_text(placed(page, {TABLE: lines}), encoding="utf-8")
-    return 0
+    return pages.run("benchmarks.memory", lambda: {TABLE: "\n".join(table())}, arguments)
 
 
 if __name__ == "__main__":

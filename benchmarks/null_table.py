@@ -5,14 +5,12 @@ python -m benchmarks.null_table [--write benchmarks/README.md]
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.pages import placed
+from benchmarks import pages
 
 TABLE: Final = "null"
 RESULTS: Final = Path(__file__).parent / "results"
@@ -70,15 +68,7 @@ def _each(said: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.null_table")
-    parser.add_argument("--write", type=Path, help="page whose table is replaced")
-    given = parser.parse_args(arguments)
-    made = "\n".join(table())
-    sys.stdout.write(made + "\n")
-    if given.write:
-        page = given.write.read_text(encoding="utf-8")
-        given.write.write_text(placed(page, {TABLE: made}), encoding="utf-8")
-    return 0
+    return pages.run("benchmarks.null_table", lambda: {TABLE: "\n".join(table())}, arguments)
 
 
 if __name__ == "__main__":

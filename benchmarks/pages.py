@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+
+def run(
+    module: str, made: Callable[[], Mapping[str, str]], arguments: Sequence[str] | None = None
+) -> int:
+    """``python -m MODULE [--write PAGE]``: print the tables that ``made`` gives by name, and put them into the page."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}")
+    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    given = parser.parse_args(arguments)
+    tables = made()
+    sys.stdout.write("\n\n".join(tables.values()) + "\n")
+    if given.write:
+        page = given.write.read_text(encoding="utf-8")
+        given.write.write_text(placed(page, tables), encoding="utf-8")
+    return 0
 
 
 def placed(page: str, tables: Mapping[str, str]) -> str:
